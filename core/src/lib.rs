@@ -1,0 +1,20 @@
+//! The words of the domain, and no I/O: what an order is, which shard a user belongs to, what an event and a
+//! notification look like, what a receipt says. A value of a type in here is valid; parsing is the only way to get one.
+
+pub mod event;
+pub mod idempotency;
+pub mod money;
+pub mod order;
+pub mod receipt;
+pub mod schema;
+pub mod shard;
+pub mod timestamp;
+pub mod topic;
+
+pub use event::{Notification, OrderCreated};
+pub use idempotency::{Fingerprint, IdempotencyKey};
+pub use money::Money;
+pub use order::{NewOrder, Order, OrderId, ProductName, Quantity, UserId, Violation};
+pub use shard::{Shard, ShardIndex, ShardMap};
+pub use timestamp::Timestamp;
+pub use topic::Topics;

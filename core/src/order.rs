@@ -1,0 +1,379 @@
+//! An order, and how one is read from a request: a [`NewOrder`] that exists has passed every rule.
+
+use std::{borrow::Cow, cell::Cell, fmt};
+
+use serde::{
+    Deserializer, Serialize,
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{Money, Timestamp, receipt};
+
+/// UUIDv7, made before the order is written, so that a write with an unknown outcome can be sent again.
+pub type OrderId = Uuid;
+
+/// Who orders. 1–100 characters, none of them a control character.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct UserId(String);
+
+/// What is ordered. 1–255 characters, none of them a control character.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct ProductName(String);
+
+/// How many. 1 to 2,147,483,647.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Quantity(i32);
+
+/// A field of a request and the rule that it broke.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Name of the field, as the client wrote it.
+    pub field: &'static str,
+    /// The rule, as a sentence without its subject: `must be greater than 0`.
+    pub detail: Cow<'static, str>,
+}
+
+/// Why a request body is not an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Invalid {
+    /// Not one JSON object in the expected form; with the field that was being read, if one was.
+    Malformed { field: Option<&'static str>, detail: String },
+    /// A JSON object whose fields break rules: all of them, in the order of the fields.
+    Fields(Vec<Violation>),
+}
+
+/// An order as a client asks for it, valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewOrder {
+    pub user_id: UserId,
+    pub product_name: ProductName,
+    pub quantity: Quantity,
+    pub price: Money,
+}
+
+/// An order as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub id: OrderId,
+    pub user_id: UserId,
+    pub product_name: ProductName,
+    pub quantity: Quantity,
+    /// Of one piece.
+    pub price: Money,
+    pub status: Cow<'static, str>,
+    pub receipt_s3_key: String,
+    pub created_at: Timestamp,
+    pub updated_at: Timestamp,
+}
+
+impl UserId {
+    pub const MAX_CHARACTERS: usize = 100;
+
+    pub fn parse(text: impl Into<String>) -> Result<Self, Cow<'static, str>> {
+        line(text.into(), Self::MAX_CHARACTERS).map(Self)
+    }
+
+    /// A value read back from where a parsed one was stored.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ProductName {
+    pub const MAX_CHARACTERS: usize = 255;
+
+    pub fn parse(text: impl Into<String>) -> Result<Self, Cow<'static, str>> {
+        line(text.into(), Self::MAX_CHARACTERS).map(Self)
+    }
+
+    /// A value read back from where a parsed one was stored.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Quantity {
+    /// Reads the text of a JSON number.
+    pub fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
+        match text.parse::<i32>() {
+            Ok(quantity) if quantity > 0 => Ok(Self(quantity)),
+            _ => Err("must be a whole number from 1 to 2147483647".into()),
+        }
+    }
+
+    /// A value read back from where a parsed one was stored.
+    pub fn from_stored(quantity: i32) -> Self {
+        Self(quantity)
+    }
+
+    pub fn get(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for ProductName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl NewOrder {
+    /// Reads the body of `POST /api/orders`: one JSON object. Unknown fields are ignored; a field that stands twice and
+    /// text after the object are refused.
+    pub fn parse(body: &[u8]) -> Result<Self, Invalid> {
+        let reading = Cell::new(None);
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let fields = FieldsSeed { reading: &reading }.deserialize(&mut json).and_then(|fields| {
+            json.end()?;
+            Ok(fields)
+        });
+        let fields = fields.map_err(|error| Invalid::Malformed { field: reading.get(), detail: error.to_string() })?;
+
+        let mut violations = Vec::new();
+        let mut check = |field, violation: Cow<'static, str>| violations.push(Violation { field, detail: violation });
+        let user_id = text_of(fields.user_id).and_then(UserId::parse).map_err(|rule| check("user_id", rule)).ok();
+        let product_name =
+            text_of(fields.product_name).and_then(ProductName::parse).map_err(|rule| check("product_name", rule)).ok();
+        let quantity = given(fields.quantity)
+            .and_then(|raw| Quantity::parse(raw.get()))
+            .map_err(|rule| check("quantity", rule))
+            .ok();
+        let price = given(fields.price)
+            .and_then(|raw| Money::parse_price(raw.get()).map_err(|error| error.to_string().into()))
+            .map_err(|rule| check("price", rule))
+            .ok();
+        if let (Some(price), Some(quantity)) = (price, quantity)
+            && price.times(quantity.get()).is_none()
+        {
+            check("quantity", "times price must be at most 10000000000000".into());
+        }
+        match (user_id, product_name, quantity, price) {
+            (Some(user_id), Some(product_name), Some(quantity), Some(price)) if violations.is_empty() => {
+                Ok(Self { user_id, product_name, quantity, price })
+            }
+            _ => Err(Invalid::Fields(violations)),
+        }
+    }
+
+    /// The order that this becomes under `id` at `now`.
+    pub fn into_order(self, id: OrderId, now: Timestamp) -> Order {
+        Order {
+            receipt_s3_key: receipt::key(&self.user_id, id),
+            id,
+            user_id: self.user_id,
+            product_name: self.product_name,
+            quantity: self.quantity,
+            price: self.price,
+            status: Cow::Borrowed(Order::CREATED),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+}
+
+impl Order {
+    /// The status of an order that was stored.
+    pub const CREATED: &'static str = "created";
+
+    pub fn total(&self) -> Money {
+        self.price.times(self.quantity.get()).unwrap_or(Money::MAX_TOTAL)
+    }
+}
+
+/// One line of text: 1 to `max` characters, no control characters.
+fn line(text: String, max: usize) -> Result<String, Cow<'static, str>> {
+    if text.is_empty() {
+        return Err("must not be empty".into());
+    }
+    if text.chars().count() > max {
+        return Err(format!("must have at most {max} characters").into());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must have no control characters".into());
+    }
+    Ok(text)
+}
+
+fn given(raw: Option<&RawValue>) -> Result<&RawValue, Cow<'static, str>> {
+    raw.filter(|raw| raw.get() != "null").ok_or("is required".into())
+}
+
+fn text_of(raw: Option<&RawValue>) -> Result<String, Cow<'static, str>> {
+    let raw = given(raw)?;
+    if !raw.get().starts_with('"') {
+        return Err("must be a string".into());
+    }
+    serde_json::from_str(raw.get()).map_err(|_| "must be a string of valid Unicode".into())
+}
+
+/// The fields as they stand in the body, unread, so that each can be refused by its own name.
+#[derive(Default)]
+struct Fields<'body> {
+    user_id: Option<&'body RawValue>,
+    product_name: Option<&'body RawValue>,
+    quantity: Option<&'body RawValue>,
+    price: Option<&'body RawValue>,
+}
+
+/// Reads [`Fields`] and notes which one is being read, for the message when the JSON breaks off inside it.
+struct FieldsSeed<'cell> {
+    reading: &'cell Cell<Option<&'static str>>,
+}
+
+impl<'body> DeserializeSeed<'body> for FieldsSeed<'_> {
+    type Value = Fields<'body>;
+
+    fn deserialize<D: Deserializer<'body>>(self, deserializer: D) -> Result<Fields<'body>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'body> Visitor<'body> for FieldsSeed<'_> {
+    type Value = Fields<'body>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with user_id, product_name, quantity and price")
+    }
+
+    fn visit_map<A: MapAccess<'body>>(self, mut map: A) -> Result<Fields<'body>, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = map.next_key::<Cow<'body, str>>()? {
+            let (name, field) = match &*name {
+                "user_id" => ("user_id", &mut fields.user_id),
+                "product_name" => ("product_name", &mut fields.product_name),
+                "quantity" => ("quantity", &mut fields.quantity),
+                "price" => ("price", &mut fields.price),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            self.reading.set(Some(name));
+            if field.is_some() {
+                return Err(de::Error::duplicate_field(name));
+            }
+            *field = Some(map.next_value()?);
+            self.reading.set(None);
+        }
+        Ok(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn violations(body: &str) -> Vec<(&'static str, String)> {
+        match NewOrder::parse(body.as_bytes()) {
+            Err(Invalid::Fields(violations)) => {
+                violations.into_iter().map(|violation| (violation.field, violation.detail.into_owned())).collect()
+            }
+            other => panic!("{body} gave {other:?}"),
+        }
+    }
+
+    fn with(field: &str, value: &str) -> String {
+        let value_of = |name: &str, usual: &str| if name == field { value.to_owned() } else { usual.to_owned() };
+        format!(
+            r#"{{"user_id":{},"product_name":{},"quantity":{},"price":{}}}"#,
+            value_of("user_id", "\"alice\""),
+            value_of("product_name", "\"Keyboard\""),
+            value_of("quantity", "2"),
+            value_of("price", "149.99"),
+        )
+    }
+
+    #[test]
+    fn a_valid_order_is_read_and_unknown_fields_are_ignored() {
+        let order = NewOrder::parse(
+            br#" {"note":{"a":[1]},"user_id":"al\u0069ce","product_name":"K","quantity":2,"price":149.90} "#,
+        )
+        .unwrap();
+        assert_eq!(order.user_id.as_str(), "alice");
+        assert_eq!(order.price, Money::from_cents(14990));
+    }
+
+    #[test]
+    fn each_broken_rule_is_named_with_its_field() {
+        let long_user = format!("\"{}\"", "é".repeat(101));
+        let long_product = format!("\"{}\"", "é".repeat(256));
+        for (field, value, rule) in [
+            ("user_id", "\"\"", "must not be empty"),
+            ("user_id", "5", "must be a string"),
+            ("user_id", "null", "is required"),
+            ("user_id", &long_user, "must have at most 100 characters"),
+            ("user_id", r#""a\u0000b""#, "must have no control characters"),
+            ("user_id", r#""a\u0085b""#, "must have no control characters"),
+            ("user_id", r#""\ud800""#, "must be a string of valid Unicode"),
+            ("product_name", &long_product, "must have at most 255 characters"),
+            ("quantity", "0", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "-1", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "1.5", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "1e3", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "2147483648", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "9223372036854775808", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "\"2\"", "must be a whole number from 1 to 2147483647"),
+            ("price", "\"149.99\"", "must be a JSON number"),
+            ("price", "[1]", "must be a JSON number"),
+            ("price", "149.999", "must have at most two decimals"),
+        ] {
+            assert_eq!(violations(&with(field, value)), [(field, rule.to_owned())], "{field} {value}");
+        }
+        assert_eq!(violations("{}").len(), 4);
+        let too_much = r#"{"user_id":"a","product_name":"p","quantity":2147483647,"price":99999999.99}"#;
+        assert_eq!(violations(too_much)[0].0, "quantity");
+    }
+
+    #[test]
+    fn the_longest_texts_are_valid() {
+        let user = format!("\"{}\"", "😀".repeat(100));
+        assert!(NewOrder::parse(with("user_id", &user).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_one_object_is_malformed_and_names_the_field_it_broke_in() {
+        for (body, field) in [
+            (String::new(), None),
+            ("[]".to_owned(), None),
+            ("\"x\"".to_owned(), None),
+            (with("price", "NaN"), Some("price")),
+            (with("price", "01"), Some("price")),
+            (with("user_id", "\"a\nb\""), Some("user_id")),
+            (with("price", "1") + "{}", None),
+            (with("price", "1,\"price\":2"), Some("price")),
+            (r#"{"user_id":"alice","quanti"#.to_owned(), None),
+            (r#"{"user_id":"ali"#.to_owned(), Some("user_id")),
+        ] {
+            match NewOrder::parse(body.as_bytes()) {
+                Err(Invalid::Malformed { field: named, .. }) => assert_eq!(named, field, "{body}"),
+                other => panic!("{body} gave {other:?}"),
+            }
+        }
+        assert!(NewOrder::parse(b"{\"user_id\":\"\xff\"}").is_err());
+    }
+}

@@ -1,0 +1,112 @@
+//! The receipt of an order: where it is stored and what it says. Both are pure functions of the order, so writing it
+//! twice writes the same object.
+
+use std::fmt::Write;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use sha2::{Digest, Sha256};
+
+use crate::{Order, OrderId, Shard, UserId};
+
+/// Everything but letters, digits, `-`, `_`, `~` and `.` is escaped; a leading `.` too (see [`key`]).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~').remove(b'.');
+
+/// Longer than this the escaped user id is cut and ends in a digest: stores that keep objects as files allow 255 bytes
+/// between slashes, and 100 characters can take 1,200 when escaped.
+const MAX_SEGMENT: usize = 200;
+
+/// `receipts/{user}/{id}.txt`, with the user id escaped so that it is one path segment and never `.` or `..`.
+pub fn key(user: &UserId, id: OrderId) -> String {
+    let mut segment = utf8_percent_encode(user.as_str(), ESCAPED).to_string();
+    if segment.starts_with('.') {
+        segment.replace_range(..1, "%2E");
+    }
+    if segment.len() > MAX_SEGMENT {
+        let digest = Sha256::digest(user.as_str());
+        // Not between a '%' and its two digits.
+        let cut =
+            segment[..MAX_SEGMENT - 40].rfind('%').filter(|at| *at > MAX_SEGMENT - 43).unwrap_or(MAX_SEGMENT - 40);
+        segment.truncate(cut);
+        segment.push('~');
+        for byte in &digest[..16] {
+            write!(segment, "{byte:02x}").expect("a String takes any text");
+        }
+    }
+    format!("receipts/{segment}/{id}.txt")
+}
+
+/// The receipt's text, UTF-8, with `\n` line ends.
+pub fn text(order: &Order, shard: &Shard) -> String {
+    format!(
+        "ORDER RECEIPT\n\
+         =============\n\
+         Order ID:   {id}\n\
+         User:       {user}\n\
+         Shard:      {shard}\n\
+         Product:    {product}\n\
+         Quantity:   {quantity}\n\
+         Unit price: ${price}\n\
+         Total:      ${total}\n\
+         Status:     {status}\n\
+         Created at: {created_at}\n",
+        id = order.id,
+        user = order.user_id,
+        shard = shard.info(),
+        product = order.product_name,
+        quantity = order.quantity,
+        price = order.price.to_text(),
+        total = order.total().to_text(),
+        status = order.status,
+        created_at = order.created_at,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn segment_of(user: &str) -> String {
+        let key = key(&UserId::parse(user).unwrap(), OrderId::nil());
+        let segment =
+            key.strip_prefix("receipts/").and_then(|rest| rest.strip_suffix(&format!("/{}.txt", OrderId::nil())));
+        segment.unwrap_or_else(|| panic!("{key} has another form")).to_owned()
+    }
+
+    #[test]
+    fn known_users_have_known_segments() {
+        for (user, segment) in [
+            ("alice", "alice"),
+            ("a.b@c.d", "a.b%40c.d"),
+            ("..", "%2E."),
+            ("../../etc", "%2E.%2F..%2Fetc"),
+            ("50%", "50%25"),
+            ("é", "%C3%A9"),
+            ("a b", "a%20b"),
+        ] {
+            assert_eq!(segment_of(user), segment);
+        }
+    }
+
+    #[test]
+    fn long_users_that_begin_alike_have_different_segments() {
+        let (one, two) = (segment_of(&("😀".repeat(99) + "a")), segment_of(&("😀".repeat(99) + "b")));
+        assert_ne!(one, two);
+        assert!(one.len() <= MAX_SEGMENT, "{one}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_never_leaves_its_folder(user in "[\\PC]{1,100}|[./%]{1,8}") {
+            let segment = segment_of(&user);
+            prop_assert!(segment.len() <= MAX_SEGMENT);
+            prop_assert!(!segment.contains('/') && segment != "." && segment != "..");
+            prop_assert!(segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_~.%".contains(&byte)));
+            // Each escape is whole: '%' and two hexadecimal digits.
+            for escape in segment.split('%').skip(1) {
+                prop_assert!(escape.len() >= 2 && escape.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()));
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+// The API's few calls. An answer is its JSON (or text), a refusal is a `Problem`, silence is `Unreachable`.
+// Who wants to know whether anyone answers at all listens with `onReachable`.
+
+/** A refusal: RFC 9457 as the API sends it, with what the headers add. */
+export class Problem extends Error {
+  constructor(response, body) {
+    super(body.detail ?? body.error ?? body.title ?? `The API answered ${response.status}.`);
+    this.status = response.status;
+    this.kind = String(body.type ?? '').split('/').pop();
+    this.fields = Array.isArray(body.errors) ? body.errors : [];
+    this.orderId = body.order_id ?? null;
+    this.receiptStatus = body.receipt_status ?? null;
+    this.retryAfter = Number.parseInt(response.headers.get('retry-after') ?? '', 10) || 0; // seconds
+  }
+}
+
+/** No usable answer came back, so the page cannot know what happened. */
+export class Unreachable extends Error {
+  constructor() {
+    super('The API does not answer.');
+  }
+}
+
+const listeners = [];
+export const onReachable = (listener) => listeners.push(listener);
+
+export const shardMap = () => ask('/api/shards');
+export const stats = () => ask('/api/stats', { timeout: 5_000 });
+export const order = async (id) => {
+  const answer = await ask(`/api/orders/${encodeURIComponent(id)}`);
+  return answer.order ?? answer;
+};
+export const receiptUrl = (id) => `/api/orders/${encodeURIComponent(id)}/receipt`;
+export const receipt = (id) => ask(receiptUrl(id), { read: 'text' });
+
+export function orders({ limit, user, cursor }) {
+  const query = new URLSearchParams({ limit });
+  if (user) query.set('user_id', user);
+  if (cursor) query.set('cursor', cursor);
+  return ask(`/api/orders?${query}`);
+}
+
+export const place = (body, key) =>
+  ask('/api/orders', { method: 'POST', headers: { 'content-type': 'application/json', 'idempotency-key': key }, body });
+
+/** `crypto.randomUUID` exists only on https and localhost; random bytes exist everywhere. */
+export function newKey() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+/** Milliseconds before try number `tries` (from 0): doubling from half a second to 30 s, spread so that pages do not march in step. */
+export const backoff = (tries) => Math.min(30_000, 500 * 2 ** tries) * (0.75 + Math.random() / 2);
+
+async function ask(path, { timeout = 15_000, read = 'json', ...options } = {}) {
+  let response;
+  let text;
+  try {
+    response = await fetch(path, { ...options, cache: 'no-store', signal: AbortSignal.timeout(timeout) });
+    text = await response.text();
+  } catch {
+    return unreachable();
+  }
+  if (response.status === 502 || response.status === 504) return unreachable(); // a proxy in between, speaking for nobody
+  for (const listener of listeners) listener(true);
+  if (response.ok && read === 'text') return text;
+  const answer = parse(text);
+  if (response.ok && answer) return answer;
+  throw new Problem(response, answer ?? {});
+}
+
+function unreachable() {
+  for (const listener of listeners) listener(false);
+  throw new Unreachable();
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

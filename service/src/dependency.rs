@@ -1,0 +1,160 @@
+//! What a process depends on, and how each of it does right now: written by the parts that use it, read by `/readyz`.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+/// What a dependency means for readiness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Without it the process is unready.
+    Always,
+    /// With at least one of these the process is ready (a shard).
+    AnyOf,
+    /// The process serves without it and catches up later.
+    Eventually,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum State {
+    Up,
+    /// Comes back by itself.
+    Down {
+        reason: String,
+    },
+    /// Answers, but is not what this process needs (older schema, swapped DSN). Somebody has to mend it, so the process is
+    /// unready, and a rollout stops, whatever else is up.
+    Unusable {
+        reason: String,
+    },
+}
+
+/// All dependencies of a process. Cheap to clone; clones share.
+#[derive(Clone, Default)]
+pub struct Dependencies {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    stopping: bool,
+    states: BTreeMap<String, (Need, State)>,
+}
+
+/// The handle of the part that uses one dependency. Cheap to clone; clones share.
+#[derive(Clone)]
+pub struct Dependency {
+    all: Dependencies,
+    name: String,
+}
+
+/// What `/readyz` answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Why not, empty when ready.
+    pub reasons: Vec<String>,
+    pub dependencies: BTreeMap<String, State>,
+}
+
+impl Dependencies {
+    /// Starts as down, `not asked yet`.
+    pub fn register(&self, name: impl Into<String>, need: Need) -> Dependency {
+        let name = name.into();
+        let state = State::Down { reason: "not asked yet".to_owned() };
+        self.lock().states.insert(name.clone(), (need, state));
+        Dependency { all: self.clone(), name }
+    }
+
+    /// From here on the process is unready, so that no new work is sent to it.
+    pub fn stop(&self) {
+        self.lock().stopping = true;
+    }
+
+    pub fn readiness(&self) -> Readiness {
+        let inner = self.lock();
+        let mut reasons = Vec::new();
+        if inner.stopping {
+            reasons.push("stopping".to_owned());
+        }
+        let some_group = inner.states.values().any(|(need, _)| *need == Need::AnyOf);
+        let some_up = inner.states.values().any(|(need, state)| *need == Need::AnyOf && *state == State::Up);
+        for (name, (need, state)) in &inner.states {
+            match (need, state) {
+                (_, State::Unusable { reason }) | (Need::Always, State::Down { reason }) => {
+                    reasons.push(format!("{name}: {reason}"));
+                }
+                (Need::AnyOf, State::Down { reason }) if some_group && !some_up => {
+                    reasons.push(format!("{name}: {reason}"));
+                }
+                _ => {}
+            }
+        }
+        let dependencies = inner.states.iter().map(|(name, (_, state))| (name.clone(), state.clone())).collect();
+        Readiness { ready: reasons.is_empty(), reasons, dependencies }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dependency {
+    pub fn up(&self) {
+        self.set(State::Up);
+    }
+
+    /// `reason` must hold no secret: `/readyz` shows it.
+    pub fn down(&self, reason: impl fmt::Display) {
+        self.set(State::Down { reason: reason.to_string() });
+    }
+
+    /// `reason` must hold no secret: `/readyz` shows it.
+    pub fn unusable(&self, reason: impl fmt::Display) {
+        self.set(State::Unusable { reason: reason.to_string() });
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.all.lock().states.get(&self.name).is_some_and(|(_, state)| *state == State::Up)
+    }
+
+    /// Logs a change of kind once; the same outage with another wording is not news.
+    fn set(&self, state: State) {
+        let mut inner = self.all.lock();
+        let Some((_, current)) = inner.states.get_mut(&self.name) else { return };
+        if std::mem::discriminant(current) != std::mem::discriminant(&state) {
+            match &state {
+                State::Up => tracing::info!(dependency = self.name, "up"),
+                State::Down { reason } => tracing::warn!(dependency = self.name, reason, "down"),
+                State::Unusable { reason } => tracing::error!(dependency = self.name, reason, "unusable"),
+            }
+        }
+        *current = state;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_shard_is_enough_and_an_outdated_one_is_not() {
+        let all = Dependencies::default();
+        let (one, two) = (all.register("shard1", Need::AnyOf), all.register("shard2", Need::AnyOf));
+        let kafka = all.register("kafka", Need::Eventually);
+        assert!(!all.readiness().ready);
+        one.up();
+        kafka.down("no broker");
+        assert!(all.readiness().ready);
+        two.unusable("schema version 1, needs 2");
+        assert_eq!(all.readiness().reasons, ["shard2: schema version 1, needs 2"]);
+        two.up();
+        all.stop();
+        assert_eq!(all.readiness().reasons, ["stopping"]);
+    }
+}

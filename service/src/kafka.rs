@@ -1,0 +1,185 @@
+//! The one place where Kafka's clients get their options. Every client here is bounded in memory, makes no topic by
+//! itself, and hashes keys as Kafka's Java clients do.
+
+use clap::{Args, ValueEnum};
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
+    error::KafkaError,
+    producer::{BaseProducer, Producer, ProducerContext},
+};
+use secrecy::{ExposeSecret, SecretString};
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Kafka")]
+pub struct Settings {
+    /// Kafka's brokers, HOST:PORT[,HOST:PORT…]
+    #[arg(long, env = "KAFKA_BROKERS", default_value = "localhost:9092")]
+    pub kafka_brokers: String,
+
+    /// Topic of the order events; the other topics are named after it
+    #[arg(long, env = "KAFKA_TOPIC", default_value = "orders")]
+    pub kafka_topic: String,
+
+    /// Speak TLS to the brokers
+    #[arg(long, env = "KAFKA_TLS", default_value_t = false)]
+    pub kafka_tls: bool,
+
+    /// PEM file of the authorities that may sign the brokers' certificates; absent: the system's
+    #[arg(long, env = "KAFKA_CA_FILE", requires = "kafka_tls")]
+    pub kafka_ca_file: Option<String>,
+
+    /// How to log in; absent: not at all
+    #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, requires_all = ["kafka_sasl_username", "kafka_sasl_password"])]
+    pub kafka_sasl_mechanism: Option<SaslMechanism>,
+
+    /// Name to log in with
+    #[arg(long, env = "KAFKA_SASL_USERNAME")]
+    pub kafka_sasl_username: Option<String>,
+
+    /// Password to log in with
+    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true)]
+    pub kafka_sasl_password: Option<SecretString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SaslMechanism {
+    #[value(name = "PLAIN")]
+    Plain,
+    #[value(name = "SCRAM-SHA-256")]
+    ScramSha256,
+    #[value(name = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl Settings {
+    /// What all clients share.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.kafka_brokers)
+            .set("client.id", env!("CARGO_PKG_NAME"))
+            .set("allow.auto.create.topics", "false")
+            .set("reconnect.backoff.max.ms", "1000")
+            // A broker that is frozen rather than gone is noticed by this alone; the default is 60 s.
+            .set("socket.timeout.ms", "10000")
+            .set("socket.connection.setup.timeout.ms", "3000")
+            .set("socket.keepalive.enable", "true")
+            .set("log.connection.close", "false")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        let protocol = match (self.kafka_tls, self.kafka_sasl_mechanism) {
+            (false, None) => "PLAINTEXT",
+            (true, None) => "SSL",
+            (false, Some(_)) => "SASL_PLAINTEXT",
+            (true, Some(_)) => "SASL_SSL",
+        };
+        config.set("security.protocol", protocol);
+        if let Some(file) = &self.kafka_ca_file {
+            config.set("ssl.ca.location", file);
+        }
+        if let (Some(mechanism), Some(username), Some(password)) =
+            (self.kafka_sasl_mechanism, &self.kafka_sasl_username, &self.kafka_sasl_password)
+        {
+            let mechanism = match mechanism {
+                SaslMechanism::Plain => "PLAIN",
+                SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+                SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+            };
+            config
+                .set("sasl.mechanisms", mechanism)
+                .set("sasl.username", username)
+                .set("sasl.password", password.expose_secret());
+        }
+        config
+    }
+
+    /// A producer of Kafka transactions. `transactional.id` names the one role that at most one process may hold: whoever
+    /// calls `init_transactions` with it last fences all before.
+    pub fn transactional_producer(&self, transactional_id: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("transactional.id", transactional_id)
+            // The longest that a killed process can hold up readers of committed records.
+            .set("transaction.timeout.ms", "10000")
+            .set("message.timeout.ms", "10000")
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("partitioner", "murmur2_random")
+            .set("compression.type", "lz4")
+            // Flushing is what sends a transaction; lingering would only delay it.
+            .set("linger.ms", "1")
+            .set("batch.num.messages", "10000")
+            .set("queue.buffering.max.kbytes", "16384")
+            .set("queue.buffering.max.messages", "100000");
+        config
+    }
+
+    /// A reader of what was committed. A caller that has no group sets one nevertheless, as librdkafka wants a name.
+    pub fn consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            // Where to begin is decided and written down by us; a silent jump is never right.
+            .set("auto.offset.reset", "error")
+            .set("queued.max.messages.kbytes", "8192")
+            .set("fetch.message.max.bytes", "1048576")
+            .set("fetch.wait.max.ms", "100")
+            .set("check.crcs", "true");
+        config
+    }
+}
+
+/// Waits for all that was produced, serving delivery reports. rdkafka's own `flush` (and so its `commit_transaction`) sits
+/// in polls of 100 ms while anything is in flight; drained like this, a transaction takes a few milliseconds.
+/// Returns false if something was still in flight at the deadline.
+pub fn drain<C: ProducerContext>(producer: &BaseProducer<C>, deadline: std::time::Instant) -> bool {
+    while producer.in_flight_count() > 0 {
+        if std::time::Instant::now() >= deadline {
+            return false;
+        }
+        producer.poll(std::time::Duration::from_millis(1));
+    }
+    true
+}
+
+/// What may be done about an error of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionError {
+    /// Call the same function again.
+    Retriable,
+    /// Abort the transaction, then begin another.
+    Abortable,
+    /// Nothing more can be done with this producer.
+    Fatal,
+}
+
+impl TransactionError {
+    pub fn of(error: &KafkaError) -> Self {
+        match error {
+            KafkaError::Transaction(error) if error.is_fatal() => Self::Fatal,
+            KafkaError::Transaction(error) if error.txn_requires_abort() => Self::Abortable,
+            KafkaError::Transaction(error) if error.is_retriable() => Self::Retriable,
+            _ => Self::Fatal,
+        }
+    }
+}
+
+/// A context for clients whose troubles are reported by their user: librdkafka's own lines go to debug.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}

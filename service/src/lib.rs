@@ -1,0 +1,28 @@
+//! What every long-running OrderFlow process needs: telemetry, the admin port, the state of what it depends on, shutdown,
+//! backoff, and the one place where each Kafka, S3 and Postgres client is built from settings.
+
+pub mod admin;
+pub mod backoff;
+pub mod dependency;
+pub mod shutdown;
+pub mod telemetry;
+
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "s3")]
+pub mod s3;
+
+pub use backoff::Backoff;
+pub use dependency::{Dependencies, Dependency, Need};
+pub use prometheus_client as prometheus;
+pub use secrecy;
+
+/// Chooses the TLS implementation for the whole process. Call it first in `main` and in tests: with more than one rustls
+/// provider linked, the first handshake would panic otherwise.
+#[cfg(any(feature = "postgres", feature = "s3"))]
+pub fn install_tls() {
+    // An error means that one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

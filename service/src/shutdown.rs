@@ -1,0 +1,47 @@
+//! When to stop: SIGTERM (Kubernetes) or SIGINT (Ctrl-C) cancel one token that every part of a process watches.
+
+use std::{future::Future, time::Duration};
+
+use tokio::signal::unix::{SignalKind, signal};
+pub use tokio_util::sync::CancellationToken;
+
+/// The longest that a process may take from the signal to its end. Kubernetes' default grace is 30 s.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A token that is cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
+pub fn on_signal() -> anyhow::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let token = CancellationToken::new();
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        let name = next().await;
+        tracing::info!(signal = name, "stopping");
+        cancelled.cancel();
+        next().await;
+        tracing::warn!("stopped at once by a second signal");
+        std::process::exit(130);
+    });
+    Ok(token)
+}
+
+/// Runs until `work` ends, and at most [`DEADLINE`] beyond the cancelling of `token`.
+pub async fn within_deadline<F: Future<Output = anyhow::Result<()>>>(
+    token: &CancellationToken,
+    work: F,
+) -> anyhow::Result<()> {
+    let overdue = async {
+        token.cancelled().await;
+        tokio::time::sleep(DEADLINE).await;
+    };
+    tokio::select! {
+        result = work => result,
+        () = overdue => anyhow::bail!("not everything had stopped {} s after the signal", DEADLINE.as_secs()),
+    }
+}

@@ -1,0 +1,39 @@
+//! Logs: lines for people or JSON for collectors, to stdout, never on the path of an order.
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+pub use tracing_appender::non_blocking::WorkerGuard;
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logs")]
+pub struct Settings {
+    /// How log lines look
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: Format,
+
+    /// What is logged, as in `info,orderflow_producer=debug`
+    #[arg(long, env = "LOG", default_value = "info")]
+    pub log: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Starts logging for the whole process. Lines are written by a thread of their own from a bounded buffer, and are
+/// dropped when stdout does not keep up: a stuck terminal must not stop orders. Keep the guard until the end of `main`;
+/// dropping it flushes.
+pub fn start(settings: &Settings) -> anyhow::Result<WorkerGuard> {
+    let filter = EnvFilter::try_new(&settings.log)
+        .map_err(|error| anyhow::anyhow!("LOG: {:?} is not a log filter: {error}", settings.log))?;
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stdout());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    match settings.log_format {
+        Format::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout())).with_target(false).init(),
+        Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+    }
+    Ok(guard)
+}
