@@ -15,6 +15,9 @@ impl Timestamp {
         OffsetDateTime::now_utc().into()
     }
 
+    /// After every moment that Postgres and RFC 3339 can hold an order of.
+    pub const MAX: Self = Self(time::macros::datetime!(9999-12-31 0:00 UTC));
+
     /// `None` outside the years -9999 to 9999.
     pub fn from_unix_microseconds(microseconds: i64) -> Option<Self> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000).ok().map(Self)

@@ -4,14 +4,19 @@
 /** A refusal: RFC 9457 as the API sends it, with what the headers add. */
 export class Problem extends Error {
   constructor(response, body) {
-    super(body.detail ?? body.error ?? body.title ?? `The API answered ${response.status}.`);
+    super(sentence(body.detail ?? body.error ?? body.title ?? `The API answered ${response.status}`));
     this.status = response.status;
     this.kind = String(body.type ?? '').split('/').pop();
-    this.fields = Array.isArray(body.errors) ? body.errors : [];
+    this.fields = (body.errors ?? []).map(({ field, detail }) => ({ field, detail: sentence(detail) }));
     this.orderId = body.order_id ?? null;
     this.receiptStatus = body.receipt_status ?? null;
     this.retryAfter = Number.parseInt(response.headers.get('retry-after') ?? '', 10) || 0; // seconds
   }
+}
+
+/** As a sentence: the API's details are fragments ("must be a number"), meant to follow a name. */
+function sentence(text) {
+  return text.replace(/^[a-z]+(?= )/, (word) => word[0].toUpperCase() + word.slice(1)).replace(/[^.!?]$/, '$&.');
 }
 
 /** No usable answer came back, so the page cannot know what happened. */

@@ -6,60 +6,54 @@ import { count } from './format.js';
 import { range } from './shards.js';
 
 const PERIOD = 2_000; // ms
+const COUNTED = 10_000; // the API counts no further
 
-const tiles = new Map(); // name → {set}
-let back = () => {};
-let timer = null;
+const tiles = new Map(); // shard name → set(figures)
+let timer;
 let asking = false;
 
-/** `onShardBack()` is called when a shard that was down answers again. */
-export function start(onShardBack) {
-  back = onShardBack;
+export function start() {
   document.addEventListener('visibilitychange', poll);
   poll();
 }
 
-/** Makes a tile for every shard before anything is known about it. */
+/** Makes a tile for every shard before anything else is known about it. */
 export function expect(shards) {
-  for (const shard of shards) if (!tiles.has(shard.name)) tile(shard);
+  for (const shard of shards) if (!tiles.has(shard.name)) tiles.set(shard.name, tile(shard));
 }
 
 async function poll() {
   clearTimeout(timer);
   if (document.hidden || asking) return;
   asking = true;
+  let shards = [];
   try {
-    const { shards } = await api.stats();
-    expect(shards);
-    const known = new Map(shards.map((shard) => [shard.name, shard]));
-    tiles.forEach(({ set }, name) => set(known.get(name)));
+    ({ shards } = await api.stats());
   } catch {
-    tiles.forEach(({ set }) => set());
+    // Every tile then says "unknown".
   }
+  expect(shards);
+  tiles.forEach((set, name) => set(shards.find((shard) => shard.name === name)));
   asking = false;
   timer = setTimeout(poll, PERIOD);
 }
+
+const waiting = (jobs) => (jobs >= COUNTED ? `${count(COUNTED)}+` : count(jobs));
 
 function tile({ name, users }) {
   const state = h('span', { class: 'pill', 'data-state': 'waiting' }, 'asking');
   const outbox = h('dd', {}, '–');
   const receipts = h('dd', {}, '–');
-  let wasDown = false;
-  const set = (shard) => {
-    const word = !shard ? 'unknown' : shard.up ? 'up' : 'down';
-    say(state, word);
-    state.dataset.state = { up: 'good', down: 'bad', unknown: 'waiting' }[word];
-    say(outbox, count(shard?.outbox));
-    say(receipts, count(shard?.receipt_jobs));
-    if (word === 'up' && wasDown) back();
-    if (word !== 'unknown') wasDown = word === 'down';
-  };
-  tiles.set(name, { set });
-  $('shards').append(
-    h('li', { class: 'card figure' },
-      h('h3', {}, h('span', {}, `${name} `, h('span', { class: 'quiet' }, `users ${range(users)}`)), state),
-      h('dl', {},
-        h('div', {}, h('dt', {}, 'Events waiting'), outbox),
-        h('div', {}, h('dt', {}, 'Receipts waiting'), receipts))),
+  const figure = (term, value) => h('div', {}, h('dt', {}, term), value);
+  $('figures').append(
+    h('section', { class: 'card figure' },
+      h('h2', {}, h('span', {}, `${name} `, h('span', { class: 'quiet' }, range(users))), state),
+      h('dl', {}, figure('Events waiting', outbox), figure('Receipts waiting', receipts))),
   );
+  return (shard) => {
+    say(state, !shard ? 'unknown' : shard.up ? 'up' : 'down');
+    state.dataset.state = !shard ? 'waiting' : shard.up ? 'good' : 'bad';
+    say(outbox, waiting(shard?.outbox));
+    say(receipts, waiting(shard?.receipt_jobs));
+  };
 }

@@ -10,22 +10,19 @@ import * as place from './place.js';
 import * as receipt from './receipt.js';
 import * as shards from './shards.js';
 
-const FALLBACK = 5_000; // ms between looks at the list while the feed is silent
+const FALLBACK = 5_000; // ms between looks at the list while the feed is silent or the list incomplete
 
 const placed = new Set();
 let live = false;
-let opened = false;
 let reachable = true;
 
 receipt.start();
 orders.start();
-figures.start(orders.shardBack);
+figures.start();
 place.start((answer) => {
   placed.add(answer.order.id);
   say($('placed'), count(placed.size));
   orders.placed(answer);
-  const notification = orders.notificationOf(answer.order.id); // the feed may be faster than the reply
-  if (notification) place.notified(notification);
 });
 feed.start({
   onNotification(notification) {
@@ -33,14 +30,13 @@ feed.start({
     place.notified(notification);
   },
   onReset: orders.reset,
-  onState(state) {
-    live = state === 'live';
-    opened ||= live;
+  onLive(whether) {
+    live = whether;
     showConnection();
   },
 });
-learnShards();
-setInterval(() => live || orders.follow(), FALLBACK);
+learnShards(0);
+setInterval(() => (live && orders.complete()) || orders.follow(), FALLBACK);
 
 api.onReachable((answers) => {
   if (answers === reachable) return;
@@ -51,7 +47,7 @@ api.onReachable((answers) => {
   orders.refresh();
 });
 
-async function learnShards(tries = 0) {
+async function learnShards(tries) {
   try {
     const answer = await api.shardMap();
     shards.learn(answer.shards);
@@ -64,11 +60,6 @@ async function learnShards(tries = 0) {
 }
 
 function showConnection() {
-  const [state, words] = !reachable
-    ? ['bad', 'API unreachable']
-    : live
-      ? ['good', 'Feed live']
-      : ['waiting', opened ? 'Feed reconnecting…' : 'Feed connecting…'];
-  $('connection').dataset.state = state;
-  say($('connection'), words);
+  $('connection').dataset.state = !reachable ? 'bad' : live ? 'good' : 'waiting';
+  say($('connection'), !reachable ? 'API unreachable' : live ? 'Feed live' : 'Feed reconnecting…');
 }

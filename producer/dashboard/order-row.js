@@ -31,7 +31,7 @@ export function orderRow(first, openReceipt) {
 
   function update({ order, shard, notification, awaited }) {
     const done = order.receipt_status === 'stored';
-    stored.set('done', `Stored on ${shard ?? shardOf(user_id).shard?.name ?? 'its shard'}`);
+    stored.set('done', `Stored on ${shard ?? shardOf(user_id)?.name ?? 'its shard'}`);
     written.set(done ? 'done' : order.receipt_status === 'missing' ? 'lost' : 'waiting');
     say(receipt, done ? 'Receipt' : `Receipt ${order.receipt_status ?? 'pending'}`);
     if (notification) {
@@ -48,7 +48,7 @@ export function orderRow(first, openReceipt) {
   }
 }
 
-function step(content = document.createTextNode('')) {
+function step(content = h('span')) {
   const node = h('li', {}, content);
   return {
     node,

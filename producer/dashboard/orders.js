@@ -1,89 +1,73 @@
-// The list of recent orders: what the API says, newest first, plus what this page itself just placed; a shard that
-// did not answer is named. While only the newest page is on show it follows by itself; once older orders are loaded
-// it only offers to, so that nothing moves under the reader.
+// The list of recent orders, newest first; a shard that did not answer is named. While only the newest page is on
+// show it follows by itself; once older orders are loaded it waits to be asked, so that nothing moves under the reader.
 
 import * as api from './api.js';
-import { $, h, say, show } from './dom.js';
+import { $, h, show } from './dom.js';
+import * as feed from './feed.js';
 import { orderRow } from './order-row.js';
 import * as receipt from './receipt.js';
-import { named, range } from './shards.js';
+import { titleOf } from './shards.js';
 import * as watch from './watch.js';
 
 const PAGE = 25;
 const MOST = 500; // what the API gives in one answer
-const REMEMBERED = 1_000; // notifications kept for orders that are not in the list (yet)
-const PACE = 1_500; // ms between refreshes that the feed asked for
+const PACE = 1_500; // ms between refreshes that nobody clicked for
 
 const list = $('orders');
 const older = $('older');
-const refreshButton = $('refresh');
-const userFilter = $('filter-user');
+const filter = $('filter-user');
 
 let entries = new Map(); // id → {row, order, shard}, as shown from top to bottom
-const notifications = new Map(); // order id → its notification
 const awaited = new Set(); // ids placed here whose notification is still to come
-const unlisted = new Map(); // id → {order, shard}: placed here, not in any answer yet
-let user = '';
 let cursor = null;
-let missing = [];
 let olderLoaded = false;
+let missing = [];
 let failed = false;
 let asked = 0; // the latest request wins
+let loading = false;
 let following = null;
 
 export function start() {
   list.append(...Array.from({ length: 6 }, () => h('li', { class: 'order blank', 'aria-hidden': 'true' })));
-  watch.start(learn);
-  refreshButton.addEventListener('click', refresh);
+  $('refresh').addEventListener('click', refresh);
   older.addEventListener('click', loadOlder);
-  $('filter').addEventListener('submit', (event) => {
-    event.preventDefault();
-    filter();
-  });
+  $('filter').addEventListener('submit', (event) => event.preventDefault());
   let typing;
-  userFilter.addEventListener('input', () => {
+  filter.addEventListener('input', () => {
     clearTimeout(typing);
-    typing = setTimeout(filter, 350);
+    typing = setTimeout(() => {
+      olderLoaded = false;
+      refresh();
+    }, 350);
   });
-  document.addEventListener('visibilitychange', () => {
-    if (refreshButton.classList.contains('fresh')) follow();
-  });
+  document.addEventListener('visibilitychange', follow);
   refresh();
 }
 
 /** An order this page placed: on top at once, with its journey before it. */
 export function placed({ order, shard }) {
-  if (!notifications.has(order.id)) awaited.add(order.id);
-  if (!entries.has(order.id)) unlisted.set(order.id, { order, shard });
-  if (user === '' || user === order.user_id) arrange([{ order, shard }, ...entries.values()]);
+  if (!feed.notificationOf(order.id)) awaited.add(order.id);
+  if (!matches(order)) return;
+  arrange([{ order, shard }, ...entries.values()]);
+  if (loading) refresh(); // the answer on its way may be from before this order
 }
 
 /** The feed told of an order: mark it, or learn from it that there are new ones. */
-export function notified(notification) {
-  const id = notification.order_id;
-  notifications.set(id, notification);
-  if (notifications.size > REMEMBERED) notifications.delete(notifications.keys().next().value);
-  awaited.delete(id);
-  const entry = entries.get(id);
-  if (entry) {
-    draw(entry);
-    watch.hurry(id);
-  } else if (user === '' || user === notification.user_id) {
-    markFresh(true);
-    follow();
-  }
+export function notified({ order_id, user_id }) {
+  awaited.delete(order_id);
+  const entry = entries.get(order_id);
+  if (entry) draw(entry);
+  else if (matches({ user_id })) follow();
 }
-
-export const notificationOf = (id) => notifications.get(id);
 
 /** The feed has a gap: what was awaited may have passed unseen. Says so, and asks again for what is shown. */
 export function reset() {
   awaited.clear();
-  entries.forEach(draw);
+  redraw();
   refresh();
 }
 
-/** Asks for the newest page again soon, at most once per `PACE`, if that is all that is shown and someone looks. */
+/** Refreshes soon, at most once per `PACE`, if the newest page is all that is shown and someone looks. */
 export function follow() {
   if (following || olderLoaded || document.hidden) return;
   following = setTimeout(() => {
@@ -92,66 +76,44 @@ export function follow() {
   }, PACE);
 }
 
-/** A shard that was down is up: its orders belong back in the list. */
-export function shardBack() {
-  if (failed || missing.length > 0) refresh();
-}
+/** Whether the last answer came, and from every shard. */
+export const complete = () => !failed && missing.length === 0;
 
-/** The shard map is known now, and with it where each order is stored. */
 export function redraw() {
   entries.forEach(draw);
 }
 
 export function refresh() {
   const limit = olderLoaded ? Math.min(MOST, Math.ceil(entries.size / PAGE) * PAGE) : PAGE;
-  return load({ limit, user }, (answer) => {
-    markFresh(false);
-    missing = answer.unavailable_shards ?? [];
-    arrange([...stillUnlisted(answer.orders), ...answer.orders.map((order) => ({ order }))]);
-  });
+  return load({ limit }, [], []);
 }
 
 function loadOlder() {
   olderLoaded = true;
-  return load({ limit: PAGE, user, cursor }, (answer) => {
-    missing = [...new Set([...missing, ...(answer.unavailable_shards ?? [])])];
-    arrange([...entries.values(), ...answer.orders.map((order) => ({ order }))]);
-  });
+  return load({ limit: PAGE, cursor }, [...entries.values()], missing);
 }
 
-function filter() {
-  if (userFilter.value === user) return;
-  user = userFilter.value;
-  olderLoaded = false;
-  refresh();
-}
-
-async function load(query, accept) {
+/** Asks for a page and shows it below the entries `above`, of which the shards `missed` were missing already. */
+async function load(query, above, missed) {
   const mine = ++asked;
+  loading = true;
   list.setAttribute('aria-busy', 'true');
   try {
-    const answer = await api.orders(query);
+    const answer = await api.orders({ ...query, user: filter.value });
     if (mine !== asked) return;
+    cursor = answer.next_cursor;
+    missing = [...new Set([...missed, ...(answer.unavailable_shards ?? [])])];
     failed = false;
-    cursor = answer.next_cursor ?? null;
-    accept(answer);
     show($('orders-error'), null);
+    arrange([...above, ...answer.orders.map((order) => ({ order }))]);
   } catch (error) {
     if (mine !== asked) return;
     failed = true;
     show($('orders-error'), `The list could not be loaded. ${error.message}`);
     arrange([...entries.values()]);
   }
+  loading = false;
   list.setAttribute('aria-busy', 'false');
-}
-
-/** An answer may have been on its way before an order was placed here: such an order is newer than all in it. */
-function stillUnlisted(orders) {
-  orders.forEach(({ id }) => unlisted.delete(id));
-  const newest = orders.length > 0 ? Date.parse(orders[0].created_at) : 0;
-  return [...unlisted.values()]
-    .reverse()
-    .filter(({ order }) => (user === '' || user === order.user_id) && Date.parse(order.created_at) >= newest);
 }
 
 /** Makes the list show exactly `wanted`. Rows that stay are not moved, so focus in them stays too. */
@@ -171,40 +133,28 @@ function arrange(wanted) {
     else list.insertBefore(node, next);
   }
   watch.only(entries);
-  entries.forEach(draw);
-  showAround();
+  redraw();
+  older.hidden = !cursor;
+  const silent = missing.map(titleOf).join(' and ');
+  show($('missing-shards'), silent && `No answer from ${silent}: orders stored there are not in this list until that changes.`);
+  show($('orders-empty'), entries.size === 0 && emptyText());
 }
 
 function draw({ row, order, shard }) {
-  row.update({ order, shard, notification: notifications.get(order.id), awaited: awaited.has(order.id) });
-  if (order.receipt_status === 'pending') watch.add(order.id);
+  row.update({ order, shard, notification: feed.notificationOf(order.id), awaited: awaited.has(order.id) });
+  if (order.receipt_status === 'pending') watch.watch(order.id, learn);
 }
 
 function learn(order) {
   const entry = entries.get(order.id);
-  if (!entry) return;
-  entry.order = order;
-  draw(entry);
+  if (entry) draw(Object.assign(entry, { order }));
 }
 
-function showAround() {
-  const names = missing.map((name) => (named(name) ? `${name} (${range(named(name).users)})` : name)).join(' and ');
-  const one = missing.length === 1;
-  show(
-    $('missing-shards'),
-    missing.length > 0 && `${names} ${one ? 'does' : 'do'} not answer: ${one ? 'its' : 'their'} orders are missing from this list. They are not lost.`,
-  );
-  show($('orders-empty'), entries.size === 0 && emptyText());
-  older.hidden = !cursor || entries.size === 0;
-}
+const matches = ({ user_id }) => filter.value === '' || filter.value === user_id;
 
 function emptyText() {
   if (failed) return 'Nothing to show until the API answers.';
   if (missing.length > 0) return 'No orders on the shards that answered.';
-  return user === '' ? 'No orders yet. Place the first one: it appears here at once.' : `No orders of “${user}”. The filter takes the whole user name.`;
-}
-
-function markFresh(fresh) {
-  refreshButton.classList.toggle('fresh', fresh && olderLoaded);
-  say(refreshButton, fresh && olderLoaded ? 'Show new' : 'Refresh');
+  if (filter.value) return `No orders of “${filter.value}”. The filter takes the whole user name.`;
+  return 'No orders yet. Place the first one: it appears here at once.';
 }

@@ -45,6 +45,6 @@ async function load(id) {
 function why(error) {
   if (error.receiptStatus === 'pending') return 'Not written yet. The order is safe; its receipt follows as soon as the object store takes it.';
   if (error.receiptStatus === 'missing') return 'The receipt was written once, but the object store no longer has it.';
-  if (error.status === 503) return `The object store does not answer. The receipt is not lost; try again in a moment. ${error.message}`;
+  if (error.status === 503) return `The object store does not answer. ${error.message}`;
   return error.message;
 }

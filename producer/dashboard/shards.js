@@ -10,12 +10,16 @@ export function learn(list) {
 /** The first range that holds the first character, ASCII-upper-cased; what no range names goes to the last shard. */
 export function shardOf(user) {
   const [first = ''] = user;
-  const letter = /^[a-z]$/.test(first) ? first.toUpperCase() : first;
-  const home = /^[A-Z]$/.test(letter) && shards.find(({ users }) => users[0] <= letter && letter <= users.at(-1));
-  return { shard: home || shards.at(-1), inRange: Boolean(home) };
+  const letter = first.replace(/[a-z]/, (small) => small.toUpperCase());
+  const home = shards.find(({ users }) => first && users[0] <= letter && letter <= users.at(-1));
+  return home ?? shards.at(-1);
 }
-
-export const named = (name) => shards.find((shard) => shard.name === name);
 
 /** `A–M`, as people write a range. */
 export const range = (users) => users.replace('-', '–');
+
+/** `shard1 (A–M)`, or just the name while the ranges are not known. */
+export function titleOf(name) {
+  const shard = shards.find((candidate) => candidate.name === name);
+  return shard ? `${name} (${range(shard.users)})` : name;
+}

@@ -1,1 +1,138 @@
-//! producer
+//! The producer: REST API, shards, relay, receipts, feed and dashboard of OrderFlow.
+//!
+//! `run` is the table of contents: it makes the parts, starts them, and stops them in the order in which an order passes.
+
+mod feed;
+mod http;
+mod metrics;
+mod probe;
+mod purge;
+mod receipts;
+mod relay;
+mod settings;
+mod shard;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use orderflow_core::Topics;
+use orderflow_service::{
+    Dependencies, Need, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
+};
+use tokio_util::task::TaskTracker;
+
+pub use http::openapi;
+pub use settings::Settings;
+
+use crate::{
+    feed::Feed,
+    metrics::Metrics,
+    receipts::Receipts,
+    relay::Relay,
+    shard::{Doorbells, Shard},
+};
+
+/// Longest wait for requests in flight after the signal; what is left of the deadline is for the writers and the relay.
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Runs the producer until `stop` is cancelled and everything in flight has ended.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    settings.check()?;
+    let topics = Topics::named(&settings.kafka.kafka_topic);
+    let dsns = postgres::shard_dsns(&settings.shards)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let dependencies = Dependencies::default();
+    let kafka = dependencies.register("kafka", Need::Eventually);
+    let bucket = dependencies.register("s3", Need::Eventually);
+    let client = s3::client(&settings.s3).await;
+
+    // Each stage has its own token: requests end first, then the writers, then what works on what they stored.
+    let (stop_writers, stop_workers) = (CancellationToken::new(), CancellationToken::new());
+    let (writing, working) = (TaskTracker::new(), TaskTracker::new());
+
+    let mut shards = Vec::new();
+    for (shard, dsn) in settings.shards.iter().zip(dsns) {
+        let options = postgres::options(&postgres::dsn_variable(shard), &dsn, "orderflow-producer")?;
+        let doorbells = Doorbells::default();
+        let dependency = dependencies.register(&shard.name, Need::AnyOf);
+        let (handle, writers) =
+            Shard::new(shard.clone(), &settings.shards, &options, dependency, &doorbells, &metrics, &settings);
+        for writer in writers {
+            writing.spawn(writer.run(stop_writers.clone()));
+        }
+        let relay = Relay {
+            shard: shard.clone(),
+            topics: topics.clone(),
+            options,
+            pool: handle.pool().clone(),
+            kafka: settings.kafka.clone(),
+            doorbell: doorbells.relay,
+            dependency: kafka.clone(),
+            metrics: metrics.shard(&shard.name),
+        };
+        working.spawn(relay.run(stop_workers.clone()));
+        let receipts = Receipts {
+            shard: shard.clone(),
+            pool: handle.pool().clone(),
+            client: client.clone(),
+            bucket: settings.s3.s3_bucket.clone(),
+            lease: settings.receipt_lease(),
+            doorbell: doorbells.receipts,
+            dependency: bucket.clone(),
+            metrics: metrics.shard(&shard.name),
+        };
+        working.spawn(receipts.run(stop_workers.clone()));
+        working.spawn(purge::run(handle.pool().clone(), shard.name.clone(), stop_workers.clone()));
+        shards.push(handle);
+    }
+    working.spawn(probe::topics(settings.kafka.clone(), kafka, stop_workers.clone()));
+    working.spawn(probe::bucket(client.clone(), settings.s3.s3_bucket.clone(), bucket, stop_workers.clone()));
+
+    let feed = Feed::default();
+    let tail = {
+        let (feed, kafka, topics, stop) = (feed.clone(), settings.kafka.clone(), topics.clone(), stop_workers.clone());
+        move || feed.run(&kafka, &topics, &stop)
+    };
+    std::thread::Builder::new().name("feed".to_owned()).spawn(tail).context("start the feed's thread")?;
+
+    let app = http::App {
+        map: settings.shards.clone(),
+        shards: shards.into(),
+        s3: client,
+        bucket: Arc::from(settings.s3.s3_bucket.as_str()),
+        feed,
+        feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
+        metrics,
+        stop: stop.clone(),
+    };
+    let admin_address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
+    let admin = admin::bind("admin", admin_address).await?;
+    let listener = admin::bind("http", SocketAddr::new(settings.admin.host, settings.port)).await?;
+    let stop_admin = CancellationToken::new();
+    let admin = tokio::spawn(admin::serve(admin, dependencies.clone(), registry, stop_admin.clone()));
+
+    let unready = tokio::spawn({
+        let (stop, dependencies) = (stop.clone(), dependencies.clone());
+        async move {
+            stop.cancelled().await;
+            dependencies.stop();
+        }
+    });
+    let router = http::router(app, &settings.cors_allow_origin)?;
+    http::server::serve(listener, router, settings.max_connections, stop, DRAIN).await;
+    unready.await.context("become unready")?;
+
+    // All handles of the queues are gone with the router: the writers end when they have stored what was accepted.
+    writing.close();
+    if tokio::time::timeout(Duration::from_secs(3), writing.wait()).await.is_err() {
+        stop_writers.cancel();
+    }
+    stop_workers.cancel();
+    working.close();
+    working.wait().await;
+    stop_admin.cancel();
+    admin.await.context("end the admin port")??;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Dependencies;
 
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "Addresses")]
 pub struct Settings {
     /// Address to listen on

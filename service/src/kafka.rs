@@ -6,12 +6,13 @@ use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, Producer, ProducerContext},
 };
 use secrecy::{ExposeSecret, SecretString};
 
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "Kafka")]
 pub struct Settings {
     /// Kafka's brokers, HOST:PORT[,HOST:PORT…]
@@ -163,6 +164,8 @@ impl TransactionError {
             KafkaError::Transaction(error) if error.is_fatal() => Self::Fatal,
             KafkaError::Transaction(error) if error.txn_requires_abort() => Self::Abortable,
             KafkaError::Transaction(error) if error.is_retriable() => Self::Retriable,
+            // rdkafka flushes before it asks for the commit, and did not come that far.
+            KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut) => Self::Retriable,
             _ => Self::Fatal,
         }
     }

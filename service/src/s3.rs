@@ -12,6 +12,7 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "S3")]
 pub struct Settings {
     /// S3 endpoint, as in http://localhost:4566; absent: AWS

@@ -6,6 +6,7 @@ use tracing_subscriber::EnvFilter;
 pub use tracing_appender::non_blocking::WorkerGuard;
 
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 #[command(next_help_heading = "Logs")]
 pub struct Settings {
     /// How log lines look

@@ -1,1 +1,33 @@
-//! testbed
+//! The real services OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack and the product's own
+//! processes.
+//!
+//! Every integration test starts from a [`Stack`]; `orderflow-dev` keeps one running on a laptop. Nothing here is
+//! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
+//! own, so that a wrong client setting in the product cannot hide itself from a test.
+
+pub mod dev;
+pub mod folder;
+pub mod http;
+pub mod kafka;
+pub mod localstack;
+pub mod port;
+pub mod postgres;
+pub mod process;
+pub mod product;
+pub mod service;
+pub mod stack;
+pub mod tools;
+pub mod topic;
+pub mod wait;
+
+mod process_tree;
+
+pub use kafka::Kafka;
+pub use localstack::LocalStack;
+pub use postgres::Postgres;
+pub use process::{Launch, Process};
+pub use product::{Consumer, Producer, provision};
+pub use service::Service;
+pub use stack::Stack;
+pub use topic::{Isolation, Record, read_topic};
+pub use wait::eventually;

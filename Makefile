@@ -1,0 +1,77 @@
+# The few commands that a person needs; `make` alone lists them. Everything works from a fresh clone on Debian or Ubuntu.
+
+# Kept where cargo would put it, but named, because the programs built there are started from here.
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
+
+DEV := $(CARGO_TARGET_DIR)/release/orderflow-dev
+# Tests stop and kill the services at named points, which exist only in builds with this feature.
+FAILPOINTS := --features orderflow-producer/failpoints,orderflow-consumer/failpoints
+RELEASE := cargo build --release --locked -p orderflow-testbed -p orderflow-producer -p orderflow-consumer -p orderflow-provision --bins
+
+DOCKER ?= docker
+IMAGES := producer consumer provision
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# `exec`, so that Ctrl-C reaches orderflow-dev once, from the terminal, and its exit code is the one that make sees.
+.PHONY: up
+up: ## Build and run everything on this machine; Ctrl-C stops it, data stays
+	@scripts/prepare
+	@$(RELEASE)
+	@exec $(DEV) up
+
+.PHONY: down
+down: $(DEV) ## Stop what `make up` started and remove its data
+	@exec $(DEV) down
+
+.PHONY: status
+status: $(DEV) ## Show what runs and where
+	@exec $(DEV) status
+
+.PHONY: load
+load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=n] [SECONDS=n]
+	@exec $(DEV) load $(if $(RATE),--rate $(RATE)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(SECONDS),--seconds $(SECONDS))
+
+.PHONY: test
+test: ## Run all tests against real Postgres, Kafka and S3 [TEST=part of a name]
+	@scripts/prepare
+	cargo build --locked --workspace --bins $(FAILPOINTS)
+	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
+
+.PHONY: build
+build: ## Build the programs in release mode
+	@scripts/prepare build
+	$(RELEASE)
+
+.PHONY: lint
+lint: ## Check formatting and run clippy; warnings are errors
+	@scripts/prepare build
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: prepare
+prepare: ## Install what building and testing need (Debian, Ubuntu)
+	@scripts/prepare
+
+.PHONY: images
+images: ## Build a container image of each program (needs Docker)
+	@command -v $(DOCKER) >/dev/null || { echo "make images: $(DOCKER) is not on PATH. Install Docker, or say what to use instead: make images DOCKER=podman" >&2; exit 1; }
+	@$(DOCKER) info >/dev/null 2>&1 || { echo "make images: $(DOCKER) is installed, but does not reach its engine (try: $(DOCKER) info)" >&2; exit 1; }
+	@for image in $(IMAGES); do \
+		$(DOCKER) build --target $$image --build-arg VERSION=$(VERSION) --tag orderflow-$$image:$(VERSION) . || exit; \
+	done
+
+# Only when missing: `down`, `status` and `load` must work at once on a stack that runs, whatever the sources look like.
+$(DEV):
+	@scripts/prepare build
+	$(RELEASE)

@@ -1,0 +1,165 @@
+//! Gathering what one transaction will settle: what is there, up to a count, a size and a time. A rebalance in the middle
+//! throws away what was gathered, before anything of it was written anywhere.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+};
+
+use crate::membership::{Assignment, Membership};
+
+/// A transaction of 1,000 small events takes about 7 ms; larger ones gain nothing.
+const MOST_RECORDS: usize = 1_000;
+/// Of keys and values. What it becomes must fit librdkafka's buffer of 16 MiB beside the one record that may exceed this.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// From the first record on: bounds the rate of transactions under light load, and what gathering adds to latency.
+const LONGEST_GATHERING: Duration = Duration::from_millis(50);
+/// Longest wait for a first record, so that stopping is noticed.
+const LONGEST_IDLING: Duration = Duration::from_millis(200);
+
+/// Why no batch was gathered.
+#[derive(Debug)]
+pub enum Interruption {
+    /// The position in a partition is not, or no longer, in its log.
+    OutOfLog,
+    /// Anything else that a new consumer may not meet.
+    Broken(String),
+}
+
+/// Waits for records. Empty if there were none, or if the partitions changed hands meanwhile.
+pub fn gather<'consumer>(
+    consumer: &'consumer BaseConsumer<Membership>,
+    order: &mut Order,
+) -> Result<Vec<BorrowedMessage<'consumer>>, Interruption> {
+    let rebalances = consumer.context().rebalances();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    let mut until = Instant::now() + LONGEST_IDLING;
+    loop {
+        let polled = consumer.poll(until.saturating_duration_since(Instant::now()));
+        if consumer.context().rebalances() != rebalances {
+            return Ok(Vec::new());
+        }
+        match polled {
+            Some(Ok(record)) => {
+                order.follow(record.partition(), record.offset()).map_err(Interruption::Broken)?;
+                bytes += record.key_len() + record.payload_len();
+                if batch.is_empty() {
+                    until = Instant::now() + LONGEST_GATHERING;
+                }
+                batch.push(record);
+                if batch.len() >= MOST_RECORDS || bytes >= MOST_BYTES {
+                    return Ok(batch);
+                }
+            }
+            Some(Err(error)) => judge(&error)?,
+            None if Instant::now() >= until => return Ok(batch),
+            // Some event that was no record.
+            None => {}
+        }
+    }
+}
+
+/// The first offset of each partition in a batch: where to go back to if the batch is not settled.
+pub fn first_offsets(batch: &[BorrowedMessage<'_>]) -> BTreeMap<i32, i64> {
+    let mut first = BTreeMap::new();
+    for record in batch {
+        first.entry(record.partition()).or_insert(record.offset());
+    }
+    first
+}
+
+/// The offset after the last one of each partition in a batch: what to commit.
+pub fn next_offsets(batch: &[BorrowedMessage<'_>]) -> BTreeMap<i32, i64> {
+    batch.iter().map(|record| (record.partition(), record.offset() + 1)).collect()
+}
+
+fn judge(error: &KafkaError) -> Result<(), Interruption> {
+    match error {
+        KafkaError::MessageConsumption(
+            // librdkafka reconnects by itself, and revokes the partitions if that takes too long.
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::SSL,
+        ) => Ok(()),
+        KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => Err(Interruption::OutOfLog),
+        // Among these are a broken checksum and a record too large to fetch: librdkafka would go on behind it.
+        other => Err(Interruption::Broken(other.to_string())),
+    }
+}
+
+/// What each partition may deliver next: a guard against a record that is delivered twice, or passed over after going
+/// back. Offsets may have gaps, as aborted records and transaction markers have offsets too.
+#[derive(Debug, Default)]
+pub struct Order {
+    next: HashMap<i32, Next>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    AtLeast(i64),
+    /// A record that has been there before.
+    Exactly(i64),
+}
+
+impl Order {
+    pub fn of(assignment: &Assignment) -> Self {
+        Self { next: assignment.starts.iter().map(|(partition, offset)| (*partition, Next::AtLeast(*offset))).collect() }
+    }
+
+    /// The partitions were set back to these records.
+    pub fn go_back(&mut self, first: &BTreeMap<i32, i64>) {
+        self.next.extend(first.iter().map(|(partition, offset)| (*partition, Next::Exactly(*offset))));
+    }
+
+    fn follow(&mut self, partition: i32, offset: i64) -> Result<(), String> {
+        let next = self.next.get_mut(&partition);
+        let next = next.ok_or_else(|| format!("partition {partition} was read, and is not assigned"))?;
+        let in_order = match *next {
+            Next::AtLeast(lowest) => offset >= lowest,
+            Next::Exactly(expected) => offset == expected,
+        };
+        if !in_order {
+            return Err(format!("partition {partition} delivered offset {offset} where {next:?} was due"));
+        }
+        *next = Next::AtLeast(offset + 1);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> Order {
+        Order { next: HashMap::from([(0, Next::AtLeast(5))]) }
+    }
+
+    #[test]
+    fn gaps_are_fine_and_repetitions_are_not() {
+        let mut order = order();
+        assert_eq!(order.follow(0, 5), Ok(()));
+        assert_eq!(order.follow(0, 9), Ok(()));
+        assert!(order.follow(0, 9).is_err());
+        assert!(order.follow(1, 0).is_err());
+    }
+
+    #[test]
+    fn after_going_back_nothing_is_passed_over() {
+        let mut order = order();
+        order.follow(0, 5).unwrap();
+        order.go_back(&BTreeMap::from([(0, 5)]));
+        assert!(order.follow(0, 6).is_err());
+        assert_eq!(order.follow(0, 5), Ok(()));
+        assert_eq!(order.follow(0, 6), Ok(()));
+    }
+}

@@ -1,0 +1,125 @@
+//! `dlq list`: one line for each dead letter.
+
+use std::{io::Write, ops::ControlFlow};
+
+use comfy_table::{CellAlignment, Table, presets};
+use rdkafka::Message;
+
+use super::{Names, letters::Letters};
+use crate::{Settings, dead_letter::Description};
+
+/// Of a key and a reason; `dlq show` has all of them.
+const MOST_CHARACTERS: usize = 60;
+
+pub fn run(settings: &Settings, names: &Names, all: bool, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
+    let letters = Letters::open(settings, names)?;
+    let (mut rows, mut more) = (Vec::new(), false);
+    letters.visit(all, |letter| {
+        if rows.len() == limit {
+            more = true;
+            return Ok(ControlFlow::Break(()));
+        }
+        rows.push(row(&letter));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    for (partition, expired) in letters.expired() {
+        writeln!(out, "{}/{partition}: {expired} offsets expired before they were replayed", letters.topic)?;
+    }
+    if rows.is_empty() {
+        writeln!(out, "no dead letters in {}{}", letters.topic, if all { "" } else { " that were not replayed" })?;
+        return Ok(());
+    }
+    writeln!(out, "{}", table(rows))?;
+    if more {
+        writeln!(out, "… and more: this shows the first {limit} (--limit)")?;
+    }
+    Ok(())
+}
+
+const HEADINGS: [&str; 7] = ["PARTITION", "OFFSET", "FAILED AT", "SOURCE", "KEY", "BYTES", "REASON"];
+
+fn row<M: Message>(letter: &M) -> [String; 7] {
+    let description = Description::read(letter);
+    let source = description.source.map_or_else(
+        || "unknown".to_owned(),
+        |source| format!("{}/{}@{}", source.topic, source.partition, source.offset),
+    );
+    let key = letter.key().map_or_else(|| "-".to_owned(), |key| String::from_utf8_lossy(key).into_owned());
+    [
+        letter.partition().to_string(),
+        letter.offset().to_string(),
+        printable(&description.failed_at),
+        printable(&source),
+        printable(&key),
+        letter.payload().map_or(0, <[u8]>::len).to_string(),
+        printable(&description.reason),
+    ]
+}
+
+fn table(rows: Vec<[String; 7]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(HEADINGS).add_rows(rows);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if ["PARTITION", "OFFSET", "BYTES"].contains(&HEADINGS[index]) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// One short line: what a stranger wrote into a record must not move the cursor of whoever looks at it.
+fn printable(text: &str) -> String {
+    let mut line: String = text
+        .chars()
+        .take(MOST_CHARACTERS)
+        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
+        .collect();
+    if text.chars().nth(MOST_CHARACTERS).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use orderflow_core::Timestamp;
+    use rdkafka::message::{OwnedHeaders, OwnedMessage};
+
+    use super::*;
+    use crate::dead_letter::{DeadLetter, SIZE_LIMIT};
+
+    #[test]
+    fn a_row_is_one_line_whatever_the_record_holds() {
+        let time = rdkafka::Timestamp::CreateTime(1);
+        let key = Some(b"ali\x1b[2Jce\n".to_vec());
+        let record = OwnedMessage::new(Some(b"{".to_vec()), key, "orders".into(), time, 3, 42, None);
+        let failed_at = Timestamp::from_unix_microseconds(1_700_000_000_000_000).unwrap();
+        let letter = DeadLetter::of(&record, &"not JSON ".repeat(20), "g", failed_at, SIZE_LIMIT);
+        let letter =
+            OwnedMessage::new(Some(b"{".to_vec()), record.key().map(Into::into), "orders.dlq".into(), time, 1, 7, Some(letter.headers));
+        let [partition, offset, failed_at, source, key, bytes, reason] = row(&letter);
+        assert_eq!([&*partition, &*offset, &*bytes], ["1", "7", "1"]);
+        assert_eq!([&*failed_at, &*source], ["2023-11-14T22:13:20Z", "orders/3@42"]);
+        assert_eq!(key, "ali\u{fffd}[2Jce\u{fffd}");
+        assert_eq!(reason.chars().count(), MOST_CHARACTERS + 1);
+    }
+
+    #[test]
+    fn a_letter_that_somebody_else_wrote_is_listed_too() {
+        let time = rdkafka::Timestamp::NotAvailable;
+        let letter = OwnedMessage::new(None, None, "orders.dlq".into(), time, 0, 1, None::<OwnedHeaders>);
+        assert_eq!(row(&letter), ["0", "1", "", "unknown", "-", "0", ""].map(str::to_owned));
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let row = |partition: &str, offset: &str| [partition, offset, "now", "orders/1@2", "alice", "17", "no"].map(str::to_owned);
+        let expected = [
+            "PARTITION  OFFSET  FAILED AT  SOURCE      KEY    BYTES  REASON",
+            "        0       7  now        orders/1@2  alice     17  no",
+            "       11     123  now        orders/1@2  alice     17  no",
+        ];
+        assert_eq!(table(vec![row("0", "7"), row("11", "123")]).lines().collect::<Vec<_>>(), expected);
+    }
+}

@@ -1,0 +1,99 @@
+//! `dlq show`: all that one dead letter holds, bounded and safe to print.
+
+use std::{fmt::Write as _, io::Write};
+
+use rdkafka::Message;
+
+use super::{Names, letters::Letters};
+use crate::{Settings, header};
+
+/// Most bytes of a text that are printed.
+const MOST_TEXT: usize = 64 * 1024;
+/// Most bytes that are printed as hexadecimal digits.
+const MOST_HEX: usize = 4 * 1024;
+
+pub fn run(
+    settings: &Settings,
+    names: &Names,
+    partition: i32,
+    offset: i64,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let letters = Letters::open(settings, names)?;
+    let letter = letters.at(partition, offset)?;
+    out.write_all(render(&letter).as_bytes())?;
+    Ok(())
+}
+
+fn render<M: Message>(letter: &M) -> String {
+    let mut text = format!("{}/{}@{}\n", letter.topic(), letter.partition(), letter.offset());
+    let mut line = |name: &str, value: Option<&[u8]>| {
+        let value = value.map_or_else(|| "(none)".to_owned(), readable);
+        let _ = writeln!(text, "{name}: {value}");
+    };
+    line("key", letter.key());
+    for header in header::all(letter.headers()) {
+        match header {
+            Some(header) => line(&format!("header {}", readable(header.key.as_bytes())), header.value),
+            None => line("header with a name that is not UTF-8", None),
+        }
+    }
+    let size = letter.payload().map_or(0, <[u8]>::len);
+    line(&format!("value ({size} bytes)"), letter.payload());
+    text
+}
+
+/// Text as text, with all that could move a cursor escaped; anything else in hexadecimal digits.
+fn readable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => {
+            let shown = &text[..text.floor_char_boundary(MOST_TEXT)];
+            let mut readable = String::with_capacity(shown.len());
+            for character in shown.chars() {
+                if character.is_control() && character != '\n' && character != '\t' {
+                    readable.extend(character.escape_default());
+                } else {
+                    readable.push(character);
+                }
+            }
+            readable + &rest(text.len() - shown.len())
+        }
+        Err(_) => {
+            let shown = &bytes[..bytes.len().min(MOST_HEX)];
+            let mut digits = String::from("hex ");
+            for byte in shown {
+                let _ = write!(digits, "{byte:02x}");
+            }
+            digits + &rest(bytes.len() - shown.len())
+        }
+    }
+}
+
+fn rest(bytes: usize) -> String {
+    if bytes == 0 { String::new() } else { format!(" … and {bytes} more bytes") }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
+
+    use super::*;
+
+    #[test]
+    fn a_letter_is_shown_whole() {
+        let headers = OwnedHeaders::new()
+            .insert(Header { key: "dlq.reason", value: Some("no\x1b") })
+            .insert(Header { key: "empty", value: None::<&str> });
+        let time = rdkafka::Timestamp::NotAvailable;
+        let letter =
+            OwnedMessage::new(Some(vec![0xff, 0x00]), Some("älice".into()), "orders.dlq".into(), time, 1, 7, Some(headers));
+        let expected = "orders.dlq/1@7\nkey: älice\nheader dlq.reason: no\\u{1b}\nheader empty: (none)\nvalue (2 bytes): hex ff00\n";
+        assert_eq!(render(&letter), expected);
+    }
+
+    #[test]
+    fn what_is_shown_is_bounded() {
+        assert!(readable("ä".repeat(MOST_TEXT).as_bytes()).ends_with("… and 65536 more bytes"));
+        assert!(readable(&[0xff; MOST_HEX + 1]).ends_with("ff … and 1 more bytes"));
+    }
+}

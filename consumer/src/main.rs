@@ -1,0 +1,34 @@
+//! The consumer's process: settings, logs, then the loop until the signal; or one of the `dlq` commands.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use clap::Parser;
+use orderflow_consumer::{Command, Settings, dlq};
+use orderflow_service::{admin, shutdown, telemetry};
+
+fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
+
+    let settings = Settings::parse();
+    let result = match settings.command.clone() {
+        None => consume(settings),
+        Some(Command::Dlq(command)) => dlq::run(&settings, &command, &mut std::io::stdout().lock()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("orderflow-consumer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(worker_threads = 1)]
+async fn consume(settings: Settings) -> anyhow::Result<()> {
+    let _flush_logs = telemetry::start(&settings.telemetry)?;
+    let stop = shutdown::on_signal()?;
+    let address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
+    let listener = admin::bind("admin", address).await?;
+    orderflow_consumer::run(settings, listener, stop).await
+}

@@ -1,0 +1,113 @@
+//! The names and meanings of what `/metrics` shows. Counters count only what was committed.
+
+use std::sync::atomic::AtomicU64;
+
+use orderflow_service::prometheus::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+/// Cheap to clone; clones share.
+#[derive(Clone)]
+pub struct Metrics {
+    /// `orderflow_consumer_events_total{outcome}`: events that were settled.
+    pub events: Family<OutcomeLabel, Counter>,
+    /// `orderflow_consumer_batches_total`: committed transactions.
+    pub batches: Counter,
+    /// `orderflow_consumer_transaction_seconds`: from begin to committed, of committed transactions.
+    pub transaction: Histogram,
+    /// `orderflow_consumer_aborts_total`: transactions that were aborted, their batches read again.
+    pub aborts: Counter,
+    /// `orderflow_consumer_rejoins_total{reason}`: times that both clients were dropped and the group was joined anew.
+    pub rejoins: Family<RejoinLabel, Counter>,
+    /// `orderflow_consumer_assigned_partitions`: partitions of the events' topic that this process has.
+    pub assigned_partitions: Gauge,
+    /// `orderflow_consumer_last_commit_timestamp_seconds`: Unix time, 0 before the first.
+    pub last_commit: Gauge<f64, AtomicU64>,
+    /// `orderflow_consumer_end_to_end_seconds`: from the acceptance of an order to its notification.
+    pub end_to_end: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    pub outcome: OutcomeValue,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "these are the words that the metric shows")]
+pub enum OutcomeValue {
+    notified,
+    dead_letter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RejoinLabel {
+    pub reason: RejoinReason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "these are the words that the metric shows")]
+pub enum RejoinReason {
+    /// A topic is missing or has too few partitions.
+    topics,
+    /// No transactional producer was to be had.
+    producer,
+    /// The partitions' starting points could not be read.
+    assignment,
+    /// Reading the events failed.
+    consume,
+    /// A transaction's outcome is unknown, its producer was fenced, or it could not be aborted.
+    transaction,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("orderflow_consumer");
+        let metrics = Self {
+            events: Family::default(),
+            batches: Counter::default(),
+            // 1 ms to 16 s.
+            transaction: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            aborts: Counter::default(),
+            rejoins: Family::default(),
+            assigned_partitions: Gauge::default(),
+            last_commit: Gauge::default(),
+            // 10 ms to about 3 days: an event may have waited out an outage.
+            end_to_end: Histogram::new(exponential_buckets(0.01, 3.0, 16)),
+        };
+        registry.register("events", "Events that were settled", metrics.events.clone());
+        registry.register("batches", "Committed transactions", metrics.batches.clone());
+        registry.register_with_unit(
+            "transaction",
+            "From begin to committed",
+            Unit::Seconds,
+            metrics.transaction.clone(),
+        );
+        registry.register("aborts", "Transactions that were aborted", metrics.aborts.clone());
+        registry.register("rejoins", "Times that the group was joined anew", metrics.rejoins.clone());
+        registry.register(
+            "assigned_partitions",
+            "Partitions that this process has",
+            metrics.assigned_partitions.clone(),
+        );
+        registry.register_with_unit(
+            "last_commit_timestamp",
+            "When a transaction was last committed",
+            Unit::Seconds,
+            metrics.last_commit.clone(),
+        );
+        registry.register_with_unit(
+            "end_to_end",
+            "From the acceptance of an order to its notification",
+            Unit::Seconds,
+            metrics.end_to_end.clone(),
+        );
+        metrics
+    }
+}

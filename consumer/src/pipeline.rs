@@ -1,0 +1,300 @@
+//! The exactly-once loop: gather a batch, write what it becomes and its offsets in one transaction, repeat. Owns one
+//! consumer and one transactional producer, on a thread of its own. Whatever Kafka does, the loop goes on from the
+//! committed offsets: by calling again, by aborting and going back, or with two new clients.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use orderflow_core::{Timestamp, Topics};
+use orderflow_service::{Backoff, Dependency, shutdown::CancellationToken};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaResult,
+    message::BorrowedMessage,
+};
+
+use crate::{
+    Settings,
+    batch::{self, Interruption, Order},
+    dead_letter::{self, DeadLetter},
+    membership::{Assignment, Membership},
+    metrics::{Metrics, OutcomeLabel, OutcomeValue, RejoinLabel, RejoinReason},
+    position::{self, Group, LostPosition, Unresolved},
+    record::{self, Outcome},
+    topics::Partitions,
+    transaction::{Failure, Outgoing, Transactions},
+};
+
+/// How long a member may be without an answer from its group before the process says that it is unready.
+const JOINING: Duration = Duration::from_secs(10);
+/// After so many aborted transactions in a row the reason may be one that only joining anew finds.
+const MOST_ABORTS_IN_A_ROW: u32 = 3;
+/// No dead letter is cut below this, in bytes: a broker that refuses even these needs a person.
+const SMALLEST_DEAD_LETTER_LIMIT: usize = 16 * 1024;
+
+pub struct Pipeline {
+    topics: Topics,
+    group: Group,
+    consumer: ClientConfig,
+    producer: ClientConfig,
+    log_notifications: bool,
+    kafka: Dependency,
+    metrics: Metrics,
+    stop: CancellationToken,
+    backoff: Backoff,
+    /// Shrinks when Kafka says that a dead letter is too large, so that none can block its partition for ever.
+    dead_letter_limit: usize,
+}
+
+/// Why both clients are dropped.
+enum End {
+    Rejoin(RejoinReason, String),
+    Lost(LostPosition),
+}
+
+/// What a batch becomes.
+struct Settled {
+    outcomes: Vec<Outcome>,
+    notified_at: Timestamp,
+}
+
+impl Pipeline {
+    pub fn new(settings: Settings, kafka: Dependency, metrics: Metrics, stop: CancellationToken) -> Self {
+        let mut consumer = settings.kafka.consumer(&settings.kafka_group_id);
+        consumer
+            .set("partition.assignment.strategy", "range")
+            .set("session.timeout.ms", "6000")
+            .set("heartbeat.interval.ms", "2000")
+            // The longest that the loop may be busy with one transaction and its abort.
+            .set("max.poll.interval.ms", "90000");
+        let mut producer = settings.kafka.transactional_producer(&settings.transactional_id());
+        // Dead letters carry more than what they were made of.
+        producer.set("message.max.bytes", "2097152");
+        Self {
+            topics: Topics::named(&settings.kafka.kafka_topic),
+            group: Group { name: settings.kafka_group_id, brokers: settings.kafka.kafka_brokers },
+            consumer,
+            producer,
+            log_notifications: settings.log_notifications,
+            kafka,
+            metrics,
+            stop,
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
+            dead_letter_limit: dead_letter::SIZE_LIMIT,
+        }
+    }
+
+    /// Blocks until it is stopped, or until a person has to decide.
+    pub fn run(mut self) -> anyhow::Result<()> {
+        while !self.stop.is_cancelled() {
+            let ended = self.member();
+            self.metrics.assigned_partitions.set(0);
+            match ended {
+                Ok(()) => break,
+                Err(End::Lost(lost)) => {
+                    self.kafka.unusable(&lost);
+                    return Err(lost.into());
+                }
+                Err(End::Rejoin(reason, cause)) => {
+                    self.metrics.rejoins.get_or_create(&RejoinLabel { reason }).inc();
+                    self.kafka.down(&cause);
+                    tracing::debug!(?reason, cause, "starting anew with new clients");
+                    self.pause();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One life as a member of the group. `Ok` when stopped.
+    fn member(&mut self) -> Result<(), End> {
+        let kafka = self.kafka.clone();
+        let transactions = Transactions::open(&self.producer, self.stop.clone(), move |reason| kafka.down(reason));
+        let transactions = transactions.map_err(|cause| End::Rejoin(RejoinReason::producer, cause))?;
+
+        let consume = |error: &dyn ToString| End::Rejoin(RejoinReason::consume, error.to_string());
+        let context = Membership::new(self.group.clone(), self.stop.clone());
+        let consumer = Leaving(self.consumer.create_with_context(context).map_err(|error| consume(&error))?);
+        let consumer = &consumer.0;
+        let partitions =
+            Partitions::of(&self.topics, consumer).map_err(|cause| End::Rejoin(RejoinReason::topics, cause))?;
+        consumer.subscribe(&[&self.topics.orders]).map_err(|error| consume(&error))?;
+
+        let (mut order, mut rebalances, mut aborts, mut alone_since) = (Order::default(), 0, 0, Instant::now());
+        while !self.stop.is_cancelled() {
+            let gathered = batch::gather(consumer, &mut order);
+            let membership = consumer.context();
+            match membership.take_failure() {
+                Some(Unresolved::Lost(lost)) => return Err(End::Lost(lost)),
+                Some(Unresolved::Unreadable(cause)) => return Err(End::Rejoin(RejoinReason::assignment, cause)),
+                None => {}
+            }
+            let assignment = membership.assignment();
+            if membership.rebalances() != rebalances {
+                rebalances = membership.rebalances();
+                order = assignment.as_deref().map(Order::of).unwrap_or_default();
+                self.metrics.assigned_partitions.set(assignment.as_deref().map_or(0, |own| own.starts.len() as i64));
+                alone_since = Instant::now();
+            }
+            let Some(assignment) = assignment else {
+                if alone_since.elapsed() > JOINING {
+                    self.kafka.down(membership.trouble().unwrap_or_else(|| "waiting for the group".to_owned()));
+                }
+                continue;
+            };
+            let batch = match gathered {
+                Ok(batch) => batch,
+                Err(Interruption::Broken(cause)) => return Err(End::Rejoin(RejoinReason::consume, cause)),
+                Err(Interruption::OutOfLog) => return Err(self.out_of_log(consumer)),
+            };
+            if batch.is_empty() {
+                transactions.idle();
+                if aborts == 0 {
+                    self.kafka.up();
+                }
+                continue;
+            }
+            match self.settle(&transactions, &batch, &assignment, partitions) {
+                Ok(()) => {
+                    aborts = 0;
+                    self.backoff.reset();
+                    self.kafka.up();
+                }
+                Err(Failure::Broken(cause)) => return Err(End::Rejoin(RejoinReason::transaction, cause)),
+                Err(Failure::Aborted(cause)) => {
+                    self.metrics.aborts.inc();
+                    self.kafka.down(&cause.reason);
+                    if cause.too_large_for.as_ref() == Some(&self.topics.dead_letters) {
+                        self.dead_letter_limit = (self.dead_letter_limit / 2).max(SMALLEST_DEAD_LETTER_LIMIT);
+                        tracing::warn!(bytes = self.dead_letter_limit, "a dead letter was refused: cutting them shorter");
+                    }
+                    aborts += 1;
+                    if aborts == MOST_ABORTS_IN_A_ROW {
+                        return Err(End::Rejoin(RejoinReason::transaction, cause.reason));
+                    }
+                    let first = batch::first_offsets(&batch);
+                    drop(batch);
+                    go_back(consumer, &self.topics.orders, &first).map_err(|error| consume(&error))?;
+                    order.go_back(&first);
+                    self.pause();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs the transaction of one batch, and then tells of it.
+    fn settle(
+        &self,
+        transactions: &Transactions,
+        batch: &[BorrowedMessage<'_>],
+        assignment: &Assignment,
+        partitions: Partitions,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let notified_at = Timestamp::now();
+        let outcomes = batch.iter().map(|record| record::read(record, notified_at)).collect();
+        let settled = Settled { outcomes, notified_at };
+        let outgoing = batch.iter().zip(&settled.outcomes).map(|(record, outcome)| match outcome {
+            Outcome::Notified { key, value, .. } => Outgoing {
+                topic: &self.topics.notifications,
+                partition: record.partition(),
+                key: Some(key.as_bytes()),
+                value: Some(value),
+                headers: None,
+            },
+            Outcome::DeadLetter { reason } => {
+                let limit = self.dead_letter_limit;
+                let DeadLetter { key, value, headers } =
+                    DeadLetter::of(record, reason, &self.group.name, notified_at, limit);
+                Outgoing {
+                    topic: &self.topics.dead_letters,
+                    partition: partitions.dead_letter_for(record.partition()),
+                    key,
+                    value,
+                    headers: Some(headers),
+                }
+            }
+        });
+        let offsets = offsets(&self.topics.orders, &batch::next_offsets(batch));
+        let offsets = offsets.map_err(|error| Failure::Broken(error.to_string()))?;
+        transactions.run(outgoing, &offsets, &assignment.group)?;
+        self.metrics.transaction.observe(began.elapsed().as_secs_f64());
+        self.tell(batch, &settled);
+        Ok(())
+    }
+
+    /// Counts and logs what was committed.
+    fn tell(&self, batch: &[BorrowedMessage<'_>], settled: &Settled) {
+        let counter = |outcome| self.metrics.events.get_or_create(&OutcomeLabel { outcome }).clone();
+        let (notified, dead) = (counter(OutcomeValue::notified), counter(OutcomeValue::dead_letter));
+        for (record, outcome) in batch.iter().zip(&settled.outcomes) {
+            match outcome {
+                Outcome::Notified { message, accepted_at, .. } => {
+                    notified.inc();
+                    let waited = settled.notified_at.unix_microseconds() - accepted_at.unix_microseconds();
+                    self.metrics.end_to_end.observe(waited as f64 / 1e6);
+                    if self.log_notifications {
+                        tracing::info!(partition = record.partition(), offset = record.offset(), "{message}");
+                    }
+                }
+                Outcome::DeadLetter { reason } => {
+                    dead.inc();
+                    let (partition, offset) = (record.partition(), record.offset());
+                    tracing::warn!(partition, offset, reason, "an event could not be read: it is a dead letter now");
+                }
+            }
+        }
+        self.metrics.batches.inc();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.metrics.last_commit.set(now.as_secs_f64());
+    }
+
+    /// Kafka has no record at a position: retention overtook this consumer, or the log was cut.
+    fn out_of_log(&self, consumer: &BaseConsumer<Membership>) -> End {
+        let assigned = consumer.assignment().map_err(|error| Unresolved::Unreadable(error.to_string()));
+        let resolved = assigned.and_then(|assigned| {
+            position::resolve(consumer, &assigned, &self.group, || self.stop.is_cancelled())
+        });
+        match resolved {
+            Err(Unresolved::Lost(lost)) => End::Lost(lost),
+            Err(Unresolved::Unreadable(cause)) => End::Rejoin(RejoinReason::consume, cause),
+            Ok(_) => End::Rejoin(RejoinReason::consume, "a position was outside of its log".to_owned()),
+        }
+    }
+
+    /// Waits out the next delay, or until stopped.
+    fn pause(&mut self) {
+        let until = Instant::now() + self.backoff.next_delay();
+        while Instant::now() < until && !self.stop.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A consumer that gives up its partitions when it is dropped, and takes no new ones. Leaving the group takes at most 5 s,
+/// which is how long librdkafka waits for the answer of a Kafka that is frozen.
+struct Leaving(BaseConsumer<Membership>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.context().leave();
+    }
+}
+
+/// Sets partitions back to records that were read, so that the same ones come again.
+fn go_back(consumer: &BaseConsumer<Membership>, topic: &str, first: &BTreeMap<i32, i64>) -> KafkaResult<()> {
+    let sought = consumer.seek_partitions(offsets(topic, first)?, Duration::from_secs(2))?;
+    sought.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
+}
+
+fn offsets(topic: &str, offsets: &BTreeMap<i32, i64>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (partition, offset) in offsets {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    Ok(list)
+}

@@ -1,0 +1,82 @@
+//! Everything that can be set, each as a flag and an environment variable; `--help` is the reference.
+
+use clap::{ArgAction, Parser, Subcommand};
+use orderflow_service::{admin, kafka, telemetry};
+
+use crate::dlq;
+
+/// Turns each order event into one notification, exactly once, through Kafka alone
+#[derive(Parser, Clone, Debug)]
+#[command(name = "orderflow-consumer", version, max_term_width = 120)]
+pub struct Settings {
+    /// Group whose members share the partitions of the events' topic
+    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "order-consumer-group", help_heading = "Kafka")]
+    pub kafka_group_id: String,
+
+    /// Name of this process, in the name of its transactions; absent: <HOSTNAME>-<PID>. With a stable name a restarted
+    /// process settles the transaction that its predecessor left open at once, instead of after 10 s. Two live processes
+    /// must never share one: they would fence each other for ever
+    #[arg(long, env = "INSTANCE", help_heading = "Kafka")]
+    pub instance: Option<String>,
+
+    /// Write each notification's message as a log line, after its commit
+    #[arg(
+        long,
+        env = "LOG_NOTIFICATIONS",
+        default_value_t = true,
+        action = ArgAction::Set,
+        value_name = "BOOL",
+        help_heading = "Logs"
+    )]
+    pub log_notifications: bool,
+
+    #[command(flatten)]
+    pub kafka: kafka::Settings,
+
+    #[command(flatten)]
+    pub admin: admin::Settings,
+
+    #[command(flatten)]
+    pub telemetry: telemetry::Settings,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of consuming.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Look at the events that could not be read, and send them back after a fix
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+}
+
+impl Settings {
+    /// Names the one holder of a transactional producer; see [`Settings::instance`].
+    pub fn transactional_id(&self) -> String {
+        let instance = self.instance.clone().unwrap_or_else(|| {
+            let host = nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name);
+            format!("{}-{}", host.to_string_lossy(), std::process::id())
+        });
+        format!("{}.{instance}", self.kafka_group_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn an_instance_is_part_of_the_transactional_id() {
+        let settings = Settings::parse_from(["orderflow-consumer", "--kafka-group-id", "g", "--instance", "pod-1"]);
+        assert_eq!(settings.transactional_id(), "g.pod-1");
+        let other = Settings { instance: None, ..settings };
+        assert!(other.transactional_id().ends_with(&format!("-{}", std::process::id())));
+    }
+}

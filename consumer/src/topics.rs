@@ -1,0 +1,89 @@
+//! Whether the topics are there and fit together. Asked before each joining of the group, so that a missing topic is a
+//! clear sentence in `/readyz` and not a failing transaction.
+
+use std::time::Duration;
+
+use orderflow_core::Topics;
+use rdkafka::{
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::RDKafkaErrorCode,
+};
+
+/// Longest wait for the description of one topic.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many partitions the topics have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partitions {
+    pub orders: usize,
+    pub notifications: usize,
+    pub dead_letters: usize,
+}
+
+impl Partitions {
+    /// Asks Kafka, and checks. The error is for people.
+    pub fn of<C: ConsumerContext>(topics: &Topics, consumer: &BaseConsumer<C>) -> Result<Self, String> {
+        let partitions = Self {
+            orders: count(consumer, &topics.orders)?,
+            notifications: count(consumer, &topics.notifications)?,
+            dead_letters: count(consumer, &topics.dead_letters)?,
+        };
+        partitions.check(topics).map(|()| partitions)
+    }
+
+    /// The partition for a dead letter: one for all of a source partition, so that a replay keeps their order.
+    pub fn dead_letter_for(self, source: i32) -> i32 {
+        source % self.dead_letters as i32
+    }
+
+    fn check(self, topics: &Topics) -> Result<(), String> {
+        if self.notifications >= self.orders {
+            return Ok(());
+        }
+        Err(format!(
+            "topic {} has {} partitions and {} has {}: a notification goes to the partition number of its event, so at \
+             least as many are needed: kafka-topics.sh --alter --topic {} --partitions {}",
+            topics.notifications,
+            self.notifications,
+            topics.orders,
+            self.orders,
+            topics.notifications,
+            self.orders,
+        ))
+    }
+}
+
+/// Number of partitions of one topic.
+pub fn count<C: ConsumerContext>(consumer: &BaseConsumer<C>, name: &str) -> Result<usize, String> {
+    let metadata = consumer.fetch_metadata(Some(name), CALL_TIMEOUT).map_err(|error| {
+        let reason = error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string());
+        format!("cannot ask Kafka for topic {name}: {reason}")
+    })?;
+    let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+    let topic = topic.ok_or_else(|| format!("topic {name} does not exist"))?;
+    match topic.error().map(RDKafkaErrorCode::from) {
+        None if !topic.partitions().is_empty() => Ok(topic.partitions().len()),
+        None | Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Err(format!("topic {name} does not exist")),
+        Some(error) => Err(format!("topic {name}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_partition_of_events_needs_one_of_notifications() {
+        let topics = Topics::named("orders");
+        let fitting = Partitions { orders: 6, notifications: 6, dead_letters: 1 };
+        assert_eq!(fitting.check(&topics), Ok(()));
+        let error = Partitions { notifications: 3, ..fitting }.check(&topics).unwrap_err();
+        assert!(error.starts_with("topic orders.notifications has 3 partitions and orders has 6"), "{error}");
+    }
+
+    #[test]
+    fn the_dead_letters_of_a_partition_stay_together() {
+        let partitions = Partitions { orders: 6, notifications: 6, dead_letters: 4 };
+        assert_eq!([0, 3, 4, 5].map(|source| partitions.dead_letter_for(source)), [0, 3, 0, 1]);
+    }
+}

@@ -1,0 +1,231 @@
+//! One Kafka transaction: records and the offsets they came from, all or nothing. Knows what each kind of error asks for.
+//! Used by the pipeline and by the replay of dead letters.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use orderflow_service::{
+    kafka::{self, TransactionError},
+    shutdown::CancellationToken,
+};
+use rdkafka::{
+    ClientConfig, ClientContext, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::ConsumerGroupMetadata,
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::{DeliveryResult, Message, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
+};
+
+/// Longest wait inside of one call; then it is called again, which goes on with what is under way.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for one step. The broker has given a transaction up after 10 s and needs at most 10 s more to notice, so
+/// whoever waits longer than that waits for the broker itself, and does that better with new clients.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The same once the process is to stop: then the transaction's successor settles what is open.
+const PATIENCE_WHEN_STOPPING: Duration = Duration::from_secs(5);
+/// Longer than `message.timeout.ms`, after which librdkafka itself gives a record up.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A record to write.
+pub struct Outgoing<'record> {
+    pub topic: &'record str,
+    pub partition: i32,
+    pub key: Option<&'record [u8]>,
+    pub value: Option<&'record [u8]>,
+    pub headers: Option<OwnedHeaders>,
+}
+
+#[derive(Debug)]
+pub enum Failure {
+    /// Nothing of it counts, and another may begin.
+    Aborted(Cause),
+    /// The producer is dead, or the outcome unknown. A new producer of the same transactional id settles it.
+    Broken(String),
+}
+
+/// Why a transaction had to be aborted.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    pub reason: String,
+    /// The topic that refused a record as too large.
+    pub too_large_for: Option<String>,
+}
+
+/// The producer of transactions of one role, initialized.
+pub struct Transactions {
+    producer: BaseProducer<Deliveries>,
+    stop: CancellationToken,
+    waiting: Box<dyn Fn(&str) + Send>,
+}
+
+impl Transactions {
+    /// Fences every earlier producer of the same transactional id and settles the transaction it left open, if any.
+    /// `waiting` is told of every error that is waited out.
+    pub fn open(
+        config: &ClientConfig,
+        stop: CancellationToken,
+        waiting: impl Fn(&str) + Send + 'static,
+    ) -> Result<Self, String> {
+        let producer = config.create_with_context(Deliveries::default()).map_err(|error| error.to_string())?;
+        let transactions = Self { producer, stop, waiting: Box::new(waiting) };
+        let opened = transactions.insist("init_transactions", || transactions.producer.init_transactions(CALL_TIMEOUT));
+        match opened {
+            Ok(()) => Ok(transactions),
+            Err(Stopped::Abort(Cause { reason, .. }) | Stopped::Broken(reason)) => Err(reason),
+        }
+    }
+
+    /// Writes `records` and commits `offsets` for `group`, or neither.
+    pub fn run<'record>(
+        &self,
+        records: impl IntoIterator<Item = Outgoing<'record>>,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+    ) -> Result<(), Failure> {
+        match self.attempt(records, offsets, group) {
+            Ok(()) => Ok(()),
+            Err(Stopped::Broken(reason)) => Err(Failure::Broken(reason)),
+            Err(Stopped::Abort(cause)) => {
+                tracing::debug!(reason = cause.reason, "aborting");
+                match self.insist("abort_transaction", || self.producer.abort_transaction(CALL_TIMEOUT / 4)) {
+                    Ok(()) => Err(Failure::Aborted(cause)),
+                    Err(Stopped::Abort(Cause { reason, .. }) | Stopped::Broken(reason)) => {
+                        Err(Failure::Broken(format!("{reason}, after {}", cause.reason)))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Serves what librdkafka has to tell while there is nothing to write.
+    pub fn idle(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    fn attempt<'record>(
+        &self,
+        records: impl IntoIterator<Item = Outgoing<'record>>,
+        offsets: &TopicPartitionList,
+        group: &ConsumerGroupMetadata,
+    ) -> Result<(), Stopped> {
+        let producer = &self.producer;
+        producer.context().forget();
+        self.insist("begin_transaction", || producer.begin_transaction())?;
+        for record in records {
+            self.send(&record)?;
+        }
+        if !kafka::drain(producer, Instant::now() + DELIVERY_PATIENCE.min(self.patience())) {
+            return Err(Stopped::abort("not everything was delivered in time"));
+        }
+        if let Some(cause) = producer.context().failed() {
+            return Err(Stopped::Abort(cause));
+        }
+        fail::fail_point!("consumer::after-produce", |_| std::process::abort());
+        self.insist("send_offsets_to_transaction", || {
+            producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT)
+        })?;
+        fail::fail_point!("consumer::before-commit", |_| std::process::abort());
+        // One that timed out may have been committed. Asking again tells; aborting could only guess.
+        self.insist("commit_transaction", || producer.commit_transaction(CALL_TIMEOUT))?;
+        fail::fail_point!("consumer::after-commit", |_| std::process::abort());
+        Ok(())
+    }
+
+    fn send(&self, record: &Outgoing<'_>) -> Result<(), Stopped> {
+        let deadline = Instant::now() + DELIVERY_PATIENCE;
+        loop {
+            let mut sent = BaseRecord::<[u8], [u8]>::to(record.topic).partition(record.partition);
+            sent.key = record.key;
+            sent.payload = record.value;
+            sent.headers.clone_from(&record.headers);
+            match self.producer.send(sent) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
+                    self.producer.poll(Duration::from_millis(1));
+                }
+                Err((error, _)) => return Err(Stopped::Abort(Cause::of(&error, record.topic))),
+            }
+        }
+    }
+
+    /// Calls until it is done, or until its error is one that calling again does not help.
+    fn insist(&self, step: &str, call: impl Fn() -> KafkaResult<()>) -> Result<(), Stopped> {
+        let began = Instant::now();
+        loop {
+            let Err(error) = call() else { return Ok(()) };
+            let reason = format!("{step}: {error}");
+            match TransactionError::of(&error) {
+                TransactionError::Abortable => return Err(Stopped::abort(&reason)),
+                TransactionError::Retriable if began.elapsed() < self.patience() => {
+                    (self.waiting)(&reason);
+                    // Delivery reports that nobody serves would keep an abort waiting for ever.
+                    self.producer.poll(Duration::from_millis(20));
+                }
+                TransactionError::Retriable | TransactionError::Fatal => return Err(Stopped::Broken(reason)),
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.stop.is_cancelled() { PATIENCE_WHEN_STOPPING } else { PATIENCE }
+    }
+}
+
+/// Where an attempt stopped, and so what to do next.
+enum Stopped {
+    Abort(Cause),
+    Broken(String),
+}
+
+impl Stopped {
+    fn abort(reason: &str) -> Self {
+        Self::Abort(Cause { reason: reason.to_owned(), too_large_for: None })
+    }
+}
+
+impl Cause {
+    fn of(error: &KafkaError, topic: &str) -> Self {
+        let too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
+        Self { reason: format!("write to {topic}: {error}"), too_large_for: too_large.then(|| topic.to_owned()) }
+    }
+}
+
+/// Remembers the first record of a transaction that was not delivered.
+#[derive(Default)]
+struct Deliveries {
+    failed: Mutex<Option<Cause>>,
+}
+
+impl Deliveries {
+    fn forget(&self) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn failed(&self) -> Option<Cause> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, record)) = result {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert_with(|| Cause::of(error, record.topic()));
+        }
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka producer");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka producer");
+    }
+}

@@ -1,0 +1,174 @@
+//! The public port: the API's routes, what every request passes, and the OpenAPI document that is made from the same code.
+
+mod body;
+mod cursor;
+mod dashboard;
+mod feed;
+mod orders;
+mod place;
+mod problem;
+mod receipt;
+pub mod server;
+mod stats;
+mod view;
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::Context;
+use axum::{
+    Json, Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use orderflow_core::ShardMap;
+use orderflow_service::shutdown::CancellationToken;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, CorsLayer},
+    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
+};
+use utoipa::{OpenApi, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    feed::Feed,
+    metrics::{Metrics, RequestLabels},
+    shard::Shard,
+};
+use problem::Problem;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    pub map: ShardMap,
+    /// In the order of the map.
+    pub shards: Arc<[Shard]>,
+    pub s3: aws_sdk_s3::Client,
+    pub bucket: Arc<str>,
+    pub feed: Feed,
+    /// One permit for each feed that may be open.
+    pub feeds: Arc<Semaphore>,
+    pub metrics: Metrics,
+    /// Ends the feeds at once.
+    pub stop: CancellationToken,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "OrderFlow",
+    description = "Places orders on their users' shards. An order that was answered 201 is stored once, has one receipt, \
+                   one event and exactly one notification.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
+struct Document;
+
+/// The OpenAPI document of this build.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+pub fn router(app: App, cors_origins: &[String]) -> anyhow::Result<Router> {
+    let (api, document) = routes().split_for_parts();
+    let document = document.to_json().context("encode the OpenAPI document")?;
+    let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
+    let metrics = app.metrics.clone();
+    let router = api
+        .route("/openapi.json", get(openapi))
+        .merge(dashboard::routes())
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(app)
+        .layer(middleware::from_fn_with_state(metrics, observe))
+        .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::map_request(drop_odd_request_id))
+        .layer(cors(cors_origins)?);
+    Ok(router)
+}
+
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(health))
+        .routes(routes!(place::place_order, orders::list_orders))
+        .routes(routes!(orders::get_order))
+        .routes(routes!(receipt::get_receipt))
+        .routes(routes!(stats::list_shards))
+        .routes(routes!(stats::get_stats))
+        .routes(routes!(feed::get_feed))
+}
+
+#[derive(Serialize, ToSchema)]
+struct Health {
+    #[schema(example = "healthy")]
+    status: &'static str,
+    #[schema(example = "orderflow-producer")]
+    service: &'static str,
+}
+
+/// Is the process there? (What it depends on is told by `/readyz` on the admin port.)
+#[utoipa::path(get, path = "/health", tag = "process", responses((status = 200, body = Health)))]
+async fn health() -> Json<Health> {
+    Json(Health { status: "healthy", service: "orderflow-producer" })
+}
+
+async fn no_such_path(request: Request) -> Problem {
+    Problem::not_found(format!("there is nothing at {}", request.uri().path()))
+}
+
+async fn no_such_method(method: Method, request: Request) -> Problem {
+    Problem::method_not_allowed(format!("{} has no {method}", request.uri().path()))
+}
+
+/// Counts each answer and logs what went wrong on our side; marks answers as not to be guessed at by browsers.
+async fn observe(State(metrics): State<Metrics>, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let request_id = request.headers().get(REQUEST_ID).cloned();
+    let route = route.map_or("none".to_owned(), |route| route.as_str().to_owned());
+    let mut response = next.run(request).await;
+    let status = response.status();
+    if status.is_server_error() {
+        let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
+        tracing::warn!(%method, route, status = status.as_u16(), request_id, "answered");
+    }
+    let labels = RequestLabels { method: method.to_string(), route, status: status.as_u16() };
+    metrics.requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A request id of a client is echoed and logged, so it must be short and plain; another one is replaced by ours.
+async fn drop_odd_request_id(mut request: Request) -> Request {
+    let plain = |id: &HeaderValue| {
+        (1..=128).contains(&id.len())
+            && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte))
+    };
+    if request.headers().get(REQUEST_ID).is_some_and(|id| !plain(id)) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
+    request
+}
+
+fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
+    if origins.is_empty() {
+        return Ok(CorsLayer::new());
+    }
+    let parse = |origin: &String| {
+        origin.parse::<HeaderValue>().with_context(|| format!("CORS_ALLOW_ORIGIN: {origin:?} is not an origin"))
+    };
+    let origins: Vec<HeaderValue> = origins.iter().map(parse).collect::<Result<_, _>>()?;
+    let allow = if origins == ["*"] { AllowOrigin::any() } else { AllowOrigin::list(origins) };
+    Ok(CorsLayer::new()
+        .allow_origin(allow)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::CONTENT_TYPE, HeaderName::from_static("idempotency-key"), REQUEST_ID])
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("idempotency-replayed"), REQUEST_ID]))
+}

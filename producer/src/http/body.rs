@@ -1,0 +1,59 @@
+//! Reading a request's body: bounded in size and time, and polite to a client that sends too much.
+
+use std::time::Duration;
+
+use axum::{
+    body::{Body, Bytes},
+    http::{HeaderMap, header},
+};
+use futures_util::StreamExt;
+use tokio::time::{Instant, timeout_at};
+
+use super::problem::Problem;
+
+/// Largest body of an order.
+pub const LIMIT: usize = 64 * 1024;
+
+/// What is still read of a body that is too large: a client that is cut off while it sends never sees the answer.
+const POLITE_LIMIT: usize = 16 * 1024 * 1024;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `application/json`, with or without parameters.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = content_type.split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Problem::unsupported_media_type()) }
+}
+
+/// The whole body, at most [`LIMIT`] bytes.
+pub async fn read(body: Body) -> Result<Bytes, Problem> {
+    let deadline = Instant::now() + TIMEOUT;
+    let mut stream = body.into_data_stream();
+    let mut kept: Vec<u8> = Vec::new();
+    let mut seen = 0;
+    loop {
+        match timeout_at(deadline, stream.next()).await {
+            Err(_) => return Err(Problem::body_too_slow()),
+            Ok(Some(Err(_))) => return Err(Problem::body_broken()),
+            Ok(Some(Ok(chunk))) if seen == 0 && chunk.len() <= LIMIT && stream_is_done(&stream) => return Ok(chunk),
+            Ok(Some(Ok(chunk))) => {
+                seen += chunk.len();
+                if seen <= LIMIT {
+                    kept.extend_from_slice(&chunk);
+                } else {
+                    kept = Vec::new();
+                }
+                if seen > POLITE_LIMIT {
+                    return Err(Problem::body_too_large(LIMIT));
+                }
+            }
+            Ok(None) if seen > LIMIT => return Err(Problem::body_too_large(LIMIT)),
+            Ok(None) => return Ok(kept.into()),
+        }
+    }
+}
+
+fn stream_is_done(stream: &axum::body::BodyDataStream) -> bool {
+    axum::body::HttpBody::is_end_stream(stream)
+}

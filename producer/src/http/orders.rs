@@ -1,0 +1,148 @@
+//! `GET /api/orders` and `GET /api/orders/{id}`: all shards are asked side by side, and one that is down is named.
+
+use axum::{
+    Json,
+    extract::{Path, Query, State},
+};
+use futures_util::future::join_all;
+use orderflow_core::{OrderId, UserId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    App,
+    cursor::Cursor,
+    problem::Problem,
+    view::{OrderView, receipt_status},
+};
+use crate::shard::{Position, ReadError, Shard, StoredOrder};
+
+const DEFAULT_LIMIT: i64 = 50;
+const MAX_LIMIT: i64 = 500;
+
+#[derive(Deserialize)]
+pub struct ListParameters {
+    user_id: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct OrderList {
+    orders: Vec<OrderView>,
+    /// Of the orders in this page
+    count: usize,
+    /// Gives the next page; absent on the last
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+    /// Shards whose orders are missing from this page, or from a page before it
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unavailable_shards: Vec<String>,
+}
+
+/// List orders, newest first
+#[utoipa::path(
+    get, path = "/api/orders", tag = "orders",
+    params(
+        ("user_id" = Option<String>, Query, description = "Only this user's orders"),
+        ("limit" = Option<u32>, Query, description = "Orders in a page, 1 to 500; 50 by default"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses(
+        (status = 200, body = OrderList, description = "A page. A shard that is down is named in `unavailable_shards`."),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter breaks a rule"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered"),
+    )
+)]
+pub async fn list_orders(
+    State(app): State<App>,
+    Query(parameters): Query<ListParameters>,
+) -> Result<Json<OrderList>, Problem> {
+    let user = match parameters.user_id {
+        Some(user) => Some(UserId::parse(user).map_err(|rule| Problem::invalid_parameter("user_id", rule))?),
+        None => None,
+    };
+    let limit = match parameters.limit.as_deref().map(str::parse::<i64>) {
+        None => DEFAULT_LIMIT,
+        Some(Ok(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
+        Some(_) => return Err(Problem::invalid_parameter("limit", "must be a whole number from 1 to 500")),
+    };
+    let cursor = match parameters.cursor.as_deref().map(Cursor::decode) {
+        None => None,
+        Some(Some(cursor)) => Some(cursor),
+        Some(None) => return Err(Problem::invalid_parameter("cursor", "must be a next_cursor of this API")),
+    };
+
+    let asked: Vec<&Shard> = match &user {
+        Some(user) => vec![&app.shards[app.map.shard_of(user).index.get()]],
+        None => app.shards.iter().collect(),
+    };
+    // One more than the page, to know whether there is a next one.
+    let before = cursor.map(|cursor| cursor.after);
+    let answers = join_all(asked.iter().map(|shard| shard.orders(user.as_ref(), before, limit + 1))).await;
+    let mut missing = cursor.map_or(0, |cursor| cursor.missing);
+    let (mut found, mut errors): (Vec<StoredOrder>, Vec<ReadError>) = (Vec::new(), Vec::new());
+    for (shard, answer) in asked.iter().zip(answers) {
+        match answer {
+            Ok(orders) => found.extend(orders),
+            Err(error) => {
+                missing |= 1 << shard.shard().index.get();
+                errors.push(error);
+            }
+        }
+    }
+    if errors.len() == asked.len() {
+        return Err(Problem::shards_unavailable(&errors));
+    }
+
+    found.sort_unstable_by_key(|stored| std::cmp::Reverse((stored.order.created_at, stored.order.id)));
+    let more = found.len() as i64 > limit;
+    found.truncate(limit as usize);
+    let last = found.last().map(|stored| Position { created_at: stored.order.created_at, id: stored.order.id });
+    let next_cursor = last.filter(|_| more).map(|after| Cursor { after, missing }.encode());
+    let is_missing = |shard: &&Shard| missing & (1 << shard.shard().index.get()) != 0;
+    let orders: Vec<OrderView> =
+        found.into_iter().map(|stored| OrderView::new(stored.order, receipt_status(stored.receipt_pending))).collect();
+    Ok(Json(OrderList {
+        count: orders.len(),
+        orders,
+        next_cursor,
+        unavailable_shards: app.shards.iter().filter(is_missing).map(|shard| shard.name().to_owned()).collect(),
+    }))
+}
+
+/// Get one order
+#[utoipa::path(
+    get, path = "/api/orders/{id}", tag = "orders",
+    params(("id" = String, Path, description = "The order's UUID")),
+    responses(
+        (status = 200, body = OrderView),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID"),
+        (status = 404, body = Problem, content_type = "application/problem+json", description = "No shard has it"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+         description = "Not found, and a shard that may have it is down"),
+    )
+)]
+pub async fn get_order(State(app): State<App>, Path(id): Path<String>) -> Result<Json<OrderView>, Problem> {
+    let (stored, _) = find(&app, &id).await?;
+    Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending))))
+}
+
+/// The order and its shard, or the problem that answers for it.
+pub async fn find<'app>(app: &'app App, id: &str) -> Result<(StoredOrder, &'app Shard), Problem> {
+    let id: OrderId = id.parse().map_err(|_| Problem::invalid_parameter("id", "must be a UUID"))?;
+    let answers = join_all(app.shards.iter().map(|shard| shard.order(id))).await;
+    let mut errors = Vec::new();
+    for (shard, answer) in app.shards.iter().zip(answers) {
+        match answer {
+            Ok(Some(stored)) => return Ok((stored, shard)),
+            Ok(None) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() {
+        Err(Problem::not_found(format!("there is no order {id}")))
+    } else {
+        Err(Problem::shards_unavailable(&errors))
+    }
+}

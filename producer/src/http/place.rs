@@ -1,0 +1,148 @@
+//! `POST /api/orders`
+
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    response::{IntoResponse, Response},
+};
+use orderflow_core::{IdempotencyKey, NewOrder, Order};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    App, body,
+    problem::Problem,
+    view::{OrderView, PENDING},
+};
+use crate::{
+    metrics::OutcomeLabel,
+    shard::{PlaceError, Placed, Shard},
+};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What is read by hand, for exact money and errors that name the field.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described")]
+pub struct NewOrderBody {
+    /// Who orders; its first character chooses the shard. No control characters.
+    #[schema(example = "alice", min_length = 1, max_length = 100)]
+    user_id: String,
+    /// No control characters.
+    #[schema(example = "Mechanical Keyboard", min_length = 1, max_length = 255)]
+    product_name: String,
+    #[schema(example = 2, minimum = 1, maximum = 2_147_483_647)]
+    quantity: i32,
+    /// Of one piece; at most two decimals, no exponent. Price × quantity is at most 10^13.
+    #[schema(example = 149.99, exclusive_minimum = 0, exclusive_maximum = 100_000_000)]
+    price: f64,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct PlacedOrder {
+    order: OrderView,
+    #[schema(example = "shard1")]
+    shard: String,
+    #[schema(example = "shard1 (A-M)")]
+    shard_info: String,
+    /// Key of the receipt in the bucket
+    #[schema(example = "receipts/alice/01890a5d-ac96-774b-bcce-b302099a8057.txt")]
+    receipt: String,
+}
+
+/// Place an order
+///
+/// Answered 201 once the order is committed on its user's shard; its receipt, event and notification follow.
+#[utoipa::path(
+    post, path = "/api/orders", tag = "orders", request_body = NewOrderBody,
+    params(
+        ("Idempotency-Key" = Option<String>, Header,
+         description = "1–255 visible ASCII characters, bare or quoted, of this user. The same key with the same fields is \
+                        the same order for at least 24 h."),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context, passed on with the event"),
+    ),
+    responses(
+        (status = 201, body = PlacedOrder, description = "Stored",
+         headers(("Idempotency-Replayed" = bool, description = "true: the key was known, this is the first reply again"))),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Malformed, or a field breaks a rule"),
+        (status = 408, body = Problem, content_type = "application/problem+json", description = "The body did not arrive in time"),
+        (status = 413, body = Problem, content_type = "application/problem+json", description = "More than 64 KiB"),
+        (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json"),
+        (status = 422, body = Problem, content_type = "application/problem+json", description = "The key was used for other fields"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+         description = "`not-accepted`: nothing was stored. `outcome-unknown`: it may still appear; look for `order_id`, or \
+                        send it again with the same key.",
+         headers(("Retry-After" = u32, description = "Seconds"))),
+    )
+)]
+pub async fn place_order(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+    let count = |outcome| {
+        app.metrics.orders.get_or_create(&OutcomeLabel { outcome }).inc();
+    };
+    let read = async {
+        body::require_json(&headers)?;
+        let body = body::read(body).await?;
+        let key = idempotency_key(&headers)?;
+        Ok::<_, Problem>((NewOrder::parse(&body)?, key))
+    };
+    let (new, key) = read.await.inspect_err(|_| count("invalid"))?;
+    let shard = &app.shards[app.map.shard_of(&new.user_id).index.get()];
+    match shard.place(new, key, traceparent(&headers)).await {
+        Ok(Placed::Created(order)) => {
+            count("created");
+            Ok(created(order, shard).into_response())
+        }
+        Ok(Placed::Replayed(order)) => {
+            count("replayed");
+            let mut response = created(order, shard).into_response();
+            response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+            Ok(response)
+        }
+        Err(error) => {
+            count(match &error {
+                PlaceError::NotAccepted(_) => "not_accepted",
+                PlaceError::OutcomeUnknown(_) => "outcome_unknown",
+                PlaceError::KeyReused => "key_reused",
+                PlaceError::Refused(_) => "refused",
+            });
+            Err(error.into())
+        }
+    }
+}
+
+/// The first reply, also when it is given again: at that moment the receipt was still to be written.
+fn created(order: Order, shard: &Shard) -> (StatusCode, Json<PlacedOrder>) {
+    let reply = PlacedOrder {
+        shard: shard.name().to_owned(),
+        shard_info: shard.shard().info(),
+        receipt: order.receipt_s3_key.clone(),
+        order: OrderView::new(order, PENDING),
+    };
+    (StatusCode::CREATED, Json(reply))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let refused = |rule: &str| Problem::invalid_parameter("Idempotency-Key", rule);
+    if values.next().is_some() {
+        return Err(refused("must stand once"));
+    }
+    IdempotencyKey::parse(value.as_bytes()).map(Some).map_err(refused)
+}
+
+/// A trace context of version 00 is passed on; anything else is not ours to repair.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(TRACEPARENT)?.to_str().ok()?;
+    let lengths = [2, 32, 16, 2];
+    let parts: Vec<&str> = value.split('-').collect();
+    let hexadecimal = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let valid = parts.len() == 4
+        && parts[0] == "00"
+        && parts.iter().zip(lengths).all(|(part, length)| part.len() == length && hexadecimal(part));
+    valid.then(|| value.to_owned())
+}

@@ -1,0 +1,222 @@
+//! Every error of the API: RFC 9457 `application/problem+json`, with the demo's `error` member beside it.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use orderflow_core::{OrderId, order::Invalid};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::shard::{PlaceError, ReadError};
+
+/// Seconds after which a client may try again; outages of a shard are usually a failover or a restart.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// An error, as RFC 9457 describes it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Says which kind of problem it is.
+    #[serde(rename = "type")]
+    #[schema(example = "https://orderflow.dev/problems/invalid-order")]
+    kind: String,
+    #[schema(example = "The order breaks a rule")]
+    title: &'static str,
+    status: u16,
+    #[schema(example = "price must have at most two decimals")]
+    detail: String,
+    /// The same as `detail`, where clients of the demo look for it.
+    error: String,
+    /// Which fields broke which rule.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    /// The order that may have been stored: look it up, or send it again with the same Idempotency-Key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<uuid::Uuid>)]
+    order_id: Option<OrderId>,
+    /// Of the order whose receipt is not there: `pending` (it will be) or `missing` (it was written and is gone).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "pending")]
+    receipt_status: Option<&'static str>,
+    /// The shards that did not answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unavailable_shards: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FieldError {
+    #[schema(example = "price")]
+    field: String,
+    #[schema(example = "must have at most two decimals")]
+    detail: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self {
+            kind: format!("https://orderflow.dev/problems/{kind}"),
+            title,
+            status: status.as_u16(),
+            error: detail.clone(),
+            detail,
+            errors: Vec::new(),
+            order_id: None,
+            receipt_status: None,
+            unavailable_shards: Vec::new(),
+        }
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    pub fn method_not_allowed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+    }
+
+    pub fn internal() -> Self {
+        let detail = "an error of ours; it is in the log under the request id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+    }
+
+    /// A query parameter, header or path segment that breaks a rule.
+    pub fn invalid_parameter(name: &str, rule: impl Into<String>) -> Self {
+        let rule = rule.into();
+        let problem = Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid-parameter",
+            "A parameter breaks a rule",
+            format!("{name} {rule}"),
+        );
+        Self { errors: vec![FieldError { field: name.to_owned(), detail: rule }], ..problem }
+    }
+
+    pub fn unsupported_media_type() -> Self {
+        let detail = "Content-Type must be application/json";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", detail)
+    }
+
+    pub fn body_too_large(limit: usize) -> Self {
+        let detail = format!("the body must have at most {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large", detail)
+    }
+
+    pub fn body_too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "Body too slow", "the body did not arrive in time")
+    }
+
+    pub fn body_broken() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "Not an order", "the body ended early")
+    }
+
+    pub fn too_many_feeds() -> Self {
+        let detail = "too many feeds are open";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-feeds", "Too many feeds", detail)
+    }
+
+    pub fn receipt_absent(status: &'static str) -> Self {
+        let detail = match status {
+            "pending" => "the receipt is not written yet",
+            _ => "the receipt was written, and is not in the bucket any more",
+        };
+        let problem = Self::new(StatusCode::NOT_FOUND, "receipt-absent", "No receipt", detail);
+        Self { receipt_status: Some(status), ..problem }
+    }
+
+    pub fn s3_unavailable(reason: &str) -> Self {
+        let detail = format!("S3 is down: {reason}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "s3-unavailable", "S3 is down", detail)
+    }
+
+    pub fn shards_unavailable(errors: &[ReadError]) -> Self {
+        let names: Vec<String> = errors.iter().map(|error| error.shard.clone()).collect();
+        let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shard-unavailable", "A shard is down", detail);
+        Self { unavailable_shards: names, ..problem }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        match invalid {
+            Invalid::Malformed { field, detail } => {
+                let problem = Self::new(
+                    StatusCode::BAD_REQUEST,
+                    "malformed",
+                    "Not an order",
+                    match field {
+                        Some(field) => format!("{field}: {detail}"),
+                        None => detail.clone(),
+                    },
+                );
+                let errors = field.map(|field| FieldError { field: field.to_owned(), detail }).into_iter().collect();
+                Self { errors, ..problem }
+            }
+            Invalid::Fields(violations) => {
+                let detail: Vec<String> =
+                    violations.iter().map(|violation| format!("{} {}", violation.field, violation.detail)).collect();
+                let errors = violations
+                    .into_iter()
+                    .map(|violation| FieldError {
+                        field: violation.field.to_owned(),
+                        detail: violation.detail.into_owned(),
+                    })
+                    .collect();
+                let title = "The order breaks a rule";
+                Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "invalid-order", title, detail.join("; ")) }
+            }
+        }
+    }
+}
+
+impl From<PlaceError> for Problem {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::NotAccepted(reason) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not-accepted",
+                "The order was not accepted",
+                format!("{reason}; nothing was stored, it can be sent again"),
+            ),
+            PlaceError::OutcomeUnknown(order_id) => {
+                let problem = Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "outcome-unknown",
+                    "The order's outcome is unknown",
+                    format!(
+                        "the shard did not answer in time, the order may still appear: look for {order_id}, or send it \
+                         again with the same Idempotency-Key"
+                    ),
+                );
+                Self { order_id: Some(order_id), ..problem }
+            }
+            PlaceError::KeyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The Idempotency-Key was used for another order",
+                "the Idempotency-Key was used by this user for an order with other fields; use a new key",
+            ),
+            PlaceError::Refused(reason) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "refused",
+                "The database refuses the order",
+                format!("the database refuses the order, nothing was stored: {reason}"),
+            ),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response =
+            (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))], body)
+                .into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}

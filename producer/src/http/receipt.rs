@@ -1,0 +1,51 @@
+//! `GET /api/orders/{id}/receipt`: the stored object, as it is.
+
+use axum::{
+    body::Bytes,
+    extract::{Path, State},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use orderflow_service::s3;
+
+use super::{
+    App, orders,
+    problem::Problem,
+    view::{MISSING, PENDING},
+};
+
+/// A receipt is a few hundred bytes; what is larger is none of ours.
+const LIMIT: i64 = 64 * 1024;
+
+/// Get the receipt of an order
+#[utoipa::path(
+    get, path = "/api/orders/{id}/receipt", tag = "orders",
+    params(("id" = String, Path, description = "The order's UUID")),
+    responses(
+        (status = 200, body = String, content_type = "text/plain", description = "The receipt"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+         description = "No such order, or no receipt: `receipt_status` says `pending` or `missing`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "S3 or a shard is down"),
+    )
+)]
+pub async fn get_receipt(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let (stored, _) = orders::find(&app, &id).await?;
+    let object = app.s3.get_object().bucket(&*app.bucket).key(&stored.order.receipt_s3_key).send().await;
+    let object = match object {
+        Ok(object) => object,
+        Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => {
+            return Err(Problem::receipt_absent(if stored.receipt_pending { PENDING } else { MISSING }));
+        }
+        Err(error) => return Err(Problem::s3_unavailable(&s3::explain(&error))),
+    };
+    if object.content_length().is_some_and(|length| length > LIMIT) {
+        return Err(Problem::s3_unavailable("the object at the receipt's key is too large"));
+    }
+    let text = object.body.collect().await.map_err(|_| Problem::s3_unavailable("the object broke off"))?.into_bytes();
+    Ok(plain_text(text))
+}
+
+fn plain_text(text: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))], text).into_response()
+}

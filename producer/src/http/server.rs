@@ -1,0 +1,64 @@
+//! Accepts connections and serves them: bounded in number, with a deadline for a request's head, and ended gracefully.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use orderflow_service::shutdown::CancellationToken;
+use tokio::{net::TcpListener, sync::Semaphore};
+
+/// Longest wait for the head of a request; also how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Serves until `stop`, then lets requests in flight end for at most `drain`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    max_connections: usize,
+    stop: CancellationToken,
+    drain: Duration,
+) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(max_connections));
+    loop {
+        let accepted = async {
+            // First a place, then a connection: what waits, waits in the kernel's queue.
+            let place = places.clone().acquire_owned().await.ok()?;
+            Some((listener.accept().await, place))
+        };
+        let (accepted, place) = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(accepted) = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, or gone before it was accepted: no reason to end, nor to spin.
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        // An answer is one small segment; waiting for more would only delay it.
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(drain, connections.shutdown()).await.is_err() {
+        tracing::warn!("some requests had not ended {} s after the signal", drain.as_secs());
+    }
+}

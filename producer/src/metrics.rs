@@ -1,0 +1,129 @@
+//! Every metric of the producer, by name.
+
+use orderflow_service::prometheus::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::{Family, MetricConstructor},
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub method: String,
+    pub route: String,
+    pub status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ShardLabel {
+    pub shard: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    pub outcome: &'static str,
+}
+
+#[derive(Clone)]
+pub struct Seconds;
+
+#[derive(Clone)]
+pub struct Sizes;
+
+impl MetricConstructor<Histogram> for Seconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
+    }
+}
+
+impl MetricConstructor<Histogram> for Sizes {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(1.0, 2.0, 11))
+    }
+}
+
+/// Cheap to clone; clones share.
+#[derive(Clone)]
+pub struct Metrics {
+    pub requests: Family<RequestLabels, Histogram, Seconds>,
+    pub orders: Family<OutcomeLabel, Counter>,
+    pub queue_full: Counter,
+    pub feeds: Gauge,
+    batch_size: Family<ShardLabel, Histogram, Sizes>,
+    batch_seconds: Family<ShardLabel, Histogram, Seconds>,
+    relay_leads: Family<ShardLabel, Gauge>,
+    relay_batch_size: Family<ShardLabel, Histogram, Sizes>,
+    relay_events: Family<ShardLabel, Counter>,
+    relay_dead: Family<ShardLabel, Counter>,
+    receipts_stored: Family<ShardLabel, Counter>,
+    receipts_failed: Family<ShardLabel, Counter>,
+}
+
+/// The metrics of one shard, looked up once.
+#[derive(Clone)]
+pub struct ShardMetrics {
+    pub batch_size: Histogram,
+    pub batch_seconds: Histogram,
+    pub relay_leads: Gauge,
+    pub relay_batch_size: Histogram,
+    pub relay_events: Counter,
+    pub relay_dead: Counter,
+    pub receipts_stored: Counter,
+    pub receipts_failed: Counter,
+}
+
+impl Metrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::new_with_constructor(Seconds),
+            orders: Family::default(),
+            queue_full: Counter::default(),
+            feeds: Gauge::default(),
+            batch_size: Family::new_with_constructor(Sizes),
+            batch_seconds: Family::new_with_constructor(Seconds),
+            relay_leads: Family::default(),
+            relay_batch_size: Family::new_with_constructor(Sizes),
+            relay_events: Family::default(),
+            relay_dead: Family::default(),
+            receipts_stored: Family::default(),
+            receipts_failed: Family::default(),
+        };
+        let orderflow = registry.sub_registry_with_prefix("orderflow");
+        macro_rules! register {
+            ($($name:literal $help:literal $metric:ident;)*) => { $(orderflow.register($name, $help, metrics.$metric.clone());)* };
+        }
+        register! {
+            "http_request_seconds" "Time from a request's head to its answer's" requests;
+            "orders" "Orders asked for, by outcome" orders;
+            "queue_full" "Orders refused because too many waited for their shard" queue_full;
+            "feeds" "Open feeds" feeds;
+            "write_batch_size" "Orders in one statement" batch_size;
+            "write_batch_seconds" "Time of one statement with all its tries" batch_seconds;
+            "relay_leads" "1 if this process publishes the shard's events" relay_leads;
+            "relay_batch_size" "Events in one Kafka transaction" relay_batch_size;
+            "relay_events" "Events published" relay_events;
+            "relay_dead" "Events that Kafka refuses for good: somebody must look at outbox_dead" relay_dead;
+            "receipts_stored" "Receipts written" receipts_stored;
+            "receipts_failed" "Tries to write a receipt that failed" receipts_failed;
+        }
+        metrics
+    }
+
+    pub fn shard(&self, name: &str) -> ShardMetrics {
+        let label = ShardLabel { shard: name.to_owned() };
+        ShardMetrics {
+            batch_size: self.batch_size.get_or_create_owned(&label),
+            batch_seconds: self.batch_seconds.get_or_create_owned(&label),
+            relay_leads: self.relay_leads.get_or_create_owned(&label),
+            relay_batch_size: self.relay_batch_size.get_or_create_owned(&label),
+            relay_events: self.relay_events.get_or_create_owned(&label),
+            relay_dead: self.relay_dead.get_or_create_owned(&label),
+            receipts_stored: self.receipts_stored.get_or_create_owned(&label),
+            receipts_failed: self.receipts_failed.get_or_create_owned(&label),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The receipt worker of one shard: claims jobs, PUTs receipts, deletes the jobs. A receipt is a pure function of its
+//! order, so a job that is done twice writes the same object.
+//!
+//! While S3 is down the worker holds one job and tries that one again with growing pauses; the rest stays where it is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use aws_sdk_s3::{Client, primitives::ByteStream};
+use futures_util::{StreamExt, stream};
+use orderflow_core::{Order, OrderId, receipt};
+use orderflow_service::{Backoff, Dependency, postgres, s3, shutdown::CancellationToken};
+use sqlx::{FromRow, PgConnection, PgPool, Row, postgres::PgRow};
+use tokio::sync::Notify;
+
+use crate::{
+    metrics::ShardMetrics,
+    shard::{StoredOrder, order_columns},
+};
+
+/// Jobs claimed at once.
+const CLAIM: usize = 256;
+
+/// PUTs in flight.
+const IN_FLIGHT: usize = 32;
+
+/// How long a worker with nothing to do waits before it looks by itself.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Longest wait for an answer of the database.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest pause before a single receipt is tried again that failed while others were stored.
+const RETRY_CAP_SECONDS: f64 = 300.0;
+
+/// What one claim takes at the longest.
+pub fn longest_batch(put_timeout: Duration) -> Duration {
+    put_timeout * CLAIM.div_ceil(IN_FLIGHT) as u32
+}
+
+pub struct Receipts {
+    pub shard: orderflow_core::Shard,
+    pub pool: PgPool,
+    pub client: Client,
+    pub bucket: String,
+    /// How long a claimed job is this worker's.
+    pub lease: Duration,
+    pub doorbell: Arc<Notify>,
+    pub dependency: Dependency,
+    pub metrics: ShardMetrics,
+}
+
+impl Receipts {
+    pub async fn run(self, stop: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while !stop.is_cancelled() {
+            match self.work(&stop).await {
+                Ok(CLAIM) => backoff.reset(),
+                Ok(_) => {
+                    backoff.reset();
+                    tokio::select! {
+                        () = self.doorbell.notified() => {}
+                        () = tokio::time::sleep(POLL) => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(shard = self.shard.name, error = format!("{error:#}"), "receipts wait");
+                    tokio::select! {
+                        () = backoff.wait() => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// One claim, from start to end. Tells how many jobs it had.
+    async fn work(&self, stop: &CancellationToken) -> anyhow::Result<usize> {
+        let jobs = self.claim().await.context("claim receipt jobs")?;
+        let claimed = jobs.len();
+        if claimed == 0 {
+            return Ok(0);
+        }
+        let failing = AtomicBool::new(false);
+        let results: Vec<_> = stream::iter(jobs)
+            .map(async |job| {
+                // After a first failure nothing new is begun: an S3 that is down is not asked 256 times.
+                if failing.load(Ordering::Relaxed) || stop.is_cancelled() {
+                    return (job, None);
+                }
+                let result = self.put(&job).await;
+                failing.fetch_or(result.is_err(), Ordering::Relaxed);
+                (job, Some(result))
+            })
+            .buffer_unordered(IN_FLIGHT)
+            .collect()
+            .await;
+
+        let (mut stored, mut failed, mut untried) = (Vec::new(), Vec::new(), Vec::new());
+        for (job, result) in results {
+            match result {
+                Some(Ok(())) => stored.push(job.order.id),
+                Some(Err(reason)) => failed.push((job, reason)),
+                None => untried.push(job.order.id),
+            }
+        }
+        fail::fail_point!("receipts::before-delete", |_| std::process::abort());
+        self.delete(&stored).await.context("delete done receipt jobs")?;
+        self.metrics.receipts_stored.inc_by(stored.len() as u64);
+        self.metrics.receipts_failed.inc_by(failed.len() as u64);
+        self.give_back(&untried).await.context("give back receipt jobs")?;
+        if stored.is_empty()
+            && let Some((job, reason)) = failed.pop()
+        {
+            self.dependency.down(&reason);
+            let rest: Vec<OrderId> = failed.iter().map(|(job, _)| job.order.id).collect();
+            self.give_back(&rest).await.context("give back receipt jobs")?;
+            self.probe(job, stop).await?;
+        } else {
+            for (job, reason) in failed {
+                tracing::warn!(order_id = %job.order.id, attempts = job.attempts, reason, "a receipt is tried again later");
+                self.postpone(&job).await.context("postpone a receipt job")?;
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Tries one receipt until S3 takes it.
+    async fn probe(&self, job: Job, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+        loop {
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = stop.cancelled() => return self.give_back(&[job.order.id]).await,
+            }
+            match self.put(&job).await {
+                Ok(()) => {
+                    self.metrics.receipts_stored.inc();
+                    return self.delete(&[job.order.id]).await;
+                }
+                Err(reason) => {
+                    self.metrics.receipts_failed.inc();
+                    self.dependency.down(reason);
+                }
+            }
+        }
+    }
+
+    async fn put(&self, job: &Job) -> Result<(), String> {
+        let text = receipt::text(&job.order, &self.shard);
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(&job.order.receipt_s3_key)
+            .content_type("text/plain; charset=utf-8")
+            .body(ByteStream::from(text.into_bytes()));
+        match put.send().await {
+            Ok(_) => {
+                self.dependency.up();
+                Ok(())
+            }
+            Err(error) => Err(s3::explain(&error)),
+        }
+    }
+
+    /// Claims the jobs that waited longest, by moving them into the future: whoever claims after sees them again only when
+    /// the lease is over.
+    async fn claim(&self) -> anyhow::Result<Vec<Job>> {
+        const CLAIM_JOBS: &str = concat!(
+            "WITH due AS ( \
+               SELECT order_id FROM receipt_jobs WHERE available_at <= now() \
+               ORDER BY available_at, order_id LIMIT $1 FOR UPDATE SKIP LOCKED \
+             ), claimed AS ( \
+               UPDATE receipt_jobs SET available_at = now() + $2 * interval '1 second', attempts = attempts + 1 \
+               FROM due WHERE receipt_jobs.order_id = due.order_id \
+               RETURNING receipt_jobs.order_id, receipt_jobs.attempts \
+             ) SELECT claimed.attempts, ",
+            order_columns!(),
+            " FROM claimed JOIN orders ON orders.id = claimed.order_id"
+        );
+        let query = sqlx::query_as(CLAIM_JOBS).bind(CLAIM as i64).bind(self.lease.as_secs_f64());
+        self.ask(async |connection| query.fetch_all(connection).await).await
+    }
+
+    async fn delete(&self, done: &[OrderId]) -> anyhow::Result<()> {
+        if done.is_empty() {
+            return Ok(());
+        }
+        let query = sqlx::query("DELETE FROM receipt_jobs WHERE order_id = ANY($1)").bind(done);
+        self.ask(async |connection| query.execute(connection).await).await.map(drop)
+    }
+
+    /// Ends the lease of jobs that nothing was tried for.
+    async fn give_back(&self, jobs: &[OrderId]) -> anyhow::Result<()> {
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        const GIVE_BACK: &str = "UPDATE receipt_jobs SET available_at = now(), attempts = attempts - 1 \
+                                 WHERE order_id = ANY($1)";
+        let query = sqlx::query(GIVE_BACK).bind(jobs);
+        self.ask(async |connection| query.execute(connection).await).await.map(drop)
+    }
+
+    async fn postpone(&self, job: &Job) -> anyhow::Result<()> {
+        let seconds = f64::from(job.attempts).exp2().min(RETRY_CAP_SECONDS);
+        const POSTPONE: &str =
+            "UPDATE receipt_jobs SET available_at = now() + $2 * interval '1 second' WHERE order_id = $1";
+        let query = sqlx::query(POSTPONE).bind(job.order.id).bind(seconds);
+        self.ask(async |connection| query.execute(connection).await).await.map(drop)
+    }
+
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> anyhow::Result<T> {
+        Ok(postgres::ask(&self.pool, ANSWER_TIMEOUT, question).await?)
+    }
+}
+
+struct Job {
+    order: Order,
+    attempts: i32,
+}
+
+impl FromRow<'_, PgRow> for Job {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { order: StoredOrder::from_row(row)?.order, attempts: row.try_get("attempts")? })
+    }
+}

@@ -1,0 +1,170 @@
+//! The relay of one shard: moves events from the outbox into Kafka, each exactly once, in the order of their `seq`.
+//!
+//! One Kafka transaction holds a batch of events and a progress record that lists them; only after its commit are the rows
+//! deleted. So at most one batch, the last, can be published and not deleted, and its list is in the last committed
+//! progress record. At any doubt (unknown commit, lost session, fenced) everything is dropped and the relay starts anew:
+//! take the lock, fence whoever came before, read that record, delete what it lists, go on.
+//!
+//! Several processes run a relay for a shard; the advisory lock keeps all but one waiting. What makes it safe is Kafka's
+//! fencing, not the lock: a leader that was frozen and wakes up finds its transactional id taken.
+
+mod progress;
+mod publisher;
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use orderflow_core::Topics;
+use orderflow_service::{Backoff, Dependency, kafka, shutdown::CancellationToken};
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tokio::{sync::Notify, time::timeout};
+
+use crate::metrics::ShardMetrics;
+use publisher::{Published, Publisher};
+use session::{BATCH, Session};
+
+/// How long a quiet relay waits before it looks by itself: only a safety net, it is woken by the writers.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How often a session is used at least. The server ends one that is silent for [`session::IDLE_TIMEOUT`].
+const KEEPALIVE: Duration = Duration::from_secs(1);
+
+/// Shortest time between two notifications of another process's relay.
+const NOTIFY_PAUSE: Duration = Duration::from_millis(5);
+
+pub struct Relay {
+    pub shard: orderflow_core::Shard,
+    pub topics: Topics,
+    pub options: PgConnectOptions,
+    /// Lends the connection that listens for other processes' writers.
+    pub pool: PgPool,
+    pub kafka: kafka::Settings,
+    /// Rung by this process's writers.
+    pub doorbell: Arc<Notify>,
+    pub dependency: Dependency,
+    pub metrics: ShardMetrics,
+}
+
+impl Relay {
+    pub async fn run(self, stop: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while !stop.is_cancelled() {
+            let turn = async {
+                let session = self.stand_by(&stop).await.context("wait for the relay's lock")?;
+                let Some(session) = session else { return Ok(()) };
+                let lead = self.lead(session, &stop, &mut backoff).await;
+                self.metrics.relay_leads.set(0);
+                lead
+            };
+            if let Err(error) = turn.await {
+                let delay = backoff.next_delay();
+                tracing::warn!(
+                    shard = self.shard.name,
+                    error = format!("{error:#}"),
+                    retry_ms = delay.as_millis() as u64,
+                    "the relay starts anew"
+                );
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+    }
+
+    /// Waits until this process may lead. Meanwhile its writers' events are announced to whoever leads: a NOTIFY in the
+    /// writers' own statement would make their commits queue behind one another (it holds a lock over the sync).
+    /// `None`: stopped.
+    async fn stand_by(&self, stop: &CancellationToken) -> anyhow::Result<Option<Session>> {
+        let mut session = Session::open(&self.options).await?;
+        let mut next_try = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = tokio::time::sleep_until(next_try) => {
+                    if session.try_lead().await? {
+                        return Ok(Some(session));
+                    }
+                    next_try += KEEPALIVE;
+                }
+                () = self.doorbell.notified() => {
+                    session.notify().await?;
+                    tokio::time::sleep(NOTIFY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Publishes until stopped (`Ok`) or in doubt (`Err`).
+    async fn lead(&self, mut session: Session, stop: &CancellationToken, backoff: &mut Backoff) -> anyhow::Result<()> {
+        let (settings, topics, shard) = (self.kafka.clone(), self.topics.clone(), self.shard.clone());
+        let start = move || Publisher::start(&settings, &topics, &shard);
+        let started = session.beside(start).await.context("keep the relay's session")?;
+        let (mut publisher, last) =
+            started.inspect_err(|error| self.dependency.down(format!("{error:#}"))).context("take over in Kafka")?;
+        self.dependency.up();
+        if let Some(last) = last {
+            let deleted = session.delete_published(&last).await.context("delete what had been published")?;
+            tracing::debug!(shard = self.shard.name, deleted, "settled the last batch of the relay before");
+        }
+        tracing::info!(shard = self.shard.name, "leads the relay");
+        self.metrics.relay_leads.set(1);
+        let mut announcements = session::Announcements::of(self.pool.clone());
+
+        while !stop.is_cancelled() {
+            let batch = session.next_batch().await.context("read the outbox")?;
+            if batch.is_empty() {
+                let woken = async {
+                    tokio::select! {
+                        () = self.doorbell.notified() => {}
+                        () = announcements.next() => {}
+                        () = stop.cancelled() => {}
+                    }
+                };
+                // A timeout is the safety net, and keeps the session from falling silent.
+                let _ = timeout(POLL, woken).await;
+                continue;
+            }
+            let full = batch.len() == BATCH;
+            let published = session
+                .beside(move || {
+                    let published = publisher.publish(&batch);
+                    (publisher, batch, published)
+                })
+                .await
+                .context("keep the relay's session")?;
+            let (back, batch, published) = published;
+            publisher = back;
+            match published {
+                Ok(Published::All) => {
+                    fail::fail_point!("relay::before-delete", |_| std::process::abort());
+                    session.delete(&batch).await.context("delete published events")?;
+                    self.metrics.relay_batch_size.observe(batch.len() as f64);
+                    self.metrics.relay_events.inc_by(batch.len() as u64);
+                }
+                Ok(Published::Refused { seq, reason }) => {
+                    let event_id = session.bury(seq, &reason).await.context("put an event aside")?;
+                    self.metrics.relay_dead.inc();
+                    tracing::error!(
+                        shard = self.shard.name,
+                        ?event_id,
+                        reason,
+                        "Kafka refuses an event for good: it is in outbox_dead now, and its order has no notification"
+                    );
+                }
+                Err(error) => {
+                    self.dependency.down(format!("{error:#}"));
+                    return Err(error.context("publish a batch"));
+                }
+            }
+            self.dependency.up();
+            backoff.reset();
+            if !full {
+                // What comes meanwhile makes the next batch larger; nothing waits for a timer.
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+}

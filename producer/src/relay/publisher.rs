@@ -1,0 +1,179 @@
+//! The relay's transactional producer: one transaction per batch. Everything in here blocks.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use orderflow_core::{OrderCreated, Topics, event::header};
+use orderflow_service::kafka::{self, TransactionError, drain};
+use rdkafka::{
+    ClientContext, Message,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::{DeliveryResult, Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
+};
+
+use super::{progress::Progress, session::OutboxRow};
+
+/// Longest time for the first answer of the transaction coordinator: it may first have to end a predecessor's transaction.
+const INIT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest time for one transaction. The broker aborts one after 10 s (`transaction.timeout.ms`).
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The position of the progress record among the delivery reports.
+const PROGRESS: usize = usize::MAX;
+
+pub struct Publisher {
+    producer: BaseProducer<Reports>,
+    topics: Topics,
+    shard: orderflow_core::Shard,
+}
+
+/// What became of a batch.
+pub enum Published {
+    All,
+    /// Nothing was published, and nothing will be while this event is in the batch.
+    Refused {
+        seq: i64,
+        reason: String,
+    },
+}
+
+/// Collects the deliveries that failed: position in the batch, and why.
+#[derive(Default)]
+struct Reports {
+    failed: Mutex<Vec<(usize, KafkaError)>>,
+}
+
+impl Publisher {
+    /// Fences every other publisher of this shard, and tells which batch the last of them committed.
+    pub fn start(
+        settings: &kafka::Settings,
+        topics: &Topics,
+        shard: &orderflow_core::Shard,
+    ) -> anyhow::Result<(Self, Option<Progress>)> {
+        let transactional_id = format!("{}.{}", topics.relay, shard.name);
+        let config = settings.transactional_producer(&transactional_id);
+        let producer = BaseProducer::from_config_and_context(&config, Reports::default()).context("make a producer")?;
+        retry(INIT_TIMEOUT, |left| producer.init_transactions(left)).context("init_transactions")?;
+        let last = Progress::read_last(settings, topics, shard.index).context("read the last progress record")?;
+        Ok((Self { producer, topics: topics.clone(), shard: shard.clone() }, last))
+    }
+
+    /// Publishes a batch and its progress record in one transaction. `Err` leaves its outcome unknown, and this publisher of
+    /// no more use.
+    pub fn publish(&self, batch: &[OutboxRow]) -> anyhow::Result<Published> {
+        let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+        self.reports().clear();
+        self.producer.begin_transaction().context("begin a transaction")?;
+        for (position, row) in batch.iter().enumerate() {
+            if let Err(error) = self.produce_event(position, row, deadline) {
+                return self.refused_or(error, Some(position), batch);
+            }
+        }
+        let progress = serde_json::to_vec(&Progress::of(batch)).context("encode the progress record")?;
+        let record = BaseRecord::with_opaque_to(&self.topics.relay, PROGRESS)
+            .partition(self.shard.index.relay_partition())
+            .key(self.shard.name.as_str())
+            .payload(progress.as_slice());
+        self.send(record, deadline).context("produce the progress record")?;
+        if !drain(&self.producer, deadline) {
+            bail!("Kafka did not take a batch within {} s", TRANSACTION_TIMEOUT.as_secs());
+        }
+        let failed = self.reports().drain(..).next();
+        if let Some((position, error)) = failed {
+            return self.refused_or(error, (position != PROGRESS).then_some(position), batch);
+        }
+        fail::fail_point!("relay::before-commit", |_| std::process::abort());
+        retry(deadline.saturating_duration_since(Instant::now()), |left| self.producer.commit_transaction(left))
+            .context("commit a transaction")?;
+        fail::fail_point!("relay::after-commit", |_| std::process::abort());
+        Ok(Published::All)
+    }
+
+    fn produce_event(&self, position: usize, row: &OutboxRow, deadline: Instant) -> KafkaResult<()> {
+        let event_id = row.event_id.hyphenated().to_string();
+        let mut headers = OwnedHeaders::new_with_capacity(3)
+            .insert(Header { key: header::EVENT_ID, value: Some(&event_id) })
+            .insert(Header { key: header::SCHEMA_VERSION, value: Some(OrderCreated::SCHEMA_VERSION) });
+        if let Some(traceparent) = &row.traceparent {
+            headers = headers.insert(Header { key: header::TRACEPARENT, value: Some(traceparent) });
+        }
+        let record = BaseRecord::with_opaque_to(&self.topics.orders, position)
+            .key(row.user_id.as_str())
+            .payload(row.payload.as_slice())
+            .headers(headers);
+        self.send(record, deadline)
+    }
+
+    /// Waits while the producer's buffer is full.
+    fn send(&self, mut record: BaseRecord<'_, str, [u8], usize>, deadline: Instant) -> KafkaResult<()> {
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if Instant::now() < deadline =>
+                {
+                    record = back;
+                    self.producer.poll(Duration::from_millis(1));
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// An event that is too large or invalid is refused for good; then the transaction is aborted and the publisher goes on.
+    /// Everything else waits and is tried again from the start.
+    fn refused_or(&self, error: KafkaError, position: Option<usize>, batch: &[OutboxRow]) -> anyhow::Result<Published> {
+        let code = error.rdkafka_error_code();
+        let for_good = matches!(code, Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord));
+        let (Some(position), true) = (position, for_good) else {
+            return Err(error).context("produce an event");
+        };
+        retry(TRANSACTION_TIMEOUT, |left| self.producer.abort_transaction(left)).context("abort a transaction")?;
+        Ok(Published::Refused { seq: batch[position].seq, reason: error.to_string() })
+    }
+
+    fn reports(&self) -> std::sync::MutexGuard<'_, Vec<(usize, KafkaError)>> {
+        self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, position: usize) {
+        if let Err((error, message)) = result {
+            tracing::debug!(%error, topic = message.topic(), "not delivered");
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).push((position, error.clone()));
+        }
+    }
+}
+
+/// Calls again what may be called again, within `timeout`. A commit that timed out is unknown: asking again is right,
+/// aborting would not be.
+fn retry(timeout: Duration, mut call: impl FnMut(Duration) -> KafkaResult<()>) -> KafkaResult<()> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        match call(deadline.saturating_duration_since(Instant::now())) {
+            Err(error) if TransactionError::of(&error) == TransactionError::Retriable && Instant::now() < deadline => {
+                tracing::debug!(%error, "called again");
+            }
+            result => return result,
+        }
+    }
+}

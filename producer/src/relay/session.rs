@@ -1,0 +1,160 @@
+//! The relay's one connection to its shard: holds the lock, reads and deletes the outbox. The server ends it soon after it
+//! falls silent, so that a frozen leader loses the lock.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::{Context, bail};
+use orderflow_service::postgres;
+use sqlx::{
+    Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgListener},
+};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{KEEPALIVE, progress::Progress};
+
+/// Events in one Kafka transaction.
+pub const BATCH: usize = 1000;
+
+/// After this much silence the server ends the session and frees its lock.
+const IDLE_TIMEOUT: &str = "5s";
+
+/// Longest wait for an answer of the database. Deleting what was published before may have to pass by a large outbox.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The channel on which processes that do not lead announce new events.
+const CHANNEL: &str = "orderflow_outbox";
+
+/// Key of the advisory lock (`orderflw` in ASCII): part of the contract between versions.
+const LOCK: i64 = 0x6f72_6465_7266_6c77;
+
+/// A row of the outbox.
+#[derive(Debug, sqlx::FromRow)]
+pub struct OutboxRow {
+    pub seq: i64,
+    pub event_id: Uuid,
+    pub user_id: String,
+    pub payload: Vec<u8>,
+    pub traceparent: Option<String>,
+}
+
+pub struct Session {
+    connection: PgConnection,
+}
+
+impl Session {
+    pub async fn open(options: &PgConnectOptions) -> anyhow::Result<Self> {
+        let options =
+            options.clone().application_name("orderflow-relay").options([("idle_session_timeout", IDLE_TIMEOUT)]);
+        Ok(Self { connection: postgres::connect(&options).await? })
+    }
+
+    /// True if this session holds the lock from now on.
+    pub async fn try_lead(&mut self) -> anyhow::Result<bool> {
+        let query = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut self.connection);
+        answer(query).await
+    }
+
+    /// Tells the process that leads that there are events.
+    pub async fn notify(&mut self) -> anyhow::Result<()> {
+        let query = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(&mut self.connection);
+        answer(query).await.map(drop)
+    }
+
+    /// The oldest events. Never "those after the last one": a transaction that began earlier may commit later.
+    pub async fn next_batch(&mut self) -> anyhow::Result<Vec<OutboxRow>> {
+        const SELECT: &str = "SELECT seq, event_id, user_id, payload, traceparent FROM outbox ORDER BY seq LIMIT $1";
+        answer(sqlx::query_as(SELECT).bind(BATCH as i64).fetch_all(&mut self.connection)).await
+    }
+
+    /// Deletes a batch that was published.
+    pub async fn delete(&mut self, batch: &[OutboxRow]) -> anyhow::Result<()> {
+        let seqs: Vec<i64> = batch.iter().map(|row| row.seq).collect();
+        let query = sqlx::query("DELETE FROM outbox WHERE seq = ANY($1)").bind(seqs).execute(&mut self.connection);
+        answer(query).await.map(drop)
+    }
+
+    /// Deletes what the last progress record lists, and tells how many of it were still there.
+    pub async fn delete_published(&mut self, progress: &Progress) -> anyhow::Result<u64> {
+        const DELETE: &str = "DELETE FROM outbox WHERE seq BETWEEN $1 AND $2 AND event_id = ANY($3)";
+        let query = sqlx::query(DELETE)
+            .bind(progress.first_seq)
+            .bind(progress.last_seq)
+            .bind(&progress.event_ids)
+            .execute(&mut self.connection);
+        Ok(answer(query).await?.rows_affected())
+    }
+
+    /// Moves an event that Kafka refuses for good to `outbox_dead`.
+    pub async fn bury(&mut self, seq: i64, reason: &str) -> anyhow::Result<Option<Uuid>> {
+        const MOVE: &str = "WITH moved AS (DELETE FROM outbox WHERE seq = $1 RETURNING *) \
+            INSERT INTO outbox_dead (event_id, order_id, user_id, payload, traceparent, created_at, reason) \
+            SELECT event_id, order_id, user_id, payload, traceparent, created_at, $2 FROM moved \
+            ON CONFLICT (event_id) DO NOTHING RETURNING event_id";
+        answer(sqlx::query_scalar(MOVE).bind(seq).bind(reason).fetch_optional(&mut self.connection)).await
+    }
+
+    /// Runs blocking work on a thread of its own and keeps the session from falling silent meanwhile. `Err` when the session
+    /// was lost; the work has ended even then, so that nothing of it goes on beside a new start.
+    pub async fn beside<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+        let mut work = tokio::task::spawn_blocking(work);
+        loop {
+            match timeout(KEEPALIVE, &mut work).await {
+                Ok(done) => return done.context("the blocking work panicked"),
+                Err(_) => {
+                    if let Err(error) = answer(self.connection.ping()).await {
+                        work.await.context("the blocking work panicked")?;
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Announcements of other processes' writers. Losing some, or the connection, only costs the time until the next poll.
+pub struct Announcements {
+    pool: PgPool,
+    listener: Option<PgListener>,
+}
+
+impl Announcements {
+    pub fn of(pool: PgPool) -> Self {
+        Self { pool, listener: None }
+    }
+
+    /// Cancel-safe.
+    pub async fn next(&mut self) {
+        loop {
+            let heard = match &mut self.listener {
+                Some(listener) => listener.try_recv().await.ok().flatten().is_some(),
+                None => match self.listen().await {
+                    Ok(listener) => {
+                        self.listener = Some(listener);
+                        continue;
+                    }
+                    Err(_) => std::future::pending().await,
+                },
+            };
+            if heard {
+                return;
+            }
+            self.listener = None;
+        }
+    }
+
+    async fn listen(&self) -> Result<PgListener, sqlx::Error> {
+        let mut listener = PgListener::connect_with(&self.pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    }
+}
+
+async fn answer<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> anyhow::Result<T> {
+    match timeout(ANSWER_TIMEOUT, query).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => bail!("the shard did not answer within {} s", ANSWER_TIMEOUT.as_secs()),
+    }
+}

@@ -1,0 +1,192 @@
+//! One shard as the API sees it: place an order, read orders. Behind it a bounded queue, writers that own one connection
+//! each, and a small pool for reading.
+
+mod meta;
+mod order_row;
+mod queue;
+mod reader;
+mod statement;
+mod writer;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use orderflow_core::{Fingerprint, IdempotencyKey, NewOrder, Order, OrderCreated, OrderId, ShardMap, Timestamp};
+use orderflow_service::Dependency;
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
+use uuid::Uuid;
+
+pub use order_row::StoredOrder;
+pub(crate) use order_row::order_columns;
+pub use reader::{Position, ReadError};
+pub use writer::Writer;
+
+use crate::metrics::Metrics;
+use queue::{Submission, Ticket};
+
+/// A cheap handle; clones share.
+#[derive(Clone)]
+pub struct Shard {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shard: orderflow_core::Shard,
+    queue: mpsc::Sender<Submission>,
+    order_timeout: Duration,
+    health: Health,
+    pool: PgPool,
+    metrics: Metrics,
+}
+
+/// What writing and reading know of the shard's database.
+#[derive(Clone)]
+pub struct Health {
+    dependency: Dependency,
+    reachable: Arc<AtomicBool>,
+}
+
+/// Rung after each batch that stored orders: there are events to publish and receipts to write.
+#[derive(Clone, Default)]
+pub struct Doorbells {
+    pub relay: Arc<Notify>,
+    pub receipts: Arc<Notify>,
+}
+
+/// How an order came to be there.
+#[derive(Clone, Debug)]
+pub enum Placed {
+    Created(Order),
+    /// Its key had been used for an equal order: that one.
+    Replayed(Order),
+}
+
+/// Why an order was not answered with a 201.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Definite: nothing was stored and nothing will be.
+    #[error("{0}")]
+    NotAccepted(String),
+    /// Handed to the database, which did not answer: it may be stored.
+    #[error("the shard did not answer in time; the order {0} may have been stored")]
+    OutcomeUnknown(OrderId),
+    /// The key had been used for other fields.
+    #[error("the Idempotency-Key was used for another order")]
+    KeyReused,
+    /// Definite: the database refuses this very order.
+    #[error("the database refused the order: {0}")]
+    Refused(String),
+}
+
+impl Shard {
+    /// The handle, and the writers to run beside it.
+    pub fn new(
+        shard: orderflow_core::Shard,
+        map: &ShardMap,
+        options: &PgConnectOptions,
+        dependency: Dependency,
+        doorbells: &Doorbells,
+        metrics: &Metrics,
+        settings: &crate::Settings,
+    ) -> (Self, Vec<Writer>) {
+        let (queue, submissions) = queue::bounded(settings.shard_queue);
+        let health = Health { dependency, reachable: Arc::default() };
+        let pool = orderflow_service::postgres::pool_options(settings.shard_readers).connect_lazy_with(options.clone());
+        let expected = meta::Expected::of(&shard, map);
+        let writers = (0..settings.shard_writers)
+            .map(|_| {
+                Writer::new(
+                    options.clone(),
+                    expected.clone(),
+                    submissions.clone(),
+                    health.clone(),
+                    doorbells.clone(),
+                    metrics.shard(&shard.name),
+                )
+            })
+            .collect();
+        let order_timeout = settings.order_timeout();
+        let inner = Inner { shard, queue, order_timeout, health, pool, metrics: metrics.clone() };
+        (Self { inner: Arc::new(inner) }, writers)
+    }
+
+    pub fn shard(&self) -> &orderflow_core::Shard {
+        &self.inner.shard
+    }
+
+    pub fn name(&self) -> &str {
+        &self.inner.shard.name
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.inner.health.dependency.is_up()
+    }
+
+    /// Connections for reading, also used by the receipt workers and the purge.
+    pub fn pool(&self) -> &PgPool {
+        &self.inner.pool
+    }
+
+    /// Stores an order, within the order timeout.
+    pub async fn place(
+        &self,
+        new: NewOrder,
+        key: Option<IdempotencyKey>,
+        traceparent: Option<String>,
+    ) -> Result<Placed, PlaceError> {
+        let inner = &*self.inner;
+        // An outage answers at once: requests must not pile up behind a shard that is known to be gone.
+        if !inner.health.reachable.load(Ordering::Relaxed) {
+            return Err(PlaceError::NotAccepted(format!("{} is down", self.name())));
+        }
+        let fingerprint = Fingerprint::of(&new);
+        let id = Uuid::now_v7();
+        let order = new.into_order(id, Timestamp::now());
+        let payload = OrderCreated::of(&order, &inner.shard).encode();
+        let deadline = Instant::now() + inner.order_timeout;
+        let (reply, answer) = oneshot::channel();
+        let ticket = Ticket::default();
+        let submission =
+            Submission { order, key, fingerprint, payload, traceparent, deadline, ticket: ticket.clone(), reply };
+        if inner.queue.try_send(submission).is_err() {
+            inner.metrics.queue_full.inc();
+            return Err(PlaceError::NotAccepted(format!("too many orders are waiting for {}", self.name())));
+        }
+        // Dropped before the answer (the client went away), it takes an order that still waits out of the queue.
+        let withdrawal = ticket.withdraw_on_drop();
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // No answer in time, or the writer is gone.
+            Ok(Err(_)) | Err(_) if withdrawal.withdraw() => {
+                Err(PlaceError::NotAccepted(format!("{} did not get to the order in time", self.name())))
+            }
+            Ok(Err(_)) | Err(_) => Err(PlaceError::OutcomeUnknown(id)),
+        }
+    }
+}
+
+impl Health {
+    fn up(&self) {
+        self.reachable.store(true, Ordering::Relaxed);
+        self.dependency.up();
+    }
+
+    fn down(&self, reason: &str) {
+        self.reachable.store(false, Ordering::Relaxed);
+        self.dependency.down(reason);
+    }
+
+    fn unusable(&self, reason: &str) {
+        self.reachable.store(false, Ordering::Relaxed);
+        self.dependency.unusable(reason);
+    }
+}

@@ -1,0 +1,32 @@
+-- Stores a batch of orders in one transaction: key, order, outbox row and receipt job together or not at all.
+-- Rows come sorted by (user_id, key), so that two writers lock keys in the same order.
+-- Sent twice (its first outcome was unknown) it changes nothing: what is there keeps its id and is not returned.
+WITH input AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::text[], $7::timestamptz[],
+                $8::text[], $9::bytea[], $10::bytea[], $11::text[])
+      AS input(id, user_id, product_name, quantity, cents, receipt_s3_key, created_at,
+               key, fingerprint, payload, traceparent)
+),
+claimed AS (
+    INSERT INTO idempotency_keys (user_id, key, fingerprint, order_id, created_at)
+    SELECT user_id, key, fingerprint, id, created_at FROM input WHERE key IS NOT NULL
+    ON CONFLICT DO NOTHING
+    RETURNING order_id
+),
+stored AS (
+    INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at)
+    SELECT id, user_id, product_name, quantity, cents * 0.01, 'created', receipt_s3_key, created_at, created_at
+    FROM input
+    WHERE key IS NULL OR id IN (SELECT order_id FROM claimed)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+),
+announced AS (
+    INSERT INTO outbox (event_id, order_id, user_id, payload, traceparent, created_at)
+    SELECT id, id, user_id, payload, traceparent, created_at FROM input WHERE id IN (SELECT id FROM stored)
+),
+to_receipt AS (
+    INSERT INTO receipt_jobs (order_id, available_at) SELECT id, now() FROM stored
+)
+SELECT id FROM stored

@@ -1,0 +1,57 @@
+//! Is this database the shard that it should be, in a schema that this build can use? Asked at each connect and while
+//! idle, so that a swapped DSN or an old schema is noticed before an order goes wrong.
+
+use orderflow_core::{ShardMap, schema};
+use sqlx::PgConnection;
+
+/// What `orderflow_meta` must say.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    shard_name: String,
+    shard_index: i32,
+    shard_map: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MetaError {
+    /// Somebody has to mend it.
+    #[error("{0}")]
+    Unusable(String),
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl Expected {
+    pub fn of(shard: &orderflow_core::Shard, map: &ShardMap) -> Self {
+        Self { shard_name: shard.name.clone(), shard_index: shard.index.get() as i32, shard_map: map.to_string() }
+    }
+
+    pub async fn check(&self, connection: &mut PgConnection) -> Result<(), MetaError> {
+        const SELECT: &str = "SELECT shard_name, shard_index, shard_map, schema_version FROM orderflow_meta";
+        let needed = schema::VERSION;
+        let unprovisioned =
+            || MetaError::Unusable(format!("has no schema, needs version {needed}: run orderflow-provision"));
+        let row: Option<(String, i32, String, i64)> = match sqlx::query_as(SELECT).fetch_optional(connection).await {
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => {
+                return Err(unprovisioned());
+            }
+            other => other?,
+        };
+        let (name, index, map, version) = row.ok_or_else(unprovisioned)?;
+        if (&name, index, &map) != (&self.shard_name, self.shard_index, &self.shard_map) {
+            return Err(MetaError::Unusable(format!(
+                "this database is {name} (number {}) of {map}, not {} (number {}) of {}: is the DSN of another shard given?",
+                index + 1,
+                self.shard_name,
+                self.shard_index + 1,
+                self.shard_map,
+            )));
+        }
+        if version < needed {
+            return Err(MetaError::Unusable(format!(
+                "its schema has version {version}, this build needs {needed}: run orderflow-provision"
+            )));
+        }
+        Ok(())
+    }
+}

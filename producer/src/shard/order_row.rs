@@ -1,0 +1,42 @@
+//! An order as a row of its shard.
+
+use std::borrow::Cow;
+
+use orderflow_core::{Money, Order, ProductName, Quantity, UserId};
+use sqlx::{FromRow, Row, postgres::PgRow};
+use time::OffsetDateTime;
+
+/// What [`StoredOrder`] reads, from `orders`; the price leaves the database as whole cents.
+macro_rules! order_columns {
+    () => {
+        "orders.id, orders.user_id, orders.product_name, orders.quantity, (orders.price * 100)::bigint AS cents, \
+         orders.status, orders.receipt_s3_key, orders.created_at, orders.updated_at, \
+         EXISTS (SELECT FROM receipt_jobs WHERE receipt_jobs.order_id = orders.id) AS receipt_pending"
+    };
+}
+pub(crate) use order_columns;
+
+/// An order, and whether its receipt is still to be written.
+#[derive(Clone, Debug)]
+pub struct StoredOrder {
+    pub order: Order,
+    pub receipt_pending: bool,
+}
+
+impl FromRow<'_, PgRow> for StoredOrder {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let status: String = row.try_get("status")?;
+        let order = Order {
+            id: row.try_get("id")?,
+            user_id: UserId::from_stored(row.try_get("user_id")?),
+            product_name: ProductName::from_stored(row.try_get("product_name")?),
+            quantity: Quantity::from_stored(row.try_get("quantity")?),
+            price: Money::from_cents(row.try_get("cents")?),
+            status: if status == Order::CREATED { Cow::Borrowed(Order::CREATED) } else { Cow::Owned(status) },
+            receipt_s3_key: row.try_get("receipt_s3_key")?,
+            created_at: row.try_get::<OffsetDateTime, _>("created_at")?.into(),
+            updated_at: row.try_get::<OffsetDateTime, _>("updated_at")?.into(),
+        };
+        Ok(Self { order, receipt_pending: row.try_get("receipt_pending")? })
+    }
+}

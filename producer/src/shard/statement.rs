@@ -1,0 +1,139 @@
+//! The one statement that stores a batch, the one that reads who won a key, and what an error of Postgres means.
+
+use std::collections::{HashMap, HashSet};
+
+use orderflow_core::OrderId;
+use sqlx::{
+    FromRow, PgConnection, Row,
+    postgres::{PgDatabaseError, PgSeverity},
+};
+use time::OffsetDateTime;
+
+use super::{PlaceError, Placed, order_row::order_columns, queue::Submission};
+use crate::shard::StoredOrder;
+
+const INSERT_BATCH: &str = include_str!("insert_batch.sql");
+
+/// The first snapshot of the insert cannot see a key that another transaction won meanwhile; this one, a statement later,
+/// does.
+const SELECT_WINNERS: &str = concat!(
+    "SELECT input.position, idempotency_keys.fingerprint, ",
+    order_columns!(),
+    " FROM unnest($1::int[], $2::text[], $3::text[]) AS input(position, user_id, key) \
+      JOIN idempotency_keys ON idempotency_keys.user_id = input.user_id AND idempotency_keys.key = input.key \
+      JOIN orders ON orders.id = idempotency_keys.order_id"
+);
+
+/// What became of each submission, in the order of the batch. `None`: its key was gone again when it was read (it had been
+/// purged), so it must be sent once more.
+pub type Outcomes = Vec<Option<Result<Placed, PlaceError>>>;
+
+/// What an error of the statement means for the orders in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Some value in the batch: nothing of the batch was stored, a smaller batch may do.
+    Data,
+    /// Serialization failure or deadlock: nothing was stored, the same again may do.
+    Again,
+    /// Nothing was stored, and the same again would not do.
+    Refused,
+    /// The connection is gone or on its way: it may have been stored.
+    Unknown,
+}
+
+impl Failure {
+    pub fn of(error: &sqlx::Error) -> Self {
+        let sqlx::Error::Database(error) = error else { return Self::Unknown };
+        let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return Self::Unknown };
+        // FATAL ends the session: whether before or after the commit, it does not say.
+        if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) {
+            return Self::Unknown;
+        }
+        match error.code() {
+            "40001" | "40P01" => Self::Again,
+            code if code.starts_with("22") || code.starts_with("23") => Self::Data,
+            code if code.starts_with("08") || code.starts_with("57P") => Self::Unknown,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// Sorts a batch as [`store`] wants it.
+pub fn sort(batch: &mut [Submission]) {
+    let key = |submission: &Submission| submission.key.as_ref().map(|key| key.as_str().to_owned());
+    batch.sort_by_cached_key(|submission| (submission.order.user_id.clone(), key(submission)));
+}
+
+/// Stores a sorted batch in one transaction.
+pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Result<Outcomes, sqlx::Error> {
+    let stored = insert(connection, batch).await?;
+    let mut winners = winners(connection, batch, &stored).await?;
+    let outcome = |(position, submission): (usize, &Submission)| {
+        let order = &submission.order;
+        if stored.contains(&order.id) || submission.key.is_none() {
+            // A row without a key that was not stored now had been stored when this batch was sent before.
+            return Some(Ok(Placed::Created(order.clone())));
+        }
+        let (fingerprint, winner) = winners.remove(&position)?;
+        Some(if winner.id == order.id {
+            Ok(Placed::Created(winner))
+        } else if fingerprint == submission.fingerprint.as_bytes() {
+            Ok(Placed::Replayed(winner))
+        } else {
+            Err(PlaceError::KeyReused)
+        })
+    };
+    Ok(batch.iter().enumerate().map(outcome).collect())
+}
+
+async fn insert(connection: &mut PgConnection, batch: &[Submission]) -> Result<HashSet<OrderId>, sqlx::Error> {
+    macro_rules! column {
+        ($of:expr) => {
+            batch.iter().map($of).collect::<Vec<_>>()
+        };
+    }
+    let ids: Vec<OrderId> = sqlx::query_scalar(INSERT_BATCH)
+        .bind(column!(|submission| submission.order.id))
+        .bind(column!(|submission| submission.order.user_id.as_str()))
+        .bind(column!(|submission| submission.order.product_name.as_str()))
+        .bind(column!(|submission| submission.order.quantity.get()))
+        .bind(column!(|submission| submission.order.price.cents()))
+        .bind(column!(|submission| submission.order.receipt_s3_key.as_str()))
+        .bind(column!(|submission| OffsetDateTime::from(submission.order.created_at)))
+        .bind(column!(|submission| submission.key.as_ref().map(orderflow_core::IdempotencyKey::as_str)))
+        .bind(column!(|submission| submission.key.is_some().then(|| submission.fingerprint.as_bytes())))
+        .bind(column!(|submission| submission.payload.as_slice()))
+        .bind(column!(|submission| submission.traceparent.as_deref()))
+        .fetch_all(connection)
+        .await?;
+    Ok(ids.into_iter().collect())
+}
+
+/// By position in the batch: the fingerprint and the order that its key stands for.
+async fn winners(
+    connection: &mut PgConnection,
+    batch: &[Submission],
+    stored: &HashSet<OrderId>,
+) -> Result<HashMap<usize, (Vec<u8>, orderflow_core::Order)>, sqlx::Error> {
+    let (mut positions, mut users, mut keys) = (Vec::new(), Vec::new(), Vec::new());
+    for (position, submission) in batch.iter().enumerate() {
+        if let Some(key) = &submission.key
+            && !stored.contains(&submission.order.id)
+        {
+            positions.push(position as i32);
+            users.push(submission.order.user_id.as_str());
+            keys.push(key.as_str());
+        }
+    }
+    if positions.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(SELECT_WINNERS).bind(positions).bind(users).bind(keys).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let position: i32 = row.try_get("position")?;
+            let fingerprint: Vec<u8> = row.try_get("fingerprint")?;
+            Ok((position as usize, (fingerprint, StoredOrder::from_row(row)?.order)))
+        })
+        .collect()
+}

@@ -1,0 +1,239 @@
+//! A writer owns one connection. It takes what is queued, stores it with one statement, answers every waiting request, and
+//! repeats. No timer: while one commit syncs, the next batch gathers by itself.
+
+use std::time::Duration;
+
+use orderflow_service::{Backoff, postgres, shutdown::CancellationToken};
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    Doorbells, Health, PlaceError,
+    meta::{Expected, MetaError},
+    queue::{Submission, Submissions},
+    statement::{self, Failure, Outcomes},
+};
+use crate::metrics::ShardMetrics;
+
+/// Orders in one statement. More would only make the first of them wait longer.
+const BATCH: usize = 512;
+
+/// Longest silence on an idle connection before the database is asked whether it is still the one that it was.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// Longest wait for an answer of the database that no order waits for.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub struct Writer {
+    options: PgConnectOptions,
+    expected: Expected,
+    submissions: Submissions,
+    health: Health,
+    doorbells: Doorbells,
+    metrics: ShardMetrics,
+}
+
+/// What came out of the queue.
+enum Gathered {
+    Batch(Vec<Submission>),
+    Nothing,
+    Closed,
+}
+
+/// Why a connection is not served any more.
+#[derive(PartialEq, Eq)]
+enum Served {
+    QueueClosed,
+    ConnectionLost,
+}
+
+impl Writer {
+    pub(super) fn new(
+        options: PgConnectOptions,
+        expected: Expected,
+        submissions: Submissions,
+        health: Health,
+        doorbells: Doorbells,
+        metrics: ShardMetrics,
+    ) -> Self {
+        Self { options, expected, submissions, health, doorbells, metrics }
+    }
+
+    /// Runs until the queue is closed and empty, or, while the database is gone, until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        loop {
+            let Some(connection) = self.connect().await else {
+                tokio::select! {
+                    () = backoff.wait() => continue,
+                    () = stop.cancelled() => return,
+                }
+            };
+            backoff.reset();
+            self.health.up();
+            if self.serve(connection).await == Served::QueueClosed {
+                return;
+            }
+        }
+    }
+
+    /// A connection to a database that is the right one, or its state noted in the health.
+    async fn connect(&self) -> Option<PgConnection> {
+        let mut connection = match postgres::connect(&self.options).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.health.down(&format!("{error:#}"));
+                return None;
+            }
+        };
+        self.is_right(&mut connection).await.then_some(connection)
+    }
+
+    /// Is it (still) the database that it should be, and does it answer?
+    async fn is_right(&self, connection: &mut PgConnection) -> bool {
+        match timeout(ASK_TIMEOUT, self.expected.check(connection)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(MetaError::Unusable(reason))) => self.health.unusable(&reason),
+            Ok(Err(MetaError::Database(error))) => self.health.down(&format!("read orderflow_meta: {error}")),
+            Err(_) => self.health.down("no answer in time"),
+        }
+        false
+    }
+
+    /// Stores batches until there will be none, or the connection is of no more use.
+    async fn serve(&self, connection: PgConnection) -> Served {
+        let mut connection = Some(connection);
+        loop {
+            let Some(open) = &mut connection else { return Served::ConnectionLost };
+            match self.gather().await {
+                Gathered::Closed => return Served::QueueClosed,
+                Gathered::Nothing => {
+                    if !self.is_right(open).await {
+                        return Served::ConnectionLost;
+                    }
+                }
+                Gathered::Batch(mut batch) => {
+                    self.metrics.batch_size.observe(batch.len() as f64);
+                    let started = Instant::now();
+                    statement::sort(&mut batch);
+                    self.store_and_answer(&mut connection, batch).await;
+                    self.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
+                }
+            }
+        }
+    }
+
+    async fn gather(&self) -> Gathered {
+        let mut batch = Vec::new();
+        let received = timeout(IDLE, async { self.submissions.lock().await.recv_many(&mut batch, BATCH).await }).await;
+        match received {
+            Err(_) => Gathered::Nothing,
+            Ok(0) => Gathered::Closed,
+            Ok(_) => {
+                batch.retain(|submission| submission.ticket.take());
+                if batch.is_empty() { Gathered::Nothing } else { Gathered::Batch(batch) }
+            }
+        }
+    }
+
+    /// Answers every submission. A batch whose outcome is unknown is sent again over a new connection, with the same ids,
+    /// until its requests have given up. Leaves `None` behind if the last connection is of no more use.
+    async fn store_and_answer(&self, connection: &mut Option<PgConnection>, batch: Vec<Submission>) {
+        let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
+        // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
+        let mut unknown = false;
+        loop {
+            if let Some(open) = connection {
+                let mut refusal = None;
+                match timeout_at(deadline, self.store_bisecting(open, &batch, &mut refusal)).await {
+                    Ok(Ok(outcomes)) => {
+                        if let Some(reason) = refusal {
+                            // Read-only after a failover, disk full: the next connection may find a better server.
+                            self.health.dependency.down(reason);
+                            *connection = None;
+                        } else {
+                            self.health.up();
+                        }
+                        return self.answer(batch, outcomes, unknown);
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, "a batch is sent again"),
+                    Err(_) => self.health.down("no answer in time"),
+                }
+                // Dropped, not closed: a peer that does not answer does not answer a goodbye either.
+                *connection = None;
+                unknown = true;
+            }
+            if Instant::now() >= deadline {
+                let outcomes = batch.iter().map(|submission| Some(Err(outcome_unknown(submission)))).collect();
+                return self.answer(batch, outcomes, unknown);
+            }
+            match timeout_at(deadline, self.connect()).await {
+                Ok(Some(open)) => *connection = Some(open),
+                _ => tokio::time::sleep_until(deadline.min(Instant::now() + Duration::from_millis(50))).await,
+            }
+        }
+    }
+
+    /// Stores a batch; one with a value that the database refuses is halved until only that order is left out. `Err` is an
+    /// unknown outcome; `refusal` is set when the server refuses everything.
+    async fn store_bisecting(
+        &self,
+        connection: &mut PgConnection,
+        batch: &[Submission],
+        refusal: &mut Option<String>,
+    ) -> Result<Outcomes, sqlx::Error> {
+        fail::fail_point!("writer::before-commit", |_| std::process::abort());
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let error = match statement::store(connection, batch).await {
+                Ok(outcomes) if outcomes.iter().any(Option::is_none) && tries < 3 => continue,
+                Ok(outcomes) => {
+                    fail::fail_point!("writer::after-commit", |_| std::process::abort());
+                    return Ok(outcomes);
+                }
+                Err(error) => error,
+            };
+            let none_stored = |error: PlaceError| Ok(vec![Some(Err(error)); batch.len()]);
+            match Failure::of(&error) {
+                Failure::Again if tries < 5 => {}
+                Failure::Again => return none_stored(PlaceError::NotAccepted(error.to_string())),
+                Failure::Refused => {
+                    *refusal = Some(error.to_string());
+                    return none_stored(PlaceError::NotAccepted(format!("the shard takes no orders: {error}")));
+                }
+                Failure::Data if batch.len() == 1 => {
+                    tracing::error!(order_id = %batch[0].order.id, %error, "the database refuses an order");
+                    return none_stored(PlaceError::Refused(error.to_string()));
+                }
+                Failure::Data => {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    let mut outcomes = Box::pin(self.store_bisecting(connection, first, refusal)).await?;
+                    outcomes.extend(Box::pin(self.store_bisecting(connection, second, refusal)).await?);
+                    return Ok(outcomes);
+                }
+                Failure::Unknown => return Err(error),
+            }
+        }
+    }
+
+    fn answer(&self, batch: Vec<Submission>, outcomes: Outcomes, unknown: bool) {
+        self.doorbells.relay.notify_one();
+        self.doorbells.receipts.notify_one();
+        for (submission, outcome) in batch.into_iter().zip(outcomes) {
+            let purged = || Err(PlaceError::NotAccepted("its Idempotency-Key is just being purged".to_owned()));
+            let outcome = match outcome.unwrap_or_else(purged) {
+                Err(PlaceError::NotAccepted(_) | PlaceError::Refused(_)) if unknown => {
+                    Err(outcome_unknown(&submission))
+                }
+                outcome => outcome,
+            };
+            // Nobody is there to read it if the request has given up.
+            let _ = submission.reply.send(outcome);
+        }
+    }
+}
+
+fn outcome_unknown(submission: &Submission) -> PlaceError {
+    PlaceError::OutcomeUnknown(submission.order.id)
+}

@@ -1,0 +1,175 @@
+//! The bucket of the receipts: there, private, and tagged with whose it is. Several runs may make it at once. S3 has no
+//! compare-and-swap for tags, so of two OrderFlows that claim one untagged bucket in the same instant the later one has it,
+//! and the earlier one finds out at its next look.
+
+mod error;
+mod store;
+
+use std::{fmt, time::Duration};
+
+use aws_sdk_s3::Client;
+
+pub use error::Error;
+use store::{Answer, Created, Privacy, Store};
+
+/// The tag that says whose the bucket is. Its value holds at most 256 characters.
+pub const OWNER_TAG: &str = "orderflow.dev/owner";
+
+/// Bounds a whole call: 8 requests, each bounded by the client, some of them twice.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What [`ensure`] found and did, and what this server cannot do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub change: Change,
+    pub notes: Vec<Note>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Created,
+    /// It was there, and nobody's.
+    Claimed,
+    /// It was `from`'s.
+    Adopted {
+        from: String,
+    },
+    /// It was ours, but not private.
+    MadePrivate,
+    Unchanged,
+}
+
+/// What cannot be promised on this server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// It knows no public access block: whether the bucket is private is up to its policies.
+    NoPublicAccessBlock,
+    /// It knows no tags: nobody can see whose the bucket is.
+    NoTags,
+}
+
+/// Makes the bucket exist, be `owner`'s and be private. Another's bucket is not touched, unless `adopt` says so and the
+/// credentials allow it.
+pub async fn ensure(client: &Client, name: &str, region: &str, owner: &str, adopt: bool) -> Result<Outcome, Error> {
+    let work = async {
+        let store = Store { client, name };
+        let created = match store.exists().await? {
+            true => false,
+            false => create(&store, region).await?,
+        };
+        let mut notes = Vec::new();
+        let ownership = claim(&store, owner, adopt, &mut notes).await?;
+        let made_private = make_private(&store, &mut notes).await?;
+        let change = match ownership {
+            Some(adopted @ Change::Adopted { .. }) => adopted,
+            _ if created => Change::Created,
+            Some(other) => other,
+            None if made_private => Change::MadePrivate,
+            None => Change::Unchanged,
+        };
+        Ok(Outcome { change, notes })
+    };
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+/// Does the bucket exist, is it `owner`'s and private? Reads only.
+pub async fn check(client: &Client, name: &str, owner: &str) -> Result<Vec<Note>, Error> {
+    let work = async {
+        let store = Store { client, name };
+        if !store.exists().await? {
+            return Err(Error::Missing);
+        }
+        let mut notes = Vec::new();
+        match store.tags().await? {
+            Answer::Unknown => notes.push(Note::NoTags),
+            Answer::Known(tags) => match tags.owner() {
+                Some(found) if found == owner => {}
+                Some(found) => return Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
+                None => return Err(Error::Unclaimed),
+            },
+        }
+        match store.privacy().await? {
+            Answer::Unknown => notes.push(Note::NoPublicAccessBlock),
+            Answer::Known(Privacy::Private) => {}
+            Answer::Known(Privacy::MaybePublic) => return Err(Error::NotPrivate),
+        }
+        Ok(notes)
+    };
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+/// True if it was this call that made it.
+async fn create(store: &Store<'_>, region: &str) -> Result<bool, Error> {
+    match store.create(region).await? {
+        Created::ByUs => Ok(true),
+        // By another run, in between.
+        Created::Before => Ok(false),
+        // Some servers say this about one's own bucket, too; whoever may look at it has it.
+        Created::ByAnother if store.exists().await? => Ok(false),
+        Created::ByAnother => Err(Error::OwnedByAnother { owner: None }),
+    }
+}
+
+async fn claim(store: &Store<'_>, owner: &str, adopt: bool, notes: &mut Vec<Note>) -> Result<Option<Change>, Error> {
+    let Answer::Known(tags) = store.tags().await? else {
+        notes.push(Note::NoTags);
+        return Ok(None);
+    };
+    let change = match tags.owner() {
+        Some(found) if found == owner => return Ok(None),
+        Some(found) if adopt => Change::Adopted { from: found.to_owned() },
+        Some(found) => return Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
+        None => Change::Claimed,
+    };
+    match store.put_tags(tags.with_owner(owner)).await? {
+        Answer::Known(()) => {}
+        Answer::Unknown => {
+            notes.push(Note::NoTags);
+            return Ok(None);
+        }
+    }
+    // Somebody else may have tagged it in the same instant.
+    match store.tags().await? {
+        Answer::Known(tags) if tags.owner() != Some(owner) => {
+            Err(Error::OwnedByAnother { owner: tags.owner().map(ToOwned::to_owned) })
+        }
+        _ => Ok(Some(change)),
+    }
+}
+
+/// True if it was this call that made it so.
+async fn make_private(store: &Store<'_>, notes: &mut Vec<Note>) -> Result<bool, Error> {
+    match store.privacy().await? {
+        Answer::Known(Privacy::Private) => return Ok(false),
+        Answer::Known(Privacy::MaybePublic) => {
+            if let Answer::Known(()) = store.block_public_access().await? {
+                return Ok(true);
+            }
+        }
+        Answer::Unknown => {}
+    }
+    notes.push(Note::NoPublicAccessBlock);
+    Ok(false)
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.change {
+            Change::Created => f.write_str("created")?,
+            Change::Claimed => f.write_str("existed, claimed")?,
+            Change::Adopted { from } => write!(f, "adopted from {from}")?,
+            Change::MadePrivate => f.write_str("made private")?,
+            Change::Unchanged => f.write_str("unchanged")?,
+        }
+        self.notes.iter().try_for_each(|note| write!(f, ", {note}"))
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoPublicAccessBlock => "the server knows no public access block",
+            Self::NoTags => "the server knows no tags",
+        })
+    }
+}

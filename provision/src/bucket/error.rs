@@ -1,0 +1,58 @@
+//! Why the bucket could not be made ready. No text in here holds a request, whose headers hold a signature.
+
+use std::time::Duration;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use orderflow_service::s3::explain;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `owner` is known if the bucket could be looked at.
+    #[error("the bucket is {}; nothing was written", .owner.as_deref().map_or_else(
+        || "another account's, or these credentials may not look at it".to_owned(), |owner| format!("{owner}'s")))]
+    OwnedByAnother { owner: Option<String> },
+    #[error("the bucket is in region {}, not in {expected}", found.as_deref().unwrap_or("another"))]
+    OtherRegion { found: Option<String>, expected: String },
+    #[error("the bucket does not exist")]
+    Missing,
+    #[error("the bucket is nobody's yet")]
+    Unclaimed,
+    #[error("the bucket's public access block is not complete")]
+    NotPrivate,
+    /// `what` is a verb and an object.
+    #[error("these credentials may not {what}")]
+    Denied { what: &'static str },
+    #[error("S3 is not to be had: {0}")]
+    Unreachable(String),
+    #[error("S3 refused to {what}: {reason}")]
+    Refused { what: &'static str, reason: String },
+    #[error("not done after {} s", .0.as_secs())]
+    Deadline(Duration),
+}
+
+impl Error {
+    /// May go away by itself: somebody who can wait tries again.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Deadline(_))
+    }
+
+    pub(super) fn of<E>(what: &'static str, error: &SdkError<E>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let SdkError::ServiceError(context) = error else {
+            return Self::Unreachable(explain(error));
+        };
+        let status = context.raw().status().as_u16();
+        let code = error.code().unwrap_or("no code");
+        let message = error.message().map(|message| format!(": {message}")).unwrap_or_default();
+        let reason = format!("{code}{message} (HTTP {status})");
+        match (status, code) {
+            // The last one: somebody else is making or removing it right now.
+            (429 | 500..=599, _) | (_, "SlowDown" | "OperationAborted") => Self::Unreachable(reason),
+            (403, "AccessDenied" | "AllAccessDisabled") => Self::Denied { what },
+            // A wrong key or signature is a 403 as well, and its code says which.
+            _ => Self::Refused { what, reason },
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! `orderflow-provision`: makes or checks everything that an OrderFlow stands on, and says so in one line per target.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use orderflow_provision::{Line, Settings};
+use orderflow_service::{install_tls, postgres, telemetry};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    install_tls();
+    match run(&Settings::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("orderflow-provision: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True if all went well.
+async fn run(settings: &Settings) -> anyhow::Result<bool> {
+    let dsns = postgres::shard_dsns(&settings.shards)?;
+    let logs = telemetry::start(&settings.telemetry)?;
+    let lines = orderflow_provision::run(settings, &dsns).await;
+    // What was logged comes before the lines, not in between.
+    drop(logs);
+    print(&lines);
+    Ok(lines.iter().all(|line| line.ok))
+}
+
+fn print(lines: &[Line]) {
+    let width = lines.iter().map(|line| line.target.chars().count()).max().unwrap_or(0);
+    for Line { target, text, .. } in lines {
+        println!("{target:width$}  {text}");
+    }
+}

@@ -1,0 +1,89 @@
+//! What `orderflow-provision` can be told. The DSNs come from `PG_SHARD1_DSN` … `PG_SHARDn_DSN`.
+
+use std::time::Duration;
+
+use clap::Parser;
+use orderflow_core::ShardMap;
+use orderflow_service::{kafka, s3, telemetry};
+
+/// Makes everything that an OrderFlow stands on (schemas, bucket, topics), or checks it. May run as often as one likes and
+/// several times at once; exits with 1 if anything failed.
+///
+/// The databases are named by PG_SHARD1_DSN, PG_SHARD2_DSN and so on, one for each of the shards.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "orderflow-provision", version)]
+pub struct Settings {
+    /// Which shard holds whom, NAME=X-Y[,NAME=X-Y…]; users that no range names belong to the last one
+    #[arg(long, env = "SHARDS", default_value = "shard1=A-M,shard2=N-Z")]
+    pub shards: ShardMap,
+
+    /// Whose all of it is, NAMESPACE/NAME; what belongs to another is not touched
+    #[arg(long, env = "OWNER", default_value = "local/orderflow", value_parser = parse_owner)]
+    pub owner: String,
+
+    /// Take databases and bucket from another owner, and databases from another topic or bucket
+    #[arg(long, conflicts_with = "check")]
+    pub adopt: bool,
+
+    /// Only look: exits with 1 if anything is missing or not as it should be
+    #[arg(long)]
+    pub check: bool,
+
+    /// Keep trying that many seconds while something cannot be reached
+    #[arg(long, env = "WAIT", value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u32,
+
+    /// Partitions of the events' topic, and the least of the notifications'; never changed after creation
+    #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    pub partitions: i32,
+
+    /// Copies of each partition of a new topic; absent: what the brokers are configured for
+    #[arg(long, env = "KAFKA_REPLICATION_FACTOR", value_parser = clap::value_parser!(i32).range(1..=32767))]
+    pub replication_factor: Option<i32>,
+
+    #[command(flatten)]
+    pub kafka: kafka::Settings,
+
+    #[command(flatten)]
+    pub s3: s3::Settings,
+
+    #[command(flatten)]
+    pub telemetry: telemetry::Settings,
+}
+
+impl Settings {
+    pub fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait.into())
+    }
+}
+
+fn parse_owner(text: &str) -> Result<String, &'static str> {
+    // What a bucket tag may hold, and what Kubernetes calls things.
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if is_name(namespace) && is_name(name) && text.len() <= 256 => Ok(text.to_owned()),
+        _ => Err("expected NAMESPACE/NAME of letters, digits, '-', '.' and '_', at most 256 characters"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_settings_do_not_contradict_themselves() {
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn an_owner_is_a_namespace_and_a_name() {
+        assert!(parse_owner("local/orderflow").is_ok());
+        for text in ["", "/", "local", "local/", "/orderflow", "a/b/c", "a b/c", "a/ü"] {
+            assert!(parse_owner(text).is_err(), "{text:?}");
+        }
+    }
+}

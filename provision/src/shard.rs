@@ -1,0 +1,233 @@
+//! One shard's database: brought to the newest schema, and marked with whose it is and which shard of which map it holds.
+//! A database that is somebody else's, or another shard's (a swapped or repointed DSN), is found out before anything is
+//! written to it. May run as often as one likes, several at once, and be killed at any point.
+
+mod database;
+mod error;
+
+use std::{fmt, time::Duration};
+
+use orderflow_core::{ShardIndex, ShardMap, schema};
+use sqlx::postgres::PgConnectOptions;
+
+use database::{Database, Marking, State};
+pub use error::Error;
+
+/// Bounds a whole call, whatever the server does. Above it is only what waits for others: a turn of another run
+/// ([`database::TURN`]) and a migration that is slow but legal.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a database is claimed for.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// `<namespace>/<name>` of the OrderFlow.
+    pub owner: &'a str,
+    pub map: &'a ShardMap,
+    /// Which shard of `map` this database is.
+    pub index: ShardIndex,
+    /// Topic of the order events.
+    pub topic: &'a str,
+    /// Bucket of the receipts.
+    pub bucket: &'a str,
+    /// Take the database from another owner, or from another topic or bucket. It never makes another shard's database
+    /// this shard's: no flag can move users.
+    pub adopt: bool,
+}
+
+/// What [`ensure`] found and did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The database was empty, or its creation was interrupted.
+    Created {
+        version: i64,
+    },
+    Migrated {
+        from: i64,
+        to: i64,
+    },
+    /// It was `from`'s.
+    Adopted {
+        from: String,
+        version: i64,
+    },
+    /// `version` may be newer than this build knows: migrations only expand, so that is fine.
+    Unchanged {
+        version: i64,
+    },
+}
+
+/// Which shard of which map a database holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub name: String,
+    /// From 0.
+    pub index: i32,
+    /// As [`ShardMap`] prints it.
+    pub map: String,
+}
+
+/// Makes the database the claimed shard's, with the newest schema. Nothing is written unless it is that already, or is
+/// nobody's and has no tables of the same names.
+pub async fn ensure(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Outcome, Error> {
+    let work = async {
+        let mut database = Database::open_to_write(options).await?;
+        database.require_suitable_server().await?;
+        database.take_turn().await?;
+        let before = database.state().await?;
+        require_claimable(&before, claim)?;
+        let version = database.migrate().await?;
+        database.mark(&claim.marking(), version).await?;
+        database.close().await;
+        Ok(outcome(before, claim, version))
+    };
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+/// Is the database the claimed shard's, with a schema that this build can work with? Reads only. Answers with the
+/// schema's version. `adopt` is of no account here.
+pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<i64, Error> {
+    let work = async {
+        let mut database = Database::open_to_read(options).await?;
+        database.require_suitable_server().await?;
+        let state = database.state().await?;
+        database.close().await;
+        require_claimable(&state, &Claim { adopt: false, ..*claim })?;
+        match state {
+            State::Marked { version, .. } if version < schema::VERSION => {
+                Err(Error::Outdated { found: version, expected: schema::VERSION })
+            }
+            State::Marked { version, marking } if marking == claim.marking() => Ok(version),
+            _ => Err(Error::Missing),
+        }
+    };
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+fn require_claimable(state: &State, claim: &Claim<'_>) -> Result<(), Error> {
+    let found = match state {
+        State::Empty => return Ok(()),
+        State::Unmarked { orders: false } => return Ok(()),
+        State::Unmarked { orders: true } if claim.adopt => return Ok(()),
+        State::Unmarked { orders: true } => return Err(Error::NotEmpty { table: "orders".to_owned() }),
+        State::Foreign { table } => return Err(Error::NotEmpty { table: table.clone() }),
+        State::Marked { marking, .. } => marking,
+    };
+    let expected = claim.marking();
+    // First, as it holds even for those who may adopt.
+    if found.identity != expected.identity {
+        return Err(Error::ShardMismatch { found: found.identity.clone(), expected: expected.identity });
+    }
+    if claim.adopt {
+        return Ok(());
+    }
+    if found.owner != expected.owner {
+        return Err(Error::OwnedByAnother { owner: found.owner.clone() });
+    }
+    // Events that Kafka already has, and receipts that S3 already has, are not in another topic or bucket.
+    for (what, found, expected) in
+        [("topic", &found.topic, &expected.topic), ("bucket", &found.bucket, &expected.bucket)]
+    {
+        if let (Some(found), Some(expected)) = (found, expected)
+            && found != expected
+        {
+            return Err(Error::MadeForAnother { what, found: found.clone(), expected: expected.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn outcome(before: State, claim: &Claim<'_>, version: i64) -> Outcome {
+    match before {
+        State::Marked { marking, .. } if marking.owner != claim.owner => {
+            Outcome::Adopted { from: marking.owner, version }
+        }
+        State::Marked { version: from, .. } if from < version => Outcome::Migrated { from, to: version },
+        State::Marked { .. } => Outcome::Unchanged { version },
+        State::Empty | State::Unmarked { .. } | State::Foreign { .. } => Outcome::Created { version },
+    }
+}
+
+impl Claim<'_> {
+    fn marking(&self) -> Marking {
+        let shard = self.map.get(self.index);
+        Marking {
+            owner: self.owner.to_owned(),
+            identity: Identity { name: shard.name.clone(), index: shard.index.get() as i32, map: self.map.to_string() },
+            topic: Some(self.topic.to_owned()),
+            bucket: Some(self.bucket.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Created { version } => write!(f, "created, schema {version}"),
+            Self::Migrated { from, to } => write!(f, "migrated {from} → {to}"),
+            Self::Adopted { from, version } => write!(f, "adopted from {from}, schema {version}"),
+            Self::Unchanged { version } => write!(f, "unchanged, schema {version}"),
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, number {} of {}", self.name, self.index + 1, self.map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(map: &ShardMap, shard: usize, owner: &'static str, adopt: bool) -> Result<(), Error> {
+        let index = map.iter().nth(shard).unwrap().index;
+        let wanted = Claim { owner, map, index, topic: "orders", bucket: "order-receipts", adopt };
+        let first = map.iter().next().unwrap().index;
+        let marking = Claim { owner: "shop/main", index: first, ..wanted }.marking();
+        require_claimable(&State::Marked { marking, version: 1 }, &wanted)
+    }
+
+    #[test]
+    fn only_the_owner_may_have_a_database_unless_it_is_adopted() {
+        let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
+        claim(&map, 0, "shop/main", false).unwrap();
+        assert!(
+            matches!(claim(&map, 0, "shop/other", false), Err(Error::OwnedByAnother { owner }) if owner == "shop/main")
+        );
+        claim(&map, 0, "shop/other", true).unwrap();
+    }
+
+    #[test]
+    fn nobody_makes_one_shards_database_anothers() {
+        let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
+        for adopt in [false, true] {
+            let error = claim(&map, 1, "shop/main", adopt).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "the database is another shard's (shard1, number 1 of shard1=A-M,shard2=N-Z), not this one's \
+                 (shard2, number 2 of shard1=A-M,shard2=N-Z); nothing was written: is the DSN right?"
+            );
+        }
+    }
+
+    #[test]
+    fn another_topic_needs_an_adoption() {
+        let map: ShardMap = "shard1=A-Z".parse().unwrap();
+        let index = map.iter().next().unwrap().index;
+        let before = Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt: false };
+        let state = State::Marked { marking: before.marking(), version: 1 };
+        let moved = Claim { topic: "orders2", ..before };
+        assert!(matches!(require_claimable(&state, &moved), Err(Error::MadeForAnother { what: "topic", .. })));
+        require_claimable(&state, &Claim { adopt: true, ..moved }).unwrap();
+    }
+
+    #[test]
+    fn foreign_tables_are_never_touched() {
+        let map: ShardMap = "shard1=A-Z".parse().unwrap();
+        let index = map.iter().next().unwrap().index;
+        let claim = Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt: true };
+        let state = State::Foreign { table: "orders".to_owned() };
+        assert!(matches!(require_claimable(&state, &claim), Err(Error::NotEmpty { .. })));
+    }
+}

@@ -1,0 +1,92 @@
+//! Why a shard's database could not be made ready. No text in here holds a DSN.
+
+use std::time::Duration;
+
+use sqlx::migrate::MigrateError;
+
+use super::Identity;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}", explain(.0))]
+    Connect(anyhow::Error),
+    #[error("Postgres answered: {}", explain_sqlx(.0))]
+    Database(#[from] sqlx::Error),
+    #[error("the server cannot hold a shard: {0}")]
+    UnsuitableServer(String),
+    #[error("the database is {owner}'s; nothing was written")]
+    OwnedByAnother { owner: String },
+    #[error(
+        "the database is another shard's ({found}), not this one's ({expected}); nothing was written: is the DSN right?"
+    )]
+    ShardMismatch { found: Identity, expected: Identity },
+    /// `what` is `topic` or `bucket`.
+    #[error("the database was made for {what} {found}, not {expected}; nothing was written")]
+    MadeForAnother { what: &'static str, found: String, expected: String },
+    #[error(
+        "the database has a table {table} that nobody claims; nothing was written: a shard needs a database of its own"
+    )]
+    NotEmpty { table: String },
+    #[error("the database is not set up")]
+    Missing,
+    #[error("the schema is version {found}, expected {expected} or newer")]
+    Outdated { found: i64, expected: i64 },
+    #[error("migration {0} was changed after it was applied")]
+    EditedMigration(i64),
+    #[error("migration {version}: {}", explain_sqlx(.source))]
+    Migration { version: i64, source: sqlx::Error },
+    #[error("another run has been busy with the database for {} s", .0.as_secs())]
+    Busy(Duration),
+    #[error("not done after {} s", .0.as_secs())]
+    Deadline(Duration),
+}
+
+impl Error {
+    /// May go away by itself: somebody who can wait tries again.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.downcast_ref().is_none_or(is_transient),
+            Self::Database(error) | Self::Migration { source: error, .. } => is_transient(error),
+            Self::Busy(_) | Self::Deadline(_) => true,
+            _ => false,
+        }
+    }
+}
+
+impl From<MigrateError> for Error {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(error) => Self::Database(error),
+            MigrateError::ExecuteMigration(source, version) => Self::Migration { version, source },
+            MigrateError::VersionMismatch(version) => Self::EditedMigration(version),
+            other => Self::Database(sqlx::Error::Migrate(Box::new(other))),
+        }
+    }
+}
+
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            // Connection, rolled back, out of resources, lock not to be had in time, shutting or starting up, its disk.
+            ["08", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}
+
+fn explain(error: &anyhow::Error) -> String {
+    match error.downcast_ref() {
+        Some(error) => format!("cannot connect to Postgres: {}", explain_sqlx(error)),
+        None => format!("{error:#}"),
+    }
+}
+
+/// sqlx repeats in its own words what the cause says, and the server's message is all that helps here.
+fn explain_sqlx(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}

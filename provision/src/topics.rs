@@ -1,0 +1,153 @@
+//! The four topics. Missing ones are made; those that exist are never changed, because nobody but their owner knows what
+//! else depends on them: what differs is said, and what cannot work is an error. Several runs may make them at once.
+
+mod cluster;
+mod error;
+mod plan;
+
+use std::{fmt, time::Duration};
+
+use futures_util::future::join_all;
+use orderflow_core::Topics;
+use rdkafka::ClientConfig;
+
+use cluster::Cluster;
+pub use error::Error;
+use plan::Plan;
+
+/// How long events, notifications and dead letters are kept at least: 30 days, so that a consumer may stand still for a
+/// holiday and its repair.
+pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// What the topics should be.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub topics: Topics,
+    /// Of `orders` and its notifications.
+    pub partitions: i32,
+    /// Each has one partition of the relays' progress records.
+    pub shards: i32,
+    /// None: the broker's default.
+    pub replication_factor: Option<i32>,
+    pub retention: Duration,
+}
+
+/// One topic and what became of it.
+#[derive(Debug)]
+pub struct Topic {
+    pub name: String,
+    pub outcome: Result<Outcome, Error>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Created { partitions: i32 },
+    Exists { partitions: i32, differences: Vec<Difference> },
+}
+
+/// A property of an existing topic that is not as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub topic: String,
+    /// `partitions`, `replication.factor` or the name of a setting.
+    pub what: &'static str,
+    pub found: String,
+    /// A number is a minimum where more does no harm.
+    pub expected: String,
+}
+
+/// Makes the missing ones and waits until every partition has a leader. One answer per topic, in the order of
+/// [`Topics`]' fields; an error instead if Kafka is not to be had at all.
+pub async fn ensure(config: &ClientConfig, wanted: &Wanted) -> Result<Vec<Topic>, Error> {
+    each(&Cluster::connect(config)?, wanted, Mode::Ensure).await
+}
+
+/// Are the topics there, and as they should be? Reads only.
+pub async fn check(config: &ClientConfig, wanted: &Wanted) -> Result<Vec<Topic>, Error> {
+    each(&Cluster::connect(config)?, wanted, Mode::Check).await
+}
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Ensure,
+    Check,
+}
+
+/// The events' topic goes first and alone: its notifications need as many partitions as it really has, and when Kafka is
+/// not to be had, nobody needs to wait for that four times.
+async fn each(cluster: &Cluster, wanted: &Wanted, mode: Mode) -> Result<Vec<Topic>, Error> {
+    let plan = Plan::orders(wanted);
+    let outcome = one(cluster, &plan, mode).await;
+    if let Err(error @ Error::Unreachable { .. }) = outcome {
+        return Err(error);
+    }
+    let partitions = outcome.as_ref().map_or(wanted.partitions, Outcome::partitions);
+    let orders = Topic { name: plan.name, outcome };
+    let others = Plan::others(wanted, partitions).map(|plan| async move {
+        let outcome = one(cluster, &plan, mode).await;
+        Topic { name: plan.name, outcome }
+    });
+    let others = join_all(others).await;
+    Ok(std::iter::once(orders).chain(others).collect())
+}
+
+async fn one(cluster: &Cluster, plan: &Plan, mode: Mode) -> Result<Outcome, Error> {
+    match mode {
+        Mode::Ensure => ensure_one(cluster, plan).await,
+        Mode::Check => check_one(cluster, plan).await,
+    }
+}
+
+async fn ensure_one(cluster: &Cluster, plan: &Plan) -> Result<Outcome, Error> {
+    let created = match cluster.look(&plan.name).await? {
+        Some(_) => false,
+        None => cluster.create(plan).await?,
+    };
+    let least = if created { plan.partitions } else { 1 };
+    let shape = cluster.wait_until_led(&plan.name, least).await?;
+    if created {
+        return Ok(Outcome::Created { partitions: shape.partitions });
+    }
+    let differences = plan.judge(&shape, &cluster.settings(&plan.name).await?)?;
+    Ok(Outcome::Exists { partitions: shape.partitions, differences })
+}
+
+async fn check_one(cluster: &Cluster, plan: &Plan) -> Result<Outcome, Error> {
+    let shape = cluster.look(&plan.name).await?.ok_or(Error::Missing)?;
+    let differences = plan.judge(&shape, &cluster.settings(&plan.name).await?)?;
+    if shape.led { Ok(Outcome::Exists { partitions: shape.partitions, differences }) } else { Err(Error::NoLeader) }
+}
+
+impl Outcome {
+    pub fn partitions(&self) -> i32 {
+        match self {
+            Self::Created { partitions } | Self::Exists { partitions, .. } => *partitions,
+        }
+    }
+
+    pub fn differences(&self) -> &[Difference] {
+        match self {
+            Self::Created { .. } => &[],
+            Self::Exists { differences, .. } => differences,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, partitions) = match self {
+            Self::Created { partitions } => ("created", partitions),
+            Self::Exists { partitions, .. } => ("exists", partitions),
+        };
+        let plural = if *partitions == 1 { "" } else { "s" };
+        write!(f, "{word}, {partitions} partition{plural}")?;
+        self.differences().iter().try_for_each(|difference| write!(f, ", {difference}"))
+    }
+}
+
+/// Without the topic, which the reader knows.
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, expected {}", self.what, self.found, self.expected)
+    }
+}

@@ -1,0 +1,135 @@
+//! What Kafka is asked about topics. Creation and settings go through its admin interface; the metadata are asked for by a
+//! blocking call, on a thread that may block.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use orderflow_service::kafka::Quiet;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    error::KafkaError,
+    types::RDKafkaErrorCode as Code,
+};
+use tokio::time::Instant;
+
+use super::{Error, plan::Plan};
+
+/// Longest wait for one answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait of the brokers until all of them know a new topic, and of ours until each of its partitions has a leader.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) struct Cluster {
+    client: Arc<Client>,
+    brokers: String,
+}
+
+/// Empty only while it is dropped.
+struct Client(Option<AdminClient<Quiet>>);
+
+/// A topic as the metadata show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub partitions: i32,
+    /// Of the partition that has the fewest.
+    pub replicas: i32,
+    /// Every partition has a leader.
+    pub led: bool,
+}
+
+impl Cluster {
+    pub(super) fn connect(config: &ClientConfig) -> Result<Self, Error> {
+        let brokers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
+        let client = config.create_with_context(Quiet).map_err(Error::Settings)?;
+        Ok(Self { client: Arc::new(Client(Some(client))), brokers })
+    }
+
+    /// None: there is no such topic. Asking does not make it, as the client's settings forbid that.
+    pub(super) async fn look(&self, topic: &str) -> Result<Option<Shape>, Error> {
+        let (client, name) = (Arc::clone(&self.client), topic.to_owned());
+        let blocking = tokio::task::spawn_blocking(move || {
+            let metadata = client.get().inner().fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
+            let Some(topic) = metadata.topics().first() else { return Ok(None) };
+            match topic.error().map(Code::from) {
+                None | Some(Code::LeaderNotAvailable) => {}
+                Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => return Ok(None),
+                Some(code) => return Err(KafkaError::MetadataFetch(code)),
+            }
+            let partitions = topic.partitions();
+            Ok(Some(Shape {
+                partitions: partitions.len() as i32,
+                replicas: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0) as i32,
+                led: partitions.iter().all(|partition| partition.leader() >= 0),
+            }))
+        });
+        let shape = blocking.await.expect("the blocking part does not panic and is not cancelled");
+        shape.map_err(|error| self.error("look at the topic", &error))
+    }
+
+    /// False if somebody else made it in the meantime.
+    pub(super) async fn create(&self, plan: &Plan) -> Result<bool, Error> {
+        let what = "create the topic";
+        // -1: what the broker is configured for. That leaves min.insync.replicas to it as well.
+        let replication = TopicReplication::Fixed(plan.replication_factor.unwrap_or(-1));
+        let mut topic = NewTopic::new(&plan.name, plan.partitions, replication);
+        for setting in &plan.settings {
+            topic = topic.set(setting.name, &setting.value);
+        }
+        let options = AdminOptions::new()
+            .request_timeout(Some(READY_TIMEOUT + REQUEST_TIMEOUT))
+            .operation_timeout(Some(READY_TIMEOUT));
+        let results = self.client.get().create_topics([&topic], &options).await;
+        match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
+            Some(Ok(_)) => Ok(true),
+            Some(Err((_, Code::TopicAlreadyExists))) => Ok(false),
+            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
+            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+        }
+    }
+
+    /// Waits until the topic has `least` partitions or more and all of them have leaders.
+    pub(super) async fn wait_until_led(&self, topic: &str, least: i32) -> Result<Shape, Error> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            match self.look(topic).await? {
+                Some(shape) if shape.led && shape.partitions >= least => return Ok(shape),
+                _ if Instant::now() >= deadline => return Err(Error::NoLeader),
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    pub(super) async fn settings(&self, topic: &str) -> Result<HashMap<String, String>, Error> {
+        let what = "read the topic's settings";
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let results = self.client.get().describe_configs([&ResourceSpecifier::Topic(topic)], &options).await;
+        match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
+            Some(Ok(resource)) => {
+                Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
+            }
+            Some(Err(code)) => Err(Error::of(what, &self.brokers, code)),
+            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+        }
+    }
+
+    fn error(&self, what: &'static str, error: &KafkaError) -> Error {
+        Error::of(what, &self.brokers, error.rdkafka_error_code().unwrap_or(Code::Fail))
+    }
+}
+
+impl Client {
+    fn get(&self) -> &AdminClient<Quiet> {
+        self.0.as_ref().expect("the client is there until it is dropped")
+    }
+}
+
+impl Drop for Client {
+    /// The client's threads are waited for when it is dropped, 100 ms and more: not on a thread that has other work.
+    fn drop(&mut self) {
+        let client = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || drop(client));
+        }
+    }
+}

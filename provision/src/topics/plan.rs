@@ -1,0 +1,206 @@
+//! What each topic should look like, why, and how what was found differs from it. Pure.
+
+use std::collections::HashMap;
+
+use super::{Difference, Error, Wanted, cluster::Shape};
+
+/// How one topic is made, and judged when it exists.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub name: String,
+    pub partitions: i32,
+    pub replication_factor: Option<i32>,
+    pub settings: Vec<Setting>,
+    count: Count,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Setting {
+    pub name: &'static str,
+    pub value: String,
+    rule: Rule,
+}
+
+/// Which number of partitions will do.
+#[derive(Clone, Copy, Debug)]
+enum Count {
+    /// Works with any; another one than configured is worth saying.
+    AsConfigured,
+    /// Does not work with less.
+    AtLeast,
+    Any,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Rule {
+    Same,
+    /// A number, of which more does no harm; -1 is without a limit.
+    AtLeast,
+}
+
+impl Plan {
+    pub(super) fn orders(wanted: &Wanted) -> Self {
+        Self::kept(wanted, &wanted.topics.orders, wanted.partitions, Count::AsConfigured)
+    }
+
+    /// All but the events' topic, which has `orders` partitions.
+    pub(super) fn others(wanted: &Wanted, orders: i32) -> [Self; 3] {
+        // A notification goes to the partition number of its event.
+        let notifications = Self::kept(wanted, &wanted.topics.notifications, orders, Count::AtLeast);
+
+        // One partition: dead letters are few, a list of them reads in the order they died, and each names its source
+        // partition, so that a replay keeps the order there. Larger than an event can be: the broker's limit is over
+        // a whole batch, and a dead letter is the event and more.
+        let mut dead_letters = Self::kept(wanted, &wanted.topics.dead_letters, 1, Count::Any);
+        dead_letters.settings.push(Setting::at_least("max.message.bytes", "2097152"));
+
+        // Only the last record of each partition counts. The segment that is written to is never compacted, so with the
+        // default of 1 GiB a partition would keep that much of what nobody reads.
+        let relay = Self {
+            name: wanted.topics.relay.clone(),
+            partitions: wanted.shards,
+            replication_factor: wanted.replication_factor,
+            settings: vec![Setting::same("cleanup.policy", "compact"), Setting::same("segment.bytes", "16777216")],
+            count: Count::AtLeast,
+        };
+        [notifications, dead_letters, relay]
+    }
+
+    /// A topic that keeps everything for the whole retention, whatever the brokers' defaults are.
+    fn kept(wanted: &Wanted, name: &str, partitions: i32, count: Count) -> Self {
+        Self {
+            name: name.to_owned(),
+            partitions,
+            replication_factor: wanted.replication_factor,
+            settings: vec![
+                Setting::same("cleanup.policy", "delete"),
+                Setting::at_least("retention.ms", wanted.retention.as_millis()),
+                Setting::at_least("retention.bytes", "-1"),
+            ],
+            count,
+        }
+    }
+
+    /// Tells how an existing topic differs; an error if the pipeline cannot work with it.
+    pub(super) fn judge(&self, shape: &Shape, found: &HashMap<String, String>) -> Result<Vec<Difference>, Error> {
+        let difference = |what, found: &dyn ToString, expected: &dyn ToString| Difference {
+            topic: self.name.clone(),
+            what,
+            found: found.to_string(),
+            expected: expected.to_string(),
+        };
+        let mut differences = Vec::new();
+        let partitions = difference("partitions", &shape.partitions, &self.partitions);
+        match self.count {
+            Count::AtLeast if shape.partitions < self.partitions => return Err(Error::TooFewPartitions(partitions)),
+            Count::AsConfigured if shape.partitions != self.partitions => differences.push(partitions),
+            _ => {}
+        }
+        if let Some(expected) = self.replication_factor
+            && shape.replicas != expected
+        {
+            differences.push(difference("replication.factor", &shape.replicas, &expected));
+        }
+        for setting in &self.settings {
+            let found = found.get(setting.name).map_or("unknown", String::as_str);
+            if !setting.is_met_by(found) {
+                differences.push(difference(setting.name, &found, &setting.value));
+            }
+        }
+        Ok(differences)
+    }
+}
+
+impl Setting {
+    fn same(name: &'static str, value: impl ToString) -> Self {
+        Self { name, value: value.to_string(), rule: Rule::Same }
+    }
+
+    fn at_least(name: &'static str, value: impl ToString) -> Self {
+        Self { name, value: value.to_string(), rule: Rule::AtLeast }
+    }
+
+    fn is_met_by(&self, found: &str) -> bool {
+        let amount = |text: &str| match text.parse::<i64>() {
+            Ok(-1) => Some(i64::MAX),
+            other => other.ok(),
+        };
+        match self.rule {
+            Rule::Same => self.value == found,
+            Rule::AtLeast => amount(found) >= amount(&self.value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orderflow_core::Topics;
+
+    use super::*;
+    use crate::topics::RETENTION;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            topics: Topics::named("orders"),
+            partitions: 6,
+            shards: 2,
+            replication_factor: None,
+            retention: RETENTION,
+        }
+    }
+
+    fn shape(partitions: i32) -> Shape {
+        Shape { partitions, replicas: 1, led: true }
+    }
+
+    fn as_planned(plan: &Plan) -> HashMap<String, String> {
+        plan.settings.iter().map(|setting| (setting.name.to_owned(), setting.value.clone())).collect()
+    }
+
+    #[test]
+    fn a_topic_made_as_planned_has_no_differences() {
+        let plans = Plan::others(&wanted(), 6);
+        for plan in std::iter::once(Plan::orders(&wanted())).chain(plans) {
+            assert_eq!(plan.judge(&shape(plan.partitions), &as_planned(&plan)).unwrap(), [], "{}", plan.name);
+        }
+    }
+
+    #[test]
+    fn events_are_kept_for_thirty_days() {
+        assert_eq!(as_planned(&Plan::orders(&wanted()))["retention.ms"], "2592000000");
+    }
+
+    #[test]
+    fn longer_or_endless_retention_is_no_difference_and_shorter_is_one() {
+        let plan = Plan::orders(&wanted());
+        for (found, differences) in [("2592000001", 0), ("-1", 0), ("604800000", 1), ("", 1)] {
+            let mut settings = as_planned(&plan);
+            settings.insert("retention.ms".to_owned(), found.to_owned());
+            assert_eq!(plan.judge(&shape(6), &settings).unwrap().len(), differences, "{found:?}");
+        }
+        let mut settings = as_planned(&plan);
+        settings.insert("retention.bytes".to_owned(), "1073741824".to_owned());
+        let differences = plan.judge(&shape(6), &settings).unwrap();
+        assert_eq!(differences[0].to_string(), "retention.bytes is 1073741824, expected -1");
+    }
+
+    #[test]
+    fn too_few_partitions_are_an_error_only_where_nothing_works_without_them() {
+        let [notifications, dead_letters, relay] = Plan::others(&wanted(), 6);
+        let judge = |plan: &Plan, partitions| plan.judge(&shape(partitions), &as_planned(plan));
+        assert!(matches!(judge(&notifications, 5), Err(Error::TooFewPartitions(_))));
+        assert!(matches!(judge(&relay, 1), Err(Error::TooFewPartitions(_))));
+        assert_eq!(judge(&notifications, 12).unwrap(), []);
+        assert_eq!(judge(&relay, 26).unwrap(), []);
+        assert_eq!(judge(&dead_letters, 6).unwrap(), []);
+        let differences = judge(&Plan::orders(&wanted()), 3).unwrap();
+        assert_eq!(differences[0].to_string(), "partitions is 3, expected 6");
+    }
+
+    #[test]
+    fn the_replication_factor_is_judged_only_if_one_is_wanted() {
+        let plan = Plan::orders(&Wanted { replication_factor: Some(3), ..wanted() });
+        let differences = plan.judge(&shape(6), &as_planned(&plan)).unwrap();
+        assert_eq!(differences[0].to_string(), "replication.factor is 1, expected 3");
+    }
+}

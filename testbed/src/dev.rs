@@ -1,0 +1,52 @@
+//! `orderflow-dev`: everything OrderFlow needs, and OrderFlow, on one machine without containers.
+//!
+//! `up` starts and supervises it, `status` says what runs, `down` stops it and removes its data, `load` sends orders.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod addresses;
+mod down;
+mod home;
+mod interrupt;
+mod load;
+mod ports;
+mod progress;
+mod running;
+mod state;
+mod status;
+mod supervise;
+mod table;
+mod up;
+
+/// OrderFlow on this machine: two Postgres, Kafka, S3, a producer and a consumer, on loopback.
+#[derive(Debug, Parser)]
+#[command(name = "orderflow-dev", version, max_term_width = 120)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start everything and keep it running until Ctrl-C
+    Up(up::Options),
+    /// Say what runs; exit code 1 if nothing does
+    Status(home::Options),
+    /// Stop what runs and remove its data
+    Down(home::Options),
+    /// Send orders and measure how they are answered
+    Load(load::Options),
+}
+
+/// Does what was asked for.
+pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.command {
+        Command::Up(options) => up::run(options).await,
+        Command::Status(options) => status::run(&options).await,
+        Command::Down(options) => down::run(&options).await,
+        Command::Load(options) => load::run(options).await,
+    }
+}

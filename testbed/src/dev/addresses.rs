@@ -1,0 +1,66 @@
+//! The table `up` ends its start with: where everything is and the commands to look into it, ready to be copied.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::home::Home;
+use super::running::{BUCKET, Running, TOPIC, database};
+use super::table::aligned;
+use crate::{localstack, tools};
+
+/// The table, with what is kept and how to stop below it.
+pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
+    let (url, admin_url) = (running.producer.url()?, running.producer.admin_url()?);
+    let consumer_admin_url = running.consumer.admin_url()?;
+    let (endpoint, bootstrap) = (running.localstack.endpoint(), running.kafka.bootstrap());
+    let rows = [
+        row("Dashboard", format!("{url}/")),
+        row("API", format!("{url}/api/orders")),
+        row("Health, metrics", format!("{admin_url}/readyz  {admin_url}/metrics")),
+        row("Consumer", format!("{consumer_admin_url}/readyz  {consumer_admin_url}/metrics")),
+        row("Postgres shard 1", format!("psql {}", running.postgres[0].dsn(&database(1)))),
+        row("Postgres shard 2", format!("psql {}", running.postgres[1].dsn(&database(2)))),
+        row("S3", s3_command(&endpoint)),
+        row("", format!("curl '{endpoint}/{BUCKET}/?list-type=2'")),
+        row("Kafka", console_consumer(&bootstrap)?),
+        row("Dead letters", dead_letters(&bootstrap)?),
+        row("Logs", shown(&home.logs())),
+        row("Data", shown(&home.folder().join("data"))),
+    ];
+    Ok(format!(
+        "\n{}\n  Kept when this stops: orders (Postgres) and events (Kafka). Not kept: receipts, because LocalStack keeps its\n  \
+         objects in memory.\n  Ctrl-C stops everything; orderflow-dev down also removes the data.\n",
+        aligned(&rows)
+    ))
+}
+
+fn row(label: &str, value: String) -> [String; 2] {
+    [label.to_owned(), value]
+}
+
+fn s3_command(endpoint: &str) -> String {
+    format!(
+        "AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} aws --region {} --endpoint-url {endpoint} s3 ls s3://{BUCKET} --recursive",
+        localstack::ACCESS_KEY_ID,
+        localstack::SECRET_ACCESS_KEY,
+        localstack::REGION
+    )
+}
+
+fn console_consumer(bootstrap: &str) -> Result<String> {
+    Ok(format!(
+        "java -cp \"{}\" org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server {bootstrap} --topic {TOPIC} \
+         --from-beginning --isolation-level read_committed",
+        tools::kafka_class_path()?.display()
+    ))
+}
+
+fn dead_letters(bootstrap: &str) -> Result<String> {
+    let consumer = tools::product_binary("orderflow-consumer")?;
+    Ok(format!("KAFKA_BROKERS={bootstrap} KAFKA_TOPIC={TOPIC} {} dlq list", shown(&consumer)))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

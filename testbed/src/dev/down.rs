@@ -1,0 +1,40 @@
+//! `orderflow-dev down`: stops what runs and removes its data, and says what it has removed.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::home::{self, Claim, Home, Options};
+use crate::wait::eventually;
+
+/// Six processes with 20 s of grace each, should all of them hang.
+const STOP_DEADLINE: Duration = Duration::from_secs(150);
+
+pub(super) async fn run(options: &Options) -> Result<ExitCode> {
+    if !home::is_ours(&options.data) {
+        println!("Nothing to remove: orderflow-dev has made nothing in {}.", options.data.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(pid) = home::holder(&options.data)? {
+        println!("Stopping orderflow-dev up (pid {pid}).");
+        match kill(Pid::from_raw(pid), Signal::SIGTERM) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("signal pid {pid}")),
+        }
+    }
+    let home = eventually("orderflow-dev up to stop", STOP_DEADLINE, || async {
+        match Home::claim(&options.data)? {
+            Claim::Ours(home) => Ok(home),
+            Claim::Taken(_) => bail!("it still runs"),
+        }
+    })
+    .await?;
+    let folder = home.folder().to_owned();
+    home.remove()?;
+    println!("Removed the orders, events, topics and logs in {}.", folder.display());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,203 @@
+//! The folder `orderflow-dev` keeps everything in, and the lock that lets one `up` use it at a time.
+//!
+//! Only a folder that `up` has made its own is ever written to or removed, and of that only what `up` put there.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nix::unistd::geteuid;
+
+use super::state::State;
+use crate::folder;
+
+/// Its presence says that the folder is ours; its content is the pid of the last `up`; its lock says that it runs.
+const LOCK: &str = "orderflow-dev.lock";
+const STATE: &str = "state.json";
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Options {
+    /// Folder for the data and logs of all services
+    #[arg(long, env = "ORDERFLOW_DATA", default_value_os_t = default_folder())]
+    pub(super) data: PathBuf,
+}
+
+/// `/var/lib/orderflow` for root, because the user `postgres` cannot reach root's home; else the user's state folder.
+fn default_folder() -> PathBuf {
+    if geteuid().is_root() {
+        return PathBuf::from("/var/lib/orderflow");
+    }
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_STATE_HOME")
+        .or_else(|| Some(variable("HOME")?.join(".local/state")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("orderflow")
+}
+
+/// A folder that is locked by this process until the value is dropped.
+#[derive(Debug)]
+pub(super) struct Home {
+    folder: PathBuf,
+    _lock: File,
+}
+
+/// What [`Home::claim`] found.
+#[derive(Debug)]
+pub(super) enum Claim {
+    Ours(Home),
+    /// Another `orderflow-dev` has it; its pid, if it has written it already.
+    Taken(Option<i32>),
+}
+
+impl Home {
+    /// Takes the folder for this process, making it if need be.
+    ///
+    /// # Errors
+    /// If there is something in it that is not ours.
+    pub(super) fn claim(folder: &Path) -> Result<Claim> {
+        if !is_ours(folder) {
+            let is_empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
+            ensure!(
+                is_empty,
+                "{} is neither empty nor made by orderflow-dev: choose another (ORDERFLOW_DATA)",
+                folder.display()
+            );
+            folder::create(folder)?;
+        }
+        let folder = folder.canonicalize().with_context(|| format!("find {}", folder.display()))?;
+        let path = folder.join(LOCK);
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = lock.read_to_string(&mut pid);
+                return Ok(Claim::Taken(pid.trim().parse().ok()));
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("lock {}", path.display())),
+        }
+        lock.set_len(0)
+            .and_then(|()| write!(lock, "{}", std::process::id()))
+            .with_context(|| format!("write {}", path.display()))?;
+        Ok(Claim::Ours(Self { folder, _lock: lock }))
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// Starts new logs; those of the last run stay as `logs.previous`.
+    pub(super) fn turn_logs(&self) {
+        let previous = self.folder.join("logs.previous");
+        let _ = std::fs::remove_dir_all(&previous);
+        let _ = std::fs::rename(self.logs(), previous);
+    }
+
+    /// Says what runs, for `status` and for a second `up`.
+    pub(super) fn write_state(&self, state: &State) -> Result<()> {
+        let text = serde_json::to_string_pretty(state).context("print state")?;
+        // Renamed into place, so that no reader sees half of it.
+        let (new, path) = (self.folder.join("state.json.new"), self.folder.join(STATE));
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Says that nothing runs any more.
+    pub(super) fn forget_state(&self) {
+        let _ = std::fs::remove_file(self.folder.join(STATE));
+    }
+
+    /// Removes all that `up` has put into the folder, and the folder if nothing else is left in it.
+    pub(super) fn remove(self) -> Result<()> {
+        self.forget_state();
+        for name in ["data", "logs", "logs.previous"] {
+            let path = self.folder.join(name);
+            if path.exists() {
+                std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+            }
+        }
+        // Last: what is left after a failure is still known as ours.
+        std::fs::remove_file(self.folder.join(LOCK)).context("remove lock file")?;
+        let _ = std::fs::remove_dir(&self.folder);
+        Ok(())
+    }
+}
+
+/// Whether an `up` has made the folder its own.
+pub(super) fn is_ours(folder: &Path) -> bool {
+    folder.join(LOCK).is_file()
+}
+
+/// The pid of the `up` that has the folder now, if one has.
+pub(super) fn holder(folder: &Path) -> Result<Option<i32>> {
+    let path = folder.join(LOCK);
+    if !is_ours(folder) {
+        return Ok(None);
+    }
+    let mut lock = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            lock.read_to_string(&mut pid).with_context(|| format!("read {}", path.display()))?;
+            pid.trim().parse().map(Some).with_context(|| format!("read a pid from {}", path.display()))
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("look at {}", path.display())),
+    }
+}
+
+/// What the `up` that has the folder says about itself; nothing while it still starts.
+pub(super) fn read_state(folder: &Path) -> Option<State> {
+    serde_json::from_str(&std::fs::read_to_string(folder.join(STATE)).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty_folder(name: &str) -> PathBuf {
+        let folder = folder::of_this_test_process().expect("make a folder").join(name);
+        folder::create(&folder).expect("make a folder");
+        folder
+    }
+
+    #[test]
+    fn a_second_claim_is_told_the_pid_of_the_first() {
+        let folder = empty_folder("claimed-twice");
+        let Claim::Ours(_home) = Home::claim(&folder).expect("claim") else { panic!("not ours") };
+        let Claim::Taken(pid) = Home::claim(&folder).expect("look") else { panic!("claimed twice") };
+        assert_eq!(pid, Some(std::process::id().cast_signed()));
+    }
+
+    #[test]
+    fn a_folder_with_something_else_in_it_is_refused_and_left_alone() {
+        let folder = empty_folder("somebody-elses");
+        std::fs::write(folder.join("thesis.txt"), "precious").expect("write");
+        let error = Home::claim(&folder).expect_err("claimed somebody else's folder").to_string();
+        assert!(error.contains("neither empty nor made by orderflow-dev"), "{error}");
+        assert!(!is_ours(&folder));
+    }
+
+    #[test]
+    fn removal_leaves_what_is_not_ours() {
+        let folder = empty_folder("mixed");
+        let Claim::Ours(home) = Home::claim(&folder).expect("claim") else { panic!("not ours") };
+        std::fs::write(folder.join("notes.txt"), "precious").expect("write");
+        std::fs::create_dir(folder.join("data")).expect("make data");
+        home.remove().expect("remove");
+        assert!(folder.join("notes.txt").exists() && !folder.join("data").exists());
+    }
+}

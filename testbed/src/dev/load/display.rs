@@ -1,0 +1,72 @@
+//! Shows a load: one line per second, replaced in place on a terminal, and the summary.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::super::table::aligned;
+use super::tally::Tally;
+
+#[derive(Debug)]
+pub(super) struct Display {
+    line: Option<ProgressBar>,
+}
+
+impl Display {
+    pub(super) fn new() -> Self {
+        let line = std::io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+            ProgressBar::new_spinner().with_style(style)
+        });
+        Self { line }
+    }
+
+    /// What was counted in the last `span`.
+    pub(super) fn second(&mut self, elapsed: Duration, tally: &Tally, span: Duration) {
+        let mut text = format!(
+            "{:4.0} s  {:8.0} orders/s  p50 {}  p99 {}",
+            elapsed.as_secs_f64(),
+            tally.created() as f64 / span.as_secs_f64(),
+            milliseconds(tally.latency(0.5)),
+            milliseconds(tally.latency(0.99)),
+        );
+        for (outcome, count) in tally.others() {
+            let _ = write!(text, "  {}: {count}", outcome.name());
+        }
+        match &self.line {
+            Some(line) => line.set_message(text),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// `unsent` orders were due and found no free connection before the time was over.
+    pub(super) fn summary(&mut self, total: &Tally, elapsed: Duration, unsent: u64) {
+        if let Some(line) = self.line.take() {
+            line.finish_and_clear();
+        }
+        let row = |label: &str, value: String| [label.to_owned(), value];
+        let mut rows = vec![row("sent", total.sent().to_string()), row("201", total.created().to_string())];
+        rows.extend(total.others().map(|(outcome, count)| row(&outcome.name(), count.to_string())));
+        if unsent > 0 {
+            rows.push(row("due, not sent", format!("{unsent} (every connection was waiting for an answer)")));
+        }
+        rows.push(row(
+            "rate",
+            format!(
+                "{:.0} orders/s accepted over {:.1} s",
+                total.created() as f64 / elapsed.as_secs_f64(),
+                elapsed.as_secs_f64()
+            ),
+        ));
+        for (label, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
+            rows.push(row(label, milliseconds(total.latency(share))));
+        }
+        println!("{}", aligned(&rows));
+    }
+}
+
+fn milliseconds(latency: Duration) -> String {
+    format!("{:.2} ms", latency.as_secs_f64() * 1000.0)
+}

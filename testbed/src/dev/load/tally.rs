@@ -1,0 +1,102 @@
+//! What was counted: answers by status, failures by kind, and latencies.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Microseconds; an answer that took longer than the request timeout is not an answer.
+const LONGEST: u64 = 60_000_000;
+
+/// How one order ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Outcome {
+    Answered(u16),
+    /// No connection: certainly not accepted.
+    NotConnected,
+    /// Sent, and the connection was lost before an answer: may or may not be accepted.
+    ConnectionLost,
+    /// Sent, and not answered in time: may or may not be accepted.
+    TimedOut,
+}
+
+impl Outcome {
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Answered(status) => status.to_string(),
+            Self::NotConnected => "not connected".to_owned(),
+            Self::ConnectionLost => "connection lost".to_owned(),
+            Self::TimedOut => "timed out".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Tally {
+    outcomes: BTreeMap<Outcome, u64>,
+    /// Of the orders that were answered 201, in microseconds.
+    latencies: Histogram<u64>,
+}
+
+impl Tally {
+    pub(super) fn new() -> Self {
+        Self {
+            outcomes: BTreeMap::new(),
+            latencies: Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are valid"),
+        }
+    }
+
+    pub(super) fn count(&mut self, outcome: Outcome, latency: Duration) {
+        *self.outcomes.entry(outcome).or_default() += 1;
+        if outcome == Outcome::Answered(201) {
+            self.latencies.saturating_record(latency.as_micros().try_into().unwrap_or(LONGEST));
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        for (outcome, count) in &other.outcomes {
+            *self.outcomes.entry(*outcome).or_default() += count;
+        }
+        self.latencies.add(&other.latencies).expect("both have the same bounds");
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.outcomes.values().sum()
+    }
+
+    pub(super) fn created(&self) -> u64 {
+        self.outcomes.get(&Outcome::Answered(201)).copied().unwrap_or_default()
+    }
+
+    /// Everything but 201, with how often.
+    pub(super) fn others(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        self.outcomes
+            .iter()
+            .map(|(outcome, count)| (*outcome, *count))
+            .filter(|(outcome, _)| *outcome != Outcome::Answered(201))
+    }
+
+    /// The latency that this share of the accepted orders, 0 to 1, did not exceed.
+    pub(super) fn latency(&self, share: f64) -> Duration {
+        Duration::from_micros(self.latencies.value_at_quantile(share))
+    }
+}
+
+/// The tally of one connection, emptied once a second by the display; nobody else waits for its lock.
+#[derive(Debug, Clone)]
+pub(super) struct Shared(Arc<Mutex<Tally>>);
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Tally::new())))
+    }
+
+    pub(super) fn count(&self, outcome: Outcome, latency: Duration) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).count(outcome, latency);
+    }
+
+    pub(super) fn take(&self) -> Tally {
+        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Tally::new())
+    }
+}

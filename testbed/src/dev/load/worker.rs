@@ -1,0 +1,115 @@
+//! One connection: takes the next order, waits until it is due, sends it, waits for the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::order::Orders;
+use super::schedule::{Due, Schedule};
+use super::tally::{Outcome, Shared};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longer than any deadline of the API, so that what is counted is its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After a failed connection, so that a server that is down is not asked without end.
+const PAUSE: Duration = Duration::from_millis(50);
+
+type Connection = SendRequest<Full<Bytes>>;
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    address: String,
+    schedule: Arc<Schedule>,
+    orders: Arc<Orders>,
+    stop: CancellationToken,
+    tally: Shared,
+}
+
+impl Worker {
+    pub(super) fn new(address: &str, schedule: Arc<Schedule>, orders: Arc<Orders>, stop: CancellationToken) -> Self {
+        Self { address: address.to_owned(), schedule, orders, stop, tally: Shared::new() }
+    }
+
+    pub(super) fn tally(&self) -> Shared {
+        self.tally.clone()
+    }
+
+    /// Runs until the time is over or `stop` is cancelled; an order that was sent is waited for.
+    pub(super) async fn run(self) {
+        let mut connection: Option<Connection> = None;
+        while let Some(due) = self.schedule.next() {
+            if self.stop.run_until_cancelled(sleep_until(due.at)).await.is_none() {
+                return;
+            }
+            let outcome = self.send(&mut connection, due).await;
+            self.tally.count(outcome, due.at.elapsed());
+            if outcome == Outcome::NotConnected {
+                sleep(PAUSE).await;
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+        }
+    }
+
+    async fn send(&self, connection: &mut Option<Connection>, due: Due) -> Outcome {
+        // A connection that the server has closed between two orders is replaced, not counted as lost.
+        let mut usable = connection.take();
+        if let Some(open) = &mut usable
+            && open.ready().await.is_err()
+        {
+            usable = None;
+        }
+        if usable.is_none() {
+            usable = timeout(CONNECT_TIMEOUT, self.connect()).await.ok().and_then(Result::ok);
+        }
+        let Some(mut open) = usable else {
+            return Outcome::NotConnected;
+        };
+        match timeout(ANSWER_TIMEOUT, self.exchange(&mut open, due.number)).await {
+            Ok(Ok(status)) => {
+                *connection = Some(open);
+                Outcome::Answered(status)
+            }
+            Ok(Err(_)) => Outcome::ConnectionLost,
+            Err(_) => Outcome::TimedOut,
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection> {
+        let stream = TcpStream::connect(&self.address).await.context("connect")?;
+        stream.set_nodelay(true).context("set TCP_NODELAY")?;
+        let (connection, driver) = handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
+        // Ends with the connection; its error is seen by the request that it fails.
+        tokio::spawn(driver);
+        Ok(connection)
+    }
+
+    async fn exchange(&self, connection: &mut Connection, number: u64) -> Result<u16> {
+        let request = Request::post("/api/orders")
+            .header(header::HOST, &self.address)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("idempotency-key", self.orders.idempotency_key(number))
+            .body(Full::from(self.orders.body(number)))
+            .context("make a request")?;
+        let answer = connection.send_request(request).await.context("send an order")?;
+        let status = answer.status().as_u16();
+        // Read to its end, or the connection could not carry the next order.
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            frame.context("read the answer")?;
+        }
+        Ok(status)
+    }
+}

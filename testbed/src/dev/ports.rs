@@ -1,0 +1,110 @@
+//! The ports of `up`, each with its variable, checked before anything is started: all that are busy are named at once.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::port;
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Ports (all on 127.0.0.1)")]
+pub(super) struct Ports {
+    /// API and dashboard
+    #[arg(long, env = "PORT", default_value_t = 8080)]
+    pub(super) port: u16,
+    /// Health and metrics of the producer
+    #[arg(long, env = "ADMIN_PORT", default_value_t = 9464)]
+    pub(super) admin_port: u16,
+    /// Health and metrics of the consumer
+    #[arg(long, env = "CONSUMER_ADMIN_PORT", default_value_t = 9465)]
+    pub(super) consumer_admin_port: u16,
+    /// Postgres of shard 1
+    #[arg(long, env = "PG_SHARD1_PORT", default_value_t = 15432)]
+    pub(super) pg_shard1_port: u16,
+    /// Postgres of shard 2
+    #[arg(long, env = "PG_SHARD2_PORT", default_value_t = 15433)]
+    pub(super) pg_shard2_port: u16,
+    /// Kafka
+    #[arg(long, env = "KAFKA_PORT", default_value_t = 9092)]
+    pub(super) kafka_port: u16,
+    /// S3
+    #[arg(long, env = "S3_PORT", default_value_t = 4566)]
+    pub(super) s3_port: u16,
+}
+
+impl Ports {
+    /// # Errors
+    /// If a port is given twice or is busy; every such port is named with its variable and, if it can be seen, with
+    /// the process that holds it.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut variables: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+        for (variable, port) in self.named() {
+            variables.entry(port).or_default().push(variable);
+        }
+        let complaints: Vec<String> = variables.iter().filter_map(|(port, names)| complaint(*port, names)).collect();
+        if !complaints.is_empty() {
+            bail!(
+                "nothing was started:\n  {}\nchoose other ports by these variables or stop who holds them",
+                complaints.join("\n  ")
+            );
+        }
+        Ok(())
+    }
+
+    fn named(&self) -> [(&'static str, u16); 7] {
+        [
+            ("PORT", self.port),
+            ("ADMIN_PORT", self.admin_port),
+            ("CONSUMER_ADMIN_PORT", self.consumer_admin_port),
+            ("PG_SHARD1_PORT", self.pg_shard1_port),
+            ("PG_SHARD2_PORT", self.pg_shard2_port),
+            ("KAFKA_PORT", self.kafka_port),
+            ("S3_PORT", self.s3_port),
+        ]
+    }
+}
+
+fn complaint(number: u16, variables: &[&str]) -> Option<String> {
+    let variables_given = variables.join(", ");
+    if number == 0 {
+        return Some(format!("{variables_given}: 0 is no port here; the addresses are meant to stay the same"));
+    }
+    if variables.len() > 1 {
+        return Some(format!("{variables_given}: all are {number}"));
+    }
+    if port::is_free(number) {
+        return None;
+    }
+    let holder = port::holder(number).unwrap_or_else(|| "a process that cannot be seen from here".to_owned());
+    Some(format!("{variables_given}: port {number} is held by {holder}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn every_busy_and_every_doubled_port_is_named_at_once() {
+        let holder = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let busy = holder.local_addr().expect("read address").port();
+        let free = || port::free().expect("find a port");
+        let twice = free();
+        let ports = Ports {
+            port: busy,
+            admin_port: free(),
+            consumer_admin_port: free(),
+            pg_shard1_port: twice,
+            pg_shard2_port: twice,
+            kafka_port: free(),
+            s3_port: 0,
+        };
+        let error = ports.check().expect_err("busy ports were accepted").to_string();
+        assert!(error.contains(&format!("PORT: port {busy} is held by")), "{error}");
+        assert!(error.contains("PG_SHARD1_PORT, PG_SHARD2_PORT: all are"), "{error}");
+        assert!(error.contains("S3_PORT: 0"), "{error}");
+        assert!(!error.contains("KAFKA_PORT"), "{error}");
+    }
+}

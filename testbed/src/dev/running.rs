@@ -1,0 +1,158 @@
+//! The running whole of `up`: how it is started, listed and stopped.
+//!
+//! Backing services start side by side; what needs them follows. It stops the other way round: who uses before who is
+//! used.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::ports::Ports;
+use super::progress::Progress;
+use super::state::{Entry, Probe, State};
+use crate::product::Environment;
+use crate::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, localstack, provision};
+
+pub(super) const TOPIC: &str = "orders";
+pub(super) const BUCKET: &str = "order-receipts";
+const GROUP: &str = "order-consumer-group";
+const OWNER: &str = "local/orderflow";
+
+/// All it needs is up; what is left is its own first round.
+const READY_DEADLINE: Duration = Duration::from_mins(1);
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) postgres: [Arc<Postgres>; 2],
+    pub(super) kafka: Arc<Kafka>,
+    pub(super) localstack: Arc<LocalStack>,
+    pub(super) producer: Arc<Producer>,
+    pub(super) consumer: Arc<Consumer>,
+    folder: PathBuf,
+    environment: Environment,
+}
+
+impl Running {
+    pub(super) async fn start(folder: &Path, ports: &Ports, progress: &Progress) -> Result<Self> {
+        let shard = async |number: usize, port: u16| {
+            let postgres = Postgres::start_on(folder, &format!("postgres{number}"), port).await?;
+            let dsn = postgres.create_database(&database(number)).await?;
+            anyhow::Ok((Arc::new(postgres), dsn))
+        };
+        let ((postgres1, dsn1), (postgres2, dsn2), kafka, localstack) = tokio::try_join!(
+            progress.part("Postgres, shard 1", shard(1, ports.pg_shard1_port)),
+            progress.part("Postgres, shard 2", shard(2, ports.pg_shard2_port)),
+            progress.part("Kafka", Kafka::start_on(folder, "kafka", ports.kafka_port)),
+            progress.part("S3 (LocalStack)", LocalStack::start_on(folder, "localstack", ports.s3_port)),
+        )?;
+        let environment = environment(&kafka, &localstack, dsn1, dsn2);
+        progress.part("tables, topics, bucket", provision(folder, environment.clone())).await?;
+
+        let producer = Producer::builder(folder, environment.clone())
+            .instance("producer")
+            .env("PORT", ports.port.to_string())
+            .env("ADMIN_PORT", ports.admin_port.to_string());
+        let consumer_environment = environment.iter().filter(|(name, _)| name.starts_with("KAFKA_")).cloned().collect();
+        let consumer = Consumer::builder(folder, consumer_environment)
+            .instance("consumer")
+            .env("ADMIN_PORT", ports.consumer_admin_port.to_string());
+        let (producer, consumer) = tokio::try_join!(
+            progress.part("producer", async {
+                let producer = producer.start().await?;
+                producer.ready(READY_DEADLINE).await.map(|()| producer)
+            }),
+            progress.part("consumer", async {
+                let consumer = consumer.start().await?;
+                consumer.ready(READY_DEADLINE).await.map(|()| consumer)
+            }),
+        )?;
+        Ok(Self {
+            postgres: [postgres1, postgres2],
+            kafka: Arc::new(kafka),
+            localstack: Arc::new(localstack),
+            producer: Arc::new(producer),
+            consumer: Arc::new(consumer),
+            folder: folder.to_owned(),
+            environment,
+        })
+    }
+
+    /// Makes tables, topics and bucket again: LocalStack comes back without its bucket.
+    pub(super) async fn provision(&self) -> Result<()> {
+        provision(&self.folder, self.environment.clone()).await
+    }
+
+    /// Every process, in the order in which they are stopped.
+    pub(super) fn services(&self) -> [Arc<dyn Service>; 6] {
+        [
+            self.producer.clone(),
+            self.consumer.clone(),
+            self.localstack.clone(),
+            self.kafka.clone(),
+            self.postgres[0].clone(),
+            self.postgres[1].clone(),
+        ]
+    }
+
+    /// What runs now; asked again after a process was started again.
+    pub(super) fn state(&self) -> Result<State> {
+        let postgres = |postgres: &Postgres, number| {
+            entry(postgres, postgres.dsn(&database(number)), Probe::Postgres { port: postgres.port() })
+        };
+        let admin_url = |url: &String| Probe::Ready { admin_url: url.clone() };
+        let processes = vec![
+            entry(&*self.producer, self.producer.url()?, admin_url(&self.producer.admin_url()?)),
+            entry(&*self.consumer, self.consumer.admin_url()?, admin_url(&self.consumer.admin_url()?)),
+            postgres(&self.postgres[0], 1),
+            postgres(&self.postgres[1], 2),
+            entry(&*self.kafka, self.kafka.bootstrap(), Probe::Kafka { bootstrap: self.kafka.bootstrap() }),
+            entry(
+                &*self.localstack,
+                self.localstack.endpoint(),
+                Probe::LocalStack { endpoint: self.localstack.endpoint() },
+            ),
+        ];
+        Ok(State { pid: std::process::id(), processes })
+    }
+
+    /// Stops everything in good order, one line each.
+    pub(super) async fn stop(&self) {
+        for service in self.services() {
+            let started = Instant::now();
+            match service.stop().await {
+                Ok(()) => eprintln!("  stopped {} ({:.1} s)", service.name(), started.elapsed().as_secs_f64()),
+                Err(error) => eprintln!("  {} did not stop: {error:#}", service.name()),
+            }
+        }
+    }
+}
+
+/// The database of a shard.
+pub(super) fn database(shard: usize) -> String {
+    format!("orders_shard{shard}")
+}
+
+fn entry(service: &dyn Service, address: String, probe: Probe) -> Entry {
+    Entry { name: service.name().to_owned(), pid: service.pid(), address, probe }
+}
+
+fn environment(kafka: &Kafka, localstack: &LocalStack, dsn1: String, dsn2: String) -> Environment {
+    [
+        ("OWNER", OWNER.to_owned()),
+        ("KAFKA_BROKERS", kafka.bootstrap()),
+        ("KAFKA_TOPIC", TOPIC.to_owned()),
+        ("KAFKA_GROUP_ID", GROUP.to_owned()),
+        ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
+        ("PG_SHARD1_DSN", dsn1),
+        ("PG_SHARD2_DSN", dsn2),
+        ("S3_ENDPOINT", localstack.endpoint()),
+        ("S3_BUCKET", BUCKET.to_owned()),
+        ("AWS_REGION", localstack::REGION.to_owned()),
+        ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID.to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY.to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}

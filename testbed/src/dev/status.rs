@@ -1,0 +1,39 @@
+//! `orderflow-dev status`: what runs, where, and whether it answers.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::home::{self, Options};
+use super::state::Entry;
+use super::table::aligned;
+
+/// Healthy processes answer in milliseconds.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(options: &Options) -> Result<ExitCode> {
+    let Some(pid) = home::holder(&options.data)? else {
+        println!("Nothing runs in {}.", options.data.display());
+        return Ok(ExitCode::FAILURE);
+    };
+    let Some(state) = home::read_state(&options.data) else {
+        println!("orderflow-dev up (pid {pid}) is starting or stopping in {}.", options.data.display());
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut rows = vec![["name", "pid", "address", "health"].map(str::to_owned)];
+    rows.extend(join_all(state.processes.into_iter().map(row)).await);
+    println!("orderflow-dev up (pid {pid}) in {}\n\n{}", options.data.display(), aligned(&rows));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn row(process: Entry) -> [String; 4] {
+    let health = match timeout(ANSWER_WITHIN, process.probe.ask()).await {
+        Ok(Ok(())) => "healthy".to_owned(),
+        Ok(Err(error)) => format!("unhealthy: {error:#}"),
+        Err(_) => format!("no answer in {ANSWER_WITHIN:?}"),
+    };
+    [process.name, process.pid.to_string(), process.address, health]
+}

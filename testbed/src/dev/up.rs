@@ -1,0 +1,99 @@
+//! `orderflow-dev up`: check, start, show, supervise, stop.
+//!
+//! Whatever can be known to go wrong is said before anything is started: a first `up` that still runs, a busy port, a
+//! missing program. A second Ctrl-C while stopping kills everything at once.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::home::{self, Claim, Home};
+use super::interrupt::Interrupts;
+use super::ports::Ports;
+use super::progress::Progress;
+use super::running::Running;
+use super::supervise::supervise;
+use super::{addresses, table};
+use crate::tools;
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    home: home::Options,
+    #[command(flatten)]
+    ports: Ports,
+}
+
+pub(super) async fn run(options: Options) -> Result<ExitCode> {
+    let home = match Home::claim(&options.home.data)? {
+        Claim::Ours(home) => home,
+        Claim::Taken(pid) => bail!(already_running(&options.home, pid)),
+    };
+    home.forget_state();
+    options.ports.check()?;
+    check_programs()?;
+    home.turn_logs();
+
+    let mut interrupts = Interrupts::listen()?;
+    let progress = Progress::new();
+    eprintln!("Starting OrderFlow in {}", home.folder().display());
+    let running = tokio::select! {
+        // Boxed: the parts that start side by side make a future too large for a stack.
+        started = Box::pin(Running::start(home.folder(), &options.ports, &progress)) => started?,
+        () = interrupts.next() => {
+            eprintln!("Interrupted while starting; what had been started was killed.");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    home.write_state(&running.state()?)?;
+    println!("{}", addresses::table(&running, &home)?);
+
+    tokio::select! {
+        () = supervise(&running, &home) => {}
+        () = interrupts.next() => {}
+    }
+
+    eprintln!("\nStopping; once more to kill everything at once.");
+    tokio::select! {
+        () = running.stop() => {}
+        // Dropping what runs kills it.
+        () = interrupts.next() => eprintln!("Killed."),
+    }
+    drop(running);
+    home.forget_state();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Looks for all programs at once, so that a first `up` does not fail at the last of them.
+fn check_programs() -> Result<()> {
+    let found = [
+        tools::postgres_program("postgres").map(drop),
+        tools::java().map(drop),
+        tools::kafka_class_path().map(drop),
+        tools::localstack_python().map(drop),
+        tools::product_binary("orderflow-provision").map(drop),
+        tools::product_binary("orderflow-producer").map(drop),
+        tools::product_binary("orderflow-consumer").map(drop),
+    ];
+    let missing: Vec<String> = found.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    if !missing.is_empty() {
+        bail!("nothing was started:\n  {}", missing.join("\n  "));
+    }
+    Ok(())
+}
+
+fn already_running(options: &home::Options, pid: Option<i32>) -> String {
+    let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    let addresses = match home::read_state(&options.data) {
+        Some(state) => {
+            let rows: Vec<_> = state.processes.into_iter().map(|process| [process.name, process.address]).collect();
+            table::aligned(&rows)
+        }
+        None => "  it is still starting\n".to_owned(),
+    };
+    format!(
+        "already running{pid} in {}:\n{addresses}stop it with Ctrl-C there, or with orderflow-dev down",
+        options.data.display()
+    )
+}

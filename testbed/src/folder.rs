@@ -1,0 +1,80 @@
+//! Where services keep their files: `data/<name>` and `logs/<name>.log` below one folder.
+//!
+//! For tests that folder is `orderflow-test-<pid>` in the temp folder. What dead test processes left is removed when
+//! the next one starts, but the logs of a failed run stay for a day.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+const PREFIX: &str = "orderflow-test-";
+const FAILED: &str = "failed";
+const KEEP_FAILED: Duration = Duration::from_hours(24);
+
+/// The folder of this test process, made on first use.
+pub fn of_this_test_process() -> Result<&'static Path> {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(folder) = FOLDER.get() {
+        return Ok(folder);
+    }
+    remove_leftovers();
+    let folder = std::env::temp_dir().join(format!("{PREFIX}{}", std::process::id()));
+    create(&folder)?;
+    Ok(FOLDER.get_or_init(|| folder))
+}
+
+/// Marks this test process as failed: its logs are kept.
+pub fn keep_logs() {
+    if let Ok(folder) = of_this_test_process() {
+        let _ = std::fs::write(folder.join(FAILED), "");
+    }
+}
+
+/// The data folder of service `name`, which need not exist, below `folder`.
+pub fn data(folder: &Path, name: &str) -> Result<PathBuf> {
+    let parent = folder.join("data");
+    create(&parent)?;
+    Ok(parent.join(name))
+}
+
+/// The log file of process `name` below `folder`.
+pub fn log(folder: &Path, name: &str) -> Result<PathBuf> {
+    let parent = folder.join("logs");
+    create(&parent)?;
+    Ok(parent.join(format!("{name}.log")))
+}
+
+/// Makes a folder that other users may pass through: as root, Postgres runs as another user.
+pub fn create(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)))
+        .with_context(|| format!("create folder {}", folder.display()))
+}
+
+/// Best effort: two test processes may tidy up at the same time, and neither depends on it.
+fn remove_leftovers() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
+        let is_dead = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if is_dead {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn remove(folder: &Path) {
+    let failed_lately = folder
+        .join(FAILED)
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .is_ok_and(|when| when.elapsed().is_ok_and(|age| age < KEEP_FAILED));
+    let unneeded = if failed_lately { folder.join("data") } else { folder.to_owned() };
+    let _ = std::fs::remove_dir_all(unneeded);
+}

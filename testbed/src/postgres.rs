@@ -1,0 +1,158 @@
+//! One real Postgres on loopback, with its default durability: fsync and synchronous_commit stay on.
+//!
+//! Promises the same port and data across stop, kill and start, and that "up" means a query was answered. As root it
+//! runs as the system user `postgres`, because `initdb` and `postgres` refuse root.
+
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
+use nix::unistd::{User, geteuid};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::process::{Launch, Process};
+use crate::service::{STOP_GRACE, Service, wait_until_answered};
+use crate::{folder, port, tools};
+
+/// The superuser of every Postgres started here.
+pub const USER: &str = "orderuser";
+pub const PASSWORD: &str = "orderpass";
+
+/// A recovery after `kill -9` replays at most what tests write: seconds.
+const START_DEADLINE: Duration = Duration::from_mins(1);
+
+/// A running Postgres.
+#[derive(Debug)]
+pub struct Postgres {
+    process: Process,
+    port: u16,
+}
+
+impl Postgres {
+    /// Starts `name` below `folder` on a free port; makes its cluster if there is none yet.
+    pub async fn start(folder: &Path, name: &str) -> Result<Self> {
+        Self::start_on(folder, name, port::free()?).await
+    }
+
+    /// The same on a port that was chosen.
+    pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
+        let cluster = cluster(folder, name).await?;
+        let launch = Launch::new(name, tools::postgres_program("postgres")?, folder::log(folder, name)?)
+            .argument("-D")
+            .argument(&cluster)
+            .arguments(["-p", &port.to_string()])
+            .arguments(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .arguments(["-c", "max_connections=300", "-c", "log_line_prefix=%m [%p] %d "])
+            .folder(&cluster)
+            .user(system_user()?.map(|user| user.name));
+        let postgres = Self { process: Process::start(launch)?, port };
+        postgres.wait_until_up().await?;
+        Ok(postgres)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The DSN of `database`, whether it exists or not.
+    pub fn dsn(&self, database: &str) -> String {
+        dsn(self.port, database)
+    }
+
+    /// Creates `database` unless it exists, and returns its DSN.
+    pub async fn create_database(&self, database: &str) -> Result<String> {
+        let mut connection = connect(&self.dsn("postgres")).await?;
+        let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)")
+            .bind(database)
+            .fetch_one(&mut connection)
+            .await
+            .with_context(|| format!("look for database {database}"))?;
+        if !exists {
+            // A name cannot be a bind parameter; it is quoted as an identifier.
+            let statement = format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\""));
+            sqlx::raw_sql(AssertSqlSafe(statement))
+                .execute(&mut connection)
+                .await
+                .with_context(|| format!("create database {database}"))?;
+        }
+        connection.close().await.context("close connection")?;
+        Ok(self.dsn(database))
+    }
+}
+
+impl Service for Postgres {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(wait_until_answered(&self.process, "answer a query", START_DEADLINE, || probe(self.port)))
+    }
+
+    /// Fast shutdown: clients are disconnected, everything is written.
+    fn stop(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { self.process.interrupt(STOP_GRACE).await.map(drop) })
+    }
+}
+
+/// Whether the Postgres on `port` answers a query.
+pub async fn probe(port: u16) -> Result<()> {
+    let mut connection = connect(&dsn(port, "postgres")).await?;
+    sqlx::query("SELECT 1").execute(&mut connection).await.context("query Postgres")?;
+    connection.close().await.context("close connection")
+}
+
+/// One connection of the caller's own.
+pub async fn connect(dsn: &str) -> Result<PgConnection> {
+    PgConnection::connect(dsn).await.context("connect to Postgres")
+}
+
+fn dsn(port: u16, database: &str) -> String {
+    format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{port}/{database}")
+}
+
+/// The cluster's folder. It is made under another name first, so that an interrupted `initdb` is never taken for one.
+async fn cluster(folder: &Path, name: &str) -> Result<PathBuf> {
+    let cluster = folder::data(folder, name)?;
+    if cluster.join("PG_VERSION").exists() {
+        return Ok(cluster);
+    }
+    let unfinished = folder::data(folder, &format!("{name}.unfinished"))?;
+    let password = folder::data(folder, &format!("{name}.password"))?;
+    let _ = std::fs::remove_dir_all(&unfinished);
+    std::fs::create_dir(&unfinished).with_context(|| format!("create folder {}", unfinished.display()))?;
+    std::fs::write(&password, PASSWORD).with_context(|| format!("write {}", password.display()))?;
+    let user = system_user()?;
+    if let Some(user) = &user {
+        for path in [&unfinished, &password] {
+            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+                .with_context(|| format!("give {} to {}", path.display(), user.name))?;
+        }
+    }
+    let launch = Launch::new("initdb", tools::postgres_program("initdb")?, folder::log(folder, name)?)
+        .argument("-D")
+        .argument(&unfinished)
+        .argument("--pwfile")
+        .argument(&password)
+        .arguments(["-U", USER, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
+        .folder(&unfinished)
+        .user(user.map(|user| user.name));
+    let initdb = Process::start(launch)?;
+    let status = initdb.wait_for_exit(START_DEADLINE).await?;
+    let _ = std::fs::remove_file(&password);
+    ensure!(status.success(), "make cluster {name} ({status}):\n{}", initdb.log_tail(crate::process::TAIL));
+    std::fs::rename(&unfinished, &cluster).with_context(|| format!("name cluster {}", cluster.display()))?;
+    Ok(cluster)
+}
+
+/// The user Postgres must run as, if the caller is root.
+fn system_user() -> Result<Option<User>> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let user = User::from_name("postgres").context("look up user postgres")?;
+    user.map(Some)
+        .context("there is no user postgres, which Postgres runs as when started by root: run scripts/prepare")
+}

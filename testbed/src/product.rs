@@ -1,0 +1,194 @@
+//! The product's own processes, as they are shipped: producer, consumer and provisioning, from binaries beside the
+//! running one.
+//!
+//! They listen on port 0 and log where; the addresses are read from what they logged since their last start, so a
+//! process that was started again may have others. Its `INSTANCE` stays the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use crate::process::{Launch, Process, TAIL};
+use crate::service::{Service, wait_until_answered};
+use crate::{folder, http, tools};
+
+/// Live means listening, which waits for no other service.
+const LIVE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Four topics, a bucket and two sets of migrations take a second; a machine under load gets a minute.
+const PROVISION_DEADLINE: Duration = Duration::from_mins(1);
+
+/// Environment of a product process.
+pub type Environment = Vec<(String, String)>;
+
+/// What a producer or consumer is started with.
+#[derive(Debug, Clone)]
+pub struct Builder<P> {
+    folder: PathBuf,
+    environment: Environment,
+    instance: String,
+    make: fn(Process) -> P,
+    binary: &'static str,
+}
+
+impl<P: Service> Builder<P> {
+    /// Adds a variable, or replaces it.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Its name in logs and, for a consumer, in its transactional id; by default one that no other process has.
+    #[must_use]
+    pub fn instance(mut self, instance: impl Into<String>) -> Self {
+        self.instance = instance.into();
+        self
+    }
+
+    /// Starts it and waits until it is live; it need not be ready.
+    pub async fn start(self) -> Result<P> {
+        let launch = Launch::new(
+            self.instance.clone(),
+            tools::product_binary(self.binary)?,
+            folder::log(&self.folder, &self.instance)?,
+        );
+        let defaults = [("HOST", "127.0.0.1"), ("PORT", "0"), ("ADMIN_PORT", "0"), ("LOG_FORMAT", "json")];
+        let launch = defaults.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+        let launch = launch.env("INSTANCE", &self.instance);
+        let launch = self.environment.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+        let started = (self.make)(Process::start(launch)?);
+        started.wait_until_up().await?;
+        Ok(started)
+    }
+}
+
+/// A running `orderflow-producer`.
+#[derive(Debug)]
+pub struct Producer {
+    process: Process,
+}
+
+impl Producer {
+    /// A producer that logs below `folder` and sees `environment`.
+    pub fn builder(folder: &Path, environment: Environment) -> Builder<Self> {
+        builder(folder, environment, "orderflow-producer", |process| Self { process })
+    }
+
+    /// Where its API listens: `http://127.0.0.1:<port>`.
+    pub fn url(&self) -> Result<String> {
+        address(&self.process, "http")
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub fn admin_url(&self) -> Result<String> {
+        address(&self.process, "admin")
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self, deadline: Duration) -> Result<()> {
+        wait_until_ready(&self.process, deadline).await
+    }
+}
+
+/// A running `orderflow-consumer`.
+#[derive(Debug)]
+pub struct Consumer {
+    process: Process,
+}
+
+impl Consumer {
+    /// A consumer that logs below `folder` and sees `environment`.
+    pub fn builder(folder: &Path, environment: Environment) -> Builder<Self> {
+        builder(folder, environment, "orderflow-consumer", |process| Self { process })
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    pub fn admin_url(&self) -> Result<String> {
+        address(&self.process, "admin")
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn ready(&self, deadline: Duration) -> Result<()> {
+        wait_until_ready(&self.process, deadline).await
+    }
+}
+
+impl Service for Producer {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(wait_until_live(&self.process))
+    }
+}
+
+impl Service for Consumer {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+
+    fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(wait_until_live(&self.process))
+    }
+}
+
+/// Runs the real `orderflow-provision` to its end: migrations, bucket, topics.
+pub async fn provision(folder: &Path, environment: Environment) -> Result<()> {
+    let launch =
+        Launch::new("provision", tools::product_binary("orderflow-provision")?, folder::log(folder, "provision")?);
+    let launch = environment.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    let provision = Process::start(launch)?;
+    let status = provision.wait_for_exit(PROVISION_DEADLINE).await?;
+    ensure!(
+        status.success(),
+        "provision ({status}), log {}:\n{}",
+        provision.log_path().display(),
+        provision.log_tail(TAIL)
+    );
+    Ok(())
+}
+
+/// Whether `admin_url` answers `path` with 200.
+pub async fn probe(admin_url: &str, path: &str) -> Result<()> {
+    let answer = http::client().get(format!("{admin_url}{path}")).send().await.context("ask the admin port")?;
+    let status = answer.status();
+    ensure!(status == 200, "{path} answered {status}: {}", answer.text().await.unwrap_or_default());
+    Ok(())
+}
+
+fn builder<P>(folder: &Path, environment: Environment, binary: &'static str, make: fn(Process) -> P) -> Builder<P> {
+    static STARTED: AtomicUsize = AtomicUsize::new(1);
+    let role = binary.trim_start_matches("orderflow-");
+    let instance = format!("{role}-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+    Builder { folder: folder.to_owned(), environment, instance, make, binary }
+}
+
+async fn wait_until_live(process: &Process) -> Result<()> {
+    wait_for(process, "/livez", LIVE_DEADLINE).await
+}
+
+async fn wait_until_ready(process: &Process, deadline: Duration) -> Result<()> {
+    wait_for(process, "/readyz", deadline).await
+}
+
+async fn wait_for(process: &Process, path: &str, deadline: Duration) -> Result<()> {
+    let question = format!("answer {path}");
+    wait_until_answered(process, &question, deadline, || async { probe(&address(process, "admin")?, path).await }).await
+}
+
+/// The URL of one of the process's servers, from its line `{"message":"listening","server":…,"address":…}`.
+fn address(process: &Process, server: &str) -> Result<String> {
+    process
+        .log_since_start()
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|line| line["message"] == "listening" && line["server"] == server)
+        .and_then(|line| Some(format!("http://{}", line["address"].as_str()?)))
+        .with_context(|| format!("{} has not logged where its {server} server listens", process.name()))
+}

@@ -1,0 +1,95 @@
+//! What every started service can do, whichever it is: be awaited, stopped, killed, frozen and started again.
+//!
+//! All of it goes through the service's one [`Process`]; a service only adds when it counts as up and how it is
+//! stopped in good order.
+
+use std::future::Future;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+
+use crate::process::{Process, TAIL};
+use crate::wait::eventually;
+
+/// How long a service may take to stop in good order before it is killed.
+pub const STOP_GRACE: Duration = Duration::from_secs(20);
+
+/// One question to a service that is up is answered in milliseconds; a port held by somebody else may never answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running service; the same name, port and files for as long as the value lives.
+pub trait Service: Send + Sync {
+    fn process(&self) -> &Process;
+
+    /// Waits until it answers what it is there to answer. Fails early, with the end of its log, if it has ended.
+    fn wait_until_up(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Stops it in good order; its data stays.
+    fn stop(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { self.process().terminate(STOP_GRACE).await.map(drop) })
+    }
+
+    /// Starts it again, whether it was stopped, killed or still runs, and waits until it is up.
+    fn start_again(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            self.process().start_again()?;
+            self.wait_until_up().await
+        })
+    }
+
+    fn name(&self) -> &str {
+        self.process().name()
+    }
+
+    /// `kill -9` for it and all its descendants.
+    fn kill(&self) {
+        self.process().kill();
+    }
+
+    /// Freezes it and all its descendants: its connections stay open and nothing answers.
+    fn pause(&self) {
+        self.process().pause();
+    }
+
+    fn resume(&self) {
+        self.process().resume();
+    }
+
+    fn pid(&self) -> u32 {
+        self.process().pid()
+    }
+
+    fn is_running(&self) -> bool {
+        self.process().is_running()
+    }
+}
+
+/// Waits until `probe` is answered. Ends at once when the process has ended: it will never answer.
+///
+/// # Errors
+/// With what was awaited, what was seen last and the end of the process's log.
+pub(crate) async fn wait_until_answered<F>(
+    process: &Process,
+    question: &str,
+    deadline: Duration,
+    probe: impl Fn() -> F + Sync,
+) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    let what = format!("{} to {question}", process.name());
+    let outcome = eventually(&what, deadline, || async {
+        if let Some(status) = process.exit_status() {
+            return Ok(Some(status));
+        }
+        timeout(PROBE_TIMEOUT, probe()).await.context("no answer")?.map(|()| None)
+    });
+    let failure = match outcome.await {
+        Ok(None) => return Ok(()),
+        Ok(Some(status)) => anyhow!("{} ended ({status})", process.name()),
+        Err(error) => error,
+    };
+    bail!("{failure:#}; log {}:\n{}", process.log_path().display(), process.log_tail(TAIL))
+}

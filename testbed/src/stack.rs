@@ -1,0 +1,200 @@
+//! What an integration test starts from: two Postgres shards, Kafka and S3, provisioned, and nobody else's.
+//!
+//! `Stack::shared()` uses services that are started once per test process and gives each test its own databases,
+//! topics, bucket and consumer group. `Stack::own()` starts services of its own, for a test that kills or freezes
+//! them. Either way no test sees another.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
+use futures_util::future::try_join3;
+use sqlx::PgConnection;
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::product::{self, Builder, Environment};
+use crate::{Consumer, Isolation, Kafka, LocalStack, Postgres, Producer, Record, Service};
+use crate::{folder, localstack, postgres, topic};
+
+/// The backing services of a stack. They may live in a `static` beyond the runtime of the test that started them, so
+/// nothing in here may hold a connection, a client or a task.
+#[derive(Debug)]
+pub struct Services {
+    pub postgres: [Postgres; 2],
+    pub kafka: Kafka,
+    pub localstack: LocalStack,
+}
+
+impl Services {
+    async fn start(folder: &Path, prefix: &str) -> Result<Self> {
+        let name = |service: &str| format!("{prefix}{service}");
+        let (names, kafka, localstack) = ([name("postgres1"), name("postgres2")], name("kafka"), name("localstack"));
+        let (postgres, kafka, localstack) = try_join3(
+            async { tokio::try_join!(Postgres::start(folder, &names[0]), Postgres::start(folder, &names[1])) },
+            Kafka::start(folder, &kafka),
+            LocalStack::start(folder, &localstack),
+        )
+        .await?;
+        Ok(Self { postgres: postgres.into(), kafka, localstack })
+    }
+
+    fn all(&self) -> [&dyn Service; 4] {
+        [&self.postgres[0], &self.postgres[1], &self.kafka, &self.localstack]
+    }
+}
+
+#[derive(Debug)]
+enum Backing {
+    Shared(&'static Services),
+    Own(Box<Services>),
+}
+
+/// A provisioned stack of one test.
+#[derive(Debug)]
+pub struct Stack {
+    backing: Backing,
+    folder: &'static Path,
+    /// Eight characters that no other stack has; part of every name it uses.
+    tag: String,
+}
+
+impl Stack {
+    /// A stack on the services this test process shares. A test must not kill, freeze or reconfigure those.
+    pub async fn shared() -> Result<Self> {
+        static SHARED: OnceCell<Services> = OnceCell::const_new();
+        let folder = folder::of_this_test_process()?;
+        let services = SHARED.get_or_try_init(|| Services::start(folder, "")).await?;
+        Self::provisioned(Backing::Shared(services), folder).await
+    }
+
+    /// A stack on services of its own; dropping it ends them.
+    pub async fn own() -> Result<Self> {
+        static STARTED: AtomicUsize = AtomicUsize::new(1);
+        let folder = folder::of_this_test_process()?;
+        let prefix = format!("own{}-", STARTED.fetch_add(1, Ordering::Relaxed));
+        let services = Services::start(folder, &prefix).await?;
+        Self::provisioned(Backing::Own(Box::new(services)), folder).await
+    }
+
+    async fn provisioned(backing: Backing, folder: &'static Path) -> Result<Self> {
+        // The first half of a UUIDv7 is the time; the last digits are random.
+        let tag = Uuid::now_v7().simple().to_string().split_off(24);
+        let stack = Self { backing, folder, tag };
+        for postgres in &stack.services().postgres {
+            postgres.create_database(&stack.database()).await?;
+        }
+        stack.provision().await?;
+        Ok(stack)
+    }
+
+    /// Runs `orderflow-provision` again; needed after LocalStack was started again, which forgets its bucket.
+    pub async fn provision(&self) -> Result<()> {
+        let mut environment = self.env();
+        environment.push(("OWNER".to_owned(), format!("test/{}", self.tag)));
+        product::provision(self.folder, environment).await
+    }
+
+    pub fn services(&self) -> &Services {
+        match &self.backing {
+            Backing::Shared(services) => services,
+            Backing::Own(services) => services,
+        }
+    }
+
+    /// The Postgres of shard 1 or 2.
+    pub fn postgres(&self, shard: usize) -> &Postgres {
+        &self.services().postgres[shard - 1]
+    }
+
+    pub fn kafka(&self) -> &Kafka {
+        &self.services().kafka
+    }
+
+    pub fn localstack(&self) -> &LocalStack {
+        &self.services().localstack
+    }
+
+    /// What the product needs to run on this stack.
+    pub fn env(&self) -> Environment {
+        let services = self.services();
+        [
+            ("KAFKA_BROKERS", services.kafka.bootstrap()),
+            ("KAFKA_TOPIC", self.topic()),
+            ("KAFKA_GROUP_ID", self.group()),
+            ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
+            ("PG_SHARD1_DSN", self.dsn(1)),
+            ("PG_SHARD2_DSN", self.dsn(2)),
+            ("S3_ENDPOINT", services.localstack.endpoint()),
+            ("S3_BUCKET", self.bucket()),
+            ("AWS_REGION", localstack::REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY.to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// A producer on this stack, to be started; each call is another instance.
+    pub fn producer(&self) -> Builder<Producer> {
+        Producer::builder(self.folder, self.env())
+    }
+
+    /// A consumer on this stack, to be started. It is given nothing but Kafka.
+    pub fn consumer(&self) -> Builder<Consumer> {
+        let environment = self.env().into_iter().filter(|(name, _)| name.starts_with("KAFKA_")).collect();
+        Consumer::builder(self.folder, environment)
+    }
+
+    /// A new connection to the database of shard 1 or 2.
+    pub async fn shard(&self, shard: usize) -> Result<PgConnection> {
+        postgres::connect(&self.dsn(shard)).await
+    }
+
+    /// The DSN of shard 1 or 2.
+    pub fn dsn(&self, shard: usize) -> String {
+        self.postgres(shard).dsn(&self.database())
+    }
+
+    /// A new S3 client.
+    pub fn s3(&self) -> aws_sdk_s3::Client {
+        self.localstack().s3()
+    }
+
+    /// What is in a topic now, from its beginning; see [`topic::read_topic`].
+    pub async fn read_topic(&self, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
+        topic::read_topic(&self.kafka().bootstrap(), topic, isolation).await
+    }
+
+    /// The topic of order events. The other three are named after it: `.notifications`, `.dlq`, `.relay`.
+    pub fn topic(&self) -> String {
+        format!("orders-{}", self.tag)
+    }
+
+    pub fn group(&self) -> String {
+        format!("consumers-{}", self.tag)
+    }
+
+    pub fn bucket(&self) -> String {
+        format!("receipts-{}", self.tag)
+    }
+
+    fn database(&self) -> String {
+        format!("orders_{}", self.tag)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        folder::keep_logs();
+        // Services of this stack's own show their logs when they are dropped; the shared ones never are.
+        if let Backing::Shared(services) = &self.backing {
+            for service in services.all() {
+                service.process().show_log();
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Where the programs of the services are on this machine.
+//!
+//! Postgres comes from the system's packages; Kafka and LocalStack from the cache folder that `scripts/prepare` fills.
+//! What is missing is an error that says so and names that script.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The Kafka whose jars are run.
+pub const KAFKA_VERSION: &str = "4.3.1";
+
+/// The LocalStack whose S3 is run.
+pub const LOCALSTACK_VERSION: &str = "4.12.0";
+
+/// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
+pub fn postgres_program(name: &str) -> Result<PathBuf> {
+    newest_postgres()
+        .map(|folder| folder.join(name))
+        .filter(|program| program.is_file())
+        .or_else(|| on_path(name))
+        .with_context(|| missing(&format!("Postgres ({name})")))
+}
+
+/// The class path with Kafka's jars, as `java -cp` takes it.
+pub fn kafka_class_path() -> Result<OsString> {
+    let jars = cache()?.join(format!("kafka-{KAFKA_VERSION}/libs"));
+    if !jars.is_dir() {
+        bail!(missing(&format!("Kafka {KAFKA_VERSION} ({})", jars.display())));
+    }
+    Ok(jars.join("*").into_os_string())
+}
+
+/// The Java that runs Kafka: from `JAVA_HOME`, else from `PATH`.
+pub fn java() -> Result<PathBuf> {
+    std::env::var_os("JAVA_HOME")
+        .map(|home| Path::new(&home).join("bin/java"))
+        .filter(|program| program.is_file())
+        .or_else(|| on_path("java"))
+        .with_context(|| missing("Java"))
+}
+
+/// The Python of LocalStack's environment. Its `localstack-supervisor` stands beside it and is not used: the server it
+/// starts as a child of its own would survive the supervisor's death.
+pub fn localstack_python() -> Result<PathBuf> {
+    let programs = cache()?.join(format!("localstack-{LOCALSTACK_VERSION}/bin"));
+    if !programs.join("localstack-supervisor").is_file() {
+        bail!(missing(&format!("LocalStack {LOCALSTACK_VERSION} ({})", programs.display())));
+    }
+    Ok(programs.join("python"))
+}
+
+/// One of the product's own binaries, from beside the running one. Tests run from `deps/`, one folder below.
+pub fn product_binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find the running program")?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+        .with_context(|| format!("find {name} beside {}: run cargo build --workspace --bins", own.display()))
+}
+
+fn cache() -> Result<PathBuf> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("ORDERFLOW_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("orderflow")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/orderflow")))
+        .context("find the cache folder: neither ORDERFLOW_CACHE nor XDG_CACHE_HOME nor HOME is set")
+}
+
+fn newest_postgres() -> Option<PathBuf> {
+    std::fs::read_dir("/usr/lib/postgresql")
+        .ok()?
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
+        .max()
+        .map(|(_, folder)| folder)
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+fn missing(what: &str) -> String {
+    format!("{what} is not installed: run scripts/prepare")
+}

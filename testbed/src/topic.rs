@@ -1,0 +1,131 @@
+//! What is in a Kafka topic now, read from its beginning to its end by a reader that belongs to no group.
+//!
+//! With [`Isolation::ReadCommitted`] the end is the last stable offset: what an aborted or open transaction wrote is
+//! not seen, exactly as the product's readers do not see it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use serde::de::DeserializeOwned;
+
+/// A million small records are read in about ten seconds.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Whether records of unfinished and aborted transactions are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    ReadCommitted,
+    ReadUncommitted,
+}
+
+/// One record as it is in the topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<String>,
+    /// Absent for a tombstone.
+    pub value: Option<Vec<u8>>,
+    pub headers: BTreeMap<String, String>,
+    /// Milliseconds since 1970, as the broker reports it.
+    pub timestamp: Option<i64>,
+}
+
+impl Record {
+    /// The value as text; what is not UTF-8 is replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(self.value.as_deref().unwrap_or_default()).into_owned()
+    }
+
+    /// The value as JSON.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(self.value.as_deref().unwrap_or_default())
+            .with_context(|| format!("read record {}/{} as JSON", self.partition, self.offset))
+    }
+}
+
+/// All records of `topic`, ordered by partition and offset.
+///
+/// # Errors
+/// If the topic does not exist or its end is not reached within a minute.
+pub async fn read_topic(bootstrap: &str, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
+    let reader: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        // The client wants a name even where it never joins or commits.
+        .set("group.id", "testbed-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("allow.auto.create.topics", "false")
+        // The end is an empty answer, which the broker would otherwise hold back for 500 ms.
+        .set("fetch.wait.max.ms", "10")
+        .set(
+            "isolation.level",
+            match isolation {
+                Isolation::ReadCommitted => "read_committed",
+                Isolation::ReadUncommitted => "read_uncommitted",
+            },
+        )
+        .create()
+        .context("make a Kafka reader")?;
+    let topic = topic.to_owned();
+    let reading =
+        tokio::task::spawn_blocking(move || read(&reader, &topic).with_context(|| format!("read topic {topic}")));
+    reading.await.context("read Kafka")?
+}
+
+fn read(reader: &BaseConsumer, topic: &str) -> Result<Vec<Record>> {
+    let end = Instant::now() + DEADLINE;
+    let mut unfinished = partitions(reader, topic)?;
+    let mut from_the_start = TopicPartitionList::new();
+    for &partition in &unfinished {
+        from_the_start.add_partition_offset(topic, partition, Offset::Beginning).context("place the reader")?;
+    }
+    reader.assign(&from_the_start).context("assign partitions")?;
+    let mut records = Vec::new();
+    while !unfinished.is_empty() {
+        ensure!(Instant::now() < end, "{DEADLINE:?} passed before the end of partitions {unfinished:?}");
+        match reader.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => records.push(record(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => unfinished.retain(|other| *other != partition),
+            Some(Err(error)) => return Err(error.into()),
+            None => {}
+        }
+    }
+    records.sort_by_key(|record| (record.partition, record.offset));
+    Ok(records)
+}
+
+fn partitions(reader: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
+    let metadata = reader.fetch_metadata(Some(topic), Duration::from_secs(10)).context("read metadata")?;
+    let partitions: Vec<i32> = metadata
+        .topics()
+        .iter()
+        .filter(|found| found.error().is_none())
+        .flat_map(|found| found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id))
+        .collect();
+    ensure!(!partitions.is_empty(), "there is no such topic");
+    Ok(partitions)
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(text),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: message
+            .headers()
+            .into_iter()
+            .flat_map(Headers::iter)
+            .map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default())))
+            .collect(),
+        timestamp: message.timestamp().to_millis(),
+    }
+}
