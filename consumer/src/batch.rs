@@ -113,7 +113,9 @@ enum Next {
 
 impl Order {
     pub fn of(assignment: &Assignment) -> Self {
-        Self { next: assignment.starts.iter().map(|(partition, offset)| (*partition, Next::AtLeast(*offset))).collect() }
+        Self {
+            next: assignment.starts.iter().map(|(partition, offset)| (*partition, Next::AtLeast(*offset))).collect(),
+        }
     }
 
     /// The partitions were set back to these records.

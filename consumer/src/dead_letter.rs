@@ -69,7 +69,8 @@ impl<'record> DeadLetter<'record> {
         ];
         let mut missing = Vec::new();
         // 256 bytes are for the header about what is missing.
-        let mut room = limit.saturating_sub(256 + own.iter().map(|(name, value)| size_of_header(name, value.len())).sum::<usize>());
+        let mut room = limit
+            .saturating_sub(256 + own.iter().map(|(name, value)| size_of_header(name, value.len())).sum::<usize>());
 
         let key = record.key().filter(|key| key.len() <= room / 4);
         if let (Some(whole), None) = (record.key(), key) {
@@ -169,7 +170,8 @@ mod tests {
 
     fn size(letter: &OwnedMessage) -> usize {
         let headers = header::all(letter.headers()).flatten();
-        let headers: usize = headers.map(|header| size_of_header(header.key, header.value.map_or(0, <[u8]>::len))).sum();
+        let headers: usize =
+            headers.map(|header| size_of_header(header.key, header.value.map_or(0, <[u8]>::len))).sum();
         letter.key().map_or(0, <[u8]>::len) + letter.payload().map_or(0, <[u8]>::len) + headers
     }
 

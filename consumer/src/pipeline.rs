@@ -34,6 +34,8 @@ const JOINING: Duration = Duration::from_secs(10);
 const MOST_ABORTS_IN_A_ROW: u32 = 3;
 /// No dead letter is cut below this, in bytes: a broker that refuses even these needs a person.
 const SMALLEST_DEAD_LETTER_LIMIT: usize = 16 * 1024;
+/// librdkafka's default, in bytes: below what a topic takes by default.
+const MOST_SENT_TOGETHER: usize = 1_000_000;
 
 pub struct Pipeline {
     topics: Topics,
@@ -112,7 +114,10 @@ impl Pipeline {
     /// One life as a member of the group. `Ok` when stopped.
     fn member(&mut self) -> Result<(), End> {
         let kafka = self.kafka.clone();
-        let transactions = Transactions::open(&self.producer, self.stop.clone(), move |reason| kafka.down(reason));
+        let mut config = self.producer.clone();
+        // Kafka's limit is on what is sent together, and librdkafka does not take apart what was refused.
+        config.set("batch.size", self.dead_letter_limit.min(MOST_SENT_TOGETHER).to_string());
+        let transactions = Transactions::open(&config, self.stop.clone(), move |reason| kafka.down(reason));
         let transactions = transactions.map_err(|cause| End::Rejoin(RejoinReason::producer, cause))?;
 
         let consume = |error: &dyn ToString| End::Rejoin(RejoinReason::consume, error.to_string());
@@ -168,8 +173,8 @@ impl Pipeline {
                     self.metrics.aborts.inc();
                     self.kafka.down(&cause.reason);
                     if cause.too_large_for.as_ref() == Some(&self.topics.dead_letters) {
-                        self.dead_letter_limit = (self.dead_letter_limit / 2).max(SMALLEST_DEAD_LETTER_LIMIT);
-                        tracing::warn!(bytes = self.dead_letter_limit, "a dead letter was refused: cutting them shorter");
+                        self.cut_dead_letters();
+                        return Err(End::Rejoin(RejoinReason::transaction, cause.reason));
                     }
                     aborts += 1;
                     if aborts == MOST_ABORTS_IN_A_ROW {
@@ -256,13 +261,22 @@ impl Pipeline {
     /// Kafka has no record at a position: retention overtook this consumer, or the log was cut.
     fn out_of_log(&self, consumer: &BaseConsumer<Membership>) -> End {
         let assigned = consumer.assignment().map_err(|error| Unresolved::Unreadable(error.to_string()));
-        let resolved = assigned.and_then(|assigned| {
-            position::resolve(consumer, &assigned, &self.group, || self.stop.is_cancelled())
-        });
+        let resolved = assigned
+            .and_then(|assigned| position::resolve(consumer, &assigned, &self.group, || self.stop.is_cancelled()));
         match resolved {
             Err(Unresolved::Lost(lost)) => End::Lost(lost),
             Err(Unresolved::Unreadable(cause)) => End::Rejoin(RejoinReason::consume, cause),
             Ok(_) => End::Rejoin(RejoinReason::consume, "a position was outside of its log".to_owned()),
+        }
+    }
+
+    /// Kafka refused a dead letter: its topic takes less than it should. Half of one is better than a blocked partition.
+    fn cut_dead_letters(&mut self) {
+        if self.dead_letter_limit > SMALLEST_DEAD_LETTER_LIMIT {
+            self.dead_letter_limit = (self.dead_letter_limit / 2).max(SMALLEST_DEAD_LETTER_LIMIT);
+            self.backoff.reset();
+            let (topic, bytes) = (&self.topics.dead_letters, self.dead_letter_limit);
+            tracing::warn!(topic, bytes, "a dead letter was refused as too large: cutting them to fit");
         }
     }
 

@@ -31,9 +31,9 @@ pub enum Outcome {
 pub fn read<M: Message>(record: &M, now: Timestamp) -> Outcome {
     // A bug in a parser must cost one event a detour through the dead letters, and not stop all that come after it.
     let outcome = catch_unwind(AssertUnwindSafe(|| notify(record, now)));
-    outcome.unwrap_or_else(|_| Err("reading it panicked".to_owned())).unwrap_or_else(|reason| Outcome::DeadLetter {
-        reason: reason.chars().take(REASON_CHARACTERS).collect(),
-    })
+    outcome
+        .unwrap_or_else(|_| Err("reading it panicked".to_owned()))
+        .unwrap_or_else(|reason| Outcome::DeadLetter { reason: reason.chars().take(REASON_CHARACTERS).collect() })
 }
 
 fn notify<M: Message>(record: &M, now: Timestamp) -> Result<Outcome, String> {
@@ -71,19 +71,11 @@ mod tests {
     const EVENT: &str = r#"{"event_type":"order.created","order_id":"00000000-0000-0000-0000-000000000001","user_id":"alice","product_name":"Keyboard","quantity":2,"total":299.98,"status":"created","shard":1,"timestamp":"2023-11-14T22:13:20.123456Z"}"#;
 
     fn record(value: &str, headers: &[(&str, &str)]) -> OwnedMessage {
-        let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(*value) })
-        });
+        let headers = headers
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }));
         let timestamp = rdkafka::Timestamp::CreateTime(1_700_000_000_500);
-        OwnedMessage::new(
-            Some(value.into()),
-            Some(b"alice".into()),
-            "orders".into(),
-            timestamp,
-            3,
-            42,
-            Some(headers),
-        )
+        OwnedMessage::new(Some(value.into()), Some(b"alice".into()), "orders".into(), timestamp, 3, 42, Some(headers))
     }
 
     fn notification(record: &OwnedMessage) -> Notification {

@@ -55,7 +55,7 @@ impl Settings {
     /// Names the one holder of a transactional producer; see [`Settings::instance`].
     pub fn transactional_id(&self) -> String {
         let instance = self.instance.clone().unwrap_or_else(|| {
-            let host = nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |name| name);
+            let host = nix::unistd::gethostname().unwrap_or_else(|_| "localhost".into());
             format!("{}-{}", host.to_string_lossy(), std::process::id())
         });
         format!("{}.{instance}", self.kafka_group_id)

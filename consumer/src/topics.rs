@@ -43,12 +43,7 @@ impl Partitions {
         Err(format!(
             "topic {} has {} partitions and {} has {}: a notification goes to the partition number of its event, so at \
              least as many are needed: kafka-topics.sh --alter --topic {} --partitions {}",
-            topics.notifications,
-            self.notifications,
-            topics.orders,
-            self.orders,
-            topics.notifications,
-            self.orders,
+            topics.notifications, self.notifications, topics.orders, self.orders, topics.notifications, self.orders,
         ))
     }
 }

@@ -117,12 +117,7 @@ impl Transactions {
         for record in records {
             self.send(&record)?;
         }
-        if !kafka::drain(producer, Instant::now() + DELIVERY_PATIENCE.min(self.patience())) {
-            return Err(Stopped::abort("not everything was delivered in time"));
-        }
-        if let Some(cause) = producer.context().failed() {
-            return Err(Stopped::Abort(cause));
-        }
+        self.deliver()?;
         fail::fail_point!("consumer::after-produce", |_| std::process::abort());
         self.insist("send_offsets_to_transaction", || {
             producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT)
@@ -149,6 +144,19 @@ impl Transactions {
                 Err((error, _)) => return Err(Stopped::Abort(Cause::of(&error, record.topic))),
             }
         }
+    }
+
+    /// Waits until all that was sent is delivered.
+    fn deliver(&self) -> Result<(), Stopped> {
+        let began = Instant::now();
+        while !kafka::drain(&self.producer, Instant::now() + CALL_TIMEOUT) {
+            let reason = "not everything was delivered in time";
+            if began.elapsed() >= DELIVERY_PATIENCE.min(self.patience()) {
+                return Err(Stopped::abort(reason));
+            }
+            (self.waiting)(reason);
+        }
+        self.producer.context().failed().map_or(Ok(()), |cause| Err(Stopped::Abort(cause)))
     }
 
     /// Calls until it is done, or until its error is one that calling again does not help.

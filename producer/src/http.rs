@@ -5,6 +5,7 @@ mod cursor;
 mod dashboard;
 mod feed;
 mod orders;
+mod parameter;
 mod place;
 mod problem;
 mod receipt;
@@ -27,6 +28,7 @@ use orderflow_core::ShardMap;
 use orderflow_service::shutdown::CancellationToken;
 use serde::Serialize;
 use tokio::sync::Semaphore;
+use tower::util::option_layer;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
@@ -89,9 +91,9 @@ pub fn router(app: App, cors_origins: &[String]) -> anyhow::Result<Router> {
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-        .layer(middleware::map_request(drop_odd_request_id))
-        .layer(cors(cors_origins)?);
-    Ok(router)
+        .layer(middleware::map_request(drop_odd_request_id));
+    // Even a layer that allows nothing would answer every OPTIONS with 200.
+    Ok(if cors_origins.is_empty() { router } else { router.layer(cors(cors_origins)?) })
 }
 
 fn routes() -> OpenApiRouter<App> {
@@ -139,10 +141,16 @@ async fn observe(State(metrics): State<Metrics>, route: Option<MatchedPath>, req
         let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
         tracing::warn!(%method, route, status = status.as_u16(), request_id, "answered");
     }
-    let labels = RequestLabels { method: method.to_string(), route, status: status.as_u16() };
+    let labels = RequestLabels { method: label_of(&method), route, status: status.as_u16() };
     metrics.requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// A method can be any word; each one that became a label would be kept for good.
+fn label_of(method: &Method) -> String {
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
 /// A request id of a client is echoed and logged, so it must be short and plain; another one is replaced by ours.
@@ -158,17 +166,15 @@ async fn drop_odd_request_id(mut request: Request) -> Request {
 }
 
 fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
-    if origins.is_empty() {
-        return Ok(CorsLayer::new());
-    }
     let parse = |origin: &String| {
         origin.parse::<HeaderValue>().with_context(|| format!("CORS_ALLOW_ORIGIN: {origin:?} is not an origin"))
     };
     let origins: Vec<HeaderValue> = origins.iter().map(parse).collect::<Result<_, _>>()?;
     let allow = if origins == ["*"] { AllowOrigin::any() } else { AllowOrigin::list(origins) };
-    Ok(CorsLayer::new()
+    let cors = CorsLayer::new()
         .allow_origin(allow)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, HeaderName::from_static("idempotency-key"), REQUEST_ID])
-        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("idempotency-replayed"), REQUEST_ID]))
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("idempotency-replayed"), REQUEST_ID]);
+    Ok(Some(cors))
 }

@@ -99,7 +99,8 @@ impl Shard {
         settings: &crate::Settings,
     ) -> (Self, Vec<Writer>) {
         let (queue, submissions) = queue::bounded(settings.shard_queue);
-        let health = Health { dependency, reachable: Arc::default() };
+        // Until a writer has tried, orders wait for it rather than being turned away.
+        let health = Health { dependency, reachable: Arc::new(AtomicBool::new(true)) };
         let pool = orderflow_service::postgres::pool_options(settings.shard_readers).connect_lazy_with(options.clone());
         let expected = meta::Expected::of(&shard, map);
         let writers = (0..settings.shard_writers)

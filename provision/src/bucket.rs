@@ -53,10 +53,7 @@ pub enum Note {
 pub async fn ensure(client: &Client, name: &str, region: &str, owner: &str, adopt: bool) -> Result<Outcome, Error> {
     let work = async {
         let store = Store { client, name };
-        let created = match store.exists().await? {
-            true => false,
-            false => create(&store, region).await?,
-        };
+        let created = !store.exists().await? && create(&store, region).await?;
         let mut notes = Vec::new();
         let ownership = claim(&store, owner, adopt, &mut notes).await?;
         let made_private = make_private(&store, &mut notes).await?;

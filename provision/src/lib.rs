@@ -14,3 +14,39 @@ pub mod topics;
 
 pub use run::{Line, run};
 pub use settings::Settings;
+
+#[cfg(test)]
+mod tests {
+    use orderflow_core::{ShardMap, Topics};
+
+    use super::*;
+
+    /// A controller that spawns its work could not use them otherwise.
+    #[test]
+    fn every_call_may_move_between_threads() {
+        fn is_send(_: &impl Send) {}
+        let map: ShardMap = "shard1=A-Z".parse().unwrap();
+        let index = map.iter().next().unwrap().index;
+        let claim = shard::Claim { owner: "a/b", map: &map, index, topic: "orders", bucket: "b", adopt: false };
+        let options = sqlx::postgres::PgConnectOptions::new();
+        is_send(&shard::ensure(&options, &claim));
+        is_send(&shard::check(&options, &claim));
+
+        let client = aws_sdk_s3::Client::from_conf(
+            aws_sdk_s3::Config::builder().behavior_version(aws_sdk_s3::config::BehaviorVersion::latest()).build(),
+        );
+        is_send(&bucket::ensure(&client, "b", "us-east-1", "a/b", false));
+        is_send(&bucket::check(&client, "b", "a/b"));
+
+        let wanted = topics::Wanted {
+            topics: Topics::named("orders"),
+            partitions: 6,
+            shards: 1,
+            replication_factor: None,
+            retention: topics::RETENTION,
+        };
+        let config = rdkafka::ClientConfig::new();
+        is_send(&topics::ensure(&config, &wanted));
+        is_send(&topics::check(&config, &wanted));
+    }
+}

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use orderflow_provision::{Line, Settings};
@@ -34,7 +34,9 @@ async fn run(settings: &Settings) -> anyhow::Result<bool> {
 
 fn print(lines: &[Line]) {
     let width = lines.iter().map(|line| line.target.chars().count()).max().unwrap_or(0);
+    let mut stdout = std::io::stdout().lock();
     for Line { target, text, .. } in lines {
-        println!("{target:width$}  {text}");
+        // Whoever reads may have read enough; the exit code still tells.
+        let _ = writeln!(stdout, "{target:width$}  {text}");
     }
 }

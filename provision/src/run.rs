@@ -3,11 +3,8 @@
 use std::{fmt::Display, time::Duration};
 
 use futures_util::future::join_all;
-use orderflow_core::{Shard, Topics};
-use orderflow_service::{
-    Backoff, postgres, s3,
-    secrecy::{ExposeSecret, SecretString},
-};
+use orderflow_core::{Shard, ShardMap, Topics};
+use orderflow_service::{Backoff, postgres, s3, secrecy::SecretString};
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
@@ -29,8 +26,8 @@ pub struct Line {
 /// Makes everything, or only looks if the settings say so. `dsns` are those of the shards, in the order of the map. One
 /// line per target: shards, bucket, topics.
 pub async fn run(settings: &Settings, dsns: &[SecretString]) -> Vec<Line> {
-    let shards = join_all(settings.shards.iter().zip(dsns).map(|(shard, dsn)| async move {
-        match distinct_options(settings, shard, dsn, dsns) {
+    let shards = join_all(settings.shards.iter().map(|shard| async {
+        match distinct_options(&settings.shards, shard, dsns) {
             Ok(options) => run_shard(settings, shard, &options).await,
             Err(error) => Line::failed(shard.name.clone(), format!("{error:#}")),
         }
@@ -43,25 +40,21 @@ pub async fn run(settings: &Settings, dsns: &[SecretString]) -> Vec<Line> {
 
 /// An empty database named for two shards would become the one's that comes first, and its DSN would then look like the
 /// mistake.
-fn distinct_options(
-    settings: &Settings,
-    shard: &Shard,
-    dsn: &SecretString,
-    dsns: &[SecretString],
-) -> anyhow::Result<PgConnectOptions> {
-    let application = "orderflow-provision";
-    let variable = postgres::dsn_variable(shard);
-    let options = postgres::options(&variable, dsn, application)?;
-    let place = |options: &PgConnectOptions| {
-        let host = (options.get_host().to_owned(), options.get_port(), options.get_socket().cloned());
-        (host, options.get_database().map(ToOwned::to_owned), options.get_options().map(ToOwned::to_owned))
+fn distinct_options(map: &ShardMap, shard: &Shard, dsns: &[SecretString]) -> anyhow::Result<PgConnectOptions> {
+    let read = |shard: &Shard| {
+        postgres::options(&postgres::dsn_variable(shard), &dsns[shard.index.get()], "orderflow-provision")
     };
-    for (other, other_dsn) in settings.shards.iter().zip(dsns).filter(|(other, _)| other.index != shard.index) {
-        let other = postgres::dsn_variable(other);
-        let same_text = dsn.expose_secret() == other_dsn.expose_secret();
-        let other_options = postgres::options(&other, other_dsn, application);
-        let same_place = other_options.is_ok_and(|other_options| place(&other_options) == place(&options));
-        anyhow::ensure!(!same_text && !same_place, "{variable} and {other} name the same database");
+    let place = |options: &PgConnectOptions| {
+        let server = (options.get_host().to_owned(), options.get_port(), options.get_socket().cloned());
+        // The options may hold a search path: two schemas of one database are two places.
+        (server, options.get_database().map(ToOwned::to_owned), options.get_options().map(ToOwned::to_owned))
+    };
+    let options = read(shard)?;
+    for other in map.iter().filter(|other| other.index != shard.index) {
+        if read(other).is_ok_and(|other| place(&other) == place(&options)) {
+            let (one, other) = (postgres::dsn_variable(shard), postgres::dsn_variable(other));
+            anyhow::bail!("{one} and {other} name the same database");
+        }
     }
     Ok(options)
 }
@@ -173,5 +166,61 @@ impl Line {
         let same = topic.outcome.as_ref().is_ok_and(|outcome| outcome.differences().is_empty());
         let line = Self::new(format!("topic {}", topic.name), topic.outcome.map(|outcome| outcome.to_string()));
         Self { ok: line.ok && (same || !check), ..line }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options_of_first(dsns: [&str; 2]) -> anyhow::Result<PgConnectOptions> {
+        let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
+        let first = map.iter().next().unwrap();
+        distinct_options(&map, first, &dsns.map(|dsn| SecretString::from(dsn.to_owned())))
+    }
+
+    #[test]
+    fn one_database_is_not_two_shards() {
+        let error =
+            options_of_first(["postgres://a:secret@db/orders", "postgresql://b:other@db:5432/orders"]).unwrap_err();
+        assert_eq!(error.to_string(), "PG_SHARD1_DSN and PG_SHARD2_DSN name the same database");
+        options_of_first(["postgres://a@db/orders1", "postgres://a@db/orders2"]).unwrap();
+        options_of_first(["postgres://a@db/o?options[search_path]=one", "postgres://a@db/o?options[search_path]=two"])
+            .unwrap();
+        // The other one's line says that it cannot be read.
+        options_of_first(["postgres://a@db/orders", "nonsense"]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_target_is_tried_again_only_for_a_reason_and_only_while_there_is_time() {
+        let tries = async |wait, reason: Option<&str>| {
+            let mut tries = 0;
+            let attempt = async || tries += 1;
+            keep_trying(wait, "target", attempt, |()| reason.map(ToOwned::to_owned)).await;
+            tries
+        };
+        assert_eq!(tries(Duration::ZERO, Some("down")).await, 1);
+        assert_eq!(tries(Duration::from_secs(60), None).await, 1);
+        assert!(tries(Duration::from_millis(150), Some("down")).await > 1);
+    }
+
+    #[test]
+    fn a_topic_that_differs_fails_only_a_check() {
+        let topic = || Topic {
+            name: "orders".to_owned(),
+            outcome: Ok(topics::Outcome::Exists {
+                partitions: 6,
+                differences: vec![topics::Difference {
+                    topic: "orders".to_owned(),
+                    what: "retention.ms",
+                    found: "604800000".to_owned(),
+                    expected: "2592000000".to_owned(),
+                }],
+            }),
+        };
+        let text = "exists, 6 partitions; retention.ms is 604800000, expected 2592000000";
+        let line = |ok| Line { target: "topic orders".to_owned(), text: text.to_owned(), ok };
+        assert_eq!(Line::of_topic(topic(), false), line(true));
+        assert_eq!(Line::of_topic(topic(), true), line(false));
     }
 }

@@ -13,8 +13,8 @@ use sqlx::postgres::PgConnectOptions;
 use database::{Database, Marking, State};
 pub use error::Error;
 
-/// Bounds a whole call, whatever the server does. Above it is only what waits for others: a turn of another run
-/// ([`database::TURN`]) and a migration that is slow but legal.
+/// Bounds a whole call, whatever the server does. Long enough for others to have their turn ([`database::TURN`]) and for a
+/// migration whose slowest statement takes all that it may, a minute.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a database is claimed for.
@@ -105,8 +105,7 @@ pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<i64,
 
 fn require_claimable(state: &State, claim: &Claim<'_>) -> Result<(), Error> {
     let found = match state {
-        State::Empty => return Ok(()),
-        State::Unmarked { orders: false } => return Ok(()),
+        State::Empty | State::Unmarked { orders: false } => return Ok(()),
         State::Unmarked { orders: true } if claim.adopt => return Ok(()),
         State::Unmarked { orders: true } => return Err(Error::NotEmpty { table: "orders".to_owned() }),
         State::Foreign { table } => return Err(Error::NotEmpty { table: table.clone() }),

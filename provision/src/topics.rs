@@ -141,7 +141,7 @@ impl fmt::Display for Outcome {
         };
         let plural = if *partitions == 1 { "" } else { "s" };
         write!(f, "{word}, {partitions} partition{plural}")?;
-        self.differences().iter().try_for_each(|difference| write!(f, ", {difference}"))
+        self.differences().iter().try_for_each(|difference| write!(f, "; {difference}"))
     }
 }
 

@@ -34,9 +34,9 @@ enum Command {
     /// Start everything and keep it running until Ctrl-C
     Up(up::Options),
     /// Say what runs; exit code 1 if nothing does
-    Status(home::Options),
+    Status(home::Location),
     /// Stop what runs and remove its data
-    Down(home::Options),
+    Down(home::Location),
     /// Send orders and measure how they are answered
     Load(load::Options),
 }
@@ -48,5 +48,17 @@ pub async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Status(options) => status::run(&options).await,
         Command::Down(options) => down::run(&options).await,
         Command::Load(options) => load::run(options).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_options_of_all_commands_go_together() {
+        Arguments::command().debug_assert();
     }
 }

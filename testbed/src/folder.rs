@@ -14,9 +14,10 @@ const PREFIX: &str = "orderflow-test-";
 const FAILED: &str = "failed";
 const KEEP_FAILED: Duration = Duration::from_hours(24);
 
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
 /// The folder of this test process, made on first use.
 pub fn of_this_test_process() -> Result<&'static Path> {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     if let Some(folder) = FOLDER.get() {
         return Ok(folder);
     }
@@ -26,9 +27,9 @@ pub fn of_this_test_process() -> Result<&'static Path> {
     Ok(FOLDER.get_or_init(|| folder))
 }
 
-/// Marks this test process as failed: its logs are kept.
+/// Marks this process, if it is a test, as failed: its logs are kept.
 pub fn keep_logs() {
-    if let Ok(folder) = of_this_test_process() {
+    if let Some(folder) = FOLDER.get() {
         let _ = std::fs::write(folder.join(FAILED), "");
     }
 }

@@ -14,7 +14,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::process::{Launch, Process};
 use crate::service::{STOP_GRACE, Service, wait_until_answered};
-use crate::{folder, port, tools};
+use crate::wait::eventually;
+use crate::{folder, port, process_tree, tools};
 
 /// The superuser of every Postgres started here.
 pub const USER: &str = "orderuser";
@@ -39,6 +40,7 @@ impl Postgres {
     /// The same on a port that was chosen.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
         let cluster = cluster(folder, name).await?;
+        forget_dead_postmaster(&cluster).await?;
         let launch = Launch::new(name, tools::postgres_program("postgres")?, folder::log(folder, name)?)
             .argument("-D")
             .argument(&cluster)
@@ -145,6 +147,20 @@ async fn cluster(folder: &Path, name: &str) -> Result<PathBuf> {
     ensure!(status.success(), "make cluster {name} ({status}):\n{}", initdb.log_tail(crate::process::TAIL));
     std::fs::rename(&unfinished, &cluster).with_context(|| format!("name cluster {}", cluster.display()))?;
     Ok(cluster)
+}
+
+/// Removes the lock file of a postmaster that was killed with the process that had started it. Postgres takes the pid
+/// in it for alive as long as init has not reaped it, or once another process has it. What does live in a cluster has
+/// it as its working folder; while anything does, the file stays.
+async fn forget_dead_postmaster(cluster: &Path) -> Result<()> {
+    let lock = cluster.join("postmaster.pid");
+    if !lock.exists() {
+        return Ok(());
+    }
+    let cluster = cluster.canonicalize().with_context(|| format!("find {}", cluster.display()))?;
+    let what = format!("the last Postgres in {} to end", cluster.display());
+    eventually(&what, START_DEADLINE, || async { !process_tree::works_in(&cluster) }).await?;
+    std::fs::remove_file(&lock).with_context(|| format!("remove {}", lock.display()))
 }
 
 /// The user Postgres must run as, if the caller is root.

@@ -17,8 +17,8 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::process_tree;
 use crate::wait::eventually;
+use crate::{folder, process_tree};
 
 /// Lines of a log that are shown when something fails.
 pub const TAIL: usize = 40;
@@ -245,6 +245,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
+            folder::keep_logs();
             self.show_log();
         }
     }

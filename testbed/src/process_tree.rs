@@ -3,6 +3,7 @@
 //! A process group is not enough to freeze or kill a service: each Postgres backend leads a group of its own. The tree
 //! by parent pid holds them all.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -22,6 +23,13 @@ pub(crate) fn all() -> Vec<Row> {
         return Vec::new();
     };
     entries.flatten().filter_map(|entry| row(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+/// Whether a process has `folder` as its working folder. One that is dead and not yet reaped has none.
+pub(crate) fn works_in(folder: &Path) -> bool {
+    all()
+        .iter()
+        .any(|process| std::fs::read_link(format!("/proc/{}/cwd", process.pid)).is_ok_and(|working| working == folder))
 }
 
 /// Stops `root` and all its descendants and returns them, parents first. Repeats until no new child appears, because a

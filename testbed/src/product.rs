@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::process::{Launch, Process, TAIL};
+use crate::process::{Launch, Process};
 use crate::service::{Service, wait_until_answered};
 use crate::{folder, http, tools};
 
@@ -149,7 +149,7 @@ pub async fn provision(folder: &Path, environment: Environment) -> Result<()> {
         status.success(),
         "provision ({status}), log {}:\n{}",
         provision.log_path().display(),
-        provision.log_tail(TAIL)
+        provision.log_since_start()
     );
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `dlq list`: one line for each dead letter.
 
-use std::{io::Write, ops::ControlFlow};
+use std::{collections::BTreeMap, io::Write, ops::ControlFlow};
 
 use comfy_table::{CellAlignment, Table, presets};
 use rdkafka::Message;
@@ -13,13 +13,13 @@ const MOST_CHARACTERS: usize = 60;
 
 pub fn run(settings: &Settings, names: &Names, all: bool, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
     let letters = Letters::open(settings, names)?;
-    let (mut rows, mut more) = (Vec::new(), false);
+    let (mut rows, mut more) = (BTreeMap::new(), false);
     letters.visit(all, |letter| {
         if rows.len() == limit {
             more = true;
             return Ok(ControlFlow::Break(()));
         }
-        rows.push(row(&letter));
+        rows.insert((letter.partition(), letter.offset()), row(&letter));
         Ok(ControlFlow::Continue(()))
     })?;
     for (partition, expired) in letters.expired() {
@@ -29,7 +29,7 @@ pub fn run(settings: &Settings, names: &Names, all: bool, limit: usize, out: &mu
         writeln!(out, "no dead letters in {}{}", letters.topic, if all { "" } else { " that were not replayed" })?;
         return Ok(());
     }
-    writeln!(out, "{}", table(rows))?;
+    writeln!(out, "{}", table(rows.into_values()))?;
     if more {
         writeln!(out, "… and more: this shows the first {limit} (--limit)")?;
     }
@@ -56,7 +56,7 @@ fn row<M: Message>(letter: &M) -> [String; 7] {
     ]
 }
 
-fn table(rows: Vec<[String; 7]>) -> String {
+fn table(rows: impl IntoIterator<Item = [String; 7]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(HEADINGS).add_rows(rows);
     for (index, column) in table.column_iter_mut().enumerate() {
@@ -96,8 +96,15 @@ mod tests {
         let record = OwnedMessage::new(Some(b"{".to_vec()), key, "orders".into(), time, 3, 42, None);
         let failed_at = Timestamp::from_unix_microseconds(1_700_000_000_000_000).unwrap();
         let letter = DeadLetter::of(&record, &"not JSON ".repeat(20), "g", failed_at, SIZE_LIMIT);
-        let letter =
-            OwnedMessage::new(Some(b"{".to_vec()), record.key().map(Into::into), "orders.dlq".into(), time, 1, 7, Some(letter.headers));
+        let letter = OwnedMessage::new(
+            Some(b"{".to_vec()),
+            record.key().map(Into::into),
+            "orders.dlq".into(),
+            time,
+            1,
+            7,
+            Some(letter.headers),
+        );
         let [partition, offset, failed_at, source, key, bytes, reason] = row(&letter);
         assert_eq!([&*partition, &*offset, &*bytes], ["1", "7", "1"]);
         assert_eq!([&*failed_at, &*source], ["2023-11-14T22:13:20Z", "orders/3@42"]);
@@ -114,7 +121,9 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let row = |partition: &str, offset: &str| [partition, offset, "now", "orders/1@2", "alice", "17", "no"].map(str::to_owned);
+        let row = |partition: &str, offset: &str| {
+            [partition, offset, "now", "orders/1@2", "alice", "17", "no"].map(str::to_owned)
+        };
         let expected = [
             "PARTITION  OFFSET  FAILED AT  SOURCE      KEY    BYTES  REASON",
             "        0       7  now        orders/1@2  alice     17  no",

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, io::Write, ops::ControlFlow};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use orderflow_core::Topics;
 use orderflow_service::shutdown::CancellationToken;
 use rdkafka::{
@@ -16,7 +16,7 @@ use super::{Names, letters::Letters};
 use crate::{
     Settings,
     dead_letter::{Description, Source, original_headers},
-    transaction::{Failure, Outgoing, Transactions},
+    transaction::{Cause, Failure, Outgoing, Transactions},
 };
 
 /// Letters of one transaction, and their bytes: what fits librdkafka's buffer.
@@ -30,7 +30,8 @@ pub fn run(settings: &Settings, names: &Names, limit: usize, out: &mut impl Writ
     let transactions = Transactions::open(&config, CancellationToken::new(), |_| {})
         .map_err(|reason| anyhow!("{reason} (brokers: {})", settings.kafka.kafka_brokers))?;
     let letters = Letters::open(settings, names)?;
-    let mut replay = Replay { names, transactions, letters: &letters, batch: Batch::default(), replayed: 0, skipped: 0 };
+    let mut replay =
+        Replay { names, transactions, letters: &letters, batch: Batch::default(), replayed: 0, skipped: 0 };
     for (partition, expired) in letters.expired() {
         writeln!(out, "{}/{partition}: {expired} offsets expired before they were replayed", letters.topic)?;
     }
@@ -68,43 +69,41 @@ struct Batch {
     bytes: usize,
 }
 
-/// A letter that can be written back.
+/// A letter, and what to write back or why it cannot be.
+type Letter = (Result<Original, String>, OwnedMessage);
+
+/// What is written back.
 struct Original {
     source: Source,
     headers: OwnedHeaders,
 }
 
 impl Replay<'_> {
-    /// Settles the batch in one transaction, then tells of it.
+    /// Settles what was gathered.
     fn commit(&mut self, out: &mut impl Write) -> anyhow::Result<()> {
         let batch = std::mem::take(&mut self.batch);
-        if batch.letters.is_empty() {
+        let topics = &self.names.topics;
+        let letters = batch.letters.into_iter().map(|letter| (original(&letter, topics), letter));
+        self.settle(letters.collect(), out)
+    }
+
+    /// Settles letters in one transaction, then tells of them.
+    fn settle(&mut self, mut letters: Vec<Letter>, out: &mut impl Write) -> anyhow::Result<()> {
+        if letters.is_empty() {
             return Ok(());
         }
-        let originals: Vec<_> = batch.letters.iter().map(|letter| original(letter, &self.names.topics)).collect();
-        let outgoing = batch.letters.iter().zip(&originals).filter_map(|(letter, original)| {
-            let Original { source, headers } = original.as_ref().ok()?;
-            Some(Outgoing {
-                topic: &source.topic,
-                partition: source.partition,
-                key: letter.key(),
-                value: letter.payload(),
-                headers: Some(headers.clone()),
-            })
-        });
-        let mut offsets = TopicPartitionList::new();
-        for (partition, offset) in batch.next_offsets() {
-            offsets.add_partition_offset(&self.letters.topic, partition, Offset::Offset(offset))?;
-        }
-        // Of a consumer that is in no group: no generation is checked. That no second replay runs is the producer's part.
-        let group = self.letters.consumer.group_metadata().context("name the group")?;
-        self.transactions.run(outgoing, &offsets, &group).map_err(|failure| match failure {
-            Failure::Aborted(cause) => anyhow!("{}: these letters were not replayed", cause.reason),
-            Failure::Broken(reason) => {
-                anyhow!("{reason}: run it again; what was replayed will not be replayed a second time")
+        match self.transact(&letters)? {
+            Ok(()) => {}
+            // One of them has grown since it was first written, as it is not compressed the same way.
+            Err(_) if letters.len() > 1 => {
+                return letters.into_iter().try_for_each(|letter| self.settle(vec![letter], out));
             }
-        })?;
-        for (letter, original) in batch.letters.iter().zip(&originals) {
+            Err(reason) => {
+                letters[0].0 = Err(reason);
+                return self.settle(letters, out);
+            }
+        }
+        for (original, letter) in &letters {
             let from = format!("{}/{}@{}", letter.topic(), letter.partition(), letter.offset());
             match original {
                 Ok(Original { source, .. }) => {
@@ -118,6 +117,38 @@ impl Replay<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Writes back what can be and commits the offsets of all. The inner error: Kafka refuses one as too large, and none
+    /// was replayed.
+    fn transact(&self, letters: &[Letter]) -> anyhow::Result<Result<(), String>> {
+        let outgoing = letters.iter().filter_map(|(original, letter)| {
+            let Original { source, headers } = original.as_ref().ok()?;
+            Some(Outgoing {
+                topic: &source.topic,
+                partition: source.partition,
+                key: letter.key(),
+                value: letter.payload(),
+                headers: Some(headers.clone()),
+            })
+        });
+        let next: BTreeMap<_, _> =
+            letters.iter().map(|(_, letter)| (letter.partition(), letter.offset() + 1)).collect();
+        let mut offsets = TopicPartitionList::new();
+        for (partition, offset) in next {
+            offsets.add_partition_offset(&self.letters.topic, partition, Offset::Offset(offset))?;
+        }
+        // Of a consumer that is in no group: no generation is checked. That no second replay runs is the producer's part.
+        let group = self.letters.consumer.group_metadata().context("name the group")?;
+        match self.transactions.run(outgoing, &offsets, &group) {
+            Ok(()) => Ok(Ok(())),
+            Err(Failure::Aborted(Cause { reason, too_large_for: Some(_) })) => Ok(Err(reason)),
+            Err(Failure::Aborted(Cause { reason, .. })) => bail!("{reason}: these letters were not replayed"),
+            Err(Failure::Broken(reason)) => bail!(
+                "{reason}. Either another replay has taken over, or Kafka does not answer. It is safe to run this again: \
+                 what was replayed is not replayed a second time"
+            ),
+        }
     }
 }
 
@@ -133,10 +164,6 @@ impl Batch {
 
     fn replayable(&self, topics: &Topics) -> usize {
         self.letters.iter().filter(|letter| original(*letter, topics).is_ok()).count()
-    }
-
-    fn next_offsets(&self) -> BTreeMap<i32, i64> {
-        self.letters.iter().map(|letter| (letter.partition(), letter.offset() + 1)).collect()
     }
 }
 

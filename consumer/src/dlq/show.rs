@@ -45,28 +45,24 @@ fn render<M: Message>(letter: &M) -> String {
 
 /// Text as text, with all that could move a cursor escaped; anything else in hexadecimal digits.
 fn readable(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => {
-            let shown = &text[..text.floor_char_boundary(MOST_TEXT)];
-            let mut readable = String::with_capacity(shown.len());
-            for character in shown.chars() {
-                if character.is_control() && character != '\n' && character != '\t' {
-                    readable.extend(character.escape_default());
-                } else {
-                    readable.push(character);
-                }
-            }
-            readable + &rest(text.len() - shown.len())
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        let shown = &bytes[..bytes.len().min(MOST_HEX)];
+        let mut digits = String::from("hex ");
+        for byte in shown {
+            let _ = write!(digits, "{byte:02x}");
         }
-        Err(_) => {
-            let shown = &bytes[..bytes.len().min(MOST_HEX)];
-            let mut digits = String::from("hex ");
-            for byte in shown {
-                let _ = write!(digits, "{byte:02x}");
-            }
-            digits + &rest(bytes.len() - shown.len())
+        return digits + &rest(bytes.len() - shown.len());
+    };
+    let shown = &text[..text.floor_char_boundary(MOST_TEXT)];
+    let mut readable = String::with_capacity(shown.len());
+    for character in shown.chars() {
+        if character.is_control() && character != '\n' && character != '\t' {
+            readable.extend(character.escape_default());
+        } else {
+            readable.push(character);
         }
     }
+    readable + &rest(text.len() - shown.len())
 }
 
 fn rest(bytes: usize) -> String {
@@ -85,8 +81,15 @@ mod tests {
             .insert(Header { key: "dlq.reason", value: Some("no\x1b") })
             .insert(Header { key: "empty", value: None::<&str> });
         let time = rdkafka::Timestamp::NotAvailable;
-        let letter =
-            OwnedMessage::new(Some(vec![0xff, 0x00]), Some("älice".into()), "orders.dlq".into(), time, 1, 7, Some(headers));
+        let letter = OwnedMessage::new(
+            Some(vec![0xff, 0x00]),
+            Some("älice".into()),
+            "orders.dlq".into(),
+            time,
+            1,
+            7,
+            Some(headers),
+        );
         let expected = "orders.dlq/1@7\nkey: älice\nheader dlq.reason: no\\u{1b}\nheader empty: (none)\nvalue (2 bytes): hex ff00\n";
         assert_eq!(render(&letter), expected);
     }

@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    extract::Path,
+    extract::{Path, rejection::PathRejection},
     http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -19,7 +19,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub fn routes() -> Router<App> {
     Router::new()
         .route("/", get(|| async { file("index.html") }))
-        .route("/dashboard/{name}", get(|Path(name): Path<String>| async move { file(&name) }))
+        .route("/dashboard/{name}", get(named))
+}
+
+async fn named(name: Result<Path<String>, PathRejection>) -> Response {
+    match name {
+        Ok(Path(name)) => file(&name),
+        Err(_) => Problem::not_found("there is no file of that name").into_response(),
+    }
 }
 
 fn file(name: &str) -> Response {

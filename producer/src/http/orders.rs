@@ -1,17 +1,15 @@
 //! `GET /api/orders` and `GET /api/orders/{id}`: all shards are asked side by side, and one that is down is named.
 
-use axum::{
-    Json,
-    extract::{Path, Query, State},
-};
+use axum::{Json, extract::State};
 use futures_util::future::join_all;
 use orderflow_core::{OrderId, UserId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
     App,
     cursor::Cursor,
+    parameter::{IdOfPath, ListParameters},
     problem::Problem,
     view::{OrderView, receipt_status},
 };
@@ -19,13 +17,6 @@ use crate::shard::{Position, ReadError, Shard, StoredOrder};
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
-
-#[derive(Deserialize)]
-pub struct ListParameters {
-    user_id: Option<String>,
-    limit: Option<String>,
-    cursor: Option<String>,
-}
 
 #[derive(Serialize, ToSchema)]
 pub struct OrderList {
@@ -54,10 +45,7 @@ pub struct OrderList {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered"),
     )
 )]
-pub async fn list_orders(
-    State(app): State<App>,
-    Query(parameters): Query<ListParameters>,
-) -> Result<Json<OrderList>, Problem> {
+pub async fn list_orders(State(app): State<App>, parameters: ListParameters) -> Result<Json<OrderList>, Problem> {
     let user = match parameters.user_id {
         Some(user) => Some(UserId::parse(user).map_err(|rule| Problem::invalid_parameter("user_id", rule))?),
         None => None,
@@ -123,14 +111,13 @@ pub async fn list_orders(
          description = "Not found, and a shard that may have it is down"),
     )
 )]
-pub async fn get_order(State(app): State<App>, Path(id): Path<String>) -> Result<Json<OrderView>, Problem> {
-    let (stored, _) = find(&app, &id).await?;
+pub async fn get_order(State(app): State<App>, IdOfPath(id): IdOfPath) -> Result<Json<OrderView>, Problem> {
+    let (stored, _) = find(&app, id).await?;
     Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending))))
 }
 
 /// The order and its shard, or the problem that answers for it.
-pub async fn find<'app>(app: &'app App, id: &str) -> Result<(StoredOrder, &'app Shard), Problem> {
-    let id: OrderId = id.parse().map_err(|_| Problem::invalid_parameter("id", "must be a UUID"))?;
+pub async fn find(app: &App, id: OrderId) -> Result<(StoredOrder, &Shard), Problem> {
     let answers = join_all(app.shards.iter().map(|shard| shard.order(id))).await;
     let mut errors = Vec::new();
     for (shard, answer) in app.shards.iter().zip(answers) {

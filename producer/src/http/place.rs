@@ -73,6 +73,8 @@ pub struct PlacedOrder {
         (status = 413, body = Problem, content_type = "application/problem+json", description = "More than 64 KiB"),
         (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json"),
         (status = 422, body = Problem, content_type = "application/problem+json", description = "The key was used for other fields"),
+        (status = 500, body = Problem, content_type = "application/problem+json",
+         description = "`refused`: the database refuses this very order, nothing was stored"),
         (status = 503, body = Problem, content_type = "application/problem+json",
          description = "`not-accepted`: nothing was stored. `outcome-unknown`: it may still appear; look for `order_id`, or \
                         send it again with the same key.",

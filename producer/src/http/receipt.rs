@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
@@ -10,6 +10,7 @@ use orderflow_service::s3;
 
 use super::{
     App, orders,
+    parameter::IdOfPath,
     problem::Problem,
     view::{MISSING, PENDING},
 };
@@ -29,8 +30,8 @@ const LIMIT: i64 = 64 * 1024;
         (status = 503, body = Problem, content_type = "application/problem+json", description = "S3 or a shard is down"),
     )
 )]
-pub async fn get_receipt(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
-    let (stored, _) = orders::find(&app, &id).await?;
+pub async fn get_receipt(State(app): State<App>, IdOfPath(id): IdOfPath) -> Result<Response, Problem> {
+    let (stored, _) = orders::find(&app, id).await?;
     let object = app.s3.get_object().bucket(&*app.bucket).key(&stored.order.receipt_s3_key).send().await;
     let object = match object {
         Ok(object) => object,

@@ -43,15 +43,18 @@ impl Store<'_> {
         }
     }
 
-    /// A HEAD's answer has no body, so only its status tells what is wrong.
+    /// A HEAD's answer has no body, so only its status and headers tell what is wrong.
     fn cannot_look(&self, error: &SdkError<HeadBucketError>) -> Error {
         let Some(response) = error.raw_response() else { return Error::of("look at the bucket", error) };
-        let expected = || self.client.config().region().map(ToString::to_string).unwrap_or_default();
+        let expected = self.client.config().region().map(ToString::to_string).unwrap_or_default();
+        let found = response.headers().get("x-amz-bucket-region").map(ToOwned::to_owned);
         match response.status().as_u16() {
             403 => Error::OwnedByAnother { owner: None },
-            301 | 307 => Error::OtherRegion {
-                found: response.headers().get("x-amz-bucket-region").map(ToOwned::to_owned),
-                expected: expected(),
+            301 | 307 => Error::OtherRegion { found, expected },
+            400 if found.as_ref().is_some_and(|found| *found != expected) => Error::OtherRegion { found, expected },
+            400 => Error::Refused {
+                what: "look at the bucket",
+                reason: format!("HTTP 400 and no reason; is it in region {expected}?"),
             },
             _ => Error::of("look at the bucket", error),
         }

@@ -140,7 +140,8 @@ impl Database {
 
     /// Applies what is missing and answers with the newest version that the database has, which may be newer than ours.
     pub(super) async fn migrate(&mut self) -> Result<i64, Error> {
-        migrations().run(&mut self.connection).await?;
+        // `run`, but as a future that may move between threads, which the generic one may not.
+        migrations().run_direct(None, &mut self.connection, false).await?;
         Ok(sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut self.connection).await?)
     }
 

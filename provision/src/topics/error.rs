@@ -16,7 +16,7 @@ pub enum Error {
     #[error("the topic does not exist")]
     Missing,
     /// The pipeline cannot work, and partitions that are added later move keys: somebody has to decide.
-    #[error("the topic has {} partitions, and at least {} are needed", .0.found, .0.expected)]
+    #[error("the topic has too few partitions: {}, at least {} are needed", .0.found, .0.expected)]
     TooFewPartitions(Difference),
     #[error("the topic has partitions without a leader")]
     NoLeader,

@@ -74,7 +74,7 @@ impl Plan {
             replication_factor: wanted.replication_factor,
             settings: vec![
                 Setting::same("cleanup.policy", "delete"),
-                Setting::at_least("retention.ms", wanted.retention.as_millis()),
+                Setting::at_least("retention.ms", &wanted.retention.as_millis().to_string()),
                 Setting::at_least("retention.bytes", "-1"),
             ],
             count,
@@ -112,11 +112,11 @@ impl Plan {
 }
 
 impl Setting {
-    fn same(name: &'static str, value: impl ToString) -> Self {
+    fn same(name: &'static str, value: &str) -> Self {
         Self { name, value: value.to_string(), rule: Rule::Same }
     }
 
-    fn at_least(name: &'static str, value: impl ToString) -> Self {
+    fn at_least(name: &'static str, value: &str) -> Self {
         Self { name, value: value.to_string(), rule: Rule::AtLeast }
     }
 

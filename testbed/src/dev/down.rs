@@ -8,18 +8,18 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::home::{self, Claim, Home, Options};
+use super::home::{self, Claim, Home, Location};
 use crate::wait::eventually;
 
 /// Six processes with 20 s of grace each, should all of them hang.
 const STOP_DEADLINE: Duration = Duration::from_secs(150);
 
-pub(super) async fn run(options: &Options) -> Result<ExitCode> {
-    if !home::is_ours(&options.data) {
-        println!("Nothing to remove: orderflow-dev has made nothing in {}.", options.data.display());
+pub(super) async fn run(location: &Location) -> Result<ExitCode> {
+    if !home::is_ours(&location.data) {
+        println!("Nothing to remove: orderflow-dev has made nothing in {}.", location.data.display());
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(pid) = home::holder(&options.data)? {
+    if let Some(pid) = home::holder(&location.data)? {
         println!("Stopping orderflow-dev up (pid {pid}).");
         match kill(Pid::from_raw(pid), Signal::SIGTERM) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -27,7 +27,7 @@ pub(super) async fn run(options: &Options) -> Result<ExitCode> {
         }
     }
     let home = eventually("orderflow-dev up to stop", STOP_DEADLINE, || async {
-        match Home::claim(&options.data)? {
+        match Home::claim(&location.data)? {
             Claim::Ours(home) => Ok(home),
             Claim::Taken(_) => bail!("it still runs"),
         }

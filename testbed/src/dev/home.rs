@@ -18,7 +18,8 @@ const LOCK: &str = "orderflow-dev.lock";
 const STATE: &str = "state.json";
 
 #[derive(Debug, Clone, Args)]
-pub(super) struct Options {
+#[group(skip)]
+pub(super) struct Location {
     /// Folder for the data and logs of all services
     #[arg(long, env = "ORDERFLOW_DATA", default_value_os_t = default_folder())]
     pub(super) data: PathBuf,

@@ -29,6 +29,7 @@ use tally::Tally;
 use worker::Worker;
 
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Options {
     /// Where the API is; http only
     #[arg(long, env = "LOAD_URL", default_value = "http://127.0.0.1:8080")]

@@ -9,6 +9,7 @@ use crate::port;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Ports (all on 127.0.0.1)")]
+#[group(skip)]
 pub(super) struct Ports {
     /// API and dashboard
     #[arg(long, env = "PORT", default_value_t = 8080)]

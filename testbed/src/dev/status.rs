@@ -7,25 +7,25 @@ use anyhow::Result;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::home::{self, Options};
+use super::home::{self, Location};
 use super::state::Entry;
 use super::table::aligned;
 
 /// Healthy processes answer in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
-pub(super) async fn run(options: &Options) -> Result<ExitCode> {
-    let Some(pid) = home::holder(&options.data)? else {
-        println!("Nothing runs in {}.", options.data.display());
+pub(super) async fn run(location: &Location) -> Result<ExitCode> {
+    let Some(pid) = home::holder(&location.data)? else {
+        println!("Nothing runs in {}.", location.data.display());
         return Ok(ExitCode::FAILURE);
     };
-    let Some(state) = home::read_state(&options.data) else {
-        println!("orderflow-dev up (pid {pid}) is starting or stopping in {}.", options.data.display());
+    let Some(state) = home::read_state(&location.data) else {
+        println!("orderflow-dev up (pid {pid}) is starting or stopping in {}.", location.data.display());
         return Ok(ExitCode::SUCCESS);
     };
     let mut rows = vec![["name", "pid", "address", "health"].map(str::to_owned)];
     rows.extend(join_all(state.processes.into_iter().map(row)).await);
-    println!("orderflow-dev up (pid {pid}) in {}\n\n{}", options.data.display(), aligned(&rows));
+    println!("orderflow-dev up (pid {pid}) in {}\n\n{}", location.data.display(), aligned(&rows));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::home::Home;
 use super::running::Running;
-use crate::Service;
+use crate::{Service, eventually};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -16,6 +16,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// A process that lived this long died of something new.
 const STEADY: Duration = Duration::from_mins(1);
+
+const BUCKET_DEADLINE: Duration = Duration::from_mins(2);
 
 const SHOWN_LINES: usize = 10;
 
@@ -43,13 +45,19 @@ async fn keep_running(service: Arc<dyn Service>, running: &Running, home: &Home)
             Err(error) => eprintln!("{} does not start: {error:#}", service.name()),
         }
         up_since = Instant::now();
-        // A bucket that LocalStack has forgotten is made again; for the others there is nothing to do.
-        if let Err(error) = running.provision().await {
-            eprintln!("after the restart of {}: {error:#}", service.name());
+        if service.name() == running.localstack.name() {
+            make_bucket_again(running).await;
         }
         if let Err(error) = running.state().and_then(|state| home.write_state(&state)) {
             eprintln!("note the restart of {}: {error:#}", service.name());
         }
+    }
+}
+
+/// LocalStack comes back without its bucket. Provisioning asks for everything, so it waits for what has died as well.
+async fn make_bucket_again(running: &Running) {
+    if let Err(error) = eventually("the bucket to be made again", BUCKET_DEADLINE, || running.provision()).await {
+        eprintln!("receipts cannot be stored: {error:#}");
     }
 }
 

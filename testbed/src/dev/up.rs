@@ -4,6 +4,7 @@
 //! missing program. A second Ctrl-C while stopping kills everything at once.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -15,22 +16,29 @@ use super::progress::Progress;
 use super::running::Running;
 use super::supervise::supervise;
 use super::{addresses, table};
-use crate::tools;
+use crate::{eventually, tools};
+
+const LEFTOVERS_END: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Options {
     #[command(flatten)]
-    home: home::Options,
+    location: home::Location,
     #[command(flatten)]
     ports: Ports,
 }
 
 pub(super) async fn run(options: Options) -> Result<ExitCode> {
-    let home = match Home::claim(&options.home.data)? {
+    let home = match Home::claim(&options.location.data)? {
         Claim::Ours(home) => home,
-        Claim::Taken(pid) => bail!(already_running(&options.home, pid)),
+        Claim::Taken(pid) => bail!(already_running(&options.location, pid)),
     };
-    home.forget_state();
+    if home::read_state(home.folder()).is_some() {
+        // The last `up` was killed, and the kernel may still be ending what it had started.
+        let _ = eventually("the ports to be free", LEFTOVERS_END, || async { options.ports.check() }).await;
+        home.forget_state();
+    }
     options.ports.check()?;
     check_programs()?;
     home.turn_logs();
@@ -83,9 +91,9 @@ fn check_programs() -> Result<()> {
     Ok(())
 }
 
-fn already_running(options: &home::Options, pid: Option<i32>) -> String {
+fn already_running(location: &home::Location, pid: Option<i32>) -> String {
     let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-    let addresses = match home::read_state(&options.data) {
+    let addresses = match home::read_state(&location.data) {
         Some(state) => {
             let rows: Vec<_> = state.processes.into_iter().map(|process| [process.name, process.address]).collect();
             table::aligned(&rows)
@@ -94,6 +102,6 @@ fn already_running(options: &home::Options, pid: Option<i32>) -> String {
     };
     format!(
         "already running{pid} in {}:\n{addresses}stop it with Ctrl-C there, or with orderflow-dev down",
-        options.data.display()
+        location.data.display()
     )
 }

@@ -9,6 +9,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::super::table::aligned;
 use super::tally::Tally;
 
+/// Of the accepted orders; there may be none.
+const LATENCIES: &[(&str, f64)] = &[("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
+
 #[derive(Debug)]
 pub(super) struct Display {
     line: Option<ProgressBar>,
@@ -60,7 +63,8 @@ impl Display {
                 elapsed.as_secs_f64()
             ),
         ));
-        for (label, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
+        let shown = if total.created() > 0 { LATENCIES } else { &[] };
+        for &(label, share) in shown {
             rows.push(row(label, milliseconds(total.latency(share))));
         }
         println!("{}", aligned(&rows));

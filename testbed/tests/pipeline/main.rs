@@ -1,0 +1,11 @@
+//! The whole pipeline on real services: what clients see, and what is left behind when things break.
+//!
+//! One binary, so that the tests share services where they may. Tests that kill or freeze a service start their own.
+
+mod api;
+mod bad_input;
+mod consumer_faults;
+mod crashes;
+mod dead_letters;
+mod outages;
+mod support;

@@ -1,0 +1,219 @@
+//! A dependency is gone or frozen: orders are accepted as long as their shard answers, and everything arrives afterwards.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::{Producer, Service, Stack, eventually, product::Builder};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::support::{Acked, Api, PATIENCE, Reply, expect_each_exactly_once, order_of};
+
+/// What the demo could not: an order is answered in this time whatever is down. Longer than the order timeout of 2 s.
+const ANSWER: Duration = Duration::from_millis(2500);
+
+/// Short leases, so that a test does not wait a minute for what a killed worker had claimed.
+pub fn producer(stack: &Stack) -> Builder<Producer> {
+    stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000")
+}
+
+/// 8 users, each of whom sends 25 orders one after the other.
+pub async fn place_in_series(api: &Api, tag: &str) -> Result<Vec<Acked>> {
+    let users = ["a", "f", "k", "m", "n", "r", "x", "é"].map(|letter| format!("{letter}-serial-{tag}"));
+    let series = users.iter().map(async |user| {
+        let mut acked = Vec::new();
+        for sequence in 0..25 {
+            let reply = api.place(user, None).await?;
+            ensure!(reply.status == StatusCode::CREATED, "order {sequence} of {user}: {reply:?}");
+            acked.push(reply.acked(sequence)?);
+        }
+        anyhow::Ok(acked)
+    });
+    Ok(futures_util::future::try_join_all(series).await?.concat())
+}
+
+fn kind(reply: &Reply) -> String {
+    let kind = reply.json()["type"].as_str().unwrap_or_default().to_owned();
+    kind.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_are_written_after_s3_comes_back() -> Result<()> {
+    let stack = Stack::own().await?;
+    let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
+    producer.ready(PATIENCE).await?;
+    let api = Api::of(&producer)?;
+
+    stack.localstack().kill();
+    let acked = place_in_series(&api, "s3").await?;
+    let reply = api.get(&format!("/api/orders/{}/receipt", acked[0].id)).await?;
+    ensure!(reply.status == StatusCode::SERVICE_UNAVAILABLE, "{reply:?}");
+    let order = api.get(&format!("/api/orders/{}", acked[0].id)).await?;
+    ensure!(order.json()["receipt_status"] == "pending", "{order:?}");
+
+    stack.localstack().start_again().await?;
+    stack.provision().await?;
+    expect_each_exactly_once(&stack, &acked).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_published_once_and_in_order_after_kafka_comes_back() -> Result<()> {
+    let stack = Stack::own().await?;
+    let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
+    producer.ready(PATIENCE).await?;
+    let api = Api::of(&producer)?;
+
+    let mut acked = place_in_series(&api, "before").await?;
+    stack.kafka().kill();
+    acked.extend(place_in_series(&api, "while").await?);
+    stack.kafka().start_again().await?;
+    acked.extend(place_in_series(&api, "after").await?);
+    expect_each_exactly_once(&stack, &acked).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_notices_that_kafka_and_s3_are_frozen() -> Result<()> {
+    let stack = Stack::own().await?;
+    let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
+    producer.ready(PATIENCE).await?;
+    let api = Api::of(&producer)?;
+
+    let mut acked = place_in_series(&api, "before").await?;
+    stack.kafka().pause();
+    stack.localstack().pause();
+    acked.extend(place_in_series(&api, "frozen").await?);
+    eventually("the frozen dependencies are named", PATIENCE, async || {
+        let ready: Value = api.client.get(format!("{}/readyz", producer.admin_url()?)).send().await?.json().await?;
+        ensure!(ready["ready"] == true, "not ready: {ready}");
+        ensure!(ready["dependencies"]["kafka"]["status"] == "down", "{ready}");
+        ensure!(ready["dependencies"]["s3"]["status"] == "down", "{ready}");
+        Ok(())
+    })
+    .await?;
+    stack.kafka().resume();
+    stack.localstack().resume();
+    acked.extend(place_in_series(&api, "after").await?);
+    expect_each_exactly_once(&stack, &acked).await
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Outage {
+    Stopped,
+    Frozen,
+}
+
+/// Users of shard 1 do not notice; users of shard 2 get a definite or an unknown outcome in time; lists name the shard.
+async fn shard2_is_gone(outage: Outage) -> Result<()> {
+    let stack = Stack::own().await?;
+    let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
+    producer.ready(PATIENCE).await?;
+    let api = Api::of(&producer)?;
+    let mut acked = place_in_series(&api, "before").await?;
+    let second_page =
+        api.get("/api/orders?limit=1").await?.json()["next_cursor"].as_str().unwrap_or_default().to_owned();
+
+    match outage {
+        Outage::Stopped => stack.postgres(2).stop().await?,
+        Outage::Frozen => stack.postgres(2).pause(),
+    }
+    let mut unknown = 0;
+    for number in 0..20 {
+        let send = api
+            .client
+            .post(format!("{}/api/orders", api.url))
+            .timeout(ANSWER)
+            .header("content-type", "application/json")
+            .body(order_of(&format!("nobody-{number}")));
+        let response = send.send().await?;
+        ensure!(response.headers().contains_key("retry-after"), "no Retry-After: {response:?}");
+        ensure!(response.status() == StatusCode::SERVICE_UNAVAILABLE, "{response:?}");
+        let problem: Value = response.json().await?;
+        match problem["type"].as_str().and_then(|kind| kind.rsplit('/').next()) {
+            Some("not-accepted") => {}
+            Some("outcome-unknown") => {
+                ensure!(problem["order_id"].is_string(), "{problem}");
+                unknown += 1;
+            }
+            _ => anyhow::bail!("{problem}"),
+        }
+        let reply = api.place(&format!("alice-{number}"), None).await?;
+        ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
+        acked.push(reply.acked(number)?);
+    }
+    ensure!(
+        unknown <= 2,
+        "{unknown} unknown outcomes: only what a writer had in hand when the shard went may be unknown"
+    );
+
+    let list = api.get("/api/orders").await?;
+    ensure!(
+        list.status == StatusCode::OK && list.json()["unavailable_shards"] == serde_json::json!(["shard2"]),
+        "{list:?}"
+    );
+    let cursor = list.json()["next_cursor"].as_str().unwrap_or_default().to_owned();
+    let list = api.get("/api/orders?user_id=zara").await?;
+    ensure!(list.status == StatusCode::SERVICE_UNAVAILABLE && kind(&list) == "shard-unavailable", "{list:?}");
+    let order = api.get(&format!("/api/orders/{}", acked[0].id)).await?;
+    ensure!(order.status == StatusCode::OK, "{order:?}");
+    let order = api.get("/api/orders/00000000-0000-7000-8000-000000000000").await?;
+    ensure!(order.status == StatusCode::SERVICE_UNAVAILABLE, "{order:?}");
+
+    match outage {
+        Outage::Stopped => stack.postgres(2).start_again().await?,
+        Outage::Frozen => stack.postgres(2).resume(),
+    }
+    let back = eventually("shard 2 takes orders again", PATIENCE, async || {
+        let reply = api.place("zara-back", None).await?;
+        ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
+        Ok(reply)
+    })
+    .await?;
+    acked.push(back.acked(0)?);
+    let list = api.get(&format!("/api/orders?cursor={cursor}")).await?;
+    ensure!(
+        list.json()["unavailable_shards"] == serde_json::json!(["shard2"]),
+        "the cursor forgot the outage: {list:?}"
+    );
+    let list = api.get(&format!("/api/orders?cursor={second_page}")).await?;
+    ensure!(list.json().get("unavailable_shards").is_none(), "{list:?}");
+    expect_each_exactly_once(&stack, &acked).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_shard_is_named_and_hurts_only_its_users() -> Result<()> {
+    shard2_is_gone(Outage::Stopped).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_shard_is_named_and_hurts_only_its_users() -> Result<()> {
+    shard2_is_gone(Outage::Frozen).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_starts_while_things_are_down_serves_what_it_can_and_picks_up_the_rest() -> Result<()> {
+    let stack = Stack::own().await?;
+    stack.kafka().kill();
+    stack.localstack().kill();
+    stack.postgres(2).stop().await?;
+    let producer = producer(&stack).start().await?;
+    let _consumer = stack.consumer().start().await?;
+    producer.ready(PATIENCE).await?;
+    let api = Api::of(&producer)?;
+
+    let first = api.place("alice", None).await?;
+    ensure!(first.status == StatusCode::CREATED, "{first:?}");
+    let refused = api.place("zara", None).await?;
+    ensure!(refused.status == StatusCode::SERVICE_UNAVAILABLE && kind(&refused) == "not-accepted", "{refused:?}");
+
+    stack.postgres(2).start_again().await?;
+    stack.kafka().start_again().await?;
+    stack.localstack().start_again().await?;
+    stack.provision().await?;
+    let second = eventually("shard 2 takes orders", PATIENCE, async || {
+        let reply = api.place("zara", None).await?;
+        ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
+        Ok(reply)
+    })
+    .await?;
+    expect_each_exactly_once(&stack, &[first.acked(0)?, second.acked(0)?]).await
+}

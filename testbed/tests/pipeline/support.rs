@@ -1,0 +1,227 @@
+//! What the tests of the pipeline share: a client that places orders, and the check that each order which was answered
+//! 201 is there exactly once, everywhere.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, stream};
+use orderflow_testbed::{Isolation, Producer, Record, Stack, eventually, http};
+use reqwest::{StatusCode, header::HeaderMap};
+use serde_json::Value;
+use sqlx::Row;
+
+/// Long enough for anything that is going to happen on two busy cores.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A client of one producer.
+#[derive(Clone)]
+pub struct Api {
+    pub client: reqwest::Client,
+    pub url: String,
+}
+
+/// An answer, read to the end.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+/// An order that was answered 201.
+#[derive(Clone, Debug)]
+pub struct Acked {
+    pub id: String,
+    pub user_id: String,
+    pub shard: String,
+    pub receipt: String,
+    /// Position among the orders of its sender: of one user, in the order in which they were answered.
+    pub sequence: usize,
+}
+
+impl Api {
+    pub fn of(producer: &Producer) -> Result<Self> {
+        Ok(Self { client: http::client(), url: producer.url()? })
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Reply> {
+        Reply::read(self.client.get(format!("{}{path}", self.url)).send().await?).await
+    }
+
+    /// Posts `body` as it is.
+    pub async fn post(&self, body: impl Into<String>, key: Option<&str>) -> Result<Reply> {
+        let mut request = self
+            .client
+            .post(format!("{}/api/orders", self.url))
+            .header("content-type", "application/json")
+            .body(body.into());
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        Reply::read(request.send().await?).await
+    }
+
+    pub async fn place(&self, user: &str, key: Option<&str>) -> Result<Reply> {
+        self.post(order_of(user), key).await
+    }
+
+    /// Places `count` orders of users on both shards over 16 connections; all must be answered 201.
+    pub async fn place_many(&self, count: usize) -> Result<Vec<Acked>> {
+        let replies: Vec<Result<Acked>> = stream::iter(0..count)
+            .map(async |sequence| {
+                let reply = self.place(&user(sequence), None).await?;
+                ensure!(reply.status == StatusCode::CREATED, "order {sequence}: {reply:?}");
+                reply.acked(sequence)
+            })
+            .buffer_unordered(16)
+            .collect()
+            .await;
+        replies.into_iter().collect()
+    }
+}
+
+impl Reply {
+    async fn read(response: reqwest::Response) -> Result<Self> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Self { status, headers, text: response.text().await? })
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error} in {:?}", self.text))
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("a header is text"))
+    }
+
+    pub fn acked(&self, sequence: usize) -> Result<Acked> {
+        let json: Value = serde_json::from_str(&self.text)?;
+        let text = |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("no text in {json}"));
+        Ok(Acked {
+            id: text(&json["order"]["id"])?,
+            user_id: text(&json["order"]["user_id"])?,
+            shard: text(&json["shard"])?,
+            receipt: text(&json["receipt"])?,
+            sequence,
+        })
+    }
+}
+
+/// Users on both shards, 40 in all.
+pub fn user(number: usize) -> String {
+    let letters = ["a", "b", "h", "m", "n", "q", "z", "7"];
+    format!("{}-user-{}", letters[number % letters.len()], number % 40)
+}
+
+pub fn order_of(user: &str) -> String {
+    format!(r#"{{"user_id":"{user}","product_name":"Keyboard","quantity":2,"price":149.99}}"#)
+}
+
+/// Waits until every order in `acked` has arrived everywhere, then checks that each is there exactly once: one row on its
+/// shard and on no other, one receipt, one committed event, one committed notification. Nothing may be left in the queues.
+/// Orders that are there and not in `acked` are fine (their outcome was unknown), but they too may be there only once.
+pub async fn expect_each_exactly_once(stack: &Stack, acked: &[Acked]) -> Result<()> {
+    let wanted: BTreeMap<&str, &Acked> = acked.iter().map(|order| (order.id.as_str(), order)).collect();
+    ensure!(wanted.len() == acked.len(), "two orders were answered with one id");
+    eventually("all queues are empty", PATIENCE, async || queues_are_empty(stack).await).await?;
+
+    let mut rows: HashMap<String, usize> = HashMap::new();
+    for shard in [1, 2] {
+        for (id, receipt) in stored(stack, shard).await? {
+            ensure!(rows.insert(id.clone(), shard).is_none(), "order {id} is stored on both shards");
+            if let Some(order) = wanted.get(id.as_str()) {
+                ensure!(order.shard == format!("shard{shard}"), "order {id} is on shard {shard}: {order:?}");
+                ensure!(order.receipt == receipt, "order {id} has another receipt than was answered");
+            }
+        }
+    }
+    for id in wanted.keys() {
+        ensure!(rows.contains_key(*id), "order {id} was answered 201 and is not stored");
+    }
+
+    let events = exactly_one_per_order(stack, &stack.topic(), &rows).await?;
+    exactly_one_per_order(stack, &format!("{}.notifications", stack.topic()), &rows).await?;
+    expect_users_order(acked, &events)?;
+
+    let objects = receipts(stack).await?;
+    ensure!(objects.len() == rows.len(), "{} receipts for {} orders", objects.len(), rows.len());
+    for order in acked {
+        ensure!(objects.contains(&order.receipt), "no receipt {}", order.receipt);
+    }
+    Ok(())
+}
+
+/// Of each user that sends one order after the other, the events come in that order.
+fn expect_users_order(acked: &[Acked], events: &[Record]) -> Result<()> {
+    let sequences: HashMap<&str, usize> = acked.iter().map(|order| (order.id.as_str(), order.sequence)).collect();
+    let mut last: HashMap<(i32, String), usize> = HashMap::new();
+    for event in events {
+        let value: Value = event.json()?;
+        let (Some(id), Some(user)) = (value["order_id"].as_str(), value["user_id"].as_str()) else { continue };
+        // Only users that send one after the other have an order to keep.
+        if !user.contains("serial") {
+            continue;
+        }
+        let Some(sequence) = sequences.get(id) else { continue };
+        if let Some(before) = last.insert((event.partition, user.to_owned()), *sequence) {
+            ensure!(before < *sequence, "an event of {user} overtook another");
+        }
+    }
+    Ok(())
+}
+
+async fn queues_are_empty(stack: &Stack) -> Result<()> {
+    const COUNT: &str =
+        "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM receipt_jobs), (SELECT count(*) FROM outbox_dead)";
+    let mut orders = 0;
+    for shard in [1, 2] {
+        let mut connection = stack.shard(shard).await?;
+        let (outbox, receipt_jobs, dead): (i64, i64, i64) = sqlx::query_as(COUNT).fetch_one(&mut connection).await?;
+        ensure!(
+            (outbox, receipt_jobs, dead) == (0, 0, 0),
+            "shard{shard}: {outbox} events, {receipt_jobs} receipts, {dead} dead"
+        );
+        orders += stored(stack, shard).await?.len();
+    }
+    let notifications =
+        stack.read_topic(&format!("{}.notifications", stack.topic()), Isolation::ReadCommitted).await?.len();
+    ensure!(notifications >= orders, "{notifications} notifications of {orders} orders");
+    Ok(())
+}
+
+/// Id and receipt key of each order on a shard.
+pub async fn stored(stack: &Stack, shard: usize) -> Result<Vec<(String, String)>> {
+    let mut connection = stack.shard(shard).await?;
+    let rows = sqlx::query("SELECT id::text, receipt_s3_key FROM orders").fetch_all(&mut connection).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+async fn exactly_one_per_order(stack: &Stack, topic: &str, rows: &HashMap<String, usize>) -> Result<Vec<Record>> {
+    let records = stack.read_topic(topic, Isolation::ReadCommitted).await?;
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for record in &records {
+        let value: Value = record.json()?;
+        *counts.entry(value["order_id"].as_str().context("a record without order_id")?.to_owned()).or_default() += 1;
+    }
+    for (id, count) in &counts {
+        ensure!(*count == 1, "{topic} has {count} records of order {id}");
+        ensure!(rows.contains_key(id), "{topic} has a record of order {id}, which is not stored");
+    }
+    for id in rows.keys() {
+        ensure!(counts.contains_key(id), "{topic} has no record of order {id}");
+    }
+    Ok(records)
+}
+
+/// Keys of all objects in the bucket.
+pub async fn receipts(stack: &Stack) -> Result<Vec<String>> {
+    let mut pages = stack.s3().list_objects_v2().bucket(stack.bucket()).into_paginator().send();
+    let mut keys = Vec::new();
+    while let Some(page) = pages.next().await {
+        keys.extend(page?.contents().iter().filter_map(|object| object.key().map(str::to_owned)));
+    }
+    Ok(keys)
+}
