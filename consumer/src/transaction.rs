@@ -146,17 +146,23 @@ impl Transactions {
         }
     }
 
-    /// Waits until all that was sent is delivered.
+    /// Waits until all that was sent is delivered, or one record is not: librdkafka keeps back the rest of a transaction
+    /// that has failed until it times out, and by then the broker has given the transaction up.
     fn deliver(&self) -> Result<(), Stopped> {
         let began = Instant::now();
-        while !kafka::drain(&self.producer, Instant::now() + CALL_TIMEOUT) {
-            let reason = "not everything was delivered in time";
-            if began.elapsed() >= DELIVERY_PATIENCE.min(self.patience()) {
-                return Err(Stopped::abort(reason));
+        loop {
+            let delivered = kafka::drain(&self.producer, Instant::now() + Duration::from_millis(100));
+            if let Some(cause) = self.producer.context().failed() {
+                return Err(Stopped::Abort(cause));
             }
-            (self.waiting)(reason);
+            let reason = "not everything was delivered in time";
+            match began.elapsed() {
+                _ if delivered => return Ok(()),
+                waited if waited >= DELIVERY_PATIENCE.min(self.patience()) => return Err(Stopped::abort(reason)),
+                waited if waited >= CALL_TIMEOUT => (self.waiting)(reason),
+                _ => {}
+            }
         }
-        self.producer.context().failed().map_or(Ok(()), |cause| Err(Stopped::Abort(cause)))
     }
 
     /// Calls until it is done, or until its error is one that calling again does not help.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize};
-use time::OffsetDateTime;
+use serde::{Deserialize, Deserializer, Serialize, de};
+use time::{OffsetDateTime, UtcOffset};
 
 /// Serialized as RFC 3339 in UTC with as many decimals as are needed: `2026-11-22T19:25:32.123456Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -30,7 +30,7 @@ impl Timestamp {
 
 impl From<OffsetDateTime> for Timestamp {
     fn from(moment: OffsetDateTime) -> Self {
-        let moment = moment.to_offset(time::UtcOffset::UTC);
+        let moment = moment.to_offset(UtcOffset::UTC);
         let microsecond = moment.microsecond();
         Self(moment.replace_microsecond(microsecond).expect("a microsecond taken from a time is in range"))
     }
@@ -38,7 +38,10 @@ impl From<OffsetDateTime> for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        time::serde::rfc3339::deserialize(deserializer).map(Self::from)
+        let moment = time::serde::rfc3339::deserialize(deserializer)?;
+        // The last hours of the year 9999 in a zone west of Greenwich are in no year that a time can hold.
+        let moment = moment.checked_to_offset(UtcOffset::UTC).ok_or_else(|| de::Error::custom("time out of range"))?;
+        Ok(moment.into())
     }
 }
 
@@ -58,6 +61,11 @@ impl fmt::Display for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_that_utc_cannot_hold_is_an_error() {
+        assert!(serde_json::from_str::<Timestamp>("\"9999-12-31T23:59:59-01:00\"").is_err());
+    }
 
     #[test]
     fn what_is_below_a_microsecond_is_cut() {

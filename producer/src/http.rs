@@ -28,7 +28,6 @@ use orderflow_core::ShardMap;
 use orderflow_service::shutdown::CancellationToken;
 use serde::Serialize;
 use tokio::sync::Semaphore;
-use tower::util::option_layer;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
@@ -171,10 +170,9 @@ fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {
     };
     let origins: Vec<HeaderValue> = origins.iter().map(parse).collect::<Result<_, _>>()?;
     let allow = if origins == ["*"] { AllowOrigin::any() } else { AllowOrigin::list(origins) };
-    let cors = CorsLayer::new()
+    Ok(CorsLayer::new()
         .allow_origin(allow)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, HeaderName::from_static("idempotency-key"), REQUEST_ID])
-        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("idempotency-replayed"), REQUEST_ID]);
-    Ok(Some(cors))
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("idempotency-replayed"), REQUEST_ID]))
 }

@@ -162,6 +162,8 @@ share.coordinator.state.topic.min.isr=1
 auto.create.topics.enable=false
 # 50 partitions each would cost seconds at the first transaction.
 offsets.topic.num.partitions=4
+# Longer than any topic keeps its records: a group that was away must not begin again from the start.
+offsets.retention.minutes=86400
 transaction.state.log.num.partitions=4
 # A dead producer's transaction holds readers back until this look finds it timed out; the default is 10 s.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000

@@ -41,6 +41,8 @@ impl LocalStack {
         let launch = Launch::new(name, tools::localstack_python()?, folder::log(folder, name)?)
             .arguments(["-m", "localstack.runtime.main"])
             .folder(&files)
+            // The default server takes only the port of that address and listens to the whole network.
+            .env("GATEWAY_SERVER", "hypercorn")
             .env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"))
             .env("SERVICES", "s3")
             .env("EAGER_SERVICE_LOADING", "1")
@@ -100,7 +102,10 @@ pub async fn probe(endpoint: &str) -> Result<()> {
     let answer = http::client().get(format!("{endpoint}/_localstack/health")).send().await.context("ask LocalStack")?;
     let health: Value = answer.json().await.context("read LocalStack's health")?;
     match health["services"]["s3"].as_str() {
-        Some("available" | "running") => Ok(()),
+        Some("available" | "running") => {}
         other => bail!("LocalStack's S3 is {}", other.unwrap_or("unknown")),
     }
+    // A first request loads more of it, and two at once as the first are answered 501: so this one is ours.
+    http::client().get(endpoint).send().await.context("list buckets")?.error_for_status().context("list buckets")?;
+    Ok(())
 }

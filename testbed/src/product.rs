@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
+use crate::eventually;
 use crate::process::{Launch, Process};
 use crate::service::{Service, wait_until_answered};
 use crate::{folder, http, tools};
@@ -124,7 +125,11 @@ impl Service for Producer {
     }
 
     fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(wait_until_live(&self.process))
+        Box::pin(async {
+            wait_until_live(&self.process).await?;
+            // Its log is written by a thread of its own, which may be a little behind.
+            eventually("the API's address in the log", LIVE_DEADLINE, async || self.url()).await.map(drop)
+        })
     }
 }
 

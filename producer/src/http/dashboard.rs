@@ -17,9 +17,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/", get(|| async { file("index.html") }))
-        .route("/dashboard/{name}", get(named))
+    Router::new().route("/", get(|| async { file("index.html") })).route("/dashboard/{name}", get(named))
 }
 
 async fn named(name: Result<Path<String>, PathRejection>) -> Response {

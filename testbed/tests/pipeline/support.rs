@@ -225,3 +225,82 @@ pub async fn receipts(stack: &Stack) -> Result<Vec<String>> {
     }
     Ok(keys)
 }
+
+/// A producer that is connected to both shards, and a client of it.
+pub async fn serving(stack: &Stack) -> Result<(Producer, Api)> {
+    let producer = stack.producer().start().await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
+    let api = Api::of(&producer)?;
+    Ok((producer, api))
+}
+
+/// Waits until `/readyz` says that each of these is up.
+pub async fn dependencies_up(producer: &Producer, names: &[&str]) -> Result<()> {
+    eventually(&format!("{names:?} to be up"), PATIENCE, async || {
+        let readiness = readiness(producer).await?.json();
+        let up = |name: &&str| readiness["dependencies"][*name]["status"] == "up";
+        ensure!(names.iter().all(up), "{readiness}");
+        Ok(())
+    })
+    .await
+}
+
+/// The answer of `/readyz`.
+pub async fn readiness(producer: &Producer) -> Result<Reply> {
+    Reply::read(http::client().get(format!("{}/readyz", producer.admin_url()?)).send().await?).await
+}
+
+impl Api {
+    /// Starts a request that a test puts together itself.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method is a word");
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Reply> {
+        Reply::read(request.send().await?).await
+    }
+
+    /// What `GET /api/orders/{id}` answers.
+    pub async fn order(&self, id: &str) -> Result<Value> {
+        let reply = self.get(&format!("/api/orders/{id}")).await?;
+        ensure!(reply.status == StatusCode::OK, "{reply:?}");
+        Ok(reply.json())
+    }
+
+    pub async fn receipt(&self, id: &str) -> Result<Reply> {
+        self.get(&format!("/api/orders/{id}/receipt")).await
+    }
+
+    /// Waits until the order's receipt is written.
+    pub async fn receipt_stored(&self, id: &str) -> Result<()> {
+        eventually(&format!("the receipt of {id}"), PATIENCE, async || {
+            let order = self.order(id).await?;
+            ensure!(order["receipt_status"] == "stored", "{order}");
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Reply {
+    /// The reply's problem, after checking that it is one as every error of the API must be.
+    pub fn problem(&self) -> Result<Value> {
+        ensure!(self.header("content-type") == Some("application/problem+json"), "no problem: {self:?}");
+        let problem = self.json();
+        ensure!(problem["status"] == self.status.as_u16(), "its status is not the answer's: {self:?}");
+        for member in ["type", "title", "detail", "error"] {
+            ensure!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "it has no {member}: {self:?}");
+        }
+        ensure!(problem["error"] == problem["detail"], "the demo's error is not the detail: {self:?}");
+        Ok(problem)
+    }
+
+    /// Fails unless this is a problem of this status and kind (`not-accepted`).
+    pub fn expect_problem(&self, status: u16, kind: &str) -> Result<Value> {
+        let problem = self.problem()?;
+        let kind = format!("https://orderflow.dev/problems/{kind}");
+        ensure!(self.status == status && problem["type"] == kind, "not {status} {kind}: {self:?}");
+        Ok(problem)
+    }
+}

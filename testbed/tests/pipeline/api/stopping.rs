@@ -1,0 +1,97 @@
+//! SIGTERM: what was asked is answered, what was answered is stored, and the process ends by itself.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::{join, join_all};
+use orderflow_testbed::{Service, Stack, eventually};
+use reqwest::StatusCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{PATIENCE, order_of, readiness, serving, stored, user};
+
+/// What the product promises; Kubernetes kills after 30 s.
+const GRACE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_order_answered_by_a_producer_that_stops_is_stored() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (producer, api) = serving(&stack).await?;
+    let answered = AtomicUsize::new(0);
+    let clients = join_all((0..16).map(async |number| {
+        let mut ids = Vec::new();
+        // A connection that is refused or closed unanswered is the end; an answer must be a good one.
+        while let Ok(reply) = api.place(&user(number), None).await {
+            ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
+            ids.push(reply.acked(0)?.id);
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(ids)
+    }));
+    let stop = async {
+        eventually("orders to flow", PATIENCE, async || answered.load(Ordering::Relaxed) >= 100).await?;
+        producer.process().terminate(GRACE).await
+    };
+    let (clients, status) = join(clients, stop).await;
+    assert_eq!(status?.code(), Some(0));
+
+    let mut rows = HashSet::new();
+    for shard in [1, 2] {
+        rows.extend(stored(&stack, shard).await?.into_iter().map(|(id, _)| id));
+    }
+    for id in clients.into_iter().collect::<Result<Vec<_>>>()?.concat() {
+        assert!(rows.contains(&id), "order {id} was answered 201 and is not stored");
+    }
+    Ok(())
+}
+
+/// A request whose body is still on its way holds the producer in its drain for as long as the test wants.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_stops_is_unready_refuses_connections_and_answers_who_it_has_begun_to_serve() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (producer, api) = serving(&stack).await?;
+    let address = api.url.strip_prefix("http://").context("the API's address")?;
+    let body = order_of("alice");
+    let (begin, end) = body.split_at(body.len() / 2);
+
+    let mut client = TcpStream::connect(address).await?;
+    let head = format!(
+        "POST /api/orders HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\nexpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).await?;
+    let mut continue_line = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    client.read_exact(&mut continue_line).await?;
+    assert_eq!(&continue_line, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(begin.as_bytes()).await?;
+
+    let stopping = async {
+        eventually("/readyz to say that it stops", PATIENCE, async || {
+            let reply = readiness(&producer).await?;
+            ensure!(reply.status == StatusCode::SERVICE_UNAVAILABLE, "{reply:?}");
+            ensure!(reply.json()["reasons"] == serde_json::json!(["stopping"]), "{reply:?}");
+            Ok(())
+        })
+        .await?;
+        eventually("new connections to be refused", PATIENCE, async || TcpStream::connect(address).await.is_err())
+            .await?;
+        client.write_all(end.as_bytes()).await?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await?;
+        anyhow::Ok(answer)
+    };
+    let (answer, status) = join(stopping, producer.process().terminate(GRACE)).await;
+    let answer = answer?;
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    assert_eq!(status?.code(), Some(0));
+    assert_eq!(stored(&stack, 1).await?.len(), 1);
+    Ok(())
+}
