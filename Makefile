@@ -35,8 +35,8 @@ status: $(DEV) ## Show what runs and where
 	@exec $(DEV) status
 
 .PHONY: load
-load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=n] [SECONDS=n]
-	@exec $(DEV) load $(if $(RATE),--rate $(RATE)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(SECONDS),--seconds $(SECONDS))
+load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=n] [DURATION=seconds]
+	@exec $(DEV) load $(if $(RATE),--rate $(RATE)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(DURATION),--duration $(DURATION))
 
 .PHONY: test
 test: ## Run all tests against real Postgres, Kafka and S3 [TEST=part of a name]
@@ -53,7 +53,7 @@ build: ## Build the programs in release mode
 lint: ## Check formatting and run clippy; warnings are errors
 	@scripts/prepare build
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets $(FAILPOINTS) -- -D warnings
 
 .PHONY: fmt
 fmt: ## Format the code

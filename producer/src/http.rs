@@ -115,7 +115,7 @@ struct Health {
 }
 
 /// Is the process there? (What it depends on is told by `/readyz` on the admin port.)
-#[utoipa::path(get, path = "/health", tag = "process", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/health", tag = "process", responses((status = 200, body = Health, description = "It is")))]
 async fn health() -> Json<Health> {
     Json(Health { status: "healthy", service: "orderflow-producer" })
 }

@@ -29,11 +29,14 @@ use crate::{
     metrics::Metrics,
     receipts::Receipts,
     relay::Relay,
-    shard::{Doorbells, Shard},
+    shard::{Doorbells, Shard, meta::Expected},
 };
 
 /// Longest wait for requests in flight after the signal; what is left of the deadline is for the writers and the relay.
 const DRAIN: Duration = Duration::from_secs(8);
+
+/// Longest wait for the writers, and then for the relays and receipt workers, to end what they have in hand.
+const SETTLE: Duration = Duration::from_secs(4);
 
 /// Runs the producer until `stop` is cancelled and everything in flight has ended.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
@@ -65,6 +68,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             shard: shard.clone(),
             topics: topics.clone(),
             options,
+            expected: Expected::of(shard, &settings.shards),
             pool: handle.pool().clone(),
             kafka: settings.kafka.clone(),
             doorbell: doorbells.relay,
@@ -86,7 +90,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         working.spawn(purge::run(handle.pool().clone(), shard.name.clone(), stop_workers.clone()));
         shards.push(handle);
     }
-    working.spawn(probe::topics(settings.kafka.clone(), kafka, stop_workers.clone()));
+    working.spawn(probe::topics(settings.kafka.clone(), topics.clone(), kafka, stop_workers.clone()));
     working.spawn(probe::bucket(client.clone(), settings.s3.s3_bucket.clone(), bucket, stop_workers.clone()));
 
     let feed = Feed::default();
@@ -125,12 +129,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     // All handles of the queues are gone with the router: the writers end when they have stored what was accepted.
     writing.close();
-    if tokio::time::timeout(Duration::from_secs(3), writing.wait()).await.is_err() {
+    if tokio::time::timeout(SETTLE, writing.wait()).await.is_err() {
         stop_writers.cancel();
     }
     stop_workers.cancel();
     working.close();
-    working.wait().await;
+    // What a relay or a worker cannot end in time (Kafka or S3 is frozen) stays in the shard, for the next process.
+    if tokio::time::timeout(SETTLE, working.wait()).await.is_err() {
+        tracing::info!("Kafka or S3 did not answer: events and receipts wait in their shards");
+    }
     stop_admin.cancel();
     admin.await.context("end the admin port")??;
     tracing::info!("stopped");

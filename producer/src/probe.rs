@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
+use orderflow_core::Topics;
 use orderflow_service::{
     Dependency,
     kafka::{self, Quiet},
@@ -12,6 +13,7 @@ use orderflow_service::{
 use rdkafka::{
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
 };
 
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -34,21 +36,26 @@ pub async fn bucket(client: Client, bucket: String, dependency: Dependency, stop
     }
 }
 
-pub async fn topics(settings: kafka::Settings, dependency: Dependency, stop: CancellationToken) {
+pub async fn topics(settings: kafka::Settings, topics: Topics, dependency: Dependency, stop: CancellationToken) {
     let consumer = match BaseConsumer::from_config_and_context(&settings.consumer("orderflow.probe"), Quiet) {
         Ok(consumer) => std::sync::Arc::new(consumer),
         Err(error) => return dependency.unusable(error),
     };
     loop {
-        let (asking, topic) = (consumer.clone(), settings.kafka_topic.clone());
+        let (asking, needed) = (consumer.clone(), [topics.orders.clone(), topics.relay.clone()]);
         let asked = tokio::task::spawn_blocking(move || {
-            let metadata = asking.fetch_metadata(Some(&topic), TIMEOUT)?;
-            Ok::<_, rdkafka::error::KafkaError>(metadata.topics().iter().any(|topic| topic.error().is_none()))
+            for topic in needed {
+                let metadata = asking.fetch_metadata(Some(&topic), TIMEOUT)?;
+                if !metadata.topics().iter().any(|topic| topic.error().is_none()) {
+                    return Ok(Some(topic));
+                }
+            }
+            Ok::<_, KafkaError>(None)
         });
         match asked.await {
-            Ok(Ok(true)) => dependency.up(),
-            Ok(Ok(false)) => {
-                dependency.down(format!("the topic {} is not there: run orderflow-provision", settings.kafka_topic));
+            Ok(Ok(None)) => dependency.up(),
+            Ok(Ok(Some(topic))) => {
+                dependency.down(format!("the topic {topic} is not there: run orderflow-provision"));
             }
             Ok(Err(error)) => dependency.down(error),
             Err(_) => return,

@@ -20,7 +20,7 @@ use orderflow_service::{Backoff, Dependency, kafka, shutdown::CancellationToken}
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{sync::Notify, time::timeout};
 
-use crate::metrics::ShardMetrics;
+use crate::{metrics::ShardMetrics, shard::meta::Expected};
 use publisher::{Published, Publisher};
 use session::{BATCH, Session};
 
@@ -37,6 +37,8 @@ pub struct Relay {
     pub shard: orderflow_core::Shard,
     pub topics: Topics,
     pub options: PgConnectOptions,
+    /// What the database must say of itself.
+    pub expected: Expected,
     /// Lends the connection that listens for other processes' writers.
     pub pool: PgPool,
     pub kafka: kafka::Settings,
@@ -77,7 +79,7 @@ impl Relay {
     /// writers' own statement would make their commits queue behind one another (it holds a lock over the sync).
     /// `None`: stopped.
     async fn stand_by(&self, stop: &CancellationToken) -> anyhow::Result<Option<Session>> {
-        let mut session = Session::open(&self.options).await?;
+        let mut session = Session::open(&self.options, &self.expected).await?;
         let mut next_try = tokio::time::Instant::now();
         loop {
             tokio::select! {
@@ -111,9 +113,13 @@ impl Relay {
         tracing::info!(shard = self.shard.name, "leads the relay");
         self.metrics.relay_leads.set(1);
         let mut announcements = session::Announcements::of(self.pool.clone());
+        // After a refusal: how many events are still published one by one, to find the one that is meant. Kafka's limit is on
+        // what is sent together.
+        let mut one_by_one = 0_usize;
 
         while !stop.is_cancelled() {
-            let batch = session.next_batch().await.context("read the outbox")?;
+            let batch = session.next_batch(if one_by_one > 0 { 1 } else { BATCH }).await.context("read the outbox")?;
+            one_by_one = one_by_one.saturating_sub(1);
             if batch.is_empty() {
                 let woken = async {
                     tokio::select! {
@@ -143,6 +149,7 @@ impl Relay {
                     self.metrics.relay_batch_size.observe(batch.len() as f64);
                     self.metrics.relay_events.inc_by(batch.len() as u64);
                 }
+                Ok(Published::Refused { .. }) if batch.len() > 1 => one_by_one = batch.len(),
                 Ok(Published::Refused { seq, reason }) => {
                     let event_id = session.bury(seq, &reason).await.context("put an event aside")?;
                     self.metrics.relay_dead.inc();

@@ -1,7 +1,7 @@
 //! One shard as the API sees it: place an order, read orders. Behind it a bounded queue, writers that own one connection
 //! each, and a small pool for reading.
 
-mod meta;
+pub(crate) mod meta;
 mod order_row;
 mod queue;
 mod reader;
@@ -101,8 +101,8 @@ impl Shard {
         let (queue, submissions) = queue::bounded(settings.shard_queue);
         // Until a writer has tried, orders wait for it rather than being turned away.
         let health = Health { dependency, reachable: Arc::new(AtomicBool::new(true)) };
-        let pool = orderflow_service::postgres::pool_options(settings.shard_readers).connect_lazy_with(options.clone());
         let expected = meta::Expected::of(&shard, map);
+        let pool = pool(settings.shard_readers, options, &expected);
         let writers = (0..settings.shard_writers)
             .map(|_| {
                 Writer::new(
@@ -153,6 +153,8 @@ impl Shard {
         let id = Uuid::now_v7();
         let order = new.into_order(id, Timestamp::now());
         let payload = OrderCreated::of(&order, &inner.shard).encode();
+        // Without a trace of the client's, one that everybody can find who knows the order.
+        let traceparent = traceparent.unwrap_or_else(|| format!("00-{}-{:016x}-00", id.simple(), id.as_u64_pair().1));
         let deadline = Instant::now() + inner.order_timeout;
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
@@ -173,6 +175,17 @@ impl Shard {
             Ok(Err(_)) | Err(_) => Err(PlaceError::OutcomeUnknown(id)),
         }
     }
+}
+
+/// Connections that are all known to lead to the right database.
+fn pool(most: u32, options: &PgConnectOptions, expected: &meta::Expected) -> PgPool {
+    let expected = expected.clone();
+    orderflow_service::postgres::pool_options(most)
+        .after_connect(move |connection, _| {
+            let expected = expected.clone();
+            Box::pin(async move { expected.check(connection).await.map_err(meta::MetaError::into_sqlx) })
+        })
+        .connect_lazy_with(options.clone())
 }
 
 impl Health {

@@ -60,7 +60,7 @@ impl Settings {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.kafka_brokers)
-            .set("client.id", env!("CARGO_PKG_NAME"))
+            .set("client.id", program())
             .set("allow.auto.create.topics", "false")
             .set("reconnect.backoff.max.ms", "1000")
             // A broker that is frozen rather than gone is noticed by this alone; the default is 60 s.
@@ -132,6 +132,12 @@ impl Settings {
             .set("check.crcs", "true");
         config
     }
+}
+
+/// Name of the running program: what the brokers' logs and quotas know a client by.
+fn program() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    path.file_name().map_or_else(|| "orderflow".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Waits for all that was produced, serving delivery reports. rdkafka's own `flush` (and so its `commit_transaction`) sits

@@ -18,7 +18,7 @@ use super::{App, problem::Problem};
 #[utoipa::path(
     get, path = "/api/feed", tag = "feed",
     responses(
-        (status = 200, body = String, content_type = "text/event-stream"),
+        (status = 200, body = String, content_type = "text/event-stream", description = "Stays open"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many feeds are open"),
     )
 )]

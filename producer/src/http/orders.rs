@@ -104,7 +104,7 @@ pub async fn list_orders(State(app): State<App>, parameters: ListParameters) -> 
     get, path = "/api/orders/{id}", tag = "orders",
     params(("id" = String, Path, description = "The order's UUID")),
     responses(
-        (status = 200, body = OrderView),
+        (status = 200, body = OrderView, description = "The order"),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "No shard has it"),
         (status = 503, body = Problem, content_type = "application/problem+json",

@@ -25,7 +25,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What is read by hand, for exact money and errors that name the field.
+// Read by hand, for exact money and errors that name the field.
+/// An order to place. Fields that are not known are ignored.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
 pub struct NewOrderBody {
@@ -143,8 +144,11 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
     let lengths = [2, 32, 16, 2];
     let parts: Vec<&str> = value.split('-').collect();
     let hexadecimal = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let all_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
     let valid = parts.len() == 4
         && parts[0] == "00"
-        && parts.iter().zip(lengths).all(|(part, length)| part.len() == length && hexadecimal(part));
+        && parts.iter().zip(lengths).all(|(part, length)| part.len() == length && hexadecimal(part))
+        && !all_zero(parts[1])
+        && !all_zero(parts[2]);
     valid.then(|| value.to_owned())
 }

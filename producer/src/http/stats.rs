@@ -22,7 +22,7 @@ pub struct ShardView {
 }
 
 /// List the shards
-#[utoipa::path(get, path = "/api/shards", tag = "shards", responses((status = 200, body = ShardList)))]
+#[utoipa::path(get, path = "/api/shards", tag = "shards", responses((status = 200, body = ShardList, description = "All shards, in their order")))]
 pub async fn list_shards(State(app): State<App>) -> Json<ShardList> {
     let shards = app.map.iter().map(|shard| ShardView { name: shard.name.clone(), users: shard.users() }).collect();
     Json(ShardList { shards })
@@ -47,7 +47,7 @@ pub struct ShardStats {
 }
 
 /// How much work waits in each shard
-#[utoipa::path(get, path = "/api/stats", tag = "shards", responses((status = 200, body = Stats)))]
+#[utoipa::path(get, path = "/api/stats", tag = "shards", responses((status = 200, body = Stats, description = "All shards, in their order")))]
 pub async fn get_stats(State(app): State<App>) -> Json<Stats> {
     let asked = app.shards.iter().map(async |shard| {
         let backlog = shard.backlog().await.ok();

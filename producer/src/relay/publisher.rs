@@ -28,7 +28,8 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 const PROGRESS: usize = usize::MAX;
 
 pub struct Publisher {
-    producer: BaseProducer<Reports>,
+    /// `None` only while it is dropped.
+    producer: Option<BaseProducer<Reports>>,
     topics: Topics,
     shard: orderflow_core::Shard,
 }
@@ -61,7 +62,7 @@ impl Publisher {
         let producer = BaseProducer::from_config_and_context(&config, Reports::default()).context("make a producer")?;
         retry(INIT_TIMEOUT, |left| producer.init_transactions(left)).context("init_transactions")?;
         let last = Progress::read_last(settings, topics, shard.index).context("read the last progress record")?;
-        Ok((Self { producer, topics: topics.clone(), shard: shard.clone() }, last))
+        Ok((Self { producer: Some(producer), topics: topics.clone(), shard: shard.clone() }, last))
     }
 
     /// Publishes a batch and its progress record in one transaction. `Err` leaves its outcome unknown, and this publisher of
@@ -69,7 +70,7 @@ impl Publisher {
     pub fn publish(&self, batch: &[OutboxRow]) -> anyhow::Result<Published> {
         let deadline = Instant::now() + TRANSACTION_TIMEOUT;
         self.reports().clear();
-        self.producer.begin_transaction().context("begin a transaction")?;
+        self.producer().begin_transaction().context("begin a transaction")?;
         for (position, row) in batch.iter().enumerate() {
             if let Err(error) = self.produce_event(position, row, deadline) {
                 return self.refused_or(error, Some(position), batch);
@@ -81,7 +82,7 @@ impl Publisher {
             .key(self.shard.name.as_str())
             .payload(progress.as_slice());
         self.send(record, deadline).context("produce the progress record")?;
-        if !drain(&self.producer, deadline) {
+        if !drain(self.producer(), deadline) {
             bail!("Kafka did not take a batch within {} s", TRANSACTION_TIMEOUT.as_secs());
         }
         let failed = self.reports().drain(..).next();
@@ -89,7 +90,7 @@ impl Publisher {
             return self.refused_or(error, (position != PROGRESS).then_some(position), batch);
         }
         fail::fail_point!("relay::before-commit", |_| std::process::abort());
-        retry(deadline.saturating_duration_since(Instant::now()), |left| self.producer.commit_transaction(left))
+        retry(deadline.saturating_duration_since(Instant::now()), |left| self.producer().commit_transaction(left))
             .context("commit a transaction")?;
         fail::fail_point!("relay::after-commit", |_| std::process::abort());
         Ok(Published::All)
@@ -113,13 +114,13 @@ impl Publisher {
     /// Waits while the producer's buffer is full.
     fn send(&self, mut record: BaseRecord<'_, str, [u8], usize>, deadline: Instant) -> KafkaResult<()> {
         loop {
-            match self.producer.send(record) {
+            match self.producer().send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if Instant::now() < deadline =>
                 {
                     record = back;
-                    self.producer.poll(Duration::from_millis(1));
+                    self.producer().poll(Duration::from_millis(1));
                 }
                 Err((error, _)) => return Err(error),
             }
@@ -134,12 +135,25 @@ impl Publisher {
         let (Some(position), true) = (position, for_good) else {
             return Err(error).context("produce an event");
         };
-        retry(TRANSACTION_TIMEOUT, |left| self.producer.abort_transaction(left)).context("abort a transaction")?;
+        retry(TRANSACTION_TIMEOUT, |left| self.producer().abort_transaction(left)).context("abort a transaction")?;
         Ok(Published::Refused { seq: batch[position].seq, reason: error.to_string() })
     }
 
+    fn producer(&self) -> &BaseProducer<Reports> {
+        self.producer.as_ref().expect("taken only by drop")
+    }
+
     fn reports(&self) -> std::sync::MutexGuard<'_, Vec<(usize, KafkaError)>> {
-        self.producer.context().failed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.producer().context().failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Publisher {
+    /// Ending a client joins its threads, which can take a while when the brokers do not answer; the publisher may be
+    /// dropped on a thread that serves requests.
+    fn drop(&mut self) {
+        let producer = self.producer.take();
+        std::thread::spawn(move || drop(producer));
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{KEEPALIVE, progress::Progress};
+use crate::shard::meta::{Expected, MetaError};
 
 /// Events in one Kafka transaction.
 pub const BATCH: usize = 1000;
@@ -44,10 +45,13 @@ pub struct Session {
 }
 
 impl Session {
-    pub async fn open(options: &PgConnectOptions) -> anyhow::Result<Self> {
+    pub async fn open(options: &PgConnectOptions, expected: &Expected) -> anyhow::Result<Self> {
         let options =
             options.clone().application_name("orderflow-relay").options([("idle_session_timeout", IDLE_TIMEOUT)]);
-        Ok(Self { connection: postgres::connect(&options).await? })
+        let mut connection = postgres::connect(&options).await?;
+        // Publishing another shard's events would be fenced against nobody.
+        answer(async { expected.check(&mut connection).await.map_err(MetaError::into_sqlx) }).await?;
+        Ok(Self { connection })
     }
 
     /// True if this session holds the lock from now on.
@@ -63,9 +67,9 @@ impl Session {
     }
 
     /// The oldest events. Never "those after the last one": a transaction that began earlier may commit later.
-    pub async fn next_batch(&mut self) -> anyhow::Result<Vec<OutboxRow>> {
+    pub async fn next_batch(&mut self, limit: usize) -> anyhow::Result<Vec<OutboxRow>> {
         const SELECT: &str = "SELECT seq, event_id, user_id, payload, traceparent FROM outbox ORDER BY seq LIMIT $1";
-        answer(sqlx::query_as(SELECT).bind(BATCH as i64).fetch_all(&mut self.connection)).await
+        answer(sqlx::query_as(SELECT).bind(limit as i64).fetch_all(&mut self.connection)).await
     }
 
     /// Deletes a batch that was published.

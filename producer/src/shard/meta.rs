@@ -21,6 +21,16 @@ pub enum MetaError {
     Database(#[from] sqlx::Error),
 }
 
+impl MetaError {
+    /// For where a pool wants its own kind of error.
+    pub fn into_sqlx(self) -> sqlx::Error {
+        match self {
+            Self::Unusable(reason) => sqlx::Error::Configuration(reason.into()),
+            Self::Database(error) => error,
+        }
+    }
+}
+
 impl Expected {
     pub fn of(shard: &orderflow_core::Shard, map: &ShardMap) -> Self {
         Self { shard_name: shard.name.clone(), shard_index: shard.index.get() as i32, shard_map: map.to_string() }

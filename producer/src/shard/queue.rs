@@ -21,7 +21,8 @@ pub struct Submission {
     pub fingerprint: Fingerprint,
     /// The event, encoded.
     pub payload: Vec<u8>,
-    pub traceparent: Option<String>,
+    /// W3C trace context.
+    pub traceparent: String,
     /// When its request gives up.
     pub deadline: Instant,
     pub ticket: Ticket,

@@ -103,7 +103,7 @@ async fn insert(connection: &mut PgConnection, batch: &[Submission]) -> Result<H
         .bind(column!(|submission| submission.key.as_ref().map(orderflow_core::IdempotencyKey::as_str)))
         .bind(column!(|submission| submission.key.is_some().then(|| submission.fingerprint.as_bytes())))
         .bind(column!(|submission| submission.payload.as_slice()))
-        .bind(column!(|submission| submission.traceparent.as_deref()))
+        .bind(column!(|submission| submission.traceparent.as_str()))
         .fetch_all(connection)
         .await?;
     Ok(ids.into_iter().collect())

@@ -101,7 +101,6 @@ async fn a_body_that_is_no_order_is_refused_by_its_first_broken_rule() -> Result
         ("quantity", "9223372036854775808", RULE),
         ("quantity", &digits, RULE),
         ("quantity", "+1", FORM),
-        ("quantity", "0x10", FORM),
         ("price", r#""149.99""#, RULE),
         ("price", "null", RULE),
         ("price", "0", RULE),
@@ -121,7 +120,6 @@ async fn a_body_that_is_no_order_is_refused_by_its_first_broken_rule() -> Result
         ("price", "01", FORM),
         ("price", ".5", FORM),
         ("price", "1.", FORM),
-        ("price", "1,5", FORM),
     ];
     let mut requests: Vec<Wrong> = values
         .map(|(field, value, kind)| Wrong {
@@ -129,36 +127,38 @@ async fn a_body_that_is_no_order_is_refused_by_its_first_broken_rule() -> Result
             request: post(&api, with(field, value)),
             status: 400,
             kind,
-            // After a comma another field was expected, and none is being read.
-            field: if value == "1,5" { "" } else { field },
+            field,
         })
         .into();
 
     let order = with("", "");
     let twice = |member: &str| order.replace('}', &format!(",{member}}}"));
-    let bodies: [(&str, Vec<u8>, u16, &str, &str); 19] = [
-        ("too much money", with("price", "99999999.99").replace(":2,", ":2147483647,").into(), 400, RULE, "quantity"),
-        ("no field at all", "{}".into(), 400, RULE, "user_id"),
-        ("fields of another case", order.replace("price", "Price").into(), 400, RULE, "price"),
-        ("nothing", "".into(), 400, FORM, ""),
-        ("spaces", "  \n".into(), 400, FORM, ""),
-        ("an array", format!("[{order}]").into(), 400, FORM, ""),
-        ("a string", quoted(&order).into(), 400, FORM, ""),
-        ("null", "null".into(), 400, FORM, ""),
-        ("a form", "user_id=alice&product_name=Keyboard&quantity=2&price=149.99".into(), 400, FORM, ""),
-        ("a broken off object", order[..order.len() - 1].into(), 400, FORM, ""),
-        ("a broken off text", r#"{"user_id":"ali"#.into(), 400, FORM, "user_id"),
-        ("two objects", format!("{order}{order}").into(), 400, FORM, ""),
-        ("an object and a comma", format!("{order},").into(), 400, FORM, ""),
-        ("two equal prices", twice(r#""price":149.99"#).into(), 400, FORM, "price"),
-        ("two users", twice(r#""user\u005fid":"zara""#).into(), 400, FORM, "user_id"),
-        ("a bare control character", order.replace("alice", "al\u{1}ce").into(), 400, FORM, "user_id"),
-        ("a byte that no UTF-8 has", not_utf8(&order), 400, FORM, "user_id"),
-        ("a byte order mark", format!("\u{feff}{order}").into(), 400, FORM, ""),
-        ("UTF-16", order.encode_utf16().flat_map(u16::to_be_bytes).collect(), 400, FORM, ""),
+    let bodies: [(&str, Vec<u8>, &str, &str); 21] = [
+        ("too much money", with("price", "99999999.99").replace(":2,", ":2147483647,").into(), RULE, "quantity"),
+        ("no field at all", "{}".into(), RULE, "user_id"),
+        ("fields of another case", order.replace("price", "Price").into(), RULE, "price"),
+        ("nothing", "".into(), FORM, ""),
+        ("spaces", "  \n".into(), FORM, ""),
+        ("an array", format!("[{order}]").into(), FORM, ""),
+        ("a string", quoted(&order).into(), FORM, ""),
+        ("null", "null".into(), FORM, ""),
+        ("a form", "user_id=alice&product_name=Keyboard&quantity=2&price=149.99".into(), FORM, ""),
+        ("a broken off object", order[..order.len() - 1].into(), FORM, ""),
+        ("a broken off text", r#"{"user_id":"ali"#.into(), FORM, "user_id"),
+        ("two objects", format!("{order}{order}").into(), FORM, ""),
+        ("an object and a comma", format!("{order},").into(), FORM, ""),
+        ("two equal prices", twice(r#""price":149.99"#).into(), FORM, "price"),
+        ("two users", twice(r#""user\u005fid":"zara""#).into(), FORM, "user_id"),
+        ("a bare control character", order.replace("alice", "al\u{1}ce").into(), FORM, "user_id"),
+        ("a byte that no UTF-8 has", not_utf8(&order), FORM, "user_id"),
+        ("a byte order mark", format!("\u{feff}{order}").into(), FORM, ""),
+        ("UTF-16", order.encode_utf16().flat_map(u16::to_be_bytes).collect(), FORM, ""),
+        // The number ended before what is wrong with it, and that belongs to no field.
+        ("a hexadecimal quantity", with("quantity", "0x10").into(), FORM, ""),
+        ("a price with a comma", with("price", "1,5").into(), FORM, ""),
     ];
-    for (what, body, status, kind, field) in bodies {
-        requests.push(Wrong { what: what.to_owned(), request: post(&api, body), status, kind, field });
+    for (what, body, kind, field) in bodies {
+        requests.push(Wrong { what: what.to_owned(), request: post(&api, body), status: 400, kind, field });
     }
     for (what, bytes) in [("64 KiB and a byte", 64 * 1024 + 1), ("10 MB", 10_000_000)] {
         let body = format!("{order}{}", " ".repeat(bytes - order.len()));

@@ -1,6 +1,6 @@
 //! One order, from the request to each place where it must arrive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join, join_all};
@@ -109,29 +109,54 @@ async fn an_order_is_a_row_of_its_users_shard_and_of_no_other() -> Result<()> {
 async fn an_order_becomes_one_event_under_its_users_key() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
-    let place = async |user: &str, traceparent: &str| {
-        let request = api
-            .request("POST", "/api/orders")
-            .header("content-type", "application/json")
-            .header("traceparent", traceparent)
-            .body(keyboard(user));
-        id_and_time(&api.send(request).await?)
-    };
-    let alice = place("alice", TRACEPARENT).await?;
-    let zara = place("zara", "00-no-trace-01").await?;
-
-    let events = records(&stack, &stack.topic(), 2).await?;
-    for (user, shard, (id, at), traceparent) in [("alice", 1, alice, Some(TRACEPARENT)), ("zara", 2, zara, None)] {
+    for (user, shard) in [("alice", 1), ("zara", 2)] {
+        let (id, at) = place_keyboard(&api, user).await?;
+        let events = records(&stack, &stack.topic(), shard).await?;
         let event = events.iter().find(|event| event.key.as_deref() == Some(user)).context("no event of the user")?;
         let expected = format!(
             r#"{{"event_type":"order.created","order_id":"{id}","user_id":"{user}","product_name":"Mechanical Keyboard","quantity":2,"total":299.98,"status":"created","shard":{shard},"timestamp":"{at}"}}"#
         );
         assert_eq!(event.text(), expected);
-        let event_id = event.headers.get("event_id").context("no event_id")?;
+        let headers: Vec<&str> = event.headers.keys().map(String::as_str).collect();
+        assert_eq!(headers, ["event_id", "schema_version", "traceparent"]);
+        let event_id = &event.headers["event_id"];
         Uuid::parse_str(event_id).with_context(|| format!("event_id {event_id:?}"))?;
-        assert_eq!(event.headers.get("schema_version").map(String::as_str), Some("1"));
-        assert_eq!(event.headers.get("traceparent").map(String::as_str), traceparent);
-        assert_eq!(event.headers.len(), 2 + usize::from(traceparent.is_some()), "{:?}", event.headers);
+        assert_eq!(event.headers["schema_version"], "1");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trace_of_a_request_goes_on_in_its_event_and_without_one_the_order_is_the_trace() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    let given = [
+        Some(TRACEPARENT),
+        None,
+        Some("00-no-trace-01"),
+        Some("00-00000000000000000000000000000000-00f067aa0ba902b7-01"),
+        Some("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"),
+        Some("00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01"),
+    ];
+    let mut expected = BTreeMap::new();
+    for traceparent in given {
+        let mut request = api.request("POST", "/api/orders").header("content-type", "application/json");
+        if let Some(traceparent) = traceparent {
+            request = request.header("traceparent", traceparent);
+        }
+        let (id, _) = id_and_time(&api.send(request.body(keyboard("alice"))).await?)?;
+        expected.insert(id, traceparent);
+    }
+    for event in records(&stack, &stack.topic(), expected.len()).await? {
+        let value: Value = event.json()?;
+        let id = value["order_id"].as_str().context("order_id")?;
+        let (given, found) = (expected[id], event.headers["traceparent"].as_str());
+        if given == Some(TRACEPARENT) {
+            assert_eq!(found, TRACEPARENT);
+        } else {
+            assert!(found.starts_with(&format!("00-{}-", id.replace('-', ""))), "{given:?} became {found}");
+            assert_eq!(found.len(), TRACEPARENT.len(), "{found}");
+        }
     }
     Ok(())
 }

@@ -8,14 +8,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join, join_all};
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, eventually, port};
 use reqwest::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::support::{PATIENCE, order_of, readiness, serving, stored, user};
+use crate::support::{Api, PATIENCE, dependencies_up, order_of, readiness, serving, stored, user};
 
 /// What the product promises; Kubernetes kills after 30 s.
 const GRACE: Duration = Duration::from_secs(20);
@@ -49,6 +49,19 @@ async fn every_order_answered_by_a_producer_that_stops_is_stored() -> Result<()>
     for id in clients.into_iter().collect::<Result<Vec<_>>>()?.concat() {
         assert!(rows.contains(&id), "order {id} was answered 201 and is not stored");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_without_kafka_and_s3_stops_in_good_order_too() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let nowhere = format!("127.0.0.1:{}", port::free()?);
+    let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
+    let producer = producer.start().await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
+    let acked = Api::of(&producer)?.place_many(10).await?;
+    assert_eq!(producer.process().terminate(GRACE).await?.code(), Some(0));
+    assert_eq!(stored(&stack, 1).await?.len() + stored(&stack, 2).await?.len(), acked.len());
     Ok(())
 }
 
