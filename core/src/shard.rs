@@ -165,8 +165,8 @@ mod tests {
     /// The demo's rule, written down a second time as a table.
     fn by_the_demo(first: char) -> &'static str {
         match first {
-            'A' | 'B' | 'C' | 'D' | 'E' | 'F' | 'G' | 'H' | 'I' | 'J' | 'K' | 'L' | 'M' => "shard1",
-            'a' | 'b' | 'c' | 'd' | 'e' | 'f' | 'g' | 'h' | 'i' | 'j' | 'k' | 'l' | 'm' => "shard1",
+            'A' | 'B' | 'C' | 'D' | 'E' | 'F' | 'G' | 'H' | 'I' | 'J' | 'K' | 'L' | 'M' | 'a' | 'b' | 'c' | 'd'
+            | 'e' | 'f' | 'g' | 'h' | 'i' | 'j' | 'k' | 'l' | 'm' => "shard1",
             _ => "shard2",
         }
     }

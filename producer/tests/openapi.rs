@@ -1,7 +1,5 @@
 //! The description of the API, from which clients are made: whole, and changed only on purpose (`INSTA_UPDATE=always`).
 
-use serde_json::Value;
-
 #[test]
 fn the_description_is_the_one_that_was_agreed() {
     insta::assert_json_snapshot!("openapi", orderflow_producer::openapi());
@@ -20,7 +18,7 @@ fn every_answer_is_described() {
         for (status, answer) in operation["responses"].as_object().expect("responses") {
             answers += 1;
             let described = answer["description"].as_str().is_some_and(|text| !text.is_empty());
-            assert!(described, "{method} {path} {status}: {}", Value::from(answer.clone()));
+            assert!(described, "{method} {path} {status}: {answer}");
         }
     }
     assert!(answers > 20, "only {answers} answers");
