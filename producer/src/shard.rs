@@ -11,7 +11,7 @@ mod writer;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -52,6 +52,8 @@ struct Inner {
 #[derive(Clone)]
 pub struct Health {
     dependency: Dependency,
+    /// Writers that hold a connection; orders are refused at once only while there is none.
+    connected: Arc<AtomicUsize>,
     reachable: Arc<AtomicBool>,
 }
 
@@ -100,7 +102,7 @@ impl Shard {
     ) -> (Self, Vec<Writer>) {
         let (queue, submissions) = queue::bounded(settings.shard_queue);
         // Until a writer has tried, orders wait for it rather than being turned away.
-        let health = Health { dependency, reachable: Arc::new(AtomicBool::new(true)) };
+        let health = Health { dependency, connected: Arc::default(), reachable: Arc::new(AtomicBool::new(true)) };
         let expected = meta::Expected::of(&shard, map);
         let pool = pool(settings.shard_readers, options, &expected);
         let writers = (0..settings.shard_writers)
@@ -188,19 +190,55 @@ fn pool(most: u32, options: &PgConnectOptions, expected: &meta::Expected) -> PgP
         .connect_lazy_with(options.clone())
 }
 
+/// Why a writer cannot store orders.
+enum Trouble {
+    /// It comes back by itself.
+    Down(String),
+    /// Somebody has to mend it.
+    Unusable(String),
+}
+
+impl Trouble {
+    fn no_answer() -> Self {
+        Self::Down("no answer in time".to_owned())
+    }
+}
+
+/// Held by a writer as long as it has a connection.
+struct Presence(Arc<AtomicUsize>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Health {
+    fn present(&self) -> Presence {
+        self.connected.fetch_add(1, Ordering::Relaxed);
+        Presence(self.connected.clone())
+    }
+
     fn up(&self) {
         self.reachable.store(true, Ordering::Relaxed);
         self.dependency.up();
     }
 
-    fn down(&self, reason: &str) {
-        self.reachable.store(false, Ordering::Relaxed);
-        self.dependency.down(reason);
-    }
-
-    fn unusable(&self, reason: &str) {
-        self.reachable.store(false, Ordering::Relaxed);
-        self.dependency.unusable(reason);
+    /// One writer that finds no connection is not an outage while another has one; a database that is the wrong one is wrong
+    /// for all.
+    fn report(&self, trouble: &Trouble) {
+        match trouble {
+            Trouble::Down(reason) if self.connected.load(Ordering::Relaxed) > 0 => {
+                tracing::debug!(reason, "a writer is without a connection");
+            }
+            Trouble::Down(reason) => {
+                self.reachable.store(false, Ordering::Relaxed);
+                self.dependency.down(reason);
+            }
+            Trouble::Unusable(reason) => {
+                self.reachable.store(false, Ordering::Relaxed);
+                self.dependency.unusable(reason);
+            }
+        }
     }
 }

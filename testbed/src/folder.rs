@@ -1,7 +1,7 @@
 //! Where services keep their files: `data/<name>` and `logs/<name>.log` below one folder.
 //!
 //! For tests that folder is `orderflow-test-<pid>` in the temp folder. What dead test processes left is removed when
-//! the next one starts, but the logs of a failed run stay for a day.
+//! the next one starts, but logs stay for a day: a failing test names them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 const PREFIX: &str = "orderflow-test-";
-const FAILED: &str = "failed";
-const KEEP_FAILED: Duration = Duration::from_hours(24);
+const KEEP_LOGS: Duration = Duration::from_hours(24);
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
@@ -27,11 +26,10 @@ pub fn of_this_test_process() -> Result<&'static Path> {
     Ok(FOLDER.get_or_init(|| folder))
 }
 
-/// Marks this process, if it is a test, as failed: its logs are kept.
-pub fn keep_logs() {
-    if let Some(folder) = FOLDER.get() {
-        let _ = std::fs::write(folder.join(FAILED), "");
-    }
+/// Whether this process is a test, which says what its services logged when it is done with them: the test harness keeps
+/// that to itself unless the test has failed, whichever way.
+pub fn is_test() -> bool {
+    FOLDER.get().is_some()
 }
 
 /// The data folder of service `name`, which need not exist, below `folder`.
@@ -71,11 +69,10 @@ fn remove_leftovers() {
 }
 
 fn remove(folder: &Path) {
-    let failed_lately = folder
-        .join(FAILED)
+    let recent = folder
         .metadata()
         .and_then(|metadata| metadata.modified())
-        .is_ok_and(|when| when.elapsed().is_ok_and(|age| age < KEEP_FAILED));
-    let unneeded = if failed_lately { folder.join("data") } else { folder.to_owned() };
+        .is_ok_and(|when| when.elapsed().is_ok_and(|age| age < KEEP_LOGS));
+    let unneeded = if recent { folder.join("data") } else { folder.to_owned() };
     let _ = std::fs::remove_dir_all(unneeded);
 }

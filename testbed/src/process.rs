@@ -244,8 +244,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-        if std::thread::panicking() {
-            folder::keep_logs();
+        if folder::is_test() {
             self.show_log();
         }
     }

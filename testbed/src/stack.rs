@@ -186,10 +186,6 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        folder::keep_logs();
         // Services of this stack's own show their logs when they are dropped; the shared ones never are.
         if let Backing::Shared(services) = &self.backing {
             for service in services.all() {

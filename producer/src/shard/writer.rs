@@ -8,7 +8,7 @@ use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    Doorbells, Health, PlaceError,
+    Doorbells, Health, PlaceError, Presence, Trouble,
     meta::{Expected, MetaError},
     queue::{Submission, Submissions},
     statement::{self, Failure, Outcomes},
@@ -38,6 +38,12 @@ enum Gathered {
     Batch(Vec<Submission>),
     Nothing,
     Closed,
+}
+
+/// A connection, and the mark that this writer has one.
+struct Connection {
+    postgres: PgConnection,
+    _presence: Presence,
 }
 
 /// Why a connection is not served any more.
@@ -77,41 +83,41 @@ impl Writer {
         }
     }
 
-    /// A connection to a database that is the right one, or its state noted in the health.
-    async fn connect(&self) -> Option<PgConnection> {
-        let mut connection = match postgres::connect(&self.options).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                self.health.down(&format!("{error:#}"));
-                return None;
-            }
+    /// A connection to a database that is the right one, or the trouble noted in the health.
+    async fn connect(&self) -> Option<Connection> {
+        let opened = async {
+            let mut postgres =
+                postgres::connect(&self.options).await.map_err(|error| Trouble::Down(format!("{error:#}")))?;
+            self.ask(&mut postgres).await?;
+            Ok(Connection { postgres, _presence: self.health.present() })
         };
-        self.is_right(&mut connection).await.then_some(connection)
+        opened.await.inspect_err(|trouble| self.health.report(trouble)).ok()
     }
 
     /// Is it (still) the database that it should be, and does it answer?
-    async fn is_right(&self, connection: &mut PgConnection) -> bool {
-        match timeout(ASK_TIMEOUT, self.expected.check(connection)).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(MetaError::Unusable(reason))) => self.health.unusable(&reason),
-            Ok(Err(MetaError::Database(error))) => self.health.down(&format!("read orderflow_meta: {error}")),
-            Err(_) => self.health.down("no answer in time"),
+    async fn ask(&self, postgres: &mut PgConnection) -> Result<(), Trouble> {
+        match timeout(ASK_TIMEOUT, self.expected.check(postgres)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(MetaError::Unusable(reason))) => Err(Trouble::Unusable(reason)),
+            Ok(Err(MetaError::Database(error))) => Err(Trouble::Down(format!("read orderflow_meta: {error}"))),
+            Err(_) => Err(Trouble::no_answer()),
         }
-        false
     }
 
     /// Stores batches until there will be none, or the connection is of no more use.
-    async fn serve(&self, connection: PgConnection) -> Served {
+    async fn serve(&self, connection: Connection) -> Served {
         let mut connection = Some(connection);
         loop {
             let Some(open) = &mut connection else { return Served::ConnectionLost };
             match self.gather().await {
                 Gathered::Closed => return Served::QueueClosed,
-                Gathered::Nothing => {
-                    if !self.is_right(open).await {
-                        return Served::ConnectionLost;
+                Gathered::Nothing => match self.ask(&mut open.postgres).await {
+                    Ok(()) => self.health.up(),
+                    Err(trouble) => {
+                        connection = None;
+                        self.health.report(&trouble);
                     }
-                }
+                },
                 Gathered::Batch(mut batch) => {
                     self.metrics.batch_size.observe(batch.len() as f64);
                     let started = Instant::now();
@@ -138,14 +144,14 @@ impl Writer {
 
     /// Answers every submission. A batch whose outcome is unknown is sent again over a new connection, with the same ids,
     /// until its requests have given up. Leaves `None` behind if the last connection is of no more use.
-    async fn store_and_answer(&self, connection: &mut Option<PgConnection>, batch: Vec<Submission>) {
+    async fn store_and_answer(&self, connection: &mut Option<Connection>, batch: Vec<Submission>) {
         let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
         // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
         let mut unknown = false;
         loop {
             if let Some(open) = connection {
                 let mut refusal = None;
-                match timeout_at(deadline, self.store_bisecting(open, &batch, &mut refusal)).await {
+                match timeout_at(deadline, self.store_bisecting(&mut open.postgres, &batch, &mut refusal)).await {
                     Ok(Ok(outcomes)) => {
                         if let Some(reason) = refusal {
                             // Read-only after a failover, disk full: the next connection may find a better server.
@@ -156,11 +162,16 @@ impl Writer {
                         }
                         return self.answer(batch, outcomes, unknown);
                     }
-                    Ok(Err(error)) => tracing::debug!(%error, "a batch is sent again"),
-                    Err(_) => self.health.down("no answer in time"),
+                    // Dropped, not closed: a peer that does not answer does not answer a goodbye either.
+                    Ok(Err(error)) => {
+                        *connection = None;
+                        tracing::debug!(%error, "a batch is sent again");
+                    }
+                    Err(_) => {
+                        *connection = None;
+                        self.health.report(&Trouble::no_answer());
+                    }
                 }
-                // Dropped, not closed: a peer that does not answer does not answer a goodbye either.
-                *connection = None;
                 unknown = true;
             }
             if Instant::now() >= deadline {

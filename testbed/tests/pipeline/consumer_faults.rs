@@ -45,7 +45,7 @@ async fn consumers_that_come_and_go_during_load_notify_once() -> Result<()> {
     producer.ready(PATIENCE).await?;
     let api = Api::of(&producer)?;
     let (first, _second) = (stack.consumer().start().await?, stack.consumer().start().await?);
-    let sending = tokio::spawn(async move { api.place_many(3000).await });
+    let sending = tokio::spawn(async move { api.place_many(1500).await });
     eventually("the first notifications", PATIENCE, async || {
         ensure!(notified(&stack).await? > 200, "too few");
         Ok(())

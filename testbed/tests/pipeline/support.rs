@@ -14,7 +14,7 @@ use serde_json::Value;
 use sqlx::Row;
 
 /// Long enough for anything that is going to happen on two busy cores.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A client of one producer.
 #[derive(Clone)]
