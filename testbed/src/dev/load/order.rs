@@ -1,23 +1,15 @@
 //! The orders that are sent: users spread over the alphabet, and each order with an idempotency key of its own.
 
-use serde::Serialize;
 use uuid::Uuid;
 
-const PRODUCTS: [(&str, u32); 4] =
-    [("Wireless Mouse", 2999), ("Keyboard", 14_990), ("Monitor Arm", 8900), ("Lamp", 45)];
+/// Names and prices; a price goes out as it stands here, never through a float.
+const PRODUCTS: [(&str, &str); 4] =
+    [("Wireless Mouse", "29.99"), ("Keyboard", "149.9"), ("Monitor Arm", "89"), ("Lamp", "0.45")];
 
 #[derive(Debug)]
 pub(super) struct Orders {
     users: u64,
     run: Uuid,
-}
-
-#[derive(Debug, Serialize)]
-struct Body {
-    user_id: String,
-    product_name: &'static str,
-    quantity: u64,
-    price: f64,
 }
 
 impl Orders {
@@ -27,14 +19,10 @@ impl Orders {
 
     /// The body of order `number` as JSON.
     pub(super) fn body(&self, number: u64) -> String {
-        let (product_name, cents) = PRODUCTS[(number % PRODUCTS.len() as u64) as usize];
-        let body = Body {
-            user_id: user(number % self.users),
-            product_name,
-            quantity: 1 + number % 5,
-            price: f64::from(cents) / 100.0,
-        };
-        serde_json::to_string(&body).expect("texts and numbers are JSON")
+        let (product_name, price) = PRODUCTS[(number % PRODUCTS.len() as u64) as usize];
+        let (user_id, quantity) = (user(number % self.users), 1 + number % 5);
+        // None of these texts has a character that JSON would escape.
+        format!(r#"{{"user_id":"{user_id}","product_name":"{product_name}","quantity":{quantity},"price":{price}}}"#)
     }
 
     /// Equal for nothing that was ever sent.
@@ -66,8 +54,10 @@ mod tests {
     }
 
     #[test]
-    fn a_price_is_sent_with_its_cents_and_nothing_more() {
-        let bodies: Vec<String> = (0..4).map(|number| Orders::new(1).body(number)).collect();
-        assert!(bodies[0].ends_with("\"price\":29.99}") && bodies[3].ends_with("\"price\":0.45}"), "{bodies:?}");
+    fn a_body_is_json() {
+        for number in 0..4 {
+            let body = Orders::new(1).body(number);
+            serde_json::from_str::<serde_json::Value>(&body).unwrap_or_else(|error| panic!("{error} in {body}"));
+        }
     }
 }
