@@ -8,4 +8,5 @@ mod consumer_faults;
 mod crashes;
 mod dead_letters;
 mod outages;
+mod provisioning;
 mod support;
