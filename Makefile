@@ -39,8 +39,8 @@ load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=
 	@exec $(DEV) load $(if $(RATE),--rate $(RATE)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(DURATION),--duration $(DURATION))
 
 .PHONY: test
-test: ## Run all tests against real Postgres, Kafka and S3 [TEST=part of a name]
-	@scripts/prepare
+test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=part of a name]
+	@scripts/prepare build services kubernetes
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
 

@@ -56,7 +56,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     let mut shards = Vec::new();
     for (shard, dsn) in settings.shards.iter().zip(dsns) {
-        let options = postgres::options(&postgres::dsn_variable(shard), &dsn, "orderflow-producer")?;
+        let variable = postgres::dsn_variable(shard);
+        let options = postgres::options(&variable, &dsn.url, dsn.ca.as_ref(), "orderflow-producer")?;
         let doorbells = Doorbells::default();
         let dependency = dependencies.register(&shard.name, Need::AnyOf);
         let (handle, writers) =

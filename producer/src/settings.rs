@@ -11,6 +11,8 @@ use orderflow_service::{admin, kafka, s3, telemetry};
 ///
 /// The shards' databases are given by the environment alone, since a DSN holds a password: PG_SHARD1_DSN,
 /// PG_SHARD2_DSN, … one for each shard of SHARDS, as in postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=require.
+/// Beside each, PG_SHARD1_CA_FILE, PG_SHARD2_CA_FILE, … may name a PEM file with the authorities that sign that server's
+/// certificate; an sslmode weaker than verify-ca then becomes verify-full.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "orderflow-producer", version)]
 pub struct Settings {

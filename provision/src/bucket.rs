@@ -1,8 +1,9 @@
 //! The bucket of the receipts: there, private, and tagged with whose it is. Several runs may make it at once. S3 has no
 //! compare-and-swap for tags, so of two OrderFlows that claim one untagged bucket in the same instant the later one has it,
-//! and the earlier one finds out at its next look.
+//! and the earlier one finds out at its next look. What was made can be removed again, with the receipts.
 
 mod error;
+mod objects;
 mod store;
 
 use std::{fmt, time::Duration};
@@ -15,7 +16,10 @@ use store::{Answer, Created, Privacy, Store};
 /// The tag that says whose the bucket is. Its value holds at most 256 characters.
 pub const OWNER_TAG: &str = "orderflow.dev/owner";
 
-/// Bounds a whole call: 8 requests, each bounded by the client, some of them twice.
+/// All receipts are below it; see [`orderflow_core::receipt::key`].
+const RECEIPTS: &str = "receipts/";
+
+/// Bounds a whole call of [`ensure`] or [`check`]: 8 requests, each bounded by the client, some of them twice.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What [`ensure`] found and did, and what this server cannot do.
@@ -46,6 +50,19 @@ pub enum Note {
     NoPublicAccessBlock,
     /// It knows no tags: nobody can see whose the bucket is.
     NoTags,
+}
+
+/// What [`remove`] found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// The bucket, and that many receipts (versions of them, if the bucket keeps versions) which this call deleted.
+    Removed { receipts: u64 },
+    /// Other objects are in it: the receipts are gone, the bucket is nobody's now.
+    Kept { receipts: u64 },
+    /// The bucket is tagged as nobody's: it was not claimed yet, or kept by a removal before. Nothing was touched.
+    NothingOfOurs,
+    /// There is no such bucket.
+    Missing,
 }
 
 /// Makes the bucket exist, be `owner`'s and be private. Another's bucket is not touched, unless `adopt` says so and the
@@ -93,6 +110,53 @@ pub async fn check(client: &Client, name: &str, owner: &str) -> Result<Vec<Note>
         Ok(notes)
     };
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+/// Deletes all receipts, then the bucket if nothing else is in it; otherwise the bucket stays and loses its owner. Only if
+/// the bucket is tagged as `owner`'s: on a server that knows no tags nobody can tell, so nothing is removed there.
+///
+/// Takes as long as there are receipts, 1000 with each request, but not longer than `deadline`. What was deleted until then,
+/// or until any other error, stays deleted, and the next call goes on from there.
+pub async fn remove(client: &Client, name: &str, owner: &str, deadline: Duration) -> Result<Removal, Error> {
+    let work = async {
+        let store = Store { client, name };
+        if !store.exists().await? {
+            return Ok(Removal::Missing);
+        }
+        if !is_owners(&store, owner).await? {
+            return Ok(Removal::NothingOfOurs);
+        }
+        let receipts = objects::delete_all(&store, RECEIPTS).await?;
+        if store.delete().await? {
+            return Ok(Removal::Removed { receipts });
+        }
+        release(&store, owner).await?;
+        Ok(Removal::Kept { receipts })
+    };
+    tokio::time::timeout(deadline, work).await.unwrap_or(Err(Error::Deadline(deadline)))
+}
+
+/// False: nobody's. An error if it is another's, or nobody can tell.
+async fn is_owners(store: &Store<'_>, owner: &str) -> Result<bool, Error> {
+    match store.tags().await? {
+        Answer::Unknown => Err(Error::NoTags),
+        Answer::Known(tags) => match tags.owner() {
+            Some(found) if found == owner => Ok(true),
+            Some(found) => Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
+            None => Ok(false),
+        },
+    }
+}
+
+/// Takes the owner's tag away, unless somebody else has tagged it by now.
+async fn release(store: &Store<'_>, owner: &str) -> Result<(), Error> {
+    match store.tags().await? {
+        Answer::Known(tags) if tags.owner() == Some(owner) => match store.put_tags(tags.without_owner()).await? {
+            Answer::Known(()) => Ok(()),
+            Answer::Unknown => Err(Error::NoTags),
+        },
+        _ => Ok(()),
+    }
 }
 
 /// True if it was this call that made it.
@@ -162,11 +226,38 @@ impl fmt::Display for Outcome {
     }
 }
 
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |receipts: &u64| if *receipts == 1 { "" } else { "s" };
+        match self {
+            Self::Removed { receipts } => write!(f, "removed, with {receipts} receipt{}", plural(receipts)),
+            Self::Kept { receipts } => {
+                write!(f, "kept, other objects are in it; {receipts} receipt{} removed", plural(receipts))
+            }
+            Self::NothingOfOurs => f.write_str("nothing of ours"),
+            Self::Missing => f.write_str("not there"),
+        }
+    }
+}
+
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NoPublicAccessBlock => "the server knows no public access block",
             Self::NoTags => "the server knows no tags",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use orderflow_core::{OrderId, UserId, receipt};
+
+    use super::*;
+
+    #[test]
+    fn all_receipts_are_where_they_are_looked_for_to_be_removed() {
+        let key = receipt::key(&UserId::parse("alice").unwrap(), OrderId::nil());
+        assert!(key.starts_with(RECEIPTS), "{key}");
     }
 }

@@ -1,6 +1,6 @@
-//! "Make it so" and "is it so" for everything that an OrderFlow stands on: the schema of each shard, the bucket of the
-//! receipts, the four topics, and whose they are. Each target is a module of its own, and each call is idempotent, safe when
-//! several run at once, bounded by a deadline, and answers with what it found and did.
+//! "Make it so", "is it so" and "away with it" for everything that an OrderFlow stands on: the schema of each shard, the
+//! bucket of the receipts, the four topics, and whose they are. Each target is a module of its own, and each call is
+//! idempotent, safe when several run at once, bounded by a deadline, and answers with what it found and did.
 //!
 //! Used by the binary of this crate and by whoever keeps an OrderFlow in shape; never by the producer or the consumer.
 
@@ -31,12 +31,15 @@ mod tests {
         let options = sqlx::postgres::PgConnectOptions::new();
         is_send(&shard::ensure(&options, &claim));
         is_send(&shard::check(&options, &claim));
+        is_send(&shard::remove(&options, &claim));
+        is_send(&shard::is_ours(&options, &claim));
 
         let client = aws_sdk_s3::Client::from_conf(
             aws_sdk_s3::Config::builder().behavior_version(aws_sdk_s3::config::BehaviorVersion::latest()).build(),
         );
         is_send(&bucket::ensure(&client, "b", "us-east-1", "a/b", false));
         is_send(&bucket::check(&client, "b", "a/b"));
+        is_send(&bucket::remove(&client, "b", "a/b", std::time::Duration::from_secs(60)));
 
         let wanted = topics::Wanted {
             topics: Topics::named("orders"),
@@ -48,5 +51,7 @@ mod tests {
         let config = rdkafka::ClientConfig::new();
         is_send(&topics::ensure(&config, &wanted));
         is_send(&topics::check(&config, &wanted));
+        is_send(&topics::remove(&config, &wanted.topics));
+        is_send(&topics::remove_group(&config, "g"));
     }
 }

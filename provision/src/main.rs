@@ -1,4 +1,4 @@
-//! `orderflow-provision`: makes or checks everything that an OrderFlow stands on, and says so in one line per target.
+//! `orderflow-provision`: makes, checks or removes everything that an OrderFlow stands on, and says so in one line per target.
 
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,16 @@
 //! All targets of one OrderFlow side by side: each is done, or said to have failed, whatever happens to the others.
 
+mod removal;
+
 use std::{fmt::Display, time::Duration};
 
 use futures_util::future::join_all;
 use orderflow_core::{Shard, ShardMap, Topics};
-use orderflow_service::{Backoff, postgres, s3, secrecy::SecretString};
+use orderflow_service::{
+    Backoff,
+    postgres::{self, Dsn},
+    s3,
+};
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::Instant;
 
@@ -23,9 +29,12 @@ pub struct Line {
     pub ok: bool,
 }
 
-/// Makes everything, or only looks if the settings say so. `dsns` are those of the shards, in the order of the map. One
-/// line per target: shards, bucket, topics.
-pub async fn run(settings: &Settings, dsns: &[SecretString]) -> Vec<Line> {
+/// Makes everything, or only looks, or removes it, as the settings say. `dsns` are those of the shards, in the order of the
+/// map. One line per target: shards, bucket, topics.
+pub async fn run(settings: &Settings, dsns: &[Dsn]) -> Vec<Line> {
+    if settings.remove {
+        return removal::run(settings, dsns).await;
+    }
     let shards = join_all(settings.shards.iter().map(|shard| async {
         match distinct_options(&settings.shards, shard, dsns) {
             Ok(options) => run_shard(settings, shard, &options).await,
@@ -40,18 +49,14 @@ pub async fn run(settings: &Settings, dsns: &[SecretString]) -> Vec<Line> {
 
 /// An empty database named for two shards would become the one's that comes first, and its DSN would then look like the
 /// mistake.
-fn distinct_options(map: &ShardMap, shard: &Shard, dsns: &[SecretString]) -> anyhow::Result<PgConnectOptions> {
+fn distinct_options(map: &ShardMap, shard: &Shard, dsns: &[Dsn]) -> anyhow::Result<PgConnectOptions> {
     let read = |shard: &Shard| {
-        postgres::options(&postgres::dsn_variable(shard), &dsns[shard.index.get()], "orderflow-provision")
-    };
-    let place = |options: &PgConnectOptions| {
-        let server = (options.get_host().to_owned(), options.get_port(), options.get_socket().cloned());
-        // The options may hold a search path: two schemas of one database are two places.
-        (server, options.get_database().map(ToOwned::to_owned), options.get_options().map(ToOwned::to_owned))
+        let dsn = &dsns[shard.index.get()];
+        postgres::options(&postgres::dsn_variable(shard), &dsn.url, dsn.ca.as_ref(), "orderflow-provision")
     };
     let options = read(shard)?;
     for other in map.iter().filter(|other| other.index != shard.index) {
-        if read(other).is_ok_and(|other| place(&other) == place(&options)) {
+        if read(other).is_ok_and(|other| postgres::same_database(&other, &options)) {
             let (one, other) = (postgres::dsn_variable(shard), postgres::dsn_variable(other));
             anyhow::bail!("{one} and {other} name the same database");
         }
@@ -60,14 +65,7 @@ fn distinct_options(map: &ShardMap, shard: &Shard, dsns: &[SecretString]) -> any
 }
 
 async fn run_shard(settings: &Settings, shard: &Shard, options: &PgConnectOptions) -> Line {
-    let claim = Claim {
-        owner: &settings.owner,
-        map: &settings.shards,
-        index: shard.index,
-        topic: &settings.kafka.kafka_topic,
-        bucket: &settings.s3.s3_bucket,
-        adopt: settings.adopt,
-    };
+    let claim = claim(settings, shard);
     let attempt = async || {
         if settings.check {
             let version = shard::check(options, &claim).await?;
@@ -79,6 +77,17 @@ async fn run_shard(settings: &Settings, shard: &Shard, options: &PgConnectOption
     let outcome =
         keep_trying(settings.wait(), &shard.name, attempt, |outcome| transient(outcome, shard::Error::is_transient));
     Line::new(shard.name.clone(), outcome.await)
+}
+
+fn claim<'a>(settings: &'a Settings, shard: &Shard) -> Claim<'a> {
+    Claim {
+        owner: &settings.owner,
+        map: &settings.shards,
+        index: shard.index,
+        topic: &settings.kafka.kafka_topic,
+        bucket: &settings.s3.s3_bucket,
+        adopt: settings.adopt,
+    }
 }
 
 async fn run_bucket(settings: &Settings) -> Line {
@@ -176,7 +185,7 @@ mod tests {
     fn options_of_first(dsns: [&str; 2]) -> anyhow::Result<PgConnectOptions> {
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
         let first = map.iter().next().unwrap();
-        distinct_options(&map, first, &dsns.map(|dsn| SecretString::from(dsn.to_owned())))
+        distinct_options(&map, first, &dsns.map(|dsn| Dsn { url: dsn.to_owned().into(), ca: None }))
     }
 
     #[test]

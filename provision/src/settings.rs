@@ -1,4 +1,5 @@
-//! What `orderflow-provision` can be told. The DSNs come from `PG_SHARD1_DSN` … `PG_SHARDn_DSN`.
+//! What `orderflow-provision` can be told. The DSNs come from `PG_SHARD1_DSN` … `PG_SHARDn_DSN`, the authorities of their
+//! servers from `PG_SHARD1_CA_FILE` … `PG_SHARDn_CA_FILE`.
 
 use std::time::Duration;
 
@@ -6,10 +7,12 @@ use clap::Parser;
 use orderflow_core::ShardMap;
 use orderflow_service::{kafka, s3, telemetry};
 
-/// Makes everything that an OrderFlow stands on (schemas, bucket, topics), or checks it. May run as often as one likes and
-/// several times at once; exits with 1 if anything failed.
+/// Makes everything that an OrderFlow stands on (schemas, bucket, topics), checks it, or removes it. May run as often as one
+/// likes and several times at once; exits with 1 if anything failed.
 ///
-/// The databases are named by PG_SHARD1_DSN, PG_SHARD2_DSN and so on, one for each of the shards.
+/// The databases are named by PG_SHARD1_DSN, PG_SHARD2_DSN and so on, one for each of the shards. Beside each,
+/// PG_SHARD1_CA_FILE, PG_SHARD2_CA_FILE and so on may name a PEM file with the authorities that sign that server's
+/// certificate; an sslmode weaker than verify-ca then becomes verify-full.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "orderflow-provision", version)]
 pub struct Settings {
@@ -29,6 +32,11 @@ pub struct Settings {
     #[arg(long)]
     pub check: bool,
 
+    /// Remove what is marked as OWNER's, which must be given: the tables with all orders (never the database), the receipts,
+    /// the bucket if nothing else is in it, the topics, and the consumer group if KAFKA_GROUP_ID is given
+    #[arg(long, conflicts_with_all = ["adopt", "check"], requires = "owner")]
+    pub remove: bool,
+
     /// Keep trying that many seconds while something cannot be reached
     #[arg(long, env = "WAIT", value_name = "SECONDS", default_value_t = 0)]
     pub wait: u32,
@@ -43,6 +51,10 @@ pub struct Settings {
 
     #[command(flatten)]
     pub kafka: kafka::Settings,
+
+    /// Consumer group that is removed with the topics; of no account otherwise
+    #[arg(long, env = "KAFKA_GROUP_ID", help_heading = "Kafka")]
+    pub kafka_group_id: Option<String>,
 
     #[command(flatten)]
     pub s3: s3::Settings,
@@ -70,13 +82,28 @@ fn parse_owner(text: &str) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, error::ErrorKind};
 
     use super::*;
 
     #[test]
     fn the_settings_do_not_contradict_themselves() {
         Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn nothing_is_removed_of_an_owner_that_was_not_given() {
+        let parse = |arguments: &[&str]| {
+            // Whatever the environment of the tests says.
+            let command = Settings::command().mut_arg("owner", |owner| owner.env(None::<&str>));
+            let arguments = std::iter::once("orderflow-provision").chain(arguments.iter().copied());
+            command.try_get_matches_from(arguments).map(drop).map_err(|error| error.kind())
+        };
+        assert_eq!(parse(&["--remove"]), Err(ErrorKind::MissingRequiredArgument));
+        assert_eq!(parse(&["--remove", "--owner", "a/b"]), Ok(()));
+        for other in ["--check", "--adopt"] {
+            assert_eq!(parse(&["--remove", "--owner", "a/b", other]), Err(ErrorKind::ArgumentConflict));
+        }
     }
 
     #[test]

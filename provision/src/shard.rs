@@ -1,6 +1,7 @@
 //! One shard's database: brought to the newest schema, and marked with whose it is and which shard of which map it holds.
 //! A database that is somebody else's, or another shard's (a swapped or repointed DSN), is found out before anything is
-//! written to it. May run as often as one likes, several at once, and be killed at any point.
+//! written to it. What was made can be removed again. May run as often as one likes, several at once, and be killed at any
+//! point.
 
 mod database;
 mod error;
@@ -56,6 +57,15 @@ pub enum Outcome {
     },
 }
 
+/// What [`remove`] found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// With everything in it; the database itself stays.
+    Removed,
+    /// The database is not marked as anybody's: it was never set up, or not to the end, or was removed before.
+    NothingOfOurs,
+}
+
 /// Which shard of which map a database holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -101,6 +111,52 @@ pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<i64,
         }
     };
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+/// Drops the tables of the claimed shard, all orders with them. Only ours (never the database, never a table that the
+/// migrations did not make), all or none, and only if the database is marked with exactly this claim; `adopt` is of
+/// no account here. A table that somebody keeps locked is not waited for long: that is a transient error.
+///
+/// The marking goes along, and with it the only thing that says whose the topics are: those go first, see [`is_ours`].
+pub async fn remove(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Removal, Error> {
+    let work = async {
+        let mut database = Database::open_to_write(options).await?;
+        database.require_suitable_server().await?;
+        database.take_turn().await?;
+        let state = database.state().await?;
+        let removal = if is_marked(&state, claim)? {
+            database.drop_tables().await?;
+            Removal::Removed
+        } else {
+            Removal::NothingOfOurs
+        };
+        database.close().await;
+        Ok(removal)
+    };
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+/// Is the database marked with exactly this claim? An error if it is marked with another. Reads only. For whoever is about
+/// to remove what cannot say itself whose it is, the claimed topic.
+pub async fn is_ours(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<bool, Error> {
+    let work = async {
+        let mut database = Database::open_to_read(options).await?;
+        let state = database.state().await?;
+        database.close().await;
+        is_marked(&state, claim)
+    };
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
+}
+
+/// Errors as [`require_claimable`] for a database that is marked. One with newer tables is refused, too: only the build that
+/// made them knows them all, and half of a schema would be in the way of the next one.
+fn is_marked(state: &State, claim: &Claim<'_>) -> Result<bool, Error> {
+    let State::Marked { version, .. } = state else { return Ok(false) };
+    require_claimable(state, &Claim { adopt: false, ..*claim })?;
+    if *version > schema::VERSION {
+        return Err(Error::Newer { found: *version, known: schema::VERSION });
+    }
+    Ok(true)
 }
 
 fn require_claimable(state: &State, claim: &Claim<'_>) -> Result<(), Error> {
@@ -169,6 +225,15 @@ impl fmt::Display for Outcome {
     }
 }
 
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removed => "removed",
+            Self::NothingOfOurs => "nothing of ours",
+        })
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, number {} of {}", self.name, self.index + 1, self.map)
@@ -228,5 +293,26 @@ mod tests {
         let claim = Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt: true };
         let state = State::Foreign { table: "orders".to_owned() };
         assert!(matches!(require_claimable(&state, &claim), Err(Error::NotEmpty { .. })));
+    }
+    #[test]
+    fn only_what_is_marked_with_exactly_the_claim_is_removed() {
+        let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
+        let [first, second] = [0, 1].map(|index| map.iter().nth(index).unwrap().index);
+        // Whoever may adopt may not remove what is not adopted yet.
+        let claim = Claim { owner: "shop/main", map: &map, index: first, topic: "orders", bucket: "b", adopt: true };
+        let marked = |claim: &Claim<'_>, version| State::Marked { marking: claim.marking(), version };
+        let is_marked = |state: &State| super::is_marked(state, &claim);
+
+        assert!(is_marked(&marked(&claim, 1)).unwrap());
+        for unmarked in [State::Empty, State::Unmarked { orders: true }, State::Foreign { table: "orders".to_owned() }]
+        {
+            assert!(!is_marked(&unmarked).unwrap(), "{unmarked:?}");
+        }
+        let refused = |other: Claim<'_>| is_marked(&marked(&other, 1)).unwrap_err();
+        assert!(matches!(refused(Claim { owner: "shop/other", ..claim }), Error::OwnedByAnother { .. }));
+        assert!(matches!(refused(Claim { index: second, ..claim }), Error::ShardMismatch { .. }));
+        assert!(matches!(refused(Claim { topic: "orders2", ..claim }), Error::MadeForAnother { what: "topic", .. }));
+        let newer = is_marked(&marked(&claim, schema::VERSION + 1)).unwrap_err();
+        assert!(matches!(newer, Error::Newer { .. }));
     }
 }

@@ -1,5 +1,7 @@
 //! The four topics. Missing ones are made; those that exist are never changed, because nobody but their owner knows what
 //! else depends on them: what differs is said, and what cannot work is an error. Several runs may make them at once.
+//!
+//! A topic cannot say whose it is. Whoever removes topics has to know that, from the shards' databases.
 
 mod cluster;
 mod error;
@@ -34,15 +36,23 @@ pub struct Wanted {
 
 /// One topic and what became of it.
 #[derive(Debug)]
-pub struct Topic {
+pub struct Topic<T = Outcome> {
     pub name: String,
-    pub outcome: Result<Outcome, Error>,
+    pub outcome: Result<T, Error>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Created { partitions: i32 },
     Exists { partitions: i32, differences: Vec<Difference> },
+}
+
+/// What became of a topic or consumer group that was to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    Removed,
+    /// It was not there.
+    Missing,
 }
 
 /// A property of an existing topic that is not as wanted.
@@ -65,6 +75,27 @@ pub async fn ensure(config: &ClientConfig, wanted: &Wanted) -> Result<Vec<Topic>
 /// Are the topics there, and as they should be? Reads only.
 pub async fn check(config: &ClientConfig, wanted: &Wanted) -> Result<Vec<Topic>, Error> {
     each(&Cluster::connect(config)?, wanted, Mode::Check).await
+}
+
+/// Deletes the topics with all that is in them, and waits until they are gone. One answer per topic, in the order of
+/// [`Topics`]' fields; an error instead if Kafka is not to be had at all. It is up to the caller to know that they are the
+/// owner's: [`shard::is_ours`](crate::shard::is_ours).
+pub async fn remove(config: &ClientConfig, topics: &Topics) -> Result<Vec<Topic<Removal>>, Error> {
+    let cluster = Cluster::connect(config)?;
+    let remove = async |name: &str| Topic { name: name.to_owned(), outcome: remove_one(&cluster, name).await };
+    let first = remove(&topics.orders).await;
+    if let Err(error @ Error::Unreachable { .. }) = first.outcome {
+        return Err(error);
+    }
+    let others = join_all([&topics.notifications, &topics.dead_letters, &topics.relay].map(|name| remove(name))).await;
+    Ok(std::iter::once(first).chain(others).collect())
+}
+
+/// Deletes a consumer group with its offsets. One that has members is left: that is a transient error, as those may be
+/// about to leave.
+pub async fn remove_group(config: &ClientConfig, group: &str) -> Result<Removal, Error> {
+    let deleted = Cluster::connect(config)?.delete_group(group).await?;
+    Ok(if deleted { Removal::Removed } else { Removal::Missing })
 }
 
 #[derive(Clone, Copy)]
@@ -118,6 +149,14 @@ async fn check_one(cluster: &Cluster, plan: &Plan) -> Result<Outcome, Error> {
     if shape.led { Ok(Outcome::Exists { partitions: shape.partitions, differences }) } else { Err(Error::NoLeader) }
 }
 
+async fn remove_one(cluster: &Cluster, name: &str) -> Result<Removal, Error> {
+    if cluster.look(name).await?.is_none() || !cluster.delete(name).await? {
+        return Ok(Removal::Missing);
+    }
+    cluster.wait_until_gone(name).await?;
+    Ok(Removal::Removed)
+}
+
 impl Outcome {
     pub fn partitions(&self) -> i32 {
         match self {
@@ -142,6 +181,15 @@ impl fmt::Display for Outcome {
         let plural = if *partitions == 1 { "" } else { "s" };
         write!(f, "{word}, {partitions} partition{plural}")?;
         self.differences().iter().try_for_each(|difference| write!(f, "; {difference}"))
+    }
+}
+
+impl fmt::Display for Removal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removed => "removed",
+            Self::Missing => "not there",
+        })
     }
 }
 

@@ -45,12 +45,30 @@ pub async fn serve(
     registry: Registry,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    serve_with(listener, dependencies, registry, || None, stop).await
+}
+
+/// The same for a process that can tell that it is stuck: while `stuck` says why, `/livez` fails with that, and whoever
+/// runs the process starts it again.
+pub async fn serve_with(
+    listener: TcpListener,
+    dependencies: Dependencies,
+    registry: Registry,
+    stuck: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let livez = move || async move {
+        match stuck() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        }
+    };
     let readyz = move || async move {
         let readiness = dependencies.readiness();
         (if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))
     };
     let app = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(registry));

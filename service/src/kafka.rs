@@ -33,6 +33,10 @@ pub struct Settings {
     #[arg(long, env = "KAFKA_CA_FILE", requires = "kafka_tls")]
     pub kafka_ca_file: Option<String>,
 
+    /// The same as PEM text, instead of the file, for a process that was given the text: it has no flag
+    #[arg(skip)]
+    pub kafka_ca_pem: Option<String>,
+
     /// How to log in; absent: not at all
     #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, requires_all = ["kafka_sasl_username", "kafka_sasl_password"])]
     pub kafka_sasl_mechanism: Option<SaslMechanism>,
@@ -78,9 +82,12 @@ impl Settings {
             (true, Some(_)) => "SASL_SSL",
         };
         config.set("security.protocol", protocol);
-        if let Some(file) = &self.kafka_ca_file {
-            config.set("ssl.ca.location", file);
-        }
+        // One of them: librdkafka would trust both.
+        match (&self.kafka_ca_pem, &self.kafka_ca_file) {
+            (Some(pem), _) => config.set("ssl.ca.pem", pem),
+            (None, Some(file)) => config.set("ssl.ca.location", file),
+            (None, None) => &mut config,
+        };
         if let (Some(mechanism), Some(username), Some(password)) =
             (self.kafka_sasl_mechanism, &self.kafka_sasl_username, &self.kafka_sasl_password)
         {
@@ -204,3 +211,52 @@ impl ClientContext for Quiet {
 }
 
 impl ConsumerContext for Quiet {}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use rdkafka::consumer::BaseConsumer;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        kafka: Settings,
+    }
+
+    fn settings(pem: &str) -> Settings {
+        let arguments = ["test", "--kafka-tls", "--kafka-ca-file", "/nowhere/ca.crt"];
+        Settings { kafka_ca_pem: Some(pem.to_owned()), ..Command::parse_from(arguments).kafka }
+    }
+
+    #[test]
+    fn an_authority_given_as_text_is_the_only_one() {
+        let config = settings("text").client();
+        assert_eq!((config.get("ssl.ca.pem"), config.get("ssl.ca.location")), (Some("text"), None));
+        let from_file = Settings { kafka_ca_pem: None, ..settings("") }.client();
+        assert_eq!((from_file.get("ssl.ca.pem"), from_file.get("ssl.ca.location")), (None, Some("/nowhere/ca.crt")));
+    }
+
+    #[test]
+    fn librdkafka_reads_the_authority_when_a_client_is_made() {
+        let create = |pem: &str| settings(pem).client().create_with_context::<_, BaseConsumer<Quiet>>(Quiet).map(drop);
+        create(CA).unwrap();
+        let error = create("-----BEGIN CERTIFICATE-----\nsecret\n-----END CERTIFICATE-----\n").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+    }
+
+    const CA: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIUDcbBR3emqHUuQ60rwM4ODZVT9OQwCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTIyMjI0ODQ1WhgPMjEy
+NjEwMjkyMjQ4NDVaMBkxFzAVBgNVBAMMDnRlc3QgYXV0aG9yaXR5MFkwEwYHKoZI
+zj0CAQYIKoZIzj0DAQcDQgAEybKSs1wqyJrIbA5n1rNujx+mnTWaOPJXgYAppAkV
+kj0vRP4rnNbT5LZxHy9DYSCFfuodMD9DbIzQpYImoX6dQ6NTMFEwHQYDVR0OBBYE
+FH9Z6GvecWnePgq5BbzfDNJcKkuWMB8GA1UdIwQYMBaAFH9Z6GvecWnePgq5Bbzf
+DNJcKkuWMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhALMtiWVx
+2nUUN4+7olBdgdKbKi2x8fGeRM10mWXVZyxtAiAbqKoi7GgAosK7UP9j898UlNg4
+J4HHx47MHH9Owv3Jhw==
+-----END CERTIFICATE-----
+";
+}

@@ -1,36 +1,65 @@
 //! The one place where a Postgres connection is built.
 
-use std::time::Duration;
+use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use orderflow_core::{Shard, ShardMap};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool, Postgres,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 
 /// Longest wait for a connection: TCP, TLS and log-in together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Which database, and who vouches for its server.
+#[derive(Clone, Debug)]
+pub struct Dsn {
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=…]`
+    pub url: SecretString,
+    pub ca: Option<Ca>,
+}
+
+/// The authorities, usually a private one, that may sign a server's certificate: PEM with one certificate at least.
+#[derive(Clone)]
+pub enum Ca {
+    /// Read again for each connection, so that a renewed authority is trusted without a restart.
+    File(PathBuf),
+    /// For a process that was given the text rather than a file.
+    Pem(Vec<u8>),
+}
 
 /// The environment variable with the DSN of a shard: `PG_SHARD1_DSN` of the first.
 pub fn dsn_variable(shard: &Shard) -> String {
     format!("PG_SHARD{}_DSN", shard.index.number())
 }
 
-/// Reads the DSN of each shard from the environment, in the order of the map. They have no flags: what is on a command line,
-/// everybody on the machine can read. The error names every variable that is missing.
-pub fn shard_dsns(map: &ShardMap) -> anyhow::Result<Vec<SecretString>> {
+/// The environment variable with the path of the PEM file that a shard's server is checked by: `PG_SHARD1_CA_FILE`.
+pub fn ca_variable(shard: &Shard) -> String {
+    format!("PG_SHARD{}_CA_FILE", shard.index.number())
+}
+
+/// Reads the DSN of each shard, and the optional CA file beside it, from the environment, in the order of the map. They
+/// have no flags: what is on a command line, everybody on the machine can read. The error names every variable that is
+/// missing.
+pub fn shard_dsns(map: &ShardMap) -> anyhow::Result<Vec<Dsn>> {
     read_shard_dsns(map, |variable| std::env::var(variable).ok())
 }
 
-fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> anyhow::Result<Vec<SecretString>> {
+fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> anyhow::Result<Vec<Dsn>> {
+    let read = |variable: &str| read(variable).filter(|value| !value.trim().is_empty());
     let (mut dsns, mut missing) = (Vec::new(), Vec::new());
     for shard in map {
         let variable = dsn_variable(shard);
-        match read(&variable).filter(|dsn| !dsn.trim().is_empty()) {
-            Some(dsn) => dsns.push(SecretString::from(dsn)),
+        let ca = read(&ca_variable(shard)).map(|path| Ca::File(path.into()));
+        match read(&variable) {
+            Some(url) => dsns.push(Dsn { url: url.into(), ca }),
             None => missing.push(format!("{variable} ({})", shard.info())),
         }
     }
@@ -40,12 +69,25 @@ fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> any
 
 /// Reads `postgres://user:password@host:port/database[?sslmode=…&sslrootcert=…]`. The error names `variable` and never
 /// shows its value.
-pub fn options(variable: &str, dsn: &SecretString, application: &str) -> anyhow::Result<PgConnectOptions> {
-    let dsn = dsn.expose_secret();
-    let is_postgres = dsn.starts_with("postgres://") || dsn.starts_with("postgresql://");
-    let options: Option<PgConnectOptions> = is_postgres.then(|| dsn.parse().ok()).flatten();
+///
+/// With a `ca` the server must prove who it is: an `sslmode` weaker than `verify-ca` (as the default, `prefer`, is) becomes
+/// `verify-full`, and an `sslrootcert` of the URL is replaced. The public authorities stay trusted. A `ca` that cannot be
+/// used is an error at once, which never shows its text.
+pub fn options(
+    variable: &str,
+    url: &SecretString,
+    ca: Option<&Ca>,
+    application: &str,
+) -> anyhow::Result<PgConnectOptions> {
+    let url = url.expose_secret();
+    let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    let options: Option<PgConnectOptions> = is_postgres.then(|| url.parse().ok()).flatten();
     let options =
         options.with_context(|| format!("{variable}: not a URL like postgres://USER:PASSWORD@HOST/DATABASE"))?;
+    let options = match ca {
+        Some(ca) => verified_by(ca, options).with_context(|| variable.to_owned())?,
+        None => options,
+    };
     // The server drops a session whose client vanished without a word (frozen node, cut cable) after about 5 s, so that
     // neither its locks nor its half-done work outlive it for long.
     let server_side = [
@@ -55,6 +97,49 @@ pub fn options(variable: &str, dsn: &SecretString, application: &str) -> anyhow:
         ("tcp_user_timeout", "5000"),
     ];
     Ok(options.application_name(application).options(server_side).disable_statement_logging())
+}
+
+fn verified_by(ca: &Ca, options: PgConnectOptions) -> anyhow::Result<PgConnectOptions> {
+    let options = match options.get_ssl_mode() {
+        PgSslMode::VerifyCa | PgSslMode::VerifyFull => options,
+        PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => {
+            options.ssl_mode(PgSslMode::VerifyFull)
+        }
+    };
+    match ca {
+        Ca::File(path) => {
+            let what = || format!("its CA file {}", path.display());
+            let pem = std::fs::read(path).with_context(what)?;
+            require_certificates(&pem).with_context(what)?;
+            Ok(options.ssl_root_cert(path))
+        }
+        Ca::Pem(pem) => {
+            require_certificates(pem).context("its CA")?;
+            Ok(options.ssl_root_cert_from_pem(pem.clone()))
+        }
+    }
+}
+
+/// sqlx takes a text without any certificate, and shows the whole text if something is wrong with it.
+fn require_certificates(pem: &[u8]) -> anyhow::Result<()> {
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        // Not the cause, which may show a line.
+        let certificate = certificate.ok().context("not well-formed PEM")?;
+        store.add(certificate).ok().context("a certificate in it cannot be read")?;
+    }
+    anyhow::ensure!(!store.is_empty(), "no certificate in it (-----BEGIN CERTIFICATE-----)");
+    Ok(())
+}
+
+/// Whether both lead to one and the same place, as far as one can tell without asking. Users do not matter.
+pub fn same_database(one: &PgConnectOptions, other: &PgConnectOptions) -> bool {
+    let place = |options: &PgConnectOptions| {
+        let server = (options.get_host().to_owned(), options.get_port(), options.get_socket().cloned());
+        // The options may hold a search path: two schemas of one database are two places.
+        (server, options.get_database().map(ToOwned::to_owned), options.get_options().map(ToOwned::to_owned))
+    };
+    place(one) == place(other)
 }
 
 /// One connection, or an error within [`CONNECT_TIMEOUT`].
@@ -110,6 +195,16 @@ pub async fn ask<T>(
     tokio::time::timeout(timeout, asked).await.unwrap_or(Err(AskError::Timeout(timeout)))
 }
 
+/// Without the text: now and then a private key stands beside the certificate.
+impl fmt::Debug for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Pem(_) => f.debug_tuple("Pem").finish_non_exhaustive(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +219,71 @@ mod tests {
         };
         let error = read_shard_dsns(&map, read).unwrap_err().to_string();
         assert_eq!(error, "not set: PG_SHARD2_DSN (shard2 (I-P)), PG_SHARD3_DSN (shard3 (Q-Z))");
-        assert_eq!(read_shard_dsns(&map, |variable| Some(variable.to_owned())).unwrap().len(), 3);
+        let all = |variable: &str| variable.ends_with("_DSN").then(|| variable.to_owned());
+        assert_eq!(read_shard_dsns(&map, all).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_ca_file_may_stand_beside_each_dsn() {
+        let map: ShardMap = "shard1=A-H,shard2=I-P,shard3=Q-Z".parse().unwrap();
+        let read = |variable: &str| match variable {
+            "PG_SHARD2_CA_FILE" => Some("/etc/ca.crt".to_owned()),
+            "PG_SHARD3_CA_FILE" => Some(" ".to_owned()),
+            other => other.ends_with("_DSN").then(|| "postgres://db/orders".to_owned()),
+        };
+        let dsns = read_shard_dsns(&map, read).unwrap();
+        assert!(matches!(&dsns[1].ca, Some(Ca::File(path)) if path.as_os_str() == "/etc/ca.crt"), "{dsns:?}");
+        assert!(dsns[0].ca.is_none() && dsns[2].ca.is_none(), "{dsns:?}");
+    }
+
+    fn with_ca(query: &str, ca: Option<&Ca>) -> anyhow::Result<PgConnectOptions> {
+        let url = SecretString::from(format!("postgres://a:secret@db/orders{query}"));
+        options("PG_SHARD1_DSN", &url, ca, "test")
+    }
+
+    const CA: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBiTCCAS+gAwIBAgIUDcbBR3emqHUuQ60rwM4ODZVT9OQwCgYIKoZIzj0EAwIw
+GTEXMBUGA1UEAwwOdGVzdCBhdXRob3JpdHkwIBcNMjYxMTIyMjI0ODQ1WhgPMjEy
+NjEwMjkyMjQ4NDVaMBkxFzAVBgNVBAMMDnRlc3QgYXV0aG9yaXR5MFkwEwYHKoZI
+zj0CAQYIKoZIzj0DAQcDQgAEybKSs1wqyJrIbA5n1rNujx+mnTWaOPJXgYAppAkV
+kj0vRP4rnNbT5LZxHy9DYSCFfuodMD9DbIzQpYImoX6dQ6NTMFEwHQYDVR0OBBYE
+FH9Z6GvecWnePgq5BbzfDNJcKkuWMB8GA1UdIwQYMBaAFH9Z6GvecWnePgq5Bbzf
+DNJcKkuWMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhALMtiWVx
+2nUUN4+7olBdgdKbKi2x8fGeRM10mWXVZyxtAiAbqKoi7GgAosK7UP9j898UlNg4
+J4HHx47MHH9Owv3Jhw==
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn an_authority_that_cannot_be_used_is_said_at_once_and_never_shown() {
+        with_ca("", Some(&Ca::Pem(CA.into()))).unwrap();
+        with_ca("", Some(&Ca::Pem(format!("Our authorities\n{CA}{CA}").into()))).unwrap();
+        let error = |ca: &Ca| format!("{:#}", with_ca("", Some(ca)).map(drop).unwrap_err());
+
+        let (cut, other) = (CA.replace("-----END CERTIFICATE-----", ""), CA.replace("MIIB", "MIIC"));
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        for wrong in ["", "secret", key, &cut, &other, &format!("{CA}-----BEGIN secret\nsecret\n")] {
+            let ca = Ca::Pem(wrong.into());
+            let shown = format!("{ca:?} {}", error(&ca));
+            assert!(shown.contains("PG_SHARD1_DSN: its CA: "), "{shown}");
+            assert!(["secret", "AAAA", "MII", "45, 45"].iter().all(|text| !shown.contains(text)), "{shown}");
+        }
+        let missing = error(&Ca::File("/nowhere/ca.crt".into()));
+        assert!(missing.starts_with("PG_SHARD1_DSN: its CA file /nowhere/ca.crt: "), "{missing}");
+        let none = error(&Ca::File(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into()));
+        assert!(none.ends_with("Cargo.toml: no certificate in it (-----BEGIN CERTIFICATE-----)"), "{none}");
+    }
+
+    #[test]
+    fn with_an_authority_the_server_must_prove_who_it_is() {
+        let ca = Ca::Pem(CA.into());
+        let mode = |query: &str, ca: Option<&Ca>| with_ca(query, ca).unwrap().get_ssl_mode();
+        for weak in ["", "?sslmode=disable", "?sslmode=allow", "?sslmode=prefer", "?sslmode=require"] {
+            let strengthened = mode(weak, Some(&ca));
+            assert!(matches!(strengthened, PgSslMode::VerifyFull), "{weak:?}: {strengthened:?}");
+        }
+        assert!(matches!(mode("?sslmode=verify-ca", Some(&ca)), PgSslMode::VerifyCa));
+        assert!(matches!(mode("?sslmode=require", None), PgSslMode::Require));
     }
 }

@@ -188,7 +188,7 @@ async fn wait_for(process: &Process, path: &str, deadline: Duration) -> Result<(
 }
 
 /// The URL of one of the process's servers, from its line `{"message":"listening","server":…,"address":…}`.
-fn address(process: &Process, server: &str) -> Result<String> {
+pub(crate) fn address(process: &Process, server: &str) -> Result<String> {
     process
         .log_since_start()
         .lines()

@@ -1,7 +1,7 @@
 //! Where the programs of the services are on this machine.
 //!
-//! Postgres comes from the system's packages; Kafka and LocalStack from the cache folder that `scripts/prepare` fills.
-//! What is missing is an error that says so and names that script.
+//! Postgres comes from the system's packages; Kafka, LocalStack and Kubernetes from the cache folder that
+//! `scripts/prepare` fills. What is missing is an error that says so and names that script.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,9 @@ pub const KAFKA_VERSION: &str = "4.3.1";
 
 /// The LocalStack whose S3 is run.
 pub const LOCALSTACK_VERSION: &str = "4.12.0";
+
+/// The Kubernetes that is run unless `KUBEBUILDER_ASSETS` names another.
+pub const KUBERNETES_VERSION: &str = "1.35.4";
 
 /// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
 pub fn postgres_program(name: &str) -> Result<PathBuf> {
@@ -51,6 +54,20 @@ pub fn localstack_python() -> Result<PathBuf> {
     Ok(programs.join("python"))
 }
 
+/// A program of the Kubernetes control plane (`etcd`, `kube-apiserver`, ...) and the argument that comes before its own:
+/// from `KUBEBUILDER_ASSETS`, where tools for operators expect it, else the one binary of all of them.
+pub fn kubernetes_program(name: &'static str) -> Result<(PathBuf, Option<&'static str>)> {
+    if let Some(program) = variable("KUBEBUILDER_ASSETS").map(|assets| assets.join(name)).filter(|file| file.is_file())
+    {
+        return Ok((program, None));
+    }
+    let program = cache()?.join(format!("kubernetes-{KUBERNETES_VERSION}/kubernetes"));
+    if !program.is_file() {
+        bail!("{} kubernetes", missing(&format!("Kubernetes {KUBERNETES_VERSION} ({})", program.display())));
+    }
+    Ok((program, Some(name)))
+}
+
 /// One of the product's own binaries, from beside the running one. Tests run from `deps/`, one folder below.
 pub fn product_binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the running program")?;
@@ -63,11 +80,14 @@ pub fn product_binary(name: &str) -> Result<PathBuf> {
 }
 
 fn cache() -> Result<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("ORDERFLOW_CACHE")
         .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("orderflow")))
         .or_else(|| Some(variable("HOME")?.join(".cache/orderflow")))
         .context("find the cache folder: neither ORDERFLOW_CACHE nor XDG_CACHE_HOME nor HOME is set")
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn newest_postgres() -> Option<PathBuf> {

@@ -1,4 +1,4 @@
-//! Why the bucket could not be made ready. No text in here holds a request, whose headers hold a signature.
+//! Why the bucket could not be made ready, or not be removed. No text in here holds a request, whose headers hold a signature.
 
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub enum Error {
     Missing,
     #[error("the bucket is nobody's yet")]
     Unclaimed,
+    #[error("the server knows no tags, so nobody can tell whose the bucket is; nothing was removed")]
+    NoTags,
     #[error("the bucket's public access block is not complete")]
     NotPrivate,
     /// `what` is a verb and an object.
@@ -48,10 +50,24 @@ impl Error {
         let message = error.message().map(|message| format!(": {message}")).unwrap_or_default();
         let reason = format!("{code}{message} (HTTP {status})");
         match (status, code) {
-            // The last one: somebody else is making or removing it right now.
-            (429 | 500..=599, _) | (_, "SlowDown" | "OperationAborted") => Self::Unreachable(reason),
-            (403, "AccessDenied" | "AllAccessDisabled") => Self::Denied { what },
-            // A wrong key or signature is a 403 as well, and its code says which.
+            (429 | 500..=599, _) => Self::Unreachable(reason),
+            _ => Self::of_code(what, code, reason),
+        }
+    }
+
+    /// Of one object, for which there is no status: it was one of many in a request.
+    pub(super) fn of_object(what: &'static str, error: &aws_sdk_s3::types::Error) -> Self {
+        let code = error.code().unwrap_or("no code");
+        let message = error.message().map(|message| format!(": {message}")).unwrap_or_default();
+        Self::of_code(what, code, format!("{code}{message} (object {})", error.key().unwrap_or("unknown")))
+    }
+
+    fn of_code(what: &'static str, code: &str, reason: String) -> Self {
+        match code {
+            // The first one: somebody else is making or removing it right now.
+            "OperationAborted" | "SlowDown" | "InternalError" | "ServiceUnavailable" => Self::Unreachable(reason),
+            "AccessDenied" | "AllAccessDisabled" => Self::Denied { what },
+            // A wrong key or signature has a code that says which.
             _ => Self::Refused { what, reason },
         }
     }

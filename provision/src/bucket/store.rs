@@ -76,6 +76,19 @@ impl Store<'_> {
         }
     }
 
+    /// False: objects are in it.
+    pub(super) async fn delete(&self) -> Result<bool, Error> {
+        match self.client.delete_bucket().bucket(self.name).send().await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.code() {
+                Some("BucketNotEmpty") => Ok(false),
+                // By another run, in between.
+                Some("NoSuchBucket") => Ok(true),
+                _ => Err(Error::of("delete the bucket", &error)),
+            },
+        }
+    }
+
     pub(super) async fn tags(&self) -> Result<Answer<Tags>, Error> {
         match self.client.get_bucket_tagging().bucket(self.name).send().await {
             Ok(tags) => Ok(Answer::Known(Tags(tags.tag_set))),
@@ -85,6 +98,12 @@ impl Store<'_> {
     }
 
     pub(super) async fn put_tags(&self, tags: Tags) -> Result<Answer<()>, Error> {
+        if tags.0.is_empty() {
+            return match self.client.delete_bucket_tagging().bucket(self.name).send().await {
+                Ok(_) => Ok(Answer::Known(())),
+                Err(error) => unknown_or("untag the bucket", &error),
+            };
+        }
         let tagging = Tagging::builder().set_tag_set(Some(tags.0)).build().expect("a set of tags is set");
         match self.client.put_bucket_tagging().bucket(self.name).tagging(tagging).send().await {
             Ok(_) => Ok(Answer::Known(())),
@@ -125,6 +144,11 @@ impl Tags {
         self.0.push(Tag::builder().key(OWNER_TAG).value(owner).build().expect("key and value are set"));
         self
     }
+
+    pub(super) fn without_owner(mut self) -> Self {
+        self.0.retain(|tag| tag.key != OWNER_TAG);
+        self
+    }
 }
 
 fn block_everything() -> PublicAccessBlockConfiguration {
@@ -136,7 +160,7 @@ fn block_everything() -> PublicAccessBlockConfiguration {
         .build()
 }
 
-fn unknown_or<T, E>(what: &'static str, error: &SdkError<E>) -> Result<Answer<T>, Error>
+pub(super) fn unknown_or<T, E>(what: &'static str, error: &SdkError<E>) -> Result<Answer<T>, Error>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
@@ -159,9 +183,10 @@ mod tests {
     }
 
     #[test]
-    fn claiming_keeps_the_tags_of_others() {
+    fn claiming_and_releasing_keep_the_tags_of_others() {
         let tags = Tags(vec![tag(OWNER_TAG, "shop/old"), tag("cost-center", "7")]).with_owner("shop/main");
         assert_eq!(tags.owner(), Some("shop/main"));
         assert_eq!(tags.0, [tag("cost-center", "7"), tag(OWNER_TAG, "shop/main")]);
+        assert_eq!(tags.without_owner().0, [tag("cost-center", "7")]);
     }
 }

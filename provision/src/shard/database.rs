@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use orderflow_service::postgres;
-use sqlx::{Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use tokio::time::Instant;
 
 use super::{Error, Identity};
@@ -15,6 +15,9 @@ pub(super) const TURN: Duration = Duration::from_secs(30);
 const TURN_KEY: i64 = 0x6f72_6465_7270_726f;
 
 const OLDEST_SERVER: i32 = 14;
+
+/// Everything that the migrations make; their indexes and sequences belong to them.
+const TABLES: [&str; 6] = ["orders", "idempotency_keys", "outbox", "outbox_dead", "receipt_jobs", "orderflow_meta"];
 
 /// One connection, used by one run.
 pub(super) struct Database {
@@ -113,7 +116,7 @@ impl Database {
 
     pub(super) async fn state(&mut self) -> Result<State, Error> {
         if !self.has_table("orderflow_meta").await? {
-            for table in ["orders", "idempotency_keys", "outbox", "outbox_dead", "receipt_jobs"] {
+            for table in TABLES {
                 if self.has_table(table).await? {
                     return Ok(State::Foreign { table: table.to_owned() });
                 }
@@ -169,6 +172,36 @@ impl Database {
         Ok(())
     }
 
+    /// Drops our tables, and what was noted about their migrations: all of it or nothing.
+    pub(super) async fn drop_tables(&mut self) -> Result<(), Error> {
+        // Only those beside the table that says whose they are: along a longer search path others may have the same names.
+        const SEARCH_THERE: &str = "
+            SELECT set_config('search_path', format('%I', nspname), true)
+            FROM pg_namespace JOIN pg_class ON pg_class.relnamespace = pg_namespace.oid
+            WHERE pg_class.oid = to_regclass('orderflow_meta')";
+        // Somebody else's migrations may be noted in the same table.
+        const FORGET: &str = "DELETE FROM _sqlx_migrations WHERE version = ANY($1)";
+        const OTHERS: &str = "SELECT EXISTS (SELECT FROM _sqlx_migrations)";
+
+        let mut transaction = self.connection.begin().await?;
+        sqlx::query(SEARCH_THERE).execute(&mut *transaction).await?;
+        // Without CASCADE: what depends on ours is not ours.
+        let drop_tables = format!("DROP TABLE IF EXISTS {}", TABLES.join(", "));
+        sqlx::query(AssertSqlSafe(drop_tables)).execute(&mut *transaction).await.map_err(Error::of_drop)?;
+        let noted: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+            .fetch_one(&mut *transaction)
+            .await?;
+        if noted {
+            let ours: Vec<i64> = migrations().iter().map(|migration| migration.version).collect();
+            sqlx::query(FORGET).bind(ours).execute(&mut *transaction).await?;
+            let others: bool = sqlx::query_scalar(OTHERS).fetch_one(&mut *transaction).await?;
+            if !others {
+                sqlx::query("DROP TABLE _sqlx_migrations").execute(&mut *transaction).await?;
+            }
+        }
+        Ok(transaction.commit().await?)
+    }
+
     pub(super) async fn close(self) {
         // The work is done; a server that is gone by now takes nothing back.
         let _ = self.connection.close().await;
@@ -199,5 +232,25 @@ mod tests {
     fn migrations_are_numbered_without_gaps() {
         let versions: Vec<i64> = migrations().iter().map(|migration| migration.version).collect();
         assert_eq!(versions, (1..=schema::VERSION).collect::<Vec<_>>());
+    }
+    /// Otherwise a removal would leave something behind.
+    #[test]
+    fn the_tables_are_all_that_the_migrations_make() {
+        let migrations = migrations();
+        let lines = migrations.iter().flat_map(|migration| migration.sql.as_str().lines());
+        let code: Vec<&str> = lines.filter(|line| !line.trim_start().starts_with("--")).collect();
+        let code = code.join("\n");
+        let mut made = Vec::new();
+        for statement in code.split(';') {
+            match statement.split_whitespace().collect::<Vec<_>>()[..] {
+                ["CREATE", "TABLE", name, ..] => made.push(name),
+                [] | ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..] | ["ALTER", "TABLE", ..] => {}
+                _ => panic!("is this removed with a table? {statement}"),
+            }
+        }
+        let mut known = TABLES.to_vec();
+        made.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(made, known);
     }
 }

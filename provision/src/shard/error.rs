@@ -1,8 +1,8 @@
-//! Why a shard's database could not be made ready. No text in here holds a DSN.
+//! Why a shard's database could not be made ready, or its tables not be removed. No text in here holds a DSN.
 
 use std::time::Duration;
 
-use sqlx::migrate::MigrateError;
+use sqlx::{migrate::MigrateError, postgres::PgDatabaseError};
 
 use super::Identity;
 
@@ -31,6 +31,11 @@ pub enum Error {
     Missing,
     #[error("the schema is version {found}, expected {expected} or newer")]
     Outdated { found: i64, expected: i64 },
+    #[error("the schema is version {found}, this build knows {known}; nothing was removed: that takes a newer build")]
+    Newer { found: i64, known: i64 },
+    /// Views, foreign keys and the like.
+    #[error("not removed, because others are in the way: {0}")]
+    Needed(String),
     #[error("migration {0} was changed after it was applied")]
     EditedMigration(i64),
     #[error("migration {version}: {}", explain_sqlx(.source))]
@@ -49,6 +54,21 @@ impl Error {
             Self::Database(error) | Self::Migration { source: error, .. } => is_transient(error),
             Self::Busy(_) | Self::Deadline(_) => true,
             _ => false,
+        }
+    }
+}
+
+impl Error {
+    /// Of the statement that drops the tables.
+    pub(super) fn of_drop(error: sqlx::Error) -> Self {
+        const DEPENDENT_OBJECTS_STILL_EXIST: &str = "2BP01";
+        match error.as_database_error().map(|error| (error.code(), error.try_downcast_ref::<PgDatabaseError>())) {
+            Some((Some(code), Some(postgres))) if code == DEPENDENT_OBJECTS_STILL_EXIST => {
+                // One line for each of them: "view report depends on table orders".
+                let detail = postgres.detail().unwrap_or_else(|| postgres.message());
+                Self::Needed(detail.lines().collect::<Vec<_>>().join(", "))
+            }
+            _ => Self::Database(error),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What Kafka is asked about topics. Creation and settings go through its admin interface; the metadata are asked for by a
-//! blocking call, on a thread that may block.
+//! What Kafka is asked about topics and groups. Creation, removal and settings go through its admin interface; the metadata
+//! are asked for by a blocking call, on a thread that may block.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -97,6 +97,47 @@ impl Cluster {
                 _ if Instant::now() >= deadline => return Err(Error::NoLeader),
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
+        }
+    }
+
+    /// False if there is no such topic (any more).
+    pub(super) async fn delete(&self, topic: &str) -> Result<bool, Error> {
+        let what = "delete the topic";
+        let options = AdminOptions::new()
+            .request_timeout(Some(READY_TIMEOUT + REQUEST_TIMEOUT))
+            .operation_timeout(Some(READY_TIMEOUT));
+        let results = self.client.get().delete_topics(&[topic], &options).await;
+        match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
+            Some(Ok(_)) => Ok(true),
+            Some(Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic))) => Ok(false),
+            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
+            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+        }
+    }
+
+    /// Waits until the metadata no longer show the topic: whoever looks right after its removal would take it for there.
+    pub(super) async fn wait_until_gone(&self, topic: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        while self.look(topic).await?.is_some() {
+            if Instant::now() >= deadline {
+                return Err(Error::NotGone);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// False if there is no such group.
+    pub(super) async fn delete_group(&self, group: &str) -> Result<bool, Error> {
+        let what = "delete the consumer group";
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let results = self.client.get().delete_groups(&[group], &options).await;
+        match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
+            Some(Ok(_)) => Ok(true),
+            Some(Err((_, Code::GroupIdNotFound))) => Ok(false),
+            Some(Err((_, Code::NonEmptyGroup))) => Err(Error::GroupHasMembers),
+            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
+            None => Err(Error::of(what, &self.brokers, Code::Fail)),
         }
     }
 

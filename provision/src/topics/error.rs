@@ -1,4 +1,4 @@
-//! Why a topic could not be made ready.
+//! Why a topic could not be made ready, or it or its group not be removed.
 
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
 
@@ -20,21 +20,24 @@ pub enum Error {
     TooFewPartitions(Difference),
     #[error("the topic has partitions without a leader")]
     NoLeader,
+    #[error("the topic was deleted, and is still there")]
+    NotGone,
+    #[error("the consumer group still has members")]
+    GroupHasMembers,
 }
 
 impl Error {
     /// May go away by itself: somebody who can wait tries again.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NoLeader => true,
-            // While brokers are still coming up, there are too few of them.
-            Self::Refused { reason, .. } => is_transient(*reason) || *reason == Code::InvalidReplicationFactor,
+            Self::Unreachable { .. } | Self::NoLeader | Self::NotGone | Self::GroupHasMembers => true,
+            Self::Refused { reason, .. } => is_not_yet(*reason),
             Self::Settings(_) | Self::Missing | Self::TooFewPartitions(_) => false,
         }
     }
 
     pub(super) fn of(what: &'static str, brokers: &str, reason: Code) -> Self {
-        if is_transient(reason) {
+        if is_unreachable(reason) {
             Self::Unreachable { brokers: brokers.to_owned(), reason }
         } else {
             Self::Refused { what, reason }
@@ -42,7 +45,18 @@ impl Error {
     }
 }
 
-fn is_transient(code: Code) -> bool {
+/// While brokers are still coming up, there are too few of them, or the one that knows the group does not know it yet.
+fn is_not_yet(code: Code) -> bool {
+    matches!(
+        code,
+        Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::InvalidReplicationFactor
+            | Code::NotCoordinator
+    )
+}
+
+fn is_unreachable(code: Code) -> bool {
     matches!(
         code,
         Code::AllBrokersDown

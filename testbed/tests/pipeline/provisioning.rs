@@ -1,10 +1,23 @@
-//! `orderflow-provision`: safe to run again and by several at once, and never on what is another's.
+//! `orderflow-provision`: safe to run again and by several at once, and never on what is another's, neither to make nor to
+//! remove.
 
-use anyhow::{Result, ensure};
-use futures_util::future::{join_all, try_join_all};
-use orderflow_testbed::{Stack, folder, product::Environment, provision};
-use sqlx::Row;
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
+use futures_util::{
+    StreamExt, TryStreamExt,
+    future::{join_all, try_join_all},
+    stream,
+};
+use orderflow_testbed::{
+    Launch, Postgres, Process, Service, Stack, eventually, folder, postgres, product::Environment, provision, tools,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
+
+use crate::support::PATIENCE;
 
 /// The environment of a new OrderFlow on the stack's services, of which nothing is there yet but two empty databases.
 async fn fresh(stack: &Stack) -> Result<Environment> {
@@ -18,6 +31,8 @@ async fn fresh(stack: &Stack) -> Result<Environment> {
             _ => {}
         }
     }
+    // It has no consumers.
+    environment.retain(|(name, _)| name != "KAFKA_GROUP_ID");
     environment.push(("OWNER".to_owned(), format!("test/{tag}")));
     Ok(environment)
 }
@@ -31,6 +46,66 @@ fn with(environment: &Environment, name: &str, value: &str) -> Environment {
 
 fn value<'env>(environment: &'env Environment, name: &str) -> &'env str {
     environment.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
+}
+
+/// What a run printed, and whether it succeeded.
+#[derive(Debug)]
+struct Run {
+    succeeded: bool,
+    text: String,
+}
+
+impl Run {
+    /// What it said about `target`: `shard1`, `bucket …`, `topic orders`.
+    fn line(&self, target: &str) -> &str {
+        let line = self.text.lines().find_map(|line| line.strip_prefix(target));
+        line.map_or("", str::trim)
+    }
+}
+
+/// Runs `orderflow-provision` with `arguments` to its end, whatever that is.
+async fn run(environment: &Environment, arguments: &[&str]) -> Result<Run> {
+    let log = folder::of_this_test_process()?.join(format!("provision-{}.log", Uuid::now_v7()));
+    let launch = Launch::new("provision", tools::product_binary("orderflow-provision")?, &log);
+    let launch = environment.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    let process = Process::start(launch.arguments(arguments.iter().copied()))?;
+    let status = process.wait_for_exit(PATIENCE).await?;
+    Ok(Run { succeeded: status.success(), text: std::fs::read_to_string(&log)? })
+}
+
+/// Fails unless everything could be removed.
+async fn remove(environment: &Environment) -> Result<Run> {
+    let run = run(environment, &["--remove"]).await?;
+    ensure!(run.succeeded, "{}", run.text);
+    Ok(run)
+}
+
+/// Fails unless the removal failed without giving a secret away.
+async fn refuse_to_remove(environment: &Environment) -> Result<Run> {
+    let run = run(environment, &["--remove"]).await?;
+    ensure!(!run.succeeded && !run.text.contains("orderpass"), "{}", run.text);
+    Ok(run)
+}
+
+/// Writes objects, 64 at once.
+async fn put(stack: &Stack, environment: &Environment, keys: impl IntoIterator<Item = String>) -> Result<()> {
+    let (client, bucket) = (stack.s3(), value(environment, "S3_BUCKET"));
+    let puts = keys.into_iter().map(|key| client.put_object().bucket(bucket).key(key).send());
+    stream::iter(puts).buffer_unordered(64).map_ok(drop).try_collect::<()>().await.context("put an object")
+}
+
+/// Tables outside the system's schemas.
+async fn tables(dsn: &str) -> Result<Vec<String>> {
+    const QUERY: &str = "SELECT schemaname || '.' || tablename FROM pg_tables
+        WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1";
+    let mut connection = postgres::connect(dsn).await?;
+    Ok(sqlx::query_scalar(QUERY).fetch_all(&mut connection).await?)
+}
+
+async fn execute(dsn: &str, statements: &str) -> Result<()> {
+    let mut connection = postgres::connect(dsn).await?;
+    sqlx::raw_sql(AssertSqlSafe(statements.to_owned())).execute(&mut connection).await?;
+    Ok(connection.close().await?)
 }
 
 /// Owner and shard of a database, and the transaction that wrote them.
@@ -73,5 +148,219 @@ async fn what_is_anothers_or_another_shard_is_refused_and_left_alone() -> Result
     for (before, after) in before.into_iter().zip(after) {
         ensure!(before? == after?, "a refused run wrote something");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    provision(folder, environment.clone()).await?;
+    let (dsn, bucket) = (value(&environment, "PG_SHARD1_DSN"), value(&environment, "S3_BUCKET"));
+
+    // A table of one of our names where it would be found first, after the shard was made.
+    execute(dsn, "CREATE TABLE theirs (id int); CREATE SCHEMA orderuser; CREATE TABLE orderuser.outbox (id int)")
+        .await?;
+    let client = stack.s3();
+    let mut tags = client.get_bucket_tagging().bucket(bucket).send().await?.tag_set;
+    tags.push(Tag::builder().key("cost-center").value("7").build()?);
+    let tagging = Tagging::builder().set_tag_set(Some(tags)).build()?;
+    client.put_bucket_tagging().bucket(bucket).tagging(tagging).send().await?;
+    // More than one request may delete.
+    let receipts = (0..1001).map(|number| format!("receipts/alice/{number}.txt"));
+    put(&stack, &environment, receipts.chain(["theirs.txt".to_owned(), "receipts".to_owned()])).await?;
+
+    let first = remove(&environment).await?;
+    ensure!(first.line("shard1") == "removed" && first.line("shard2") == "removed", "{first:?}");
+    let kept = "kept, other objects are in it; 1001 receipts removed";
+    ensure!(first.line(&format!("bucket {bucket}")) == kept, "{first:?}");
+    ensure!(first.text.lines().filter(|line| line.starts_with("topic ")).count() == 4, "{first:?}");
+    let left = tables(dsn).await?;
+    ensure!(left == ["orderuser.outbox", "public.theirs"], "{left:?}");
+    ensure!(tables(value(&environment, "PG_SHARD2_DSN")).await?.is_empty());
+    let objects = client.list_objects_v2().bucket(bucket).send().await?;
+    let keys: Vec<_> = objects.contents().iter().filter_map(|object| object.key()).collect();
+    ensure!(keys == ["receipts", "theirs.txt"], "{keys:?}");
+    let tags = client.get_bucket_tagging().bucket(bucket).send().await?.tag_set;
+    ensure!(tags.len() == 1 && tags[0].key() == "cost-center", "{tags:?}");
+    let looked = run(&environment, &["--check"]).await?;
+    ensure!(looked.text.matches("FAILED: the topic does not exist").count() == 4, "{looked:?}");
+
+    let second = remove(&environment).await?;
+    ensure!(second.text.matches("nothing of ours").count() == 4, "{second:?}");
+
+    execute(dsn, "DROP SCHEMA orderuser CASCADE").await?;
+    provision(folder, environment.clone()).await?;
+    let looked = run(&environment, &["--check"]).await?;
+    ensure!(looked.succeeded, "{looked:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    provision(folder, environment.clone()).await?;
+    put(&stack, &environment, ["receipts/alice/1.txt".to_owned()]).await?;
+    let dsns = ["PG_SHARD1_DSN", "PG_SHARD2_DSN"].map(|name| value(&environment, name).to_owned());
+    let bucket = value(&environment, "S3_BUCKET");
+
+    let another = refuse_to_remove(&with(&environment, "OWNER", "test/another")).await?;
+    let owner = value(&environment, "OWNER");
+    for target in ["shard1", "shard2", &format!("bucket {bucket}")] {
+        ensure!(another.line(target).contains(&format!("is {owner}'s; nothing was")), "{another:?}");
+    }
+
+    // The bucket is not at stake here: another one, which is not there.
+    let swapped = with(&with(&environment, "PG_SHARD1_DSN", &dsns[1]), "PG_SHARD2_DSN", &dsns[0]);
+    let swapped = refuse_to_remove(&with(&swapped, "S3_BUCKET", &format!("{bucket}-not"))).await?;
+    ensure!(swapped.text.matches("the database is another shard's").count() == 2, "{swapped:?}");
+
+    let elsewhere = with(&with(&environment, "KAFKA_TOPIC", "another"), "S3_BUCKET", &format!("{bucket}-not"));
+    let elsewhere = refuse_to_remove(&elsewhere).await?;
+    ensure!(elsewhere.text.matches("the database was made for topic").count() == 2, "{elsewhere:?}");
+
+    let looked = run(&environment, &["--check"]).await?;
+    ensure!(looked.succeeded, "{looked:?}");
+    stack.s3().head_object().bucket(bucket).key("receipts/alice/1.txt").send().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_locked_or_needed_are_left_altogether() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    provision(folder, environment.clone()).await?;
+    let dsn = value(&environment, "PG_SHARD1_DSN");
+    let before = tables(dsn).await?;
+
+    // The last table: those before it could have been dropped.
+    let mut stuck = postgres::connect(dsn).await?;
+    sqlx::raw_sql("BEGIN; SELECT FROM orderflow_meta").execute(&mut stuck).await?;
+    let locked = refuse_to_remove(&environment).await?;
+    ensure!(locked.line("shard1").contains("lock timeout"), "{locked:?}");
+    ensure!(locked.line("shard2") == "removed", "{locked:?}");
+    ensure!(tables(dsn).await? == before, "{:?}", tables(dsn).await?);
+    stuck.close().await?;
+
+    execute(dsn, "CREATE VIEW report AS SELECT count(*) FROM orders").await?;
+    let needed = refuse_to_remove(&environment).await?;
+    let reason = "FAILED: not removed, because others are in the way: view report depends on table orders";
+    ensure!(needed.line("shard1") == reason, "{needed:?}");
+    ensure!(tables(dsn).await? == before, "{:?}", tables(dsn).await?);
+
+    execute(dsn, "DROP VIEW report").await?;
+    remove(&environment).await?;
+    ensure!(tables(dsn).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_migrations_noted_in_the_same_table_stay_noted() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    provision(folder, environment.clone()).await?;
+    let dsn = value(&environment, "PG_SHARD1_DSN");
+    execute(dsn, "INSERT INTO _sqlx_migrations VALUES (20240102030405, 'theirs', now(), true, '', 1)").await?;
+    remove(&environment).await?;
+    ensure!(tables(dsn).await? == ["public._sqlx_migrations"], "{:?}", tables(dsn).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    provision(folder, environment.clone()).await?;
+    let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
+    let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    client.put_bucket_versioning().bucket(bucket).versioning_configuration(enabled).send().await?;
+    for _ in 0..2 {
+        put(&stack, &environment, ["receipts/alice/1.txt".to_owned(), "receipts/bob/2.txt".to_owned()]).await?;
+    }
+    client.delete_object().bucket(bucket).key("receipts/bob/2.txt").send().await?;
+
+    let removed = remove(&environment).await?;
+    ensure!(removed.line(&format!("bucket {bucket}")) == "removed, with 5 receipts", "{removed:?}");
+    let gone = client.head_bucket().bucket(bucket).send().await;
+    ensure!(gone.is_err_and(|error| error.into_service_error().is_not_found()), "the bucket is still there");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_are_left_as_long_as_their_group_has_members() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let consumer = stack.consumer().start().await?;
+    consumer.ready(PATIENCE).await?;
+    let mut environment = stack.env();
+    let tag = stack.topic().replace("orders-", "");
+    environment.push(("OWNER".to_owned(), format!("test/{tag}")));
+
+    let refused = refuse_to_remove(&environment).await?;
+    let group = format!("group {}", stack.group());
+    ensure!(refused.line(&group) == "FAILED: the consumer group still has members", "{refused:?}");
+    ensure!(refused.line("shard1").contains("left until the topics are gone"), "{refused:?}");
+    let looked = run(&environment, &["--check"]).await?;
+    ensure!(looked.text.matches("exists").count() == 4, "{looked:?}");
+
+    consumer.stop().await?;
+    // A member may be missed for a while by the group.
+    let removed = run(&with(&environment, "WAIT", "60"), &["--remove"]).await?;
+    ensure!(removed.succeeded && removed.line(&group) == "removed", "{removed:?}");
+    ensure!(removed.line(&format!("topic {}", stack.topic())) == "removed", "{removed:?}");
+    Ok(())
+}
+
+/// A new authority and a certificate that it signed for 127.0.0.1: its PEM file, certificate and key.
+fn authority(name: &str) -> Result<(PathBuf, String, String)> {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
+    let file = folder::of_this_test_process()?.join(format!("{name}.crt"));
+    std::fs::write(&file, authority.pem())?;
+    Ok((file, certificate.pem(), key.serialize_pem()))
+}
+
+/// Gives a server a certificate and its key. The server itself writes them, as the key must be its own.
+async fn speak_tls(postgres: &Postgres, certificate: &str, key: &str) -> Result<()> {
+    let dsn = postgres.dsn("postgres");
+    for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
+        let lines = format!("SELECT unnest(string_to_array('{}', E'\\n'))", pem.trim().replace('\r', ""));
+        execute(&dsn, &format!("COPY ({lines}) TO PROGRAM 'umask 077 && cat > {name}'")).await?;
+    }
+    execute(&dsn, "ALTER SYSTEM SET ssl = on").await?;
+    execute(&dsn, "SELECT pg_reload_conf()").await?;
+    eventually("the server to speak TLS", Duration::from_secs(30), async || {
+        execute(&format!("{dsn}?sslmode=require"), "SELECT 1").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_trusted_by_the_ca_file_beside_its_dsn_alone() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (right, certificate, key) = authority("right-authority")?;
+    let (wrong, ..) = authority("wrong-authority")?;
+    let postgres = Postgres::start(folder::of_this_test_process()?, "tls-postgres").await?;
+    speak_tls(&postgres, &certificate, &key).await?;
+    let dsns = [postgres.create_database("tls1").await?, postgres.create_database("tls2").await?];
+
+    let fresh = fresh(&stack).await?;
+    let environment = |query: &str, ca: &str| {
+        let environment = with(&fresh, "PG_SHARD1_DSN", &format!("{}{query}", dsns[0]));
+        let environment = with(&environment, "PG_SHARD2_DSN", &format!("{}{query}", dsns[1]));
+        with(&with(&environment, "PG_SHARD1_CA_FILE", ca), "PG_SHARD2_CA_FILE", ca)
+    };
+    let (right, wrong) = (right.display().to_string(), wrong.display().to_string());
+    let made = run(&environment("", &right), &[]).await?;
+    ensure!(made.succeeded, "{made:?}");
+    for (query, ca) in [("", &wrong), ("?sslmode=disable", &wrong), ("?sslmode=verify-full", &String::new())] {
+        let refused = run(&environment(query, ca), &["--check"]).await?;
+        ensure!(refused.line("shard1").contains("certificate"), "{query:?}, {ca:?}: {refused:?}");
+    }
+    let misplaced = run(&environment("", "/nowhere/ca.crt"), &["--check"]).await?;
+    ensure!(misplaced.text.contains("PG_SHARD1_DSN: its CA file /nowhere/ca.crt: No such file"), "{misplaced:?}");
     Ok(())
 }

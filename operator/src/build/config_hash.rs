@@ -1,0 +1,117 @@
+//! A fingerprint of the values that a program's pods get from Secrets, for an annotation of the pods: a rotated value rolls
+//! them, a touched label does not. Keyed, so that whoever may read Deployments cannot try out passwords against it.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::reconcile::validate::Pipeline;
+
+/// The operator's own secret. Not to be shown, hence no `Debug`.
+pub struct Key(Vec<u8>);
+
+impl Key {
+    pub fn new(key: Vec<u8>) -> Self {
+        Self(key)
+    }
+}
+
+/// Of everything that the producer is given from Secrets.
+pub fn of_producer(key: &Key, pipeline: &Pipeline) -> String {
+    let shards = pipeline.shards.iter().filter_map(|shard| Some((shard.index, shard.access.as_ref().ok()?)));
+    let shards = shards.flat_map(|(index, access)| {
+        access.secret_values.iter().map(move |value| (format!("shard {}", index.number()), value.as_slice()))
+    });
+    let bucket = pipeline.bucket.access.iter().flat_map(|access| &access.secret_values);
+    let bucket = bucket.map(|value| ("bucket".to_owned(), value.as_slice()));
+    let topic = topic(pipeline).map(|(what, value)| (what.to_owned(), value));
+    let values: Vec<(String, &[u8])> = shards.chain(bucket).chain(topic).collect();
+    hash(key, values.iter().map(|(what, value)| (what.as_str(), *value)))
+}
+
+/// Of everything that the consumer is given from Secrets.
+pub fn of_consumer(key: &Key, pipeline: &Pipeline) -> String {
+    hash(key, topic(pipeline))
+}
+
+fn topic(pipeline: &Pipeline) -> impl Iterator<Item = (&str, &[u8])> {
+    let values = pipeline.topic.access.iter().flat_map(|access| &access.secret_values);
+    values.map(|value| ("topic", value.as_slice()))
+}
+
+/// Of values, each with what it is, in their order: 128 bits in hex. Lengths are hashed before texts, so that two listings are never one
+/// text.
+pub fn hash<'a>(key: &Key, values: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("an HMAC takes a key of any length");
+    for (what, value) in values {
+        for text in [what.as_bytes(), value] {
+            mac.update(&(text.len() as u64).to_be_bytes());
+            mac.update(text);
+        }
+    }
+    let hash: [u8; 32] = mac.finalize().into_bytes().into();
+    let (first, _) = hash.split_first_chunk().expect("16 of 32 bytes");
+    format!("{:032x}", u128::from_be_bytes(*first))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{build::fixture, reconcile::dereference::Secrets};
+
+    #[test]
+    fn a_hash_is_a_keyed_one_of_the_listing() {
+        // printf '\0\0\0\0\0\0\0\5topic\0\0\0\0\0\0\0\6secret' | openssl dgst -sha256 -hmac key
+        let hash = hash(&Key::new(b"key".to_vec()), [("topic", b"secret".as_slice())].into_iter());
+        assert_eq!(hash, "30a03b06738dce3494a253da45206c24");
+    }
+
+    #[test]
+    fn no_two_listings_have_one_hash() {
+        let listings: [&[(&str, &[u8])]; 7] = [
+            &[],
+            &[("", b"")],
+            &[("a", b"b")],
+            &[("ab", b"")],
+            &[("", b"ab")],
+            &[("a", b"b"), ("a", b"b")],
+            &[("a", b""), ("b", b"")],
+        ];
+        let of = |key: &[u8]| listings.map(|listing| hash(&Key::new(key.to_vec()), listing.iter().copied()));
+        let hashes: BTreeSet<String> = of(b"key").into_iter().chain(of(b"another")).collect();
+        assert_eq!(hashes.len(), 14);
+    }
+
+    #[test]
+    fn a_rotated_value_rolls_the_pods_that_are_given_it_and_no_others() {
+        let hashes = |secrets: &Secrets| {
+            let pipeline = fixture::pipeline_with(&fixture::everything_changes(), secrets);
+            assert_eq!(pipeline.unresolved(), None);
+            let key = fixture::key();
+            (of_producer(&key, &pipeline), of_consumer(&key, &pipeline))
+        };
+        let before = hashes(&Secrets::of(fixture::SECRETS));
+        for (secret, key, _) in fixture::SECRETS {
+            let rotated = fixture::SECRETS.map(|(its_secret, its_key, value)| match (secret, key) {
+                _ if (its_secret, its_key) != (secret, key) => (its_secret, its_key, value.to_owned()),
+                // Certificates have to stay readable.
+                (_, "ca.crt") => (its_secret, its_key, format!("{value}\n{value}")),
+                _ => (its_secret, its_key, format!("{value}2")),
+            });
+            let after =
+                hashes(&Secrets::of(rotated.each_ref().map(|(secret, key, value)| (*secret, *key, value.as_str()))));
+            let of_kafka = secret.starts_with("kafka");
+            assert_ne!(before.0, after.0, "producer: {secret}, key {key}");
+            assert_eq!(before.1 != after.1, of_kafka, "consumer: {secret}, key {key}");
+        }
+    }
+
+    #[test]
+    fn a_spec_that_changes_without_its_values_keeps_the_hash() {
+        let of = |changes| of_producer(&fixture::key(), &fixture::pipeline(&changes));
+        assert_eq!(of(json!({})), of(json!({"producer": {"replicas": 5}})));
+    }
+}

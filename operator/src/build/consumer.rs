@@ -1,0 +1,49 @@
+//! The consumer's children. No Service: nobody calls it, and Kafka decides who gets what. No autoscaler either: how many
+//! are of use is a matter of partitions and lag, which the CPU does not show.
+
+use super::{
+    Component, ConsumerChildren, config_hash, environment, network_policy,
+    pod::{self, METRICS, METRICS_PORT, Program},
+};
+use crate::reconcile::validate::Pipeline;
+
+const CONSUMER: Component = Component::Consumer;
+
+pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ConsumerChildren {
+    let (identity, consumer) = (&pipeline.identity, &pipeline.consumer);
+    let program = Program {
+        component: CONSUMER,
+        pods: &consumer.pods,
+        replicas: Some(consumer.replicas),
+        ports: vec![pod::port(METRICS, METRICS_PORT)],
+        environment: environment::of_consumer(pipeline),
+        config_hash: config_hash::of_consumer(key, pipeline),
+        sleep_before_stop: None,
+    };
+    ConsumerChildren {
+        service_account: CONSUMER.service_account(identity, &consumer.pods),
+        deployment: pod::deployment(identity, program),
+        disruption_budget: CONSUMER.disruption_budget(identity),
+        network_policy: pipeline.network_policy.as_ref().map(|peers| network_policy::of_consumer(pipeline, peers)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::build::fixture;
+
+    #[test]
+    fn a_consumers_deployment_is_what_the_spec_asks_for() {
+        let changes = json!({"consumer": {"replicas": 4, "groupId": "mailers"}});
+        let spec = fixture::build(&fixture::pipeline(&changes)).consumer.deployment.spec.unwrap();
+        assert_eq!(spec.replicas, Some(4));
+        let container = serde_json::to_value(&spec.template.spec.unwrap().containers[0]).unwrap();
+        assert_eq!(container["name"], "consumer");
+        assert_eq!(container["image"], "orderflow-consumer:0.1.0");
+        assert_eq!(container["ports"], json!([{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]));
+        let environment = container["env"].as_array().unwrap();
+        assert!(environment.contains(&json!({"name": "KAFKA_GROUP_ID", "value": "mailers"})), "{environment:?}");
+    }
+}

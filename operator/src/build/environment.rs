@@ -1,0 +1,299 @@
+//! What the programs are told: their environment variables, and the files that some of those name. A secret only ever
+//! stands here as the name of where it is. A pod is given what it uses and nothing else: the consumer knows of no database
+//! and no bucket.
+
+use std::fmt::Display;
+
+use k8s_openapi::api::core::v1::{
+    EnvVar, EnvVarSource, KeyToPath, ObjectFieldSelector, SecretKeySelector, SecretVolumeSource, Volume, VolumeMount,
+};
+use orderflow_service::postgres;
+
+use super::pod::{HTTP_PORT, METRICS_PORT};
+use crate::{
+    crd::SecretKey,
+    reconcile::validate::{Bucket, Pipeline, Shard, Topic, Username},
+};
+
+/// Where files from Secrets are, each in a folder of its own.
+const AUTHORITIES: &str = "/etc/orderflow/ca";
+
+/// Secrets belong to root in a pod; its group, which the pod's `fsGroup` makes ours, may read them.
+const READABLE_BY_GROUP: i32 = 0o440;
+
+#[derive(Default)]
+pub struct Environment {
+    pub variables: Vec<EnvVar>,
+    pub volumes: Vec<Volume>,
+    pub mounts: Vec<VolumeMount>,
+}
+
+pub fn of_producer(pipeline: &Pipeline) -> Environment {
+    let mut environment = Environment::default();
+    environment.value("PORT", &HTTP_PORT);
+    environment.every_program();
+    environment.value("SHARDS", &pipeline.map);
+    for shard in &pipeline.shards {
+        environment.shard(pipeline, shard);
+    }
+    environment.kafka(&pipeline.topic);
+    environment.bucket(&pipeline.bucket);
+    environment
+}
+
+pub fn of_consumer(pipeline: &Pipeline) -> Environment {
+    let mut environment = Environment::default();
+    environment.every_program();
+    environment.kafka(&pipeline.topic);
+    environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
+    // No two live pods share a name, and a container that is started again keeps its pod's: it settles the transaction
+    // that it left open at once.
+    environment.field("INSTANCE", "metadata.name");
+    environment
+}
+
+impl Environment {
+    fn every_program(&mut self) {
+        self.value("ADMIN_PORT", &METRICS_PORT);
+        self.value("LOG_FORMAT", &"json");
+    }
+
+    fn shard(&mut self, pipeline: &Pipeline, shard: &Shard) {
+        let in_map = pipeline.map.get(shard.index);
+        self.secret(&postgres::dsn_variable(in_map), &shard.dsn);
+        if let Some(ca) = &shard.ca {
+            // By number: a volume's name may be no longer than a shard's.
+            self.file(&postgres::ca_variable(in_map), &format!("postgres-shard{}", shard.index.number()), ca);
+        }
+    }
+
+    fn kafka(&mut self, topic: &Topic) {
+        self.value("KAFKA_BROKERS", &topic.brokers);
+        self.value("KAFKA_TOPIC", &topic.names.orders);
+        self.value("KAFKA_TLS", &topic.tls.is_some());
+        if let Some(ca) = topic.tls.as_ref().and_then(|tls| tls.ca.as_ref()) {
+            self.file("KAFKA_CA_FILE", "kafka", ca);
+        }
+        if let Some(sasl) = &topic.sasl {
+            self.value("KAFKA_SASL_MECHANISM", &sasl.mechanism);
+            match &sasl.username {
+                Username::Given(name) => self.value("KAFKA_SASL_USERNAME", name),
+                Username::In(key) => self.secret("KAFKA_SASL_USERNAME", key),
+            }
+            self.secret("KAFKA_SASL_PASSWORD", &sasl.password);
+        }
+    }
+
+    fn bucket(&mut self, bucket: &Bucket) {
+        if let Some(endpoint) = &bucket.endpoint {
+            self.value("S3_ENDPOINT", endpoint);
+        }
+        self.value("S3_BUCKET", &bucket.name);
+        self.value("AWS_REGION", &bucket.region);
+        if let Some(secret) = &bucket.credentials {
+            let token = bucket.session_token.then_some("AWS_SESSION_TOKEN");
+            for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"].into_iter().chain(token) {
+                self.secret(name, &SecretKey { name: secret.clone(), key: name.to_owned() });
+            }
+        }
+    }
+
+    /// `$(NAME)` in a value would become another variable's value, so every `$` is written as the `$$` that stands for it.
+    fn value(&mut self, name: &str, value: &dyn Display) {
+        let value = value.to_string().replace('$', "$$");
+        self.variables.push(EnvVar { name: name.to_owned(), value: Some(value), value_from: None });
+    }
+
+    fn secret(&mut self, name: &str, SecretKey { name: secret, key }: &SecretKey) {
+        let key = SecretKeySelector { name: secret.clone(), key: key.clone(), optional: None };
+        self.from(name, EnvVarSource { secret_key_ref: Some(key), ..EnvVarSource::default() });
+    }
+
+    fn field(&mut self, name: &str, path: &str) {
+        let field = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() };
+        self.from(name, EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() });
+    }
+
+    fn from(&mut self, name: &str, source: EnvVarSource) {
+        self.variables.push(EnvVar { name: name.to_owned(), value: None, value_from: Some(source) });
+    }
+
+    /// One key of a Secret as a file, its path in the variable. The rest of the Secret is not mounted.
+    fn file(&mut self, name: &str, whose: &str, SecretKey { name: secret, key }: &SecretKey) {
+        const FILE: &str = "ca.crt";
+        let (volume, folder) = (format!("ca-{whose}"), format!("{AUTHORITIES}/{whose}"));
+        self.value(name, &format!("{folder}/{FILE}"));
+        let source = SecretVolumeSource {
+            secret_name: Some(secret.clone()),
+            items: Some(vec![KeyToPath { key: key.clone(), path: FILE.to_owned(), mode: None }]),
+            default_mode: Some(READABLE_BY_GROUP),
+            optional: None,
+        };
+        self.volumes.push(Volume { name: volume.clone(), secret: Some(source), ..Volume::default() });
+        self.mounts.push(VolumeMount {
+            name: volume,
+            mount_path: folder,
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::{CommandFactory, Parser};
+    use orderflow_service::{admin, kafka, s3, telemetry};
+    use serde_json::json;
+
+    use super::*;
+    use crate::build::fixture;
+
+    /// `NAME=value`, `NAME=<secret/key>` or `NAME=<field>`.
+    fn listing(environment: &Environment) -> Vec<String> {
+        let shown = |variable: &EnvVar| {
+            let value = match (&variable.value, &variable.value_from) {
+                (Some(value), None) => value.clone(),
+                (None, Some(EnvVarSource { secret_key_ref: Some(key), .. })) => format!("<{}/{}>", key.name, key.key),
+                (None, Some(EnvVarSource { field_ref: Some(field), .. })) => format!("<{}>", field.field_path),
+                other => panic!("{}: {other:?}", variable.name),
+            };
+            format!("{}={value}", variable.name)
+        };
+        environment.variables.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn a_plain_spec_becomes_this_environment() {
+        let pipeline = fixture::pipeline(&json!({}));
+        let producer = [
+            "PORT=8080",
+            "ADMIN_PORT=9464",
+            "LOG_FORMAT=json",
+            "SHARDS=shard1=A-M,shard2=N-Z",
+            "PG_SHARD1_DSN=<postgres-shard1/dsn>",
+            "PG_SHARD2_DSN=<postgres-shard2/dsn>",
+            "KAFKA_BROKERS=orderflow-kafka-bootstrap:9092",
+            "KAFKA_TOPIC=orders",
+            "KAFKA_TLS=false",
+            "S3_ENDPOINT=http://localstack:4566",
+            "S3_BUCKET=order-receipts",
+            "AWS_REGION=us-east-1",
+            "AWS_ACCESS_KEY_ID=<s3-credentials/AWS_ACCESS_KEY_ID>",
+            "AWS_SECRET_ACCESS_KEY=<s3-credentials/AWS_SECRET_ACCESS_KEY>",
+            "AWS_SESSION_TOKEN=<s3-credentials/AWS_SESSION_TOKEN>",
+        ];
+        assert_eq!(listing(&of_producer(&pipeline)), producer);
+        let consumer = [
+            "ADMIN_PORT=9464",
+            "LOG_FORMAT=json",
+            "KAFKA_BROKERS=orderflow-kafka-bootstrap:9092",
+            "KAFKA_TOPIC=orders",
+            "KAFKA_TLS=false",
+            "KAFKA_GROUP_ID=store.shop",
+            "INSTANCE=<metadata.name>",
+        ];
+        assert_eq!(listing(&of_consumer(&pipeline)), consumer);
+    }
+
+    #[test]
+    fn kafkas_security_is_told_to_both() {
+        let pipeline = fixture::everything();
+        for environment in [of_producer(&pipeline), of_consumer(&pipeline)] {
+            let listing = listing(&environment);
+            for variable in [
+                "KAFKA_TLS=true",
+                "KAFKA_CA_FILE=/etc/orderflow/ca/kafka/ca.crt",
+                "KAFKA_SASL_MECHANISM=SCRAM-SHA-512",
+                "KAFKA_SASL_USERNAME=<kafka-user/username>",
+                "KAFKA_SASL_PASSWORD=<kafka-user/password>",
+            ] {
+                assert!(listing.iter().any(|shown| shown == variable), "{variable} in {listing:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_consumer_is_told_of_no_database_and_no_bucket() {
+        let environment = of_consumer(&fixture::everything());
+        let others = ["PG_", "S3_", "AWS_", "SHARDS"];
+        let told = environment.variables.iter().find(|told| others.iter().any(|other| told.name.starts_with(other)));
+        assert_eq!(told, None);
+        let volumes: Vec<&str> = environment.volumes.iter().map(|volume| volume.name.as_str()).collect();
+        assert_eq!(volumes, ["ca-kafka"]);
+    }
+
+    #[test]
+    fn aws_without_credentials_leaves_them_to_the_default_chain() {
+        let aws = json!({"bucket": {"endpoint": null, "credentialsSecretRef": null, "region": "eu-west-1"}});
+        let listing = listing(&of_producer(&fixture::pipeline(&aws)));
+        let of_bucket: Vec<&String> =
+            listing.iter().filter(|shown| shown.starts_with("AWS_") || shown.starts_with("S3_")).collect();
+        assert_eq!(of_bucket, ["S3_BUCKET=order-receipts", "AWS_REGION=eu-west-1"]);
+    }
+
+    #[test]
+    fn a_file_is_one_key_that_the_pods_group_may_read() {
+        let environment = of_producer(&fixture::everything());
+        let shown = |volume: &Volume, mount: &VolumeMount| {
+            let secret = volume.secret.as_ref().unwrap();
+            let items = secret.items.as_ref().unwrap();
+            assert_eq!((items.len(), secret.default_mode, mount.read_only), (1, Some(0o440), Some(true)));
+            assert_eq!(volume.name, mount.name);
+            format!(
+                "{}/{} = {}/{}",
+                secret.secret_name.as_ref().unwrap(),
+                items[0].key,
+                mount.mount_path,
+                items[0].path
+            )
+        };
+        let files: Vec<String> = std::iter::zip(&environment.volumes, &environment.mounts)
+            .map(|(volume, mount)| shown(volume, mount))
+            .collect();
+        let expected = [
+            "postgres-shard1/ca.crt = /etc/orderflow/ca/postgres-shard1/ca.crt",
+            "kafka-ca/ca.crt = /etc/orderflow/ca/kafka/ca.crt",
+        ];
+        assert_eq!(files, expected);
+        let told = listing(&environment);
+        assert!(told.contains(&"PG_SHARD1_CA_FILE=/etc/orderflow/ca/postgres-shard1/ca.crt".to_owned()), "{told:?}");
+    }
+
+    #[test]
+    fn a_dollar_in_the_spec_stays_one() {
+        let sasl = json!({"mechanism": "PLAIN", "username": "$(PG_SHARD1_DSN)$", "secretRef": {"name": "kafka-user"}});
+        let listing = listing(&of_producer(&fixture::pipeline(&json!({"topic": {"sasl": sasl}}))));
+        let username = "KAFKA_SASL_USERNAME=$$(PG_SHARD1_DSN)$$".to_owned();
+        assert!(listing.contains(&username), "{listing:?}");
+    }
+
+    #[test]
+    fn every_variable_is_set_once_and_known_to_its_program() {
+        #[derive(Parser)]
+        struct Shared {
+            #[command(flatten)]
+            admin: admin::Settings,
+            #[command(flatten)]
+            telemetry: telemetry::Settings,
+            #[command(flatten)]
+            kafka: kafka::Settings,
+            #[command(flatten)]
+            s3: s3::Settings,
+        }
+        let command = Shared::command();
+        let shared = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
+        let of_their_own =
+            ["PORT", "SHARDS", "PG_SHARD1_DSN", "PG_SHARD1_CA_FILE", "PG_SHARD2_DSN", "KAFKA_GROUP_ID", "INSTANCE"];
+        let known: BTreeSet<&str> = shared.chain(of_their_own).collect();
+        let pipeline = fixture::everything();
+        for environment in [of_producer(&pipeline), of_consumer(&pipeline)] {
+            let mut set = BTreeSet::new();
+            for variable in &environment.variables {
+                assert!(known.contains(variable.name.as_str()), "{} is nobody's", variable.name);
+                assert!(set.insert(&variable.name), "{} is set twice", variable.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The producer's children: what serves the API, publishes the events and writes the receipts.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::{
+        autoscaling::v2::{
+            CrossVersionObjectReference, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, MetricSpec,
+            MetricTarget, ResourceMetricSource,
+        },
+        core::v1::{Service, ServicePort, ServiceSpec},
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::{
+    Component, ProducerChildren, config_hash, environment, network_policy,
+    pod::{self, HTTP, HTTP_PORT, METRICS, METRICS_PORT, Program},
+};
+use crate::reconcile::validate::{Identity, Pipeline, Scale};
+
+const PRODUCER: Component = Component::Producer;
+
+/// The listener closes with the signal, at the same time as `/readyz` turns unready; this long every node has to learn that
+/// the pod left its Service, so that no connection comes after.
+const SLEEP_BEFORE_STOP: Duration = Duration::from_secs(5);
+
+pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ProducerChildren {
+    let (identity, producer) = (&pipeline.identity, &pipeline.producer);
+    let program = Program {
+        component: PRODUCER,
+        pods: &producer.pods,
+        replicas: match producer.scale {
+            Scale::Fixed(replicas) => Some(replicas),
+            // Whoever writes the number here would undo the autoscaler's work.
+            Scale::Automatic { .. } => None,
+        },
+        ports: vec![pod::port(HTTP, HTTP_PORT), pod::port(METRICS, METRICS_PORT)],
+        environment: environment::of_producer(pipeline),
+        config_hash: config_hash::of_producer(key, pipeline),
+        sleep_before_stop: Some(SLEEP_BEFORE_STOP),
+    };
+    ProducerChildren {
+        service_account: PRODUCER.service_account(identity, &producer.pods),
+        service: service(identity),
+        deployment: pod::deployment(identity, program),
+        disruption_budget: PRODUCER.disruption_budget(identity),
+        autoscaler: autoscaler(identity, producer.scale),
+        network_policy: pipeline.network_policy.as_ref().map(|peers| network_policy::of_producer(pipeline, peers)),
+    }
+}
+
+/// Without the admin port: its clients are the kubelet and Prometheus, who ask the pods themselves.
+fn service(identity: &Identity) -> Service {
+    let port = ServicePort {
+        name: Some(HTTP.to_owned()),
+        port: i32::from(HTTP_PORT),
+        target_port: Some(IntOrString::String(HTTP.to_owned())),
+        protocol: Some("TCP".to_owned()),
+        ..ServicePort::default()
+    };
+    let spec = ServiceSpec {
+        type_: Some("ClusterIP".to_owned()),
+        selector: Some(PRODUCER.selector_labels(identity)),
+        ports: Some(vec![port]),
+        ..ServiceSpec::default()
+    };
+    Service { metadata: PRODUCER.metadata(identity), spec: Some(spec), ..Service::default() }
+}
+
+fn autoscaler(identity: &Identity, scale: Scale) -> Option<HorizontalPodAutoscaler> {
+    let Scale::Automatic { min, max, target_cpu_percent } = scale else { return None };
+    let target = MetricTarget {
+        type_: "Utilization".to_owned(),
+        average_utilization: Some(target_cpu_percent),
+        ..MetricTarget::default()
+    };
+    let cpu = MetricSpec {
+        type_: "Resource".to_owned(),
+        resource: Some(ResourceMetricSource { name: "cpu".to_owned(), target }),
+        ..MetricSpec::default()
+    };
+    let spec = HorizontalPodAutoscalerSpec {
+        scale_target_ref: CrossVersionObjectReference {
+            api_version: Some("apps/v1".to_owned()),
+            kind: "Deployment".to_owned(),
+            name: PRODUCER.name(identity),
+        },
+        min_replicas: Some(min),
+        max_replicas: max,
+        metrics: Some(vec![cpu]),
+        behavior: None,
+    };
+    Some(HorizontalPodAutoscaler {
+        metadata: PRODUCER.metadata(identity),
+        spec: Some(spec),
+        ..HorizontalPodAutoscaler::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::build::fixture;
+
+    fn children(changes: &Value) -> ProducerChildren {
+        fixture::build(&fixture::pipeline(changes)).producer
+    }
+
+    #[test]
+    fn a_number_of_pods_is_the_deployments() {
+        for replicas in [0, 1, 7] {
+            let children = children(&json!({"producer": {"replicas": replicas}}));
+            assert_eq!(children.deployment.spec.unwrap().replicas, Some(replicas));
+            assert_eq!(children.autoscaler, None);
+        }
+    }
+
+    #[test]
+    fn autoscaling_leaves_the_number_of_pods_out() {
+        let scale = json!({"min": 3, "max": 9, "targetCPUUtilizationPercentage": 55});
+        let children = children(&json!({"producer": {"replicas": null, "autoscaling": scale}}));
+        assert_eq!(children.deployment.spec.unwrap().replicas, None);
+        let spec = serde_json::to_value(children.autoscaler.unwrap().spec).unwrap();
+        let cpu = json!({"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 55}});
+        let expected = json!({
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "shop-producer"},
+            "minReplicas": 3,
+            "maxReplicas": 9,
+            "metrics": [{"type": "Resource", "resource": cpu}],
+        });
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn the_service_has_the_port_that_people_forward() {
+        let children = children(&json!({}));
+        let port = &children.service.spec.unwrap().ports.unwrap()[0];
+        assert_eq!((port.port, port.name.as_deref()), (8080, Some("http")));
+        let pod = children.deployment.spec.unwrap().template.spec.unwrap();
+        let of_container: Vec<_> =
+            pod.containers[0].ports.iter().flatten().map(|port| (port.name.as_deref(), port.container_port)).collect();
+        assert_eq!(of_container, [(Some("http"), 8080), (Some("metrics"), 9464)]);
+    }
+
+    #[test]
+    fn the_container_is_what_the_spec_asks_for() {
+        let producer = json!({"image": "registry/producer:2", "imagePullPolicy": "Always",
+            "resources": {"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}});
+        let pod = children(&json!({"producer": producer})).deployment.spec.unwrap().template.spec.unwrap();
+        let container = serde_json::to_value(&pod.containers[0]).unwrap();
+        assert_eq!(container["name"], "producer");
+        assert_eq!(container["image"], "registry/producer:2");
+        assert_eq!(container["imagePullPolicy"], "Always");
+        assert_eq!(container["resources"], json!({"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}));
+    }
+}

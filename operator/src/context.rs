@@ -1,0 +1,51 @@
+//! What every reconcile has at hand.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+
+use crate::{
+    build::config_hash::Key, controller::Live, memory::Memories, metrics::Metrics, reconcile::validate::Images,
+};
+
+/// The name under which the API server knows which fields are ours.
+pub const FIELD_MANAGER: &str = "orderflow-operator";
+
+pub struct Context {
+    pub client: Client,
+    pub live: Live,
+    pub memories: Memories,
+    pub metrics: Metrics,
+    pub images: Images,
+    /// Of the config hashes on the pods.
+    pub key: Key,
+    /// Name of this process, in its events.
+    pub identity: Arc<str>,
+    /// How often a resource that is well is looked at again.
+    pub probe_interval: Duration,
+    /// How long a deleted resource is kept for what cannot be removed.
+    pub cleanup_deadline: Duration,
+}
+
+/// What the API server answered, in one line. An answer holds no Secret's value.
+pub fn explain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => {
+            // The innermost cause says most, and the layers around it only that there is one.
+            let mut cause: &dyn std::error::Error = other;
+            while let Some(source) = cause.source() {
+                cause = source;
+            }
+            cause.to_string()
+        }
+    }
+}
+
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+pub fn is_gone(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}

@@ -1,0 +1,38 @@
+//! When a resource is looked at: whenever it, one of its children or a Secret that it names changes, and again after a
+//! while. Never twice at the same time, and all that changes meanwhile is one more look.
+
+mod queue;
+pub mod watch;
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use kube::runtime::controller::{Config, Error, applier};
+use orderflow_service::shutdown::CancellationToken;
+
+pub use queue::Queue;
+pub use watch::{Flow, Live};
+
+use crate::{context::Context, reconcile};
+
+/// Reconciles until `stop` is cancelled, and ends when what had begun by then is done. The watches of `live` must run.
+pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: CancellationToken) {
+    let live = &context.live;
+    tokio::select! {
+        () = live.wait_until_listed() => {}
+        () = stop.cancelled() => return,
+    }
+    tracing::info!(resources = live.flows.len(), "all that is there is known");
+    let requests = queue.requests(stop);
+    let store = live.flows.clone();
+    let config = Config::default().concurrency(concurrency);
+    applier(reconcile::reconcile, reconcile::retry, Arc::clone(&context), store, requests, config)
+        .for_each(|outcome| async {
+            match outcome {
+                // What failed was logged where it was handled, and a resource that is gone by now has no need of us.
+                Ok(_) | Err(Error::ReconcilerFailed(..) | Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::error!(%error, "the controller's queue failed"),
+            }
+        })
+        .await;
+}

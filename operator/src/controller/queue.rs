@@ -1,0 +1,93 @@
+//! Which resources wait to be looked at. Each is in it at most once, so it is bounded by the number of resources however
+//! much happens to them, and whoever adds to it never waits.
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::{Stream, stream};
+use kube::runtime::{controller::ReconcileRequest, reflector::ObjectRef};
+use orderflow_service::shutdown::CancellationToken;
+use tokio::sync::Notify;
+
+use super::Flow;
+
+/// Cheap to clone; clones share.
+#[derive(Clone, Default)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: Mutex<HashSet<ObjectRef<Flow>>>,
+    added: Notify,
+}
+
+impl Queue {
+    pub fn add(&self, resources: impl IntoIterator<Item = ObjectRef<Flow>>) {
+        let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = waiting.len();
+        waiting.extend(resources);
+        if waiting.len() > before {
+            self.inner.added.notify_one();
+        }
+    }
+
+    fn take(&self) -> Option<ObjectRef<Flow>> {
+        let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = waiting.iter().next().cloned()?;
+        waiting.take(&next)
+    }
+
+    /// What is in the queue and what comes into it, until `stop` is cancelled. Only one may read.
+    pub fn requests(
+        self,
+        stop: CancellationToken,
+    ) -> impl Stream<Item = Result<ReconcileRequest<Flow>, Infallible>> + Send + 'static {
+        stream::unfold((self, stop), |(queue, stop)| async move {
+            loop {
+                if stop.is_cancelled() {
+                    return None;
+                }
+                if let Some(next) = queue.take() {
+                    return Some((Ok(next.into()), (queue, stop)));
+                }
+                tokio::select! {
+                    () = queue.inner.added.notified() => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_resource_waits_once_and_the_queue_ends_when_stopped() {
+        let (queue, stop) = (Queue::default(), CancellationToken::new());
+        let resource = |name: &str| ObjectRef::<Flow>::new(name).within("shop");
+        for _ in 0..3 {
+            queue.add([resource("one"), resource("two")]);
+        }
+        let mut requests = std::pin::pin!(queue.clone().requests(stop.clone()));
+        let mut names = Vec::new();
+        for _ in 0..2 {
+            names.push(requests.next().await.unwrap().unwrap().obj_ref.name);
+        }
+        names.sort();
+        assert_eq!(names, ["one", "two"]);
+        // Added again while it is looked at: one more look.
+        queue.add([resource("one")]);
+        assert_eq!(requests.next().await.unwrap().unwrap().obj_ref.name, "one");
+        stop.cancel();
+        assert!(requests.next().await.is_none());
+    }
+}

@@ -1,0 +1,326 @@
+//! What is live in the cluster: kept in memory by watches, which also say which resource has to be looked at. Everything but
+//! the OrderFlows and the Deployments is watched by its metadata alone; of Secrets, nothing else is ever held.
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use futures_util::StreamExt;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{Secret, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::ObjectMeta,
+    core::{DeserializeGuard, PartialObjectMeta},
+    runtime::{
+        WatchStreamExt, reflector,
+        reflector::{ObjectRef, Store},
+        watcher,
+    },
+};
+use orderflow_service::{Dependencies, Dependency, Need};
+use serde::de::DeserializeOwned;
+
+use super::Queue;
+use crate::{build, context::FIELD_MANAGER, crd::OrderFlow, metrics::Pulse, reconcile::dereference, settings::Scope};
+
+/// An OrderFlow, or why it cannot be read: one that cannot must not hide the others.
+pub type Flow = DeserializeGuard<OrderFlow>;
+
+/// Of the kinds of which only this is looked at.
+pub type Metadata<K> = PartialObjectMeta<K>;
+
+/// What is live, as of the latest events.
+#[derive(Clone)]
+pub struct Live {
+    pub flows: Store<Flow>,
+    pub deployments: Store<Deployment>,
+    pub services: Store<Metadata<Service>>,
+    pub service_accounts: Store<Metadata<ServiceAccount>>,
+    pub disruption_budgets: Store<Metadata<PodDisruptionBudget>>,
+    pub autoscalers: Store<Metadata<HorizontalPodAutoscaler>>,
+    pub network_policies: Store<Metadata<NetworkPolicy>>,
+    secrets: Store<Metadata<Secret>>,
+}
+
+/// Starts the watches; they run as long as the process. Each is a dependency: up once it has listed what is there.
+pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, pulse: &Pulse) -> Live {
+    let watches = Watches { client, scope, queue, dependencies, pulse };
+    let children = watcher::Config::default().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
+    let flows = watches.start("orderflows", watcher::Config::default(), flow_fingerprint, |meta| vec![itself(meta)]);
+    let named_by = {
+        let flows = flows.clone();
+        move |meta: &ObjectMeta| flows_that_name(&flows, meta)
+    };
+    Live {
+        deployments: watches.start("deployments", children.clone(), deployment_fingerprint, owners),
+        services: watches.start("services", children.clone(), child_fingerprint, owners),
+        service_accounts: watches.start("serviceaccounts", children.clone(), child_fingerprint, owners),
+        disruption_budgets: watches.start("poddisruptionbudgets", children.clone(), child_fingerprint, owners),
+        autoscalers: watches.start("horizontalpodautoscalers", children.clone(), child_fingerprint, owners),
+        network_policies: watches.start("networkpolicies", children, child_fingerprint, owners),
+        secrets: watches.start("secrets", watcher::Config::default(), secret_fingerprint, named_by),
+        flows,
+    }
+}
+
+impl Live {
+    /// Waits until everything that is there is known; a child that is only not known yet would look like a missing one.
+    pub async fn wait_until_listed(&self) {
+        // An error means that the watch has ended, and it ends only with the process.
+        let _ = tokio::join!(
+            self.flows.wait_until_ready(),
+            self.deployments.wait_until_ready(),
+            self.services.wait_until_ready(),
+            self.service_accounts.wait_until_ready(),
+            self.disruption_budgets.wait_until_ready(),
+            self.autoscalers.wait_until_ready(),
+            self.network_policies.wait_until_ready(),
+            self.secrets.wait_until_ready(),
+        );
+    }
+}
+
+struct Watches<'a> {
+    client: &'a Client,
+    scope: &'a Scope,
+    queue: &'a Queue,
+    dependencies: &'a Dependencies,
+    pulse: &'a Pulse,
+}
+
+impl Watches<'_> {
+    fn start<K>(
+        &self,
+        name: &str,
+        config: watcher::Config,
+        fingerprint: fn(&K) -> u64,
+        concerns: impl Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>> + Send + Sync + 'static,
+    ) -> Store<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
+    {
+        let api: Api<K> = match self.scope {
+            Scope::All => Api::all(self.client.clone()),
+            Scope::Namespace(namespace) => Api::namespaced(self.client.clone(), namespace),
+        };
+        let (reader, writer) = reflector::store();
+        let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
+        let mut changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: Vec::new() };
+        let (queue, pulse) = (self.queue.clone(), self.pulse.clone());
+        let events = watcher(api, config.any_semantic()).default_backoff().reflect(writer);
+        tokio::spawn(async move {
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                pulse.beat();
+                match event {
+                    Ok(event) => queue.add(changes.of(event, &dependency)),
+                    Err(error) => dependency.down(explain(&error)),
+                }
+            }
+        });
+        reader
+    }
+}
+
+/// What changed so that somebody has to look. Events that change nothing of interest (a child's status, our own write of
+/// the status) are most of them.
+struct Changes<K, C> {
+    fingerprint: fn(&K) -> u64,
+    concerns: C,
+    known: HashMap<(Option<String>, String), (u64, ObjectMeta)>,
+    /// Keys of a listing that is under way.
+    listed: Vec<(Option<String>, String)>,
+}
+
+impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
+    fn of(&mut self, event: watcher::Event<K>, dependency: &Dependency) -> Vec<ObjectRef<Flow>> {
+        match event {
+            watcher::Event::Init => {
+                self.listed.clear();
+                Vec::new()
+            }
+            watcher::Event::InitApply(object) => {
+                self.listed.push(key(object.meta()));
+                self.seen(&object)
+            }
+            watcher::Event::InitDone => {
+                dependency.up();
+                // What was deleted while nobody watched.
+                let gone: Vec<_> = self.known.extract_if(|key, _| !self.listed.contains(key)).collect();
+                self.listed = Vec::new();
+                gone.iter().flat_map(|(_, (_, meta))| (self.concerns)(meta)).collect()
+            }
+            watcher::Event::Apply(object) => {
+                dependency.up();
+                self.seen(&object)
+            }
+            watcher::Event::Delete(object) => {
+                dependency.up();
+                self.known.remove(&key(object.meta()));
+                (self.concerns)(object.meta())
+            }
+        }
+    }
+
+    fn seen(&mut self, object: &K) -> Vec<ObjectRef<Flow>> {
+        let fingerprint = (self.fingerprint)(object);
+        let meta = object.meta();
+        let kept = ObjectMeta {
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            owner_references: meta.owner_references.clone(),
+            ..ObjectMeta::default()
+        };
+        match self.known.insert(key(meta), (fingerprint, kept)) {
+            Some((before, _)) if before == fingerprint => Vec::new(),
+            _ => (self.concerns)(meta),
+        }
+    }
+}
+
+fn key(meta: &ObjectMeta) -> (Option<String>, String) {
+    (meta.namespace.clone(), meta.name.clone().unwrap_or_default())
+}
+
+fn itself(meta: &ObjectMeta) -> ObjectRef<Flow> {
+    ObjectRef::new(meta.name.as_deref().unwrap_or_default()).within(meta.namespace.as_deref().unwrap_or_default())
+}
+
+fn owners(meta: &ObjectMeta) -> Vec<ObjectRef<Flow>> {
+    let namespace = meta.namespace.as_deref();
+    let owners = meta.owner_references.iter().flatten();
+    owners.filter_map(|owner| ObjectRef::from_owner_ref(namespace, owner, ())).collect()
+}
+
+/// A Secret may be named by several.
+fn flows_that_name(flows: &Store<Flow>, secret: &ObjectMeta) -> Vec<ObjectRef<Flow>> {
+    let Some(name) = secret.name.as_deref() else { return Vec::new() };
+    let names = |flow: &Flow| {
+        flow.namespace() == secret.namespace
+            && flow.0.as_ref().is_ok_and(|flow| dereference::names(&flow.spec).contains(name))
+    };
+    flows.state().iter().filter(|flow| names(flow)).map(|flow| ObjectRef::from_obj(flow.as_ref())).collect()
+}
+
+/// Everything that people write, and nothing that we do.
+fn flow_fingerprint(flow: &Flow) -> u64 {
+    let meta = flow.meta();
+    hash(&(&meta.uid, meta.generation, &meta.annotations, &meta.finalizers, deleted(meta), flow.0.is_err()))
+}
+
+fn secret_fingerprint(secret: &Metadata<Secret>) -> u64 {
+    hash(&(&secret.metadata.uid, &secret.metadata.resource_version))
+}
+
+fn child_fingerprint<K>(child: &Metadata<K>) -> u64 {
+    hash(&fingerprint_of_ours(&child.metadata))
+}
+
+/// Its status tells whether the pods are there.
+fn deployment_fingerprint(deployment: &Deployment) -> u64 {
+    let status = deployment.status.as_ref().map(|status| {
+        let conditions: Vec<_> = status
+            .conditions
+            .iter()
+            .flatten()
+            .map(|condition| (&condition.type_, &condition.status, &condition.reason))
+            .collect();
+        let counts = [status.replicas, status.ready_replicas, status.available_replicas, status.updated_replicas];
+        (status.observed_generation, counts, hash(&conditions))
+    });
+    hash(&(fingerprint_of_ours(&deployment.metadata), deployment.metadata.generation, status))
+}
+
+/// Changes when, and only when, somebody else changed a field that we set, or the object is another: the API server keeps
+/// for each manager which fields are its own, and takes a field away from it when another changes the value.
+pub fn fingerprint_of_ours(meta: &ObjectMeta) -> u64 {
+    let ours =
+        meta.managed_fields.iter().flatten().filter(|entry| {
+            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
+        });
+    let fields: Vec<String> =
+        ours.map(|entry| entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).unwrap_or_default()).collect();
+    hash(&(&meta.uid, fields, deleted(meta)))
+}
+
+fn deleted(meta: &ObjectMeta) -> bool {
+    meta.deletion_timestamp.is_some()
+}
+
+pub fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn explain(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => crate::context::explain(error),
+        watcher::Error::WatchError(status) => status.message.clone(),
+        other @ watcher::Error::NoResourceVersion => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
+    use serde_json::json;
+
+    use super::*;
+
+    fn child(manager: &str, fields: serde_json::Value) -> Metadata<Service> {
+        let entry = ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            operation: Some("Apply".to_owned()),
+            fields_v1: Some(FieldsV1(fields)),
+            ..ManagedFieldsEntry::default()
+        };
+        let metadata = ObjectMeta {
+            name: Some("main-producer".to_owned()),
+            managed_fields: Some(vec![entry]),
+            ..ObjectMeta::default()
+        };
+        Metadata { types: None, metadata, _phantom: std::marker::PhantomData }
+    }
+
+    #[test]
+    fn only_a_change_of_our_fields_and_a_deletion_are_news() {
+        let dependency = Dependencies::default().register("watch", Need::Always);
+        let mut changes = Changes {
+            fingerprint: child_fingerprint,
+            concerns: |meta: &ObjectMeta| vec![itself(meta)],
+            known: HashMap::new(),
+            listed: Vec::new(),
+        };
+        let mut news = |event| changes.of(event, &dependency).len();
+        let ours = || child(FIELD_MANAGER, json!({"f:spec": {"f:ports": {}}}));
+        assert_eq!(news(watcher::Event::Apply(ours())), 1);
+        assert_eq!(news(watcher::Event::Apply(ours())), 0);
+        assert_eq!(news(watcher::Event::Apply(child(FIELD_MANAGER, json!({})))), 1);
+        assert_eq!(news(watcher::Event::Apply(child("kubectl", json!({})))), 1);
+        assert_eq!(news(watcher::Event::Apply(child("kubectl", json!({"f:spec": {}})))), 0);
+        assert_eq!(news(watcher::Event::Delete(ours())), 1);
+        // Deleted while nobody watched.
+        assert_eq!(news(watcher::Event::Apply(ours())), 1);
+        assert_eq!(news(watcher::Event::Init) + news(watcher::Event::InitDone), 1);
+    }
+}

@@ -1,0 +1,31 @@
+//! The `OrderFlow` resource: what people write, and what the operator answers in its status. The rules that a spec must
+//! keep stand beside the fields, as CEL, so that the API server refuses a broken one before anybody acts on it.
+
+mod rules;
+mod spec;
+mod status;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+pub use spec::*;
+pub use status::*;
+
+/// Not reconciled while this annotation is `true`.
+pub const PAUSED: &str = "orderflow.dev/paused";
+
+/// Takes databases and bucket over from another owner while this annotation is `true`.
+pub const ADOPT: &str = "orderflow.dev/adopt";
+
+/// Keeps a resource with `deletionPolicy: Delete` until what it made is removed.
+pub const FINALIZER: &str = "orderflow.dev/cleanup";
+
+/// The definition as it is installed.
+pub fn definition() -> CustomResourceDefinition {
+    OrderFlow::crd()
+}
+
+/// The same as YAML.
+pub fn definition_yaml() -> String {
+    serde_saphyr::to_string(&definition()).expect("a definition of plain values is YAML")
+}

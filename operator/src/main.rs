@@ -1,0 +1,36 @@
+//! `orderflow-operator`: settings, telemetry, then the controller until the signal; or one of the small commands.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use orderflow_operator::{Command, Settings, check, crd};
+use orderflow_service::{install_tls, shutdown, telemetry};
+
+fn main() -> ExitCode {
+    install_tls();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the async runtime");
+    let result = match Settings::parse().command {
+        Command::Crd => {
+            print!("{}", crd::definition_yaml());
+            Ok(true)
+        }
+        Command::Check(settings) => runtime.block_on(check::run(&settings)),
+        Command::Run(settings) => runtime.block_on(async {
+            let _flush_logs = telemetry::start(&settings.telemetry)?;
+            let stop = shutdown::on_signal()?;
+            shutdown::within_deadline(&stop, orderflow_operator::run(*settings, stop.clone())).await.map(|()| true)
+        }),
+    };
+    // A client library stuck on a dead peer must not keep the process: all that matters has been written.
+    runtime.shutdown_background();
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("orderflow-operator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

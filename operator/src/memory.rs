@@ -1,0 +1,104 @@
+//! What the operator remembers of a resource between two looks: how long to wait after a failure, what the outside world
+//! answered last, and what was written last, since a watch tells of one's own write only later. All of it may be forgotten at
+//! any time; then some things are looked at, and the children applied, once more.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use orderflow_service::Backoff;
+
+use crate::{crd::OrderFlowStatus, reconcile::provision::Provisioned};
+
+/// The first delay after a failure, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Of one resource.
+pub struct Memory {
+    pub backoff: Backoff,
+    pub probed: Option<Probed>,
+    /// By kind and name.
+    pub applied: HashMap<(&'static str, String), Applied>,
+    pub status: Option<Written>,
+}
+
+/// What databases, bucket and topics answered.
+pub struct Probed {
+    pub at: Instant,
+    /// Of what was asked: another spec, Secret or annotation is another question.
+    pub question: u64,
+    pub answer: Provisioned,
+}
+
+/// A child as we applied it last.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Of what was wanted.
+    pub wanted: u64,
+    /// Of the fields that are ours since; see [`crate::controller::watch::fingerprint_of_ours`].
+    pub ours: u64,
+    pub version: Version,
+}
+
+/// The status as we wrote it last.
+pub struct Written {
+    pub version: Version,
+    pub status: OrderFlowStatus,
+}
+
+/// A `resourceVersion`. Of one object, the greater is the newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u64);
+
+/// Of all resources, by uid.
+#[derive(Default)]
+pub struct Memories(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>);
+
+impl Memories {
+    /// The lock is never waited for: nobody looks at one resource twice at the same time.
+    pub fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
+        let mut memories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(memories.entry(uid.to_owned()).or_default())
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Forgets all resources but those that still exist.
+    pub fn keep(&self, exists: impl Fn(&str) -> bool) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| exists(uid));
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let (first, cap) = BACKOFF;
+        Self { backoff: Backoff::new(first, cap), probed: None, applied: HashMap::new(), status: None }
+    }
+}
+
+impl Version {
+    /// Zero, older than all, if there is none or it is not a number.
+    pub fn of(meta: &kube::api::ObjectMeta) -> Self {
+        Self(meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_goes_from_a_second_to_five_minutes_and_starts_anew() {
+        let mut backoff = Memory::default().backoff;
+        let first = backoff.next_delay();
+        assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&first), "{first:?}");
+        let later = (0..20).map(|_| backoff.next_delay()).last().unwrap();
+        assert!((Duration::from_secs(300)..=Duration::from_secs(600)).contains(&later), "{later:?}");
+        backoff.reset();
+        assert!(backoff.next_delay() <= Duration::from_secs(2));
+    }
+}

@@ -1,0 +1,101 @@
+//! The operator's metrics, and the pulse that `/livez` asks for.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use orderflow_service::prometheus::{
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::condition::Reason;
+
+/// The API server ends a watch after at most 5 minutes, and sends a bookmark about each minute before.
+pub const LONGEST_SILENCE: Duration = Duration::from_secs(6 * 60);
+
+#[derive(Clone)]
+pub struct Metrics {
+    reconciles: Counter,
+    problems: Family<ReasonLabel, Counter>,
+    duration: Histogram,
+    ready: Family<ResourceLabels, Gauge>,
+    pub leader: Gauge,
+}
+
+type ReasonLabel = [(&'static str, &'static str); 1];
+type ResourceLabels = [(&'static str, String); 2];
+
+impl Metrics {
+    pub fn new(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("orderflow_operator");
+        let metrics = Self {
+            reconciles: Counter::default(),
+            problems: Family::default(),
+            duration: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
+            ready: Family::default(),
+            leader: Gauge::default(),
+        };
+        registry.register("reconciles", "Finished reconciles", metrics.reconciles.clone());
+        registry.register("problems", "Problems found by reconciles, by reason", metrics.problems.clone());
+        registry.register("reconcile_duration_seconds", "Time that a reconcile took", metrics.duration.clone());
+        registry.register("ready", "1 if the OrderFlow is ready, else 0", metrics.ready.clone());
+        registry.register("leader", "1 if this process is the leader, else 0", metrics.leader.clone());
+        metrics
+    }
+
+    pub fn reconciled(&self, began: Instant) {
+        self.reconciles.inc();
+        self.duration.observe(began.elapsed().as_secs_f64());
+    }
+
+    pub fn problem(&self, reason: Reason) {
+        self.problems.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+
+    pub fn ready(&self, namespace: &str, name: &str, ready: bool) {
+        self.ready.get_or_create(&labels(namespace, name)).set(ready.into());
+    }
+
+    pub fn gone(&self, namespace: &str, name: &str) {
+        self.ready.remove(&labels(namespace, name));
+    }
+}
+
+fn labels(namespace: &str, name: &str) -> ResourceLabels {
+    [("namespace", namespace.to_owned()), ("name", name.to_owned())]
+}
+
+/// When the API server was last heard of. Cheap to clone; clones share.
+#[derive(Clone)]
+pub struct Pulse {
+    start: Instant,
+    /// Milliseconds after `start`.
+    last: Arc<AtomicU64>,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self { start: Instant::now(), last: Arc::default() }
+    }
+}
+
+impl Pulse {
+    pub fn beat(&self) {
+        self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Time since the last beat.
+    pub fn silence(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+}

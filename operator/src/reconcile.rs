@@ -1,0 +1,207 @@
+//! What is done for one resource: its steps, one after the other, each in a file of its own. A step that fails for one part
+//! (a shard, the bucket) leaves the others alone, and the status always says what came of it all.
+
+pub mod apply;
+pub mod claims;
+pub mod delete;
+pub mod dereference;
+pub mod event;
+pub mod finalizer;
+pub mod key;
+pub mod provision;
+pub mod status;
+pub mod undecodable;
+pub mod validate;
+pub mod workload;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use kube::{
+    Resource, ResourceExt,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use tracing::Instrument;
+
+use crate::{
+    build,
+    condition::Class,
+    context::{Context, explain, is_conflict},
+    controller::Flow,
+    crd::{ADOPT, OrderFlow, PAUSED},
+    memory::Memory,
+};
+use status::Report;
+use validate::Identity;
+
+/// Longest time that one look may take. The longest step is a migration, and that bounds itself.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Why a look could not be finished: the API server did not do what a step asked of it. The variant is the step.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("read the Secrets: {}", explain(.0))]
+    Dereference(#[source] kube::Error),
+    #[error("keep the finalizer: {}", explain(.0))]
+    Finalizer(#[source] kube::Error),
+    #[error("remove what belongs to the resource: {}", explain(.0))]
+    Delete(#[source] kube::Error),
+    #[error("write the status: {}", explain(.0))]
+    Status(#[source] kube::Error),
+    #[error("not done after {} s", DEADLINE.as_secs())]
+    Deadline,
+}
+
+/// When to look again, if nothing changes before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    Never,
+    /// With the next probe.
+    Probe,
+    /// After the backoff.
+    Backoff,
+    /// Soon, and not because something failed.
+    In(Duration),
+}
+
+/// Called for each resource that has to be looked at, never twice at once for the same.
+pub fn reconcile(
+    flow: Arc<Flow>,
+    context: Arc<Context>,
+) -> std::pin::Pin<Box<dyn Future<Output = Result<Action, Error>> + Send>> {
+    let (namespace, name) = (flow.namespace().unwrap_or_default(), flow.name_any());
+    let span = tracing::info_span!("reconcile", namespace, name, generation = flow.meta().generation);
+    Box::pin(
+        async move {
+            let began = Instant::now();
+            let uid = flow.uid().unwrap_or_default();
+            let memory = context.memories.of(&uid);
+            let mut memory = memory.lock().await;
+            let look = tokio::time::timeout(DEADLINE, look(&flow, &context, &mut memory));
+            let outcome = look.await.unwrap_or(Err(Error::Deadline));
+            context.metrics.reconciled(began);
+            let again = match outcome {
+                Ok(again) => again,
+                Err(Error::Status(error) | Error::Finalizer(error)) if is_conflict(&error) => Again::In(Duration::ZERO),
+                Err(error) => {
+                    let delay = memory.backoff.next_delay();
+                    tracing::warn!(%error, retry_ms = delay.as_millis() as u64, "the look at the resource was not finished");
+                    return Ok(Action::requeue(delay));
+                }
+            };
+            if again != Again::Backoff {
+                memory.backoff.reset();
+            }
+            tracing::debug!(duration_ms = began.elapsed().as_millis() as u64, ?again, "looked at");
+            Ok(match again {
+                Again::Never => Action::await_change(),
+                Again::Probe => Action::requeue(jittered(context.probe_interval)),
+                Again::Backoff => Action::requeue(memory.backoff.next_delay()),
+                Again::In(delay) => Action::requeue(delay),
+            })
+        }
+        .instrument(span),
+    )
+}
+
+/// The controller wants one; every error has been dealt with in [`reconcile`].
+pub fn retry(_: Arc<Flow>, _: &Error, _: Arc<Context>) -> Action {
+    Action::requeue(Duration::from_secs(1))
+}
+
+async fn look(flow: &Flow, context: &Context, memory: &mut Memory) -> Result<Again, Error> {
+    let flow = match &flow.0 {
+        Ok(flow) => flow,
+        Err(invalid) => return undecodable::say(context, invalid).await,
+    };
+    let identity = identity(flow);
+    if flow.metadata.deletion_timestamp.is_some() {
+        return delete::delete(context, flow, identity, memory).await;
+    }
+    finalizer::keep(context, flow).await?;
+    if is_set(flow, PAUSED) {
+        return status::write(context, flow, memory, &Report::Paused).await;
+    }
+    let secrets =
+        dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
+    let pipeline = match validate::validate(identity, is_set(flow, ADOPT), &flow.spec, &secrets, &context.images) {
+        Ok(pipeline) => pipeline,
+        Err(problem) => return status::write(context, flow, memory, &Report::Invalid(problem)).await,
+    };
+    let provisioned = provision::provision(context, flow, &pipeline, memory).await;
+    let workloads = match pipeline.unresolved() {
+        Some(problem) => workload::held(context, &pipeline, problem),
+        None => {
+            let children = build::build(&pipeline, &context.key);
+            let gates = workload::gates(&provisioned);
+            apply::apply(context, &pipeline, children, &gates, memory).await
+        }
+    };
+    status::write(context, flow, memory, &Report::Looked { pipeline: &pipeline, provisioned: &provisioned, workloads })
+        .await
+}
+
+fn identity(flow: &OrderFlow) -> Identity {
+    Identity {
+        namespace: flow.namespace().unwrap_or_default(),
+        name: flow.name_any(),
+        uid: flow.uid().unwrap_or_default(),
+        generation: flow.metadata.generation.unwrap_or(0),
+    }
+}
+
+fn is_set(flow: &OrderFlow, annotation: &str) -> bool {
+    flow.annotations().get(annotation).is_some_and(|value| value == "true")
+}
+
+/// The most urgent of several problems decides when to look again.
+pub fn again(classes: impl IntoIterator<Item = Class>) -> Again {
+    let mut again = Again::Probe;
+    for class in classes {
+        match class {
+            Class::Fine | Class::WaitForChange | Class::NeedsUser => {}
+            Class::Transient => again = Again::Backoff,
+            Class::Conflict => return Again::In(Duration::ZERO),
+        }
+    }
+    again
+}
+
+/// ± 10 %, so that many resources that were made together are not looked at together for ever.
+fn jittered(interval: Duration) -> Duration {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(0) % 2001;
+    interval.mul_f64(0.9 + random as f64 / 10_000.0)
+}
+
+/// How the stores know a child of this resource.
+pub fn child<K: kube::Resource<DynamicType = ()>>(identity: &Identity, name: &str) -> ObjectRef<K> {
+    ObjectRef::new(name).within(&identity.namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_urgent_problem_decides_when_to_look_again() {
+        for (classes, expected) in [
+            (&[][..], Again::Probe),
+            (&[Class::Fine, Class::WaitForChange, Class::NeedsUser], Again::Probe),
+            (&[Class::Transient, Class::NeedsUser], Again::Backoff),
+            (&[Class::Transient, Class::Conflict], Again::In(Duration::ZERO)),
+        ] {
+            assert_eq!(again(classes.iter().copied()), expected, "{classes:?}");
+        }
+    }
+
+    #[test]
+    fn probes_are_spread_by_a_tenth() {
+        let interval = Duration::from_secs(60);
+        let spread: Vec<Duration> = (0..100).map(|_| jittered(interval)).collect();
+        assert!(spread.iter().all(|delay| (54..=66).contains(&delay.as_secs())));
+        assert!(spread.iter().any(|delay| *delay != spread[0]));
+    }
+}

@@ -1,0 +1,214 @@
+//! Makes the children so, by server-side apply, and writes only when something differs: when something else is wanted than
+//! was applied last, or when somebody changed a field that is ours. Fields that others set beside ours are theirs.
+
+mod autoscaling;
+mod child;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, Preconditions},
+    core::PartialObjectMeta,
+};
+
+use super::{
+    validate::{Identity, Part, Pipeline, Scale},
+    workload::{Availability, Gate, Gates, Workloads, availability},
+};
+use crate::{
+    build::{Children, ConsumerChildren, ProducerChildren},
+    condition::{Problem, Reason},
+    context::{Context, FIELD_MANAGER, explain, is_conflict, is_gone},
+    controller::watch::{fingerprint_of_ours, hash},
+    memory::{Applied, Memory, Version},
+};
+use child::Child;
+
+/// Every child is named here, without `..`: one that nobody applies does not compile.
+pub async fn apply(
+    context: &Context,
+    pipeline: &Pipeline,
+    children: Children,
+    gates: &Gates,
+    memory: &mut Memory,
+) -> Workloads {
+    let mut applier = Applier { context, identity: &pipeline.identity, memory };
+    let Children { producer, consumer } = children;
+    Workloads {
+        producer: applier.producer(producer, pipeline.producer.scale, &gates.producer).await,
+        consumer: applier.consumer(consumer, &gates.consumer).await,
+    }
+}
+
+struct Applier<'a> {
+    context: &'a Context,
+    identity: &'a Identity,
+    memory: &'a mut Memory,
+}
+
+impl Applier<'_> {
+    /// What the pods need comes before the pods, and what closes their network first.
+    async fn producer(&mut self, children: ProducerChildren, scale: Scale, gate: &Gate) -> Part<Availability> {
+        let ProducerChildren { service_account, service, deployment, disruption_budget, autoscaler, network_policy } =
+            children;
+        let name = deployment.name_any();
+        self.keep_or_remove(&name, network_policy).await?;
+        self.keep(service_account).await?;
+        self.keep(service).await?;
+        self.keep(disruption_budget).await?;
+        // Before the Deployment is told how many pods there are, nobody else may do so any more.
+        if autoscaler.is_none() {
+            self.keep_or_remove(&name, None::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>).await?;
+        }
+        let least = match scale {
+            Scale::Fixed(_) => None,
+            Scale::Automatic { min, .. } => Some(min),
+        };
+        let availability = self.deployment(deployment, least, gate).await?;
+        self.keep_or_remove(&name, autoscaler).await?;
+        Ok(availability)
+    }
+
+    async fn consumer(&mut self, children: ConsumerChildren, gate: &Gate) -> Part<Availability> {
+        let ConsumerChildren { service_account, deployment, disruption_budget, network_policy } = children;
+        self.keep_or_remove(&deployment.name_any(), network_policy).await?;
+        self.keep(service_account).await?;
+        self.keep(disruption_budget).await?;
+        self.deployment(deployment, None, gate).await
+    }
+
+    /// `least`: the number of pods is not ours, and a new Deployment has this many.
+    async fn deployment(&mut self, wanted: Deployment, least: Option<i32>, gate: &Gate) -> Part<Availability> {
+        let name = wanted.name_any();
+        let exists = self.find::<Deployment>(&name).await?.is_some();
+        match gate {
+            Gate::Waiting(problem) | Gate::Held(problem) if !exists => return Err(problem.clone()),
+            Gate::Held(_) => {}
+            Gate::Open | Gate::Waiting(_) => {
+                if let Some(least) = least {
+                    self.hand_over_replicas(&wanted, least, exists).await?;
+                }
+                self.keep(wanted).await?;
+            }
+        }
+        let not_seen = Availability {
+            available: false,
+            reason: Reason::Progressing,
+            message: "the change is not acted on yet".to_owned(),
+        };
+        match self.context.live.deployments.get(&super::child(self.identity, &name)) {
+            Some(live) if !self.is_outdated::<Deployment>(&name, &live.metadata) => availability(&live),
+            _ => Ok(not_seen),
+        }
+    }
+
+    async fn keep_or_remove<K: Child>(&mut self, name: &str, wanted: Option<K>) -> Part<()> {
+        match wanted {
+            Some(wanted) => self.keep(wanted).await,
+            None => self.remove::<K>(name).await,
+        }
+    }
+
+    async fn keep<K: Child>(&mut self, mut wanted: K) -> Part<()> {
+        let name = wanted.name_any();
+        let live = self.find::<K>(&name).await?;
+        let wanted_hash = hash(&serde_json::to_string(&wanted).unwrap_or_default());
+        if let Some(live) = &live {
+            // It comes back as soon as it is gone.
+            if live.deletion_timestamp.is_some() || self.is_settled::<K>(&name, live, wanted_hash) {
+                return Ok(());
+            }
+            // If it was replaced by another since, this is a conflict.
+            wanted.meta_mut().uid.clone_from(&live.uid);
+        }
+        let applied = self.patch(FIELD_MANAGER, &name, &wanted).await?;
+        tracing::info!(kind = K::KIND, name, created = live.is_none(), "applied");
+        let applied = Applied {
+            wanted: wanted_hash,
+            ours: fingerprint_of_ours(applied.meta()),
+            version: Version::of(applied.meta()),
+        };
+        self.memory.applied.insert((K::KIND, name), applied);
+        Ok(())
+    }
+
+    /// Nothing else is wanted than was applied last, and nobody changed it since.
+    fn is_settled<K: Child>(&self, name: &str, live: &ObjectMeta, wanted: u64) -> bool {
+        self.memory.applied.get(&(K::KIND, name.to_owned())).is_some_and(|applied| {
+            applied.wanted == wanted && (applied.ours == fingerprint_of_ours(live) || self.is_outdated::<K>(name, live))
+        })
+    }
+
+    /// The watch has not told of our own last write yet.
+    fn is_outdated<K: Child>(&self, name: &str, live: &ObjectMeta) -> bool {
+        let applied = self.memory.applied.get(&(K::KIND, name.to_owned()));
+        applied.is_some_and(|applied| Version::of(live) < applied.version)
+    }
+
+    async fn patch<K: Child>(&self, manager: &str, name: &str, wanted: &K) -> Part<K> {
+        // Forced: a field that both we and another set is ours, or drift would stay.
+        let parameters = PatchParams::apply(manager).force();
+        let applied = self.api::<K>().patch(name, &parameters, &Patch::Apply(wanted)).await;
+        applied.map_err(|error| problem::<K>(name, &error))
+    }
+
+    /// The live child, if it exists and is ours. What the watch does not know is asked for: it sees only what has our label.
+    async fn find<K: Child>(&self, name: &str) -> Part<Option<ObjectMeta>> {
+        let live = match K::live(&self.context.live, self.identity, name) {
+            Some(live) => Some(live),
+            None => {
+                let found = self.api::<PartialObjectMeta<K>>().get_opt(name).await;
+                found.map_err(|error| problem::<K>(name, &error))?.map(|found| found.metadata)
+            }
+        };
+        match live {
+            Some(live) if !is_ours(&live, &self.identity.uid) => Err(Problem::new(
+                Reason::ChildConflict,
+                format!("{} {name} exists and is not this resource's; it is left alone: remove or rename it", K::KIND),
+            )),
+            live => Ok(live),
+        }
+    }
+
+    /// Only what the watch knows: an object that is not ours is of no account here.
+    async fn remove<K: Child>(&mut self, name: &str) -> Part<()> {
+        self.memory.applied.remove(&(K::KIND, name.to_owned()));
+        let Some(live) = K::live(&self.context.live, self.identity, name) else { return Ok(()) };
+        if !is_ours(&live, &self.identity.uid) || live.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions { uid: live.uid.clone(), resource_version: None }),
+            ..DeleteParams::background()
+        };
+        match self.api::<K>().delete(name, &parameters).await {
+            Ok(_) => tracing::info!(kind = K::KIND, name, "removed"),
+            Err(error) if is_gone(&error) || is_conflict(&error) => {}
+            Err(error) => return Err(problem::<K>(name, &error)),
+        }
+        Ok(())
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.context.client.clone(), &self.identity.namespace)
+    }
+}
+
+/// Whether this resource, and not another of its name, controls the child.
+pub fn is_ours(child: &ObjectMeta, uid: &str) -> bool {
+    let owners = child.owner_references.iter().flatten();
+    owners.filter(|owner| owner.controller == Some(true)).any(|owner| owner.uid == uid)
+}
+
+fn problem<K: Child>(name: &str, error: &kube::Error) -> Problem {
+    let reason = match error {
+        error if is_conflict(error) => Reason::Conflict,
+        // The API server understood: a permission, a quota, a value of the spec that it does not take.
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Reason::Refused,
+        _ => Reason::ApplyFailed,
+    };
+    Problem::new(reason, format!("{} {name}: {}", K::KIND, explain(error)))
+}

@@ -1,0 +1,51 @@
+//! The kinds of children, and where each is found among what is live.
+
+use std::fmt::Debug;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
+        core::v1::{Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+    },
+};
+use kube::{Resource, api::ObjectMeta};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    controller::Live,
+    reconcile::{child, validate::Identity},
+};
+
+pub trait Child:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+{
+    const KIND: &'static str;
+
+    /// As the watch knows it.
+    fn live(live: &Live, identity: &Identity, name: &str) -> Option<ObjectMeta>;
+}
+
+macro_rules! children {
+    ($($kind:ident in $store:ident),+ $(,)?) => {$(
+        impl Child for $kind {
+            const KIND: &'static str = stringify!($kind);
+
+            fn live(live: &Live, identity: &Identity, name: &str) -> Option<ObjectMeta> {
+                live.$store.get(&child(identity, name)).map(|object| object.meta().clone())
+            }
+        }
+    )+};
+}
+
+children! {
+    Deployment in deployments,
+    Service in services,
+    ServiceAccount in service_accounts,
+    PodDisruptionBudget in disruption_budgets,
+    HorizontalPodAutoscaler in autoscalers,
+    NetworkPolicy in network_policies,
+}

@@ -1,0 +1,231 @@
+//! Makes the outside world so: schemas, bucket and topics, side by side, one answer each. What is so already is only looked
+//! at, and a look that found everything well counts for a while.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use orderflow_provision::{
+    bucket,
+    shard::{self, Claim},
+    topics,
+};
+use orderflow_service::s3;
+
+use super::{
+    claims,
+    validate::{Part, Pipeline, Shard},
+};
+use crate::{
+    condition::{Problem, Reason},
+    context::Context,
+    controller::watch::hash,
+    crd::OrderFlow,
+    memory::{Memory, Probed},
+};
+
+/// Longest wait for a look; making something bounds itself.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// One answer for each part.
+#[derive(Clone, Debug)]
+pub struct Provisioned {
+    /// The version of the schema, in the order of the shards.
+    pub shards: Vec<Part<i64>>,
+    /// What the server cannot promise.
+    pub bucket: Part<Vec<String>>,
+    /// What is not as the spec says, and works nevertheless.
+    pub topic: Part<Vec<String>>,
+}
+
+impl Provisioned {
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let shards = self.shards.iter().filter_map(|shard| shard.as_ref().err());
+        shards.chain(self.bucket.as_ref().err()).chain(self.topic.as_ref().err())
+    }
+}
+
+pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline, memory: &mut Memory) -> Provisioned {
+    let rival = claims::rival(&context.live, flow);
+    let question = question(flow, pipeline, rival.as_deref());
+    if let Some(probed) = &memory.probed
+        && probed.question == question
+        // Somewhat less than what lies between two probes, as that is spread by a tenth.
+        && probed.at.elapsed() < context.probe_interval.mul_f64(0.85)
+        && probed.answer.problems().next().is_none()
+    {
+        return probed.answer.clone();
+    }
+    let at = Instant::now();
+    let (shards, bucket, topic) = tokio::join!(
+        join_all(pipeline.shards.iter().map(|shard| provision_shard(pipeline, shard))),
+        provision_bucket(pipeline),
+        provision_topics(pipeline, rival.as_deref()),
+    );
+    let answer = Provisioned { shards, bucket, topic };
+    memory.probed = Some(Probed { at, question, answer: answer.clone() });
+    answer
+}
+
+/// Whoever annotates a resource wants it to be looked at, so annotations are part of it.
+fn question(flow: &OrderFlow, pipeline: &Pipeline, rival: Option<&str>) -> u64 {
+    let shards: Vec<_> =
+        pipeline.shards.iter().map(|shard| shard.access.as_ref().ok().map(|access| &access.secret_values)).collect();
+    let bucket = pipeline.bucket.access.as_ref().ok().map(|access| &access.secret_values);
+    let topic = pipeline.topic.access.as_ref().ok().map(|access| &access.secret_values);
+    hash(&(flow.metadata.generation, &flow.metadata.annotations, shards, bucket, topic, rival))
+}
+
+/// Looks, and makes only if the look says that this would help.
+async fn look_then_make<T, E>(
+    look: impl Future<Output = Result<T, E>>,
+    helps: impl Fn(&E) -> bool,
+    make: impl Future<Output = Result<T, E>>,
+) -> Result<T, Answer<E>> {
+    match tokio::time::timeout(LOOK, look).await {
+        Ok(Err(error)) if helps(&error) => make.await.map_err(Answer::Error),
+        Ok(answer) => answer.map_err(Answer::Error),
+        Err(_) => Err(Answer::None),
+    }
+}
+
+enum Answer<E> {
+    Error(E),
+    None,
+}
+
+impl<E: std::fmt::Display> Answer<E> {
+    fn problem(self, reason: impl Fn(&E) -> Reason) -> Problem {
+        match self {
+            Self::Error(error) => Problem::new(reason(&error), error),
+            Self::None => Problem::new(Reason::Unreachable, format!("no answer within {} s", LOOK.as_secs())),
+        }
+    }
+}
+
+pub fn claim<'a>(pipeline: &'a Pipeline, shard: &Shard, owner: &'a str) -> Claim<'a> {
+    Claim {
+        owner,
+        map: &pipeline.map,
+        index: shard.index,
+        topic: &pipeline.topic.names.orders,
+        bucket: &pipeline.bucket.name,
+        adopt: pipeline.adopt,
+    }
+}
+
+async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
+    let options = &shard.access.as_ref().map_err(Clone::clone)?.options;
+    let owner = pipeline.identity.owner();
+    let claim = claim(pipeline, shard, &owner);
+    let look = shard::check(options, &claim);
+    let make = async {
+        let outcome = shard::ensure(options, &claim).await?;
+        tracing::info!(shard = shard.name, %outcome, "schema");
+        let (shard::Outcome::Created { version }
+        | shard::Outcome::Migrated { to: version, .. }
+        | shard::Outcome::Adopted { version, .. }
+        | shard::Outcome::Unchanged { version }) = outcome;
+        Ok(version)
+    };
+    let helps = |error: &shard::Error| match error {
+        shard::Error::Missing | shard::Error::Outdated { .. } => true,
+        shard::Error::OwnedByAnother { .. } | shard::Error::MadeForAnother { .. } | shard::Error::NotEmpty { .. } => {
+            claim.adopt
+        }
+        _ => false,
+    };
+    let version = look_then_make(look, helps, make).await;
+    version.map_err(|answer| answer.problem(shard_reason).of(&shard.name))
+}
+
+pub fn shard_reason(error: &shard::Error) -> Reason {
+    match error {
+        error if error.is_transient() => Reason::Unreachable,
+        shard::Error::OwnedByAnother { .. } => Reason::OwnedByAnother,
+        shard::Error::ShardMismatch { .. } => Reason::ShardMismatch,
+        shard::Error::MadeForAnother { .. } => Reason::MadeForAnother,
+        shard::Error::NotEmpty { .. } => Reason::DatabaseNotEmpty,
+        shard::Error::UnsuitableServer(_) | shard::Error::EditedMigration(_) => Reason::DatabaseUnsuitable,
+        _ => Reason::Refused,
+    }
+}
+
+async fn provision_bucket(pipeline: &Pipeline) -> Part<Vec<String>> {
+    let settings = &pipeline.bucket.access.as_ref().map_err(Clone::clone)?.settings;
+    let client = s3::client(settings).await;
+    let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
+    let look = bucket::check(&client, name, &owner);
+    let make = async {
+        let outcome = bucket::ensure(&client, name, region, &owner, pipeline.adopt).await?;
+        tracing::info!(bucket = name, %outcome, "bucket");
+        Ok(outcome.notes)
+    };
+    let helps = |error: &bucket::Error| match error {
+        bucket::Error::Missing | bucket::Error::Unclaimed | bucket::Error::NotPrivate => true,
+        bucket::Error::OwnedByAnother { owner: Some(_) } => pipeline.adopt,
+        _ => false,
+    };
+    match look_then_make(look, helps, make).await {
+        Ok(notes) => Ok(notes.iter().map(ToString::to_string).collect()),
+        Err(answer) => Err(answer.problem(bucket_reason).of(format_args!("bucket {name}"))),
+    }
+}
+
+pub fn bucket_reason(error: &bucket::Error) -> Reason {
+    match error {
+        error if error.is_transient() => Reason::Unreachable,
+        bucket::Error::OwnedByAnother { .. } => Reason::OwnedByAnother,
+        _ => Reason::Refused,
+    }
+}
+
+async fn provision_topics(pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<String>> {
+    let settings = &pipeline.topic.access.as_ref().map_err(Clone::clone)?.settings;
+    let name = &pipeline.topic.names.orders;
+    if let Some(rival) = rival {
+        return Err(Problem::new(
+            Reason::OwnedByAnother,
+            format!("topic {name}: it is {rival}'s; nothing was written"),
+        ));
+    }
+    let (config, wanted) = (settings.client(), pipeline.topics());
+    let look = async {
+        let topics = topics::check(&config, &wanted).await?;
+        let missing = topics.iter().any(|topic| matches!(topic.outcome, Err(topics::Error::Missing)));
+        if missing { Err(topics::Error::Missing) } else { Ok(topics) }
+    };
+    let make = async {
+        let topics = topics::ensure(&config, &wanted).await?;
+        for topic in
+            topics.iter().filter(|topic| topic.outcome.as_ref().is_ok_and(|outcome| outcome.differences().is_empty()))
+        {
+            if let Ok(outcome) = &topic.outcome {
+                tracing::info!(topic = topic.name, %outcome, "topic");
+            }
+        }
+        Ok(topics)
+    };
+    let topics = look_then_make(look, |error| matches!(error, topics::Error::Missing), make)
+        .await
+        .map_err(|answer| answer.problem(topic_reason).of("topics"))?;
+    let mut differences = Vec::new();
+    for topic in topics {
+        let outcome = topic
+            .outcome
+            .map_err(|error| Problem::new(topic_reason(&error), format!("topic {}: {error}", topic.name)))?;
+        differences.extend(outcome.differences().iter().map(|difference| format!("{}: {difference}", topic.name)));
+    }
+    Ok(differences)
+}
+
+pub fn topic_reason(error: &topics::Error) -> Reason {
+    match error {
+        error if error.is_transient() => Reason::Unreachable,
+        topics::Error::TooFewPartitions(_) => Reason::TooFewPartitions,
+        topics::Error::Settings(_) => Reason::SecretInvalid,
+        _ => Reason::Refused,
+    }
+}

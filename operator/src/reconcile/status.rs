@@ -1,0 +1,365 @@
+//! Says in the resource what is and what is not: computed after every look, written when it differs, and each new problem
+//! told by one event.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Again, Error, again, claims, event,
+    provision::Provisioned,
+    validate::{Part, Pipeline},
+    workload::{Availability, Workloads},
+};
+use crate::{
+    build,
+    condition::{Class, Kind, Problem, Reason},
+    context::{Context, FIELD_MANAGER},
+    crd::{OrderFlow, OrderFlowStatus, ShardStatus},
+    memory::{Memory, Version, Written},
+};
+
+/// What came of a look.
+pub enum Report<'a> {
+    Looked {
+        pipeline: &'a Pipeline,
+        provisioned: &'a Provisioned,
+        workloads: Workloads,
+    },
+    /// The spec as a whole cannot be used.
+    Invalid(Problem),
+    Paused,
+    /// With what is left to be done.
+    Deleting(String),
+}
+
+/// One condition before it becomes part of a status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    /// None: unknown.
+    holds: Option<bool>,
+    reason: Reason,
+    message: String,
+}
+
+/// Writes the status if it differs, tells of new problems, and answers when to look again.
+pub async fn write(
+    context: &Context,
+    flow: &OrderFlow,
+    memory: &mut Memory,
+    report: &Report<'_>,
+) -> Result<Again, Error> {
+    let version = Version::of(&flow.metadata);
+    let before = match &memory.status {
+        // The watch has not told of our own last write yet.
+        Some(written) if written.version > version => written.status.clone(),
+        _ => flow.status.clone().unwrap_or_default(),
+    };
+    let after = status(flow, &before, report, Timestamp::now());
+    if after != before {
+        let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(json!({ "status": difference(&before, &after) }));
+        let written = api.patch_status(&flow.name_any(), &parameters, &patch).await.map_err(Error::Status)?;
+        memory.status = Some(Written { version: Version::of(&written.metadata), status: after.clone() });
+        event::tell_changes(context, flow, &before, &after).await;
+    }
+    let ready = after.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    context.metrics.ready(&flow.namespace().unwrap_or_default(), &flow.name_any(), ready);
+    let problems = problems(report);
+    for problem in &problems {
+        context.metrics.problem(problem.reason);
+    }
+    Ok(again(problems.iter().map(|problem| problem.class())))
+}
+
+fn problems<'a>(report: &'a Report<'_>) -> Vec<&'a Problem> {
+    match report {
+        Report::Looked { provisioned, workloads, .. } => provisioned
+            .problems()
+            .chain(workloads.producer.as_ref().err())
+            .chain(workloads.consumer.as_ref().err())
+            .filter(|problem| problem.class() != Class::Fine)
+            .collect(),
+        Report::Invalid(problem) => vec![problem],
+        Report::Paused | Report::Deleting(_) => Vec::new(),
+    }
+}
+
+/// A merge patch leaves out what stays, and would keep what is not said any more.
+fn difference(before: &OrderFlowStatus, after: &OrderFlowStatus) -> Value {
+    let json = |status: &OrderFlowStatus| serde_json::to_value(status).unwrap_or_default();
+    let (before, mut after) = (json(before), json(after));
+    if let (Some(before), Some(after)) = (before.as_object(), after.as_object_mut()) {
+        for key in before.keys().filter(|key| !after.contains_key(*key)).cloned().collect::<Vec<_>>() {
+            after.insert(key, Value::Null);
+        }
+    }
+    after
+}
+
+/// The whole status. Pure, so that the same look at the same things gives the same status.
+fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: Timestamp) -> OrderFlowStatus {
+    let generation = flow.metadata.generation;
+    let conditions = Kind::ALL
+        .iter()
+        .map(|kind| {
+            let old = before.conditions.iter().find(|condition| condition.type_ == kind.as_str());
+            match (finding(*kind, report), old) {
+                (Some(finding), old) => condition(*kind, finding, old, generation, now),
+                // Not looked at: as it was, and as old as it was.
+                (None, Some(old)) => old.clone(),
+                (None, None) => condition(*kind, Finding::unknown("it was not looked at yet"), None, generation, now),
+            }
+        })
+        .collect();
+    let mut status = OrderFlowStatus { observed_generation: generation, conditions, ..before.clone() };
+    if let Report::Looked { pipeline, provisioned, .. } = report {
+        let ready = provisioned.shards.iter().filter(|shard| shard.is_ok()).count();
+        status.shards_ready = Some(format!("{ready}/{}", pipeline.shards.len()));
+        status.shards = std::iter::zip(&pipeline.shards, &provisioned.shards)
+            .map(|(shard, part)| ShardStatus {
+                name: shard.name.clone(),
+                ready: part.is_ok(),
+                schema: part.as_ref().ok().copied(),
+                reason: part.as_ref().err().map(|problem| problem.reason.as_str().to_owned()),
+            })
+            .collect();
+        status.topic = match &provisioned.topic {
+            Ok(_) => Some(claims::key(flow)),
+            // Somebody else's now; a Kafka that is only down changes nothing about whose it is.
+            Err(problem) if problem.reason == Reason::OwnedByAnother => None,
+            Err(_) => before.topic.clone(),
+        };
+        let (service, namespace) = (build::producer_name(&pipeline.identity), &pipeline.identity.namespace);
+        status.url = Some(format!("http://{service}.{namespace}.svc:{}", build::HTTP_PORT));
+    }
+    status
+}
+
+/// None: it keeps its last value.
+fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
+    let paused = match report {
+        Report::Paused => Finding::new(true, Reason::PauseRequested, "the annotation orderflow.dev/paused is true"),
+        _ => Finding::new(false, Reason::NotPaused, "nothing asks for a pause"),
+    };
+    match (kind, report) {
+        (Kind::Paused, _) => Some(paused),
+        (_, Report::Paused) => None,
+        (Kind::Ready, Report::Invalid(problem)) => Some(Finding::of(problem)),
+        (_, Report::Invalid(_)) => Some(Finding::unknown("the spec cannot be used")),
+        (Kind::Ready, Report::Deleting(message)) => Some(Finding::new(false, Reason::Deleting, message.clone())),
+        (_, Report::Deleting(_)) => None,
+        (Kind::ShardsReady, Report::Looked { provisioned, .. }) => Some(shards(&provisioned.shards)),
+        (Kind::BucketReady, Report::Looked { provisioned, .. }) => {
+            Some(Finding::of_part(&provisioned.bucket, |notes| {
+                let said = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
+                Finding::new(true, Reason::Provisioned, format!("the bucket is there and ours{said}"))
+            }))
+        }
+        (Kind::TopicReady, Report::Looked { provisioned, .. }) => {
+            Some(Finding::of_part(&provisioned.topic, |differences| match differences.as_slice() {
+                [] => Finding::new(true, Reason::Provisioned, "the topics are there"),
+                differences => Finding::new(true, Reason::TopicsDiffer, differences.join("; ")),
+            }))
+        }
+        (Kind::ProducerAvailable, Report::Looked { workloads, .. }) => {
+            Some(Finding::of_part(&workloads.producer, Finding::of_availability))
+        }
+        (Kind::ConsumerAvailable, Report::Looked { workloads, .. }) => {
+            Some(Finding::of_part(&workloads.consumer, Finding::of_availability))
+        }
+        (Kind::Ready, Report::Looked { .. }) => Some(ready(report)),
+    }
+}
+
+fn shards(shards: &[Part<i64>]) -> Finding {
+    let problems: Vec<&Problem> = shards.iter().filter_map(|shard| shard.as_ref().err()).collect();
+    let ready = format!("{} of {} shards are ready", shards.len() - problems.len(), shards.len());
+    match problems.first() {
+        None => Finding::new(true, Reason::Provisioned, ready),
+        Some(first) => {
+            let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
+            Finding::new(false, first.reason, format!("{ready}: {}", messages.join("; ")))
+        }
+    }
+}
+
+/// The first of the others that does not hold gives the reason; the message names them all. What waits for another says
+/// less than that other.
+fn ready(report: &Report<'_>) -> Finding {
+    let parts: Vec<(Kind, Finding)> = Kind::ALL
+        .iter()
+        .filter(|kind| !matches!(kind, Kind::Ready | Kind::Paused))
+        .filter_map(|kind| Some((*kind, finding(*kind, report)?)))
+        .filter(|(_, finding)| finding.holds != Some(true))
+        .collect();
+    let first = parts.iter().min_by_key(|(_, finding)| finding.reason.class() == Class::Fine);
+    match first {
+        None => Finding::new(true, Reason::Available, "orders are taken, and everything behind them works"),
+        Some((_, first)) => {
+            let messages: Vec<String> =
+                parts.iter().map(|(kind, finding)| format!("{kind}: {}", finding.message)).collect();
+            Finding::new(false, first.reason, messages.join("; "))
+        }
+    }
+}
+
+fn condition(
+    kind: Kind,
+    finding: Finding,
+    old: Option<&Condition>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
+    let status = match finding.holds {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    let since = old.filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
+    Condition {
+        type_: kind.as_str().to_owned(),
+        status: status.to_owned(),
+        reason: finding.reason.as_str().to_owned(),
+        message: finding.message,
+        observed_generation: generation,
+        // To the second, as the API server keeps it: a finer one would differ from what was written.
+        last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
+    }
+}
+
+impl Finding {
+    fn new(holds: bool, reason: Reason, message: impl Into<String>) -> Self {
+        Self { holds: Some(holds), reason, message: message.into() }
+    }
+
+    fn unknown(message: &str) -> Self {
+        Self { holds: None, reason: Reason::NotChecked, message: message.to_owned() }
+    }
+
+    fn of(problem: &Problem) -> Self {
+        Self::new(false, problem.reason, problem.message.clone())
+    }
+
+    fn of_part<T>(part: &Part<T>, well: impl FnOnce(&T) -> Self) -> Self {
+        part.as_ref().map_or_else(Self::of, well)
+    }
+
+    fn of_availability(availability: &Availability) -> Self {
+        Self::new(availability.available, availability.reason, availability.message.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::fixture;
+
+    fn flow() -> OrderFlow {
+        let mut flow = OrderFlow::new("main", fixture::spec(&json!({})));
+        flow.metadata.generation = Some(7);
+        flow
+    }
+
+    fn looked<'a>(pipeline: &'a Pipeline, provisioned: &'a Provisioned, available: bool) -> Report<'a> {
+        let reason = if available { Reason::Available } else { Reason::Progressing };
+        let availability = || Ok(Availability { available, reason, message: "of 2 pods".to_owned() });
+        Report::Looked {
+            pipeline,
+            provisioned,
+            workloads: Workloads { producer: availability(), consumer: availability() },
+        }
+    }
+
+    fn provisioned(shard2: Part<i64>) -> Provisioned {
+        Provisioned { shards: vec![Ok(1), shard2], bucket: Ok(Vec::new()), topic: Ok(Vec::new()) }
+    }
+
+    fn found(status: &OrderFlowStatus, kind: Kind) -> (String, String) {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == kind.as_str()).unwrap();
+        (condition.status.clone(), condition.reason.clone())
+    }
+
+    fn pair(status: &str, reason: Reason) -> (String, String) {
+        (status.to_owned(), reason.as_str().to_owned())
+    }
+
+    #[test]
+    fn all_conditions_are_there_from_the_first_look_with_the_generation_they_are_of() {
+        let (flow, pipeline) = (flow(), fixture::pipeline(&json!({})));
+        let fine = provisioned(Ok(1));
+        for report in [
+            looked(&pipeline, &fine, false),
+            Report::Invalid(Problem::new(Reason::SpecInvalid, "spec.shards: no")),
+            Report::Paused,
+            Report::Deleting("pods".to_owned()),
+        ] {
+            let status = status(&flow, &OrderFlowStatus::default(), &report, Timestamp::now());
+            let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
+            assert_eq!(kinds, Kind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>());
+            assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(7)));
+            assert_eq!(status.observed_generation, Some(7));
+        }
+    }
+
+    #[test]
+    fn ready_takes_the_reason_of_what_does_not_hold() {
+        let (flow, pipeline) = (flow(), fixture::pipeline(&json!({})));
+        let down = || Err(Problem::new(Reason::Unreachable, "shard2: cannot connect"));
+        for (shard2, available, shards, ready) in [
+            (Ok(1), true, pair("True", Reason::Provisioned), pair("True", Reason::Available)),
+            (Ok(1), false, pair("True", Reason::Provisioned), pair("False", Reason::Progressing)),
+            (down(), true, pair("False", Reason::Unreachable), pair("False", Reason::Unreachable)),
+            // The pods wait, and the shard is why.
+            (down(), false, pair("False", Reason::Unreachable), pair("False", Reason::Unreachable)),
+        ] {
+            let provisioned = provisioned(shard2);
+            let report = looked(&pipeline, &provisioned, available);
+            let status = status(&flow, &OrderFlowStatus::default(), &report, Timestamp::now());
+            assert_eq!(found(&status, Kind::ShardsReady), shards);
+            assert_eq!(found(&status, Kind::Ready), ready);
+        }
+    }
+
+    #[test]
+    fn an_unchanged_state_has_an_unchanged_status_and_a_change_its_own_time() {
+        let (flow, pipeline, fine) = (flow(), fixture::pipeline(&json!({})), provisioned(Ok(1)));
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &fine, true), at(10));
+        let second = status(&flow, &first, &looked(&pipeline, &fine, true), at(20));
+        assert_eq!(first, second);
+        let down = provisioned(Err(Problem::new(Reason::Unreachable, "shard2: cannot connect")));
+        let third = status(&flow, &second, &looked(&pipeline, &down, true), at(30));
+        for condition in &third.conditions {
+            let changed = matches!(condition.type_.as_str(), "Ready" | "ShardsReady");
+            assert_eq!(condition.last_transition_time.0, at(if changed { 30 } else { 10 }), "{}", condition.type_);
+        }
+        assert_eq!(
+            (third.shards_ready.as_deref(), third.shards[1].reason.as_deref()),
+            (Some("1/2"), Some("Unreachable"))
+        );
+    }
+
+    #[test]
+    fn a_pause_keeps_the_last_value_of_all_others() {
+        let (flow, pipeline, fine) = (flow(), fixture::pipeline(&json!({})), provisioned(Ok(1)));
+        let before = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &fine, true), Timestamp::now());
+        let after = status(&flow, &before, &Report::Paused, Timestamp::now());
+        assert_eq!(found(&after, Kind::Paused), pair("True", Reason::PauseRequested));
+        assert_eq!(found(&after, Kind::Ready), pair("True", Reason::Available));
+        assert_eq!(before.conditions[..6], after.conditions[..6]);
+    }
+
+    #[test]
+    fn what_is_not_said_any_more_is_taken_out() {
+        let before = OrderFlowStatus { topic: Some("orders@kafka:9092".to_owned()), ..OrderFlowStatus::default() };
+        assert_eq!(difference(&before, &OrderFlowStatus::default())["topic"], Value::Null);
+    }
+}

@@ -1,0 +1,63 @@
+//! A resource that does not fit its definition, as one that was written under an older one. It cannot be reconciled, and
+//! must not stop the others; what runs of it goes on.
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api,
+    api::{DynamicObject, Patch, PatchParams},
+    core::error_boundary::InvalidObject,
+};
+use serde_json::json;
+
+use super::{Again, Error, event};
+use crate::{
+    condition::Reason,
+    context::{Context, FIELD_MANAGER},
+    crd::{OrderFlow, OrderFlowStatus},
+};
+
+/// Says so in its status as far as that can be written, and in an event.
+pub async fn say(context: &Context, invalid: &InvalidObject) -> Result<Again, Error> {
+    let meta = &invalid.metadata;
+    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    context.metrics.ready(namespace, name, false);
+    context.metrics.problem(Reason::Undecodable);
+    let resource = kube::core::ApiResource::erase::<OrderFlow>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
+    let Some(object) = api.get_opt(name).await.map_err(Error::Status)? else { return Ok(Again::Never) };
+    let before: OrderFlowStatus =
+        object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()).unwrap_or_default();
+    let ready = Condition {
+        type_: "Ready".to_owned(),
+        status: "False".to_owned(),
+        reason: Reason::Undecodable.as_str().to_owned(),
+        message: format!("the resource does not fit its definition: {}", invalid.error),
+        observed_generation: meta.generation,
+        last_transition_time: Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()),
+    };
+    let mut after = before.clone();
+    after.observed_generation = meta.generation;
+    match after.conditions.iter_mut().find(|condition| condition.type_ == ready.type_) {
+        Some(old) if old.status == ready.status => {
+            let since = old.last_transition_time.clone();
+            *old = Condition { last_transition_time: since, ..ready };
+        }
+        Some(old) => *old = ready,
+        None => after.conditions.insert(0, ready),
+    }
+    if after != before {
+        let patch = Patch::Merge(json!({ "status": after }));
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        if let Err(error) = api.patch_status(name, &parameters, &patch).await {
+            // The API server may hold the rest of the resource against it.
+            tracing::warn!(error = crate::context::explain(&error), "the status could not be written");
+        }
+        let reference: kube::core::PartialObjectMeta<OrderFlow> =
+            kube::core::PartialObjectMeta { types: None, metadata: meta.clone(), _phantom: std::marker::PhantomData };
+        event::tell_changes(context, &reference, &before, &after).await;
+    }
+    Ok(Again::Probe)
+}

@@ -1,0 +1,463 @@
+//! Turns a spec and the Secrets that it names into a [`Pipeline`], after which nobody looks at the resource again. What is
+//! wrong with the spec as a whole is an error; what is wrong with one part is that part's [`Problem`], and the others go on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use k8s_openapi::{
+    api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use orderflow_core::{ShardIndex, ShardMap, Topics};
+use orderflow_provision::topics;
+use orderflow_service::{kafka, postgres, s3, secrecy::SecretString};
+use sqlx::postgres::PgConnectOptions;
+
+use super::dereference::{Secrets, place};
+use crate::{
+    condition::{Problem, Reason},
+    crd::{self, OrderFlowSpec, SecretKey},
+};
+
+/// What a part needs, or why it cannot be had.
+pub type Part<T> = Result<T, Problem>;
+
+/// Which resource this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub generation: i64,
+}
+
+/// An OrderFlow whose every value was parsed.
+pub struct Pipeline {
+    pub identity: Identity,
+    /// Databases and bucket may be taken over from another.
+    pub adopt: bool,
+    pub map: ShardMap,
+    pub shards: Vec<Shard>,
+    pub bucket: Bucket,
+    pub topic: Topic,
+    pub producer: Producer,
+    pub consumer: Consumer,
+    /// None: no policies.
+    pub network_policy: Option<Peers>,
+    pub delete_everything: bool,
+}
+
+/// One database.
+pub struct Shard {
+    pub index: ShardIndex,
+    pub name: String,
+    pub dsn: SecretKey,
+    pub ca: Option<SecretKey>,
+    pub access: Part<ShardAccess>,
+}
+
+pub struct ShardAccess {
+    pub options: PgConnectOptions,
+    /// What the pods' environment depends on, for the config hash.
+    pub secret_values: Vec<Vec<u8>>,
+}
+
+pub struct Bucket {
+    pub name: String,
+    pub region: String,
+    pub endpoint: Option<String>,
+    pub port: u16,
+    /// Name of the Secret; None: the default AWS chain.
+    pub credentials: Option<String>,
+    /// The Secret has a session token.
+    pub session_token: bool,
+    pub access: Part<BucketAccess>,
+}
+
+pub struct BucketAccess {
+    pub settings: s3::Settings,
+    pub secret_values: Vec<Vec<u8>>,
+}
+
+pub struct Topic {
+    pub names: Topics,
+    pub brokers: String,
+    pub ports: BTreeSet<u16>,
+    pub partitions: i32,
+    pub replication_factor: Option<i32>,
+    pub retention: Duration,
+    /// None: no TLS.
+    pub tls: Option<Tls>,
+    pub sasl: Option<Sasl>,
+    pub access: Part<TopicAccess>,
+}
+
+pub struct TopicAccess {
+    pub settings: kafka::Settings,
+    pub secret_values: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// None: the system's certificates.
+    pub ca: Option<SecretKey>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Sasl {
+    /// As in `SCRAM-SHA-512`.
+    pub mechanism: &'static str,
+    pub username: Username,
+    pub password: SecretKey,
+}
+
+#[derive(Clone, Debug)]
+pub enum Username {
+    Given(String),
+    In(SecretKey),
+}
+
+/// What the pods of both programs have in common.
+#[derive(Clone, Debug)]
+pub struct Pods {
+    pub image: String,
+    pub image_pull_policy: &'static str,
+    pub resources: ResourceRequirements,
+    pub service_account_annotations: BTreeMap<String, String>,
+}
+
+pub struct Producer {
+    pub pods: Pods,
+    pub scale: Scale,
+}
+
+pub struct Consumer {
+    pub pods: Pods,
+    pub replicas: i32,
+    pub group: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    Fixed(i32),
+    Automatic { min: i32, max: i32, target_cpu_percent: i32 },
+}
+
+/// Empty: any address.
+#[derive(Clone, Debug, Default)]
+pub struct Peers {
+    pub kafka: Vec<NetworkPolicyPeer>,
+    pub postgres: Vec<NetworkPolicyPeer>,
+    pub s3: Vec<NetworkPolicyPeer>,
+}
+
+/// The images of those who name none.
+#[derive(Clone, Debug)]
+pub struct Images {
+    pub producer: String,
+    pub consumer: String,
+}
+
+const DEFAULT_REPLICAS: i32 = 2;
+
+pub fn validate(
+    identity: Identity,
+    adopt: bool,
+    spec: &OrderFlowSpec,
+    secrets: &Secrets,
+    images: &Images,
+) -> Result<Pipeline, Problem> {
+    let map = map(spec)?;
+    let mut shards: Vec<Shard> = std::iter::zip(&map, &spec.shards)
+        .map(|(shard, spec)| Shard {
+            index: shard.index,
+            name: spec.name.clone(),
+            dsn: spec.dsn_secret_ref.clone(),
+            ca: spec.ca_secret_ref.clone(),
+            access: shard_access(spec, secrets).map_err(|problem| problem.of(&spec.name)),
+        })
+        .collect();
+    refuse_same_databases(&mut shards);
+    let consumer_replicas = spec.consumer.replicas.unwrap_or(DEFAULT_REPLICAS);
+    if consumer_replicas > spec.topic.partitions {
+        return Err(invalid("consumer.replicas: more than topic.partitions"));
+    }
+    Ok(Pipeline {
+        adopt,
+        map,
+        shards,
+        bucket: bucket(spec, secrets)?,
+        topic: topic(spec, secrets)?,
+        producer: producer(&spec.producer, images)?,
+        consumer: Consumer {
+            replicas: consumer_replicas,
+            group: spec
+                .consumer
+                .group_id
+                .clone()
+                .unwrap_or_else(|| format!("{}.{}", identity.namespace, identity.name)),
+            pods: Pods {
+                image: spec.consumer.image.clone().unwrap_or_else(|| images.consumer.clone()),
+                image_pull_policy: pull_policy(spec.consumer.image_pull_policy),
+                resources: resources(spec.consumer.resources.as_ref(), &CONSUMER_RESOURCES),
+                service_account_annotations: spec.consumer.service_account.annotations.clone(),
+            },
+        },
+        network_policy: spec.network_policy.enabled.then(|| Peers {
+            kafka: spec.network_policy.kafka.clone(),
+            postgres: spec.network_policy.postgres.clone(),
+            s3: spec.network_policy.s3.clone(),
+        }),
+        delete_everything: spec.deletion_policy == crd::DeletionPolicy::Delete,
+        identity,
+    })
+}
+
+impl Identity {
+    /// Whose databases, bucket and topics are.
+    pub fn owner(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Pipeline {
+    /// The first problem of what the pods need, if there is one: without all of it, none are made or changed.
+    pub fn unresolved(&self) -> Option<&Problem> {
+        let shards = self.shards.iter().filter_map(|shard| shard.access.as_ref().err());
+        shards.chain(self.bucket.access.as_ref().err()).chain(self.topic.access.as_ref().err()).next()
+    }
+
+    pub fn topics(&self) -> topics::Wanted {
+        topics::Wanted {
+            topics: self.topic.names.clone(),
+            partitions: self.topic.partitions,
+            shards: self.shards.len() as i32,
+            replication_factor: self.topic.replication_factor,
+            retention: self.topic.retention,
+        }
+    }
+}
+
+fn invalid(message: impl std::fmt::Display) -> Problem {
+    Problem::new(Reason::SpecInvalid, format!("spec.{message}"))
+}
+
+fn map(spec: &OrderFlowSpec) -> Result<ShardMap, Problem> {
+    let text: Vec<String> = spec.shards.iter().map(|shard| format!("{}={}", shard.name, shard.users)).collect();
+    text.join(",").parse().map_err(invalid)
+}
+
+fn shard_access(spec: &crd::Shard, secrets: &Secrets) -> Part<ShardAccess> {
+    let dsn = secrets.text(&spec.dsn_secret_ref)?;
+    let mut secret_values = vec![dsn.as_bytes().to_vec()];
+    let ca = spec.ca_secret_ref.as_ref().map(|key| pem(key, secrets)).transpose()?;
+    secret_values.extend(ca.map(|ca| ca.as_bytes().to_vec()));
+    let ca = ca.map(|ca| postgres::Ca::Pem(ca.as_bytes().to_vec()));
+    let dsn = SecretString::from(dsn.to_owned());
+    let options = postgres::options(&place(&spec.dsn_secret_ref), &dsn, ca.as_ref(), "orderflow-operator")
+        .map_err(|error| Problem::new(Reason::SecretInvalid, format!("{error:#}")))?;
+    Ok(ShardAccess { options, secret_values })
+}
+
+fn pem<'a>(key: &SecretKey, secrets: &'a Secrets) -> Part<&'a str> {
+    let text = secrets.text(key)?;
+    if text.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(text)
+    } else {
+        Err(Problem::new(Reason::SecretInvalid, format!("{}: no certificate in PEM", place(key))))
+    }
+}
+
+/// An empty database named for two shards would become the first one's, and the second's DSN would then look like the
+/// mistake.
+fn refuse_same_databases(shards: &mut [Shard]) {
+    for index in 1..shards.len() {
+        let (before, rest) = shards.split_at_mut(index);
+        let Ok(access) = &rest[0].access else { continue };
+        let same = before.iter().find(|other| {
+            other.access.as_ref().is_ok_and(|other| postgres::same_database(&other.options, &access.options))
+        });
+        if let Some(same) = same {
+            let message = format!("{}: its DSN names the same database as {}'s", rest[0].name, same.name);
+            rest[0].access = Err(Problem::new(Reason::SameDatabase, message));
+        }
+    }
+}
+
+fn bucket(spec: &OrderFlowSpec, secrets: &Secrets) -> Result<Bucket, Problem> {
+    let crd::Bucket { name, region, endpoint, credentials_secret_ref } = &spec.bucket;
+    let port = match endpoint {
+        None => 443,
+        Some(endpoint) => endpoint
+            .parse::<url::Url>()
+            .ok()
+            .and_then(|url| url.port_or_known_default())
+            .ok_or_else(|| invalid("bucket.endpoint: not a URL like http://HOST:PORT"))?,
+    };
+    let secret = credentials_secret_ref.as_ref().map(|secret| secret.name.clone());
+    let session_token = secret.as_ref().is_some_and(|secret| secrets.optional(secret, "AWS_SESSION_TOKEN").is_some());
+    let mut settings = s3::Settings {
+        s3_endpoint: endpoint.clone(),
+        s3_bucket: name.clone(),
+        aws_region: region.clone(),
+        aws_access_key_id: None,
+        aws_secret_access_key: None,
+        aws_session_token: None,
+        s3_timeout_ms: 5000,
+    };
+    let access = match &secret {
+        None => Ok(BucketAccess { settings, secret_values: Vec::new() }),
+        Some(secret) => {
+            credentials(secret, session_token, secrets).map_err(|problem| problem.of("bucket")).map(|values| {
+                let mut values_of = values.iter();
+                settings.aws_access_key_id = values_of.next().cloned();
+                settings.aws_secret_access_key = values_of.next().cloned().map(SecretString::from);
+                settings.aws_session_token = values_of.next().cloned().map(SecretString::from);
+                BucketAccess { settings, secret_values: values.into_iter().map(String::into_bytes).collect() }
+            })
+        }
+    };
+    Ok(Bucket {
+        name: name.clone(),
+        region: region.clone(),
+        endpoint: endpoint.clone(),
+        port,
+        credentials: secret,
+        session_token,
+        access,
+    })
+}
+
+/// Id, secret and, if there is one, session token.
+fn credentials(secret: &str, session_token: bool, secrets: &Secrets) -> Part<Vec<String>> {
+    let token = session_token.then_some("AWS_SESSION_TOKEN");
+    ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+        .into_iter()
+        .chain(token)
+        .map(|key| secrets.text(&SecretKey { name: secret.to_owned(), key: key.to_owned() }).map(ToOwned::to_owned))
+        .collect()
+}
+
+fn topic(spec: &OrderFlowSpec, secrets: &Secrets) -> Result<Topic, Problem> {
+    let topic = &spec.topic;
+    let ports: Option<BTreeSet<u16>> = topic
+        .bootstrap_servers
+        .split(',')
+        .map(|server| server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()))
+        .collect();
+    let days: Option<u64> = topic.retention.strip_suffix('d').and_then(|days| days.parse().ok());
+    let sasl = topic.sasl.as_ref().map(|sasl| {
+        let key = |key: &str| SecretKey { name: sasl.secret_ref.name.clone(), key: key.to_owned() };
+        Sasl {
+            mechanism: match sasl.mechanism {
+                crd::SaslMechanism::Plain => "PLAIN",
+                crd::SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+                crd::SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+            },
+            username: sasl.username.clone().map_or_else(|| Username::In(key("username")), Username::Given),
+            password: key("password"),
+        }
+    });
+    Ok(Topic {
+        names: Topics::named(&topic.name),
+        brokers: topic.bootstrap_servers.clone(),
+        ports: ports.ok_or_else(|| invalid("topic.bootstrapServers: not HOST:PORT[,HOST:PORT…]"))?,
+        partitions: topic.partitions,
+        replication_factor: topic.replication_factor,
+        retention: Duration::from_secs(
+            days.ok_or_else(|| invalid("topic.retention: not a number of days, as in 30d"))? * 24 * 60 * 60,
+        ),
+        tls: topic.tls.as_ref().map(|tls| Tls { ca: tls.ca_secret_ref.clone() }),
+        access: topic_access(topic, sasl.as_ref(), secrets).map_err(|problem| problem.of("topic")),
+        sasl,
+    })
+}
+
+fn topic_access(topic: &crd::Topic, sasl: Option<&Sasl>, secrets: &Secrets) -> Part<TopicAccess> {
+    let mut secret_values = Vec::new();
+    let ca = topic.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref());
+    let ca = ca.map(|key| pem(key, secrets)).transpose()?;
+    secret_values.extend(ca.map(|ca| ca.as_bytes().to_vec()));
+    let (mut username, mut password) = (None, None);
+    if let Some(sasl) = sasl {
+        let name = match &sasl.username {
+            Username::Given(name) => name.as_str(),
+            Username::In(key) => secrets.text(key)?,
+        };
+        let secret = secrets.text(&sasl.password)?;
+        secret_values.extend([name.as_bytes().to_vec(), secret.as_bytes().to_vec()]);
+        (username, password) = (Some(name.to_owned()), Some(SecretString::from(secret.to_owned())));
+    }
+    let settings = kafka::Settings {
+        kafka_brokers: topic.bootstrap_servers.clone(),
+        kafka_topic: topic.name.clone(),
+        kafka_tls: topic.tls.is_some(),
+        kafka_ca_file: None,
+        kafka_ca_pem: ca.map(ToOwned::to_owned),
+        kafka_sasl_mechanism: topic.sasl.as_ref().map(|sasl| match sasl.mechanism {
+            crd::SaslMechanism::Plain => kafka::SaslMechanism::Plain,
+            crd::SaslMechanism::ScramSha256 => kafka::SaslMechanism::ScramSha256,
+            crd::SaslMechanism::ScramSha512 => kafka::SaslMechanism::ScramSha512,
+        }),
+        kafka_sasl_username: username,
+        kafka_sasl_password: password,
+    };
+    Ok(TopicAccess { settings, secret_values })
+}
+
+fn producer(spec: &crd::Producer, images: &Images) -> Result<Producer, Problem> {
+    let scale = match (spec.replicas, &spec.autoscaling) {
+        (Some(_), Some(_)) => return Err(invalid("producer: replicas or autoscaling, not both")),
+        (replicas, None) => Scale::Fixed(replicas.unwrap_or(DEFAULT_REPLICAS)),
+        (None, Some(scale)) => Scale::Automatic {
+            min: scale.min,
+            max: scale.max,
+            target_cpu_percent: scale.target_cpu_utilization_percentage,
+        },
+    };
+    Ok(Producer {
+        scale,
+        pods: Pods {
+            image: spec.image.clone().unwrap_or_else(|| images.producer.clone()),
+            image_pull_policy: pull_policy(spec.image_pull_policy),
+            resources: resources(spec.resources.as_ref(), &PRODUCER_RESOURCES),
+            service_account_annotations: spec.service_account.annotations.clone(),
+        },
+    })
+}
+
+fn pull_policy(policy: crd::ImagePullPolicy) -> &'static str {
+    match policy {
+        crd::ImagePullPolicy::Always => "Always",
+        crd::ImagePullPolicy::IfNotPresent => "IfNotPresent",
+        crd::ImagePullPolicy::Never => "Never",
+    }
+}
+
+/// What a container asks for and may use, when the spec does not say.
+struct DefaultResources {
+    cpu: &'static str,
+    memory: &'static str,
+    memory_limit: &'static str,
+}
+
+/// 40 MB were measured under full load; a queue of long orders on many shards may take more.
+const PRODUCER_RESOURCES: DefaultResources = DefaultResources { cpu: "100m", memory: "64Mi", memory_limit: "256Mi" };
+
+/// 110 MB were measured while it drained a long topic.
+const CONSUMER_RESOURCES: DefaultResources = DefaultResources { cpu: "100m", memory: "64Mi", memory_limit: "256Mi" };
+
+/// No limit of the CPU: one that throttles looks like a slow database.
+fn resources(spec: Option<&crd::Resources>, default: &DefaultResources) -> ResourceRequirements {
+    let map = |values: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
+        values.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
+    };
+    let (requests, limits) = match spec {
+        None => (map(&[("cpu", default.cpu), ("memory", default.memory)]), map(&[("memory", default.memory_limit)])),
+        Some(spec) => (spec.requests.clone(), spec.limits.clone()),
+    };
+    let some = |values: BTreeMap<_, _>| (!values.is_empty()).then_some(values);
+    ResourceRequirements { requests: some(requests), limits: some(limits), ..ResourceRequirements::default() }
+}

@@ -1,0 +1,71 @@
+//! The API server: authenticates by certificate and token, authorizes by RBAC, admits by its default plugins (Pod
+//! Security is one of them) and writes an audit log.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::certificates::Certificates;
+use crate::process::Launch;
+
+/// What differs from one control plane to the next.
+pub(super) struct Settings<'a> {
+    pub(super) port: u16,
+    pub(super) etcd_port: u16,
+    pub(super) audit_log: &'a Path,
+}
+
+pub(super) fn launch(
+    launch: Launch,
+    files: &Path,
+    certificates: &Certificates,
+    settings: &Settings<'_>,
+) -> Result<Launch> {
+    let audit_policy = files.join("audit-policy.yaml");
+    std::fs::write(&audit_policy, AUDIT_POLICY).with_context(|| format!("write {}", audit_policy.display()))?;
+    let file = |flag: &str, file: &Path| format!("--{flag}={}", file.display());
+    Ok(launch
+        .argument(format!("--etcd-servers=http://127.0.0.1:{}", settings.etcd_port))
+        .argument(format!("--secure-port={}", settings.port))
+        .argument(file("tls-cert-file", &certificates.api_server.certificate))
+        .argument(file("tls-private-key-file", &certificates.api_server.key))
+        .argument(file("client-ca-file", &certificates.authority))
+        .argument(file("service-account-key-file", &certificates.service_account_public_key))
+        .argument(file("service-account-signing-key-file", &certificates.service_account_key))
+        .argument(file("audit-policy-file", &audit_policy))
+        .argument(file("audit-log-path", settings.audit_log))
+        .arguments(FLAGS))
+}
+
+/// Everything that is the same for each API server here.
+const FLAGS: [&str; 12] = [
+    "--bind-address=127.0.0.1",
+    // Its own Service gets no endpoint: a loopback address is no valid one, and there is no pod that would use it.
+    "--advertise-address=127.0.0.1",
+    "--endpoint-reconciler-type=none",
+    "--service-cluster-ip-range=10.96.0.0/16",
+    "--service-account-issuer=https://kubernetes.default.svc",
+    "--authorization-mode=Node,RBAC",
+    // Whoever forgets their credentials gets 401 and not the rights of system:anonymous.
+    "--anonymous-auth=false",
+    // As in every distribution. Whether a pod may be privileged is for admission to say; without this flag the pod
+    // would be invalid, and no test could tell the two apart.
+    "--allow-privileged=true",
+    // Told to stop, it ends when the requests in flight are answered. Without this flag it also waits up to a minute for
+    // watches that nobody ends.
+    "--shutdown-send-retry-after=true",
+    "--audit-log-format=json",
+    // A line is in the file before the client has its answer.
+    "--audit-log-mode=blocking",
+    // Rotated by size, a log would be in several files.
+    "--audit-log-maxsize=10000",
+];
+
+/// Each request once, when it is answered.
+const AUDIT_POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+";

@@ -1,0 +1,58 @@
+//! Kubeconfig files: how a client finds the control plane and who it is there.
+//!
+//! They name the certificates by their absolute paths and are written as JSON, which every reader of YAML takes.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::certificates::Pair;
+
+/// Who a client is.
+pub(super) enum Credentials<'a> {
+    Certificate(&'a Pair),
+    Token(&'a str),
+}
+
+/// Writes `files/<user>.kubeconfig` for the API server at `url`.
+pub(super) fn kubeconfig(
+    files: &Path,
+    user: &str,
+    url: &str,
+    authority: &Path,
+    credentials: &Credentials<'_>,
+) -> Result<PathBuf> {
+    let credentials = match credentials {
+        Credentials::Certificate(Pair { certificate, key }) => {
+            json!({ "client-certificate": certificate, "client-key": key })
+        }
+        Credentials::Token(token) => json!({ "token": token }),
+    };
+    let text = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "testbed", "cluster": { "server": url, "certificate-authority": authority } }],
+        "users": [{ "name": user, "user": credentials }],
+        "contexts": [{ "name": "testbed", "context": { "cluster": "testbed", "user": user, "namespace": "default" } }],
+        "current-context": "testbed",
+    });
+    let file = files.join(format!("{user}.kubeconfig"));
+    write_private(&file, &format!("{text:#}\n"))?;
+    Ok(file)
+}
+
+/// Writes a file that only this user may read: the folder is open to all.
+pub(super) fn write_private(file: &Path, text: &str) -> Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut opened| opened.write_all(text.as_bytes()))
+        .with_context(|| format!("write {}", file.display()))
+}

@@ -1,0 +1,450 @@
+//! What every test of the operator starts from: a namespace of its own on the shared API server, Secrets, databases, topics
+//! and a bucket that nobody else has, and an operator with the rights that its chart gives it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client, ResourceExt};
+use orderflow_testbed::product::Environment;
+use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, http, localstack};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// For everything that only has to happen; generous, because nothing is decided by it.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The operator's ServiceAccount in each namespace.
+const ACCOUNT: &str = "orderflow-operator";
+
+/// Name of the resource in each namespace.
+pub const NAME: &str = "main";
+
+/// The namespace of one test, and all that the test's OrderFlow stands on.
+pub struct World {
+    pub kubernetes: &'static Kubernetes,
+    /// With all rights: the test's own, never the operator's.
+    pub client: Client,
+    pub namespace: String,
+    pub stack: Stack,
+    /// Of the operator.
+    pub kubeconfig: PathBuf,
+    dsns: [String; 2],
+    tag: String,
+}
+
+impl World {
+    /// On the services that this test process shares, which must not be killed or frozen.
+    pub async fn new() -> Result<Self> {
+        Self::on(kubernetes().await?, Stack::shared().await?).await
+    }
+
+    /// On services of its own, to be killed and frozen.
+    pub async fn with_own_services() -> Result<Self> {
+        Self::on(kubernetes().await?, Stack::own().await?).await
+    }
+
+    /// On a control plane and a stack that the test chose.
+    pub async fn on(kubernetes: &'static Kubernetes, stack: Stack) -> Result<Self> {
+        let client = kubernetes.client()?;
+        let tag = Uuid::now_v7().simple().to_string().split_off(24);
+        let namespace = format!("test-{tag}");
+        create::<Namespace>(&Api::all(client.clone()), json!({ "metadata": { "name": namespace } })).await?;
+        let kubeconfig = make_account(kubernetes, &client, &namespace).await?;
+        let database = format!("operator_{tag}");
+        let dsns =
+            [stack.postgres(1).create_database(&database).await?, stack.postgres(2).create_database(&database).await?];
+        let world = Self { kubernetes, client, namespace, stack, kubeconfig, dsns, tag };
+        world.put_secret("postgres-shard1", &[("dsn", world.dsn(1))]).await?;
+        world.put_secret("postgres-shard2", &[("dsn", world.dsn(2))]).await?;
+        let credentials = [
+            ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY),
+        ];
+        world.put_secret("s3-credentials", &credentials).await?;
+        Ok(world)
+    }
+
+    pub fn dsn(&self, shard: usize) -> &str {
+        &self.dsns[shard - 1]
+    }
+
+    pub fn topic(&self) -> String {
+        format!("operator-{}", self.tag)
+    }
+
+    pub fn bucket(&self) -> String {
+        format!("operator-{}", self.tag)
+    }
+
+    /// The OrderFlow `main` of this test, as its user writes it.
+    pub fn orderflow(&self) -> Value {
+        let services = self.stack.services();
+        json!({
+            "apiVersion": "orderflow.dev/v1alpha1",
+            "kind": "OrderFlow",
+            "metadata": { "name": NAME },
+            "spec": {
+                "shards": [
+                    { "name": "shard1", "users": "A-M", "dsnSecretRef": { "name": "postgres-shard1", "key": "dsn" } },
+                    { "name": "shard2", "users": "N-Z", "dsnSecretRef": { "name": "postgres-shard2", "key": "dsn" } },
+                ],
+                "bucket": {
+                    "name": self.bucket(),
+                    "endpoint": services.localstack.endpoint(),
+                    "credentialsSecretRef": { "name": "s3-credentials" },
+                },
+                "topic": { "name": self.topic(), "bootstrapServers": services.kafka.bootstrap(), "partitions": 6 },
+                "producer": { "replicas": 2 },
+                "consumer": { "replicas": 2 },
+            },
+        })
+    }
+
+    /// The same with changes (a JSON merge patch).
+    pub fn orderflow_with(&self, changes: &Value) -> Value {
+        let mut orderflow = self.orderflow();
+        merge(&mut orderflow, changes);
+        orderflow
+    }
+
+    /// Starts the operator: it looks at what is well each hour, so that a test which waits for less waits for an event.
+    pub async fn operator(&self) -> Result<Operator> {
+        self.operator_with(&[]).await
+    }
+
+    /// The same with other settings.
+    pub async fn operator_with(&self, environment: &[(&str, &str)]) -> Result<Operator> {
+        let name = format!("operator-{}-{}", self.tag, &Uuid::now_v7().simple().to_string()[28..]);
+        let environment = self.operator_environment().into_iter().chain(pairs(environment)).collect();
+        Operator::start(folder::of_this_test_process()?, &name, &self.kubeconfig, environment).await
+    }
+
+    pub fn operator_environment(&self) -> Environment {
+        pairs(&[("POD_NAMESPACE", &self.namespace), ("PROBE_SECONDS", "3600"), ("LEASE_SECONDS", "3")])
+    }
+
+    // ---- The resource ----
+
+    pub fn orderflows(&self) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("orderflow.dev", "v1alpha1", "OrderFlow");
+        Api::namespaced_with(
+            self.client.clone(),
+            &self.namespace,
+            &ApiResource::from_gvk_with_plural(&kind, "orderflows"),
+        )
+    }
+
+    pub async fn create(&self, orderflow: Value) -> Result<()> {
+        let object: DynamicObject = serde_json::from_value(orderflow)?;
+        self.orderflows().create(&PostParams::default(), &object).await.context("create the OrderFlow")?;
+        Ok(())
+    }
+
+    /// A JSON merge patch of `main`.
+    pub async fn patch(&self, changes: Value) -> Result<()> {
+        self.patch_named(NAME, changes).await
+    }
+
+    pub async fn patch_named(&self, name: &str, changes: Value) -> Result<()> {
+        let patch = Patch::Merge(changes);
+        self.orderflows().patch(name, &PatchParams::default(), &patch).await.context("patch the OrderFlow")?;
+        Ok(())
+    }
+
+    pub async fn status(&self, name: &str) -> Result<Value> {
+        Ok(self.orderflows().get(name).await.context("get the OrderFlow")?.data["status"].clone())
+    }
+
+    /// One of the conditions of `main`.
+    pub async fn condition(&self, kind: &str) -> Result<Value> {
+        self.condition_of(NAME, kind).await
+    }
+
+    pub async fn condition_of(&self, name: &str, kind: &str) -> Result<Value> {
+        let status = self.status(name).await?;
+        let conditions = status["conditions"].as_array().context("there are no conditions yet")?;
+        let found = conditions.iter().find(|condition| condition["type"] == kind);
+        found.cloned().with_context(|| format!("there is no condition {kind} in {status}"))
+    }
+
+    /// Waits until the condition of `main` is so, and returns it.
+    pub async fn wait_for(&self, kind: &str, status: &str, reason: &str) -> Result<Value> {
+        self.wait_for_named(NAME, kind, status, reason).await
+    }
+
+    pub async fn wait_for_named(&self, name: &str, kind: &str, status: &str, reason: &str) -> Result<Value> {
+        eventually(&format!("{name}: {kind} {status} {reason}"), PATIENCE, async || {
+            let condition = self.condition_of(name, kind).await?;
+            if condition["status"] == status && condition["reason"] == reason {
+                return Ok(condition);
+            }
+            bail!("{}", self.status(name).await?)
+        })
+        .await
+    }
+
+    // ---- What is around it ----
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Makes or replaces a Secret.
+    pub async fn put_secret(&self, name: &str, values: &[(&str, &str)]) -> Result<()> {
+        let values: BTreeMap<&str, &str> = values.iter().copied().collect();
+        let secret =
+            json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": values });
+        let parameters = PatchParams::apply("test").force();
+        self.api::<Secret>().patch(name, &parameters, &Patch::Apply(secret)).await.context("put a Secret")?;
+        Ok(())
+    }
+
+    pub async fn deployment(&self, component: &str) -> Result<Deployment> {
+        Ok(self.api::<Deployment>().get(&format!("{NAME}-{component}")).await?)
+    }
+
+    /// Waits until the Deployment is so.
+    pub async fn deployment_that(
+        &self,
+        component: &str,
+        what: &str,
+        accept: impl Fn(&Deployment) -> bool,
+    ) -> Result<Deployment> {
+        eventually(&format!("a Deployment {component} {what}"), PATIENCE, async || {
+            let deployment = self.deployment(component).await?;
+            ensure!(accept(&deployment), "{}", serde_json::to_string(&deployment)?);
+            Ok(deployment)
+        })
+        .await
+    }
+
+    /// Waits until each of the two Deployments exists.
+    pub async fn deployments_exist(&self) -> Result<()> {
+        for component in ["producer", "consumer"] {
+            self.deployment_that(component, "to exist", |_| true).await?;
+        }
+        Ok(())
+    }
+
+    /// The Warnings and other events of the resource: type, reason, note.
+    pub async fn events(&self) -> Result<Vec<(String, String, String)>> {
+        let events = self.api::<Event>().list(&ListParams::default()).await?;
+        let of_ours = |event: &Event| {
+            event.regarding.as_ref().is_some_and(|regarding| regarding.kind.as_deref() == Some("OrderFlow"))
+        };
+        Ok(events
+            .into_iter()
+            .filter(of_ours)
+            .map(|event| {
+                (event.type_.unwrap_or_default(), event.reason.unwrap_or_default(), event.note.unwrap_or_default())
+            })
+            .collect())
+    }
+
+    /// THE ONE FAKE: there is no node, so this plays the kubelet and says of every pod that it runs and is ready. The
+    /// Deployments' status is then made by the real controllers. Stops when it is dropped.
+    pub fn kubelet(&self) -> Kubelet {
+        let pods: Api<Pod> = self.api();
+        Kubelet(tokio::spawn(async move {
+            loop {
+                if let Ok(list) = pods.list(&ListParams::default()).await {
+                    for pod in list.iter().filter(|pod| !is_ready(pod)) {
+                        let ready = json!({ "status": {
+                            "phase": "Running",
+                            "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+                        }});
+                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(ready)).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }))
+    }
+
+    // ---- Settled ----
+
+    /// Makes the operator look again, by an annotation, and waits until it has.
+    pub async fn force_a_look(&self, operator: &Operator) -> Result<()> {
+        let before = looks(operator).await?;
+        self.patch(json!({ "metadata": { "annotations": { "test/look": Uuid::now_v7().to_string() } } })).await?;
+        eventually("another look", PATIENCE, async || {
+            let now = looks(operator).await?;
+            ensure!(now > before, "{now} looks");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the operator writes nothing more: three looks that are forced find nothing to write.
+    pub async fn settled(&self, operator: &Operator) -> Result<()> {
+        eventually("the operator to have nothing left to write", PATIENCE, async || {
+            let before = self.writes()?.len();
+            self.force_a_look(operator).await?;
+            let writes = self.writes()?;
+            ensure!(writes.len() == before, "{:?}", &writes[before..]);
+            Ok(())
+        })
+        .await
+    }
+
+    /// What the operator wrote, Leases aside: verb and object, from the API server's audit log.
+    pub fn writes(&self) -> Result<Vec<String>> {
+        let requests = self.requests()?;
+        Ok(requests
+            .into_iter()
+            .filter(|request| {
+                !request.starts_with("get") && !request.starts_with("list") && !request.starts_with("watch")
+            })
+            .filter(|request| !request.contains(" leases/"))
+            .collect())
+    }
+
+    /// Every answered request of the operator, in order: `patch services/main-producer 200`.
+    pub fn requests(&self) -> Result<Vec<String>> {
+        let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace);
+        let log = std::fs::read_to_string(self.kubernetes.audit_log()).context("read the audit log")?;
+        Ok(log
+            .lines()
+            .filter(|line| line.contains(&user))
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            .filter(|line| line["stage"] == "ResponseComplete" && line["user"]["username"] == user.as_str())
+            .map(|line| {
+                let object = &line["objectRef"];
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+                format!(
+                    "{} {}/{}{subresource} {}",
+                    text(&line["verb"]),
+                    text(&object["resource"]),
+                    text(&object["name"]),
+                    line["responseStatus"]["code"]
+                )
+            })
+            .collect())
+    }
+}
+
+/// Plays the kubelet until it is dropped.
+pub struct Kubelet(JoinHandle<()>);
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The shared control plane, with the definition that the chart installs.
+pub async fn kubernetes() -> Result<&'static Kubernetes> {
+    static SHARED: OnceCell<Kubernetes> = OnceCell::const_new();
+    SHARED
+        .get_or_try_init(async || {
+            let kubernetes = Kubernetes::start(folder::of_this_test_process()?, "kubernetes").await?;
+            install_definition(&kubernetes.client()?).await?;
+            Ok(kubernetes)
+        })
+        .await
+}
+
+pub async fn install_definition(client: &Client) -> Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let definition: CustomResourceDefinition = serde_saphyr::from_str(&chart("crds/orderflow.yaml")?)?;
+    let parameters = PatchParams::apply("test").force();
+    api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
+        .await
+        .context("install the definition")?;
+    eventually("the definition to be served", PATIENCE, async || {
+        client.list_api_group_resources("orderflow.dev/v1alpha1").await.map(drop)
+    })
+    .await
+}
+
+/// A file of the operator's chart.
+pub fn chart(file: &str) -> Result<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/orderflow-operator");
+    std::fs::read_to_string(format!("{path}/{file}")).with_context(|| format!("read {file} of the chart"))
+}
+
+/// The ServiceAccount with the roles of the chart; its kubeconfig.
+async fn make_account(kubernetes: &Kubernetes, client: &Client, namespace: &str) -> Result<PathBuf> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    create(&accounts, json!({ "metadata": { "name": ACCOUNT } })).await?;
+    for (name, file) in [("watched", "files/watched-rules.yaml"), ("own", "files/own-rules.yaml")] {
+        let rules: Vec<PolicyRule> = serde_saphyr::from_str(&chart(file)?)?;
+        let role = json!({ "metadata": { "name": name }, "rules": rules });
+        create::<Role>(&Api::namespaced(client.clone(), namespace), role).await?;
+        let binding = json!({
+            "metadata": { "name": name },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
+            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace }],
+        });
+        create::<RoleBinding>(&Api::namespaced(client.clone(), namespace), binding).await?;
+    }
+    let request: TokenRequest = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
+    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await?;
+    kubernetes.kubeconfig_with_token(namespace, &token.status.context("no token was answered")?.token)
+}
+
+pub async fn create<K>(api: &Api<K>, object: Value) -> Result<K>
+where
+    K: kube::Resource + Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
+{
+    let object: K = serde_json::from_value(object)?;
+    Ok(api.create(&PostParams::default(), &object).await?)
+}
+
+/// How many looks at a resource the operator has finished.
+pub async fn looks(operator: &Operator) -> Result<u64> {
+    let metrics = metrics(operator).await?;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("orderflow_operator_reconciles_total "));
+    Ok(line.context("no count of reconciles")?.parse()?)
+}
+
+pub async fn metrics(operator: &Operator) -> Result<String> {
+    Ok(http::client().get(format!("{}/metrics", operator.admin_url()?)).send().await?.text().await?)
+}
+
+/// RFC 7386.
+pub fn merge(target: &mut Value, patch: &Value) {
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (name, value) in patch {
+                if value.is_null() {
+                    target.remove(name);
+                } else {
+                    merge(target.entry(name).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (target, patch) => *target = patch.clone(),
+    }
+}
+
+/// The words of a killed or frozen operator would come too late.
+pub async fn stop(operator: &Operator) -> Result<()> {
+    operator.stop().await
+}
+
+fn pairs(environment: &[(&str, &str)]) -> Environment {
+    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
