@@ -23,3 +23,8 @@ pub const CONSUMERS_HAVE_PARTITIONS: &str =
 /// Neither set, nor changed, nor taken away.
 pub const SAME_GROUP: &str =
     "has(self.groupId) == has(oldSelf.groupId) && (!has(self.groupId) || self.groupId == oldSelf.groupId)";
+
+/// Without `resources` the operator's defaults ask for CPU; a limit without a request is one.
+pub const AUTOSCALING_NEEDS_CPU: &str = "!has(self.autoscaling) || !has(self.resources) || \
+     (has(self.resources.requests) && 'cpu' in self.resources.requests) || \
+     (has(self.resources.limits) && 'cpu' in self.resources.limits)";

@@ -212,7 +212,7 @@ pub enum SaslMechanism {
 /// The producers' pods. `replicas` or `autoscaling`, not both; with neither there are 2.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))").message("producer: replicas or autoscaling, not both"))]
+#[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))").message("producer: replicas or autoscaling, not both"), validation = Rule::new(rules::AUTOSCALING_NEEDS_CPU).message("producer.autoscaling: needs resources.requests.cpu, since it works with shares of it"))]
 pub struct Producer {
     /// How many pods there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -304,9 +304,11 @@ pub enum ImagePullPolicy {
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
 
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
 }
 

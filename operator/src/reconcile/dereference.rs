@@ -41,14 +41,25 @@ pub async fn dereference(client: &Client, namespace: &str, spec: &OrderFlowSpec)
 }
 
 impl Secrets {
-    /// The value as text, without white space around it: a newline at its end is the most common mistake in a Secret.
+    /// The value as text. White space around it, such as the newline that an editor adds, is refused: the pods get the value
+    /// as it is, and what works here would not work there.
     pub fn text(&self, key: &SecretKey) -> Result<&str, Problem> {
-        let value = self.bytes(key)?;
-        let text = std::str::from_utf8(value).map(str::trim).ok().filter(|text| !text.is_empty());
-        text.ok_or_else(|| Problem::new(Reason::SecretInvalid, format!("{}: not text, or empty", place(key))))
+        let invalid = |why: &str| Problem::new(Reason::SecretInvalid, format!("{}: {why}", place(key)));
+        let text = std::str::from_utf8(self.bytes(key)?).map_err(|_| invalid("not text"))?;
+        match text.trim() {
+            "" => Err(invalid("empty")),
+            trimmed if trimmed != text => Err(invalid("white space (a newline?) before or after the value")),
+            text => Ok(text),
+        }
     }
 
-    pub fn bytes(&self, key: &SecretKey) -> Result<&[u8], Problem> {
+    /// The value as certificates in PEM.
+    pub fn pem(&self, key: &SecretKey) -> Result<&str, Problem> {
+        let text = std::str::from_utf8(self.bytes(key)?).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
+        text.ok_or_else(|| Problem::new(Reason::SecretInvalid, format!("{}: no certificate in PEM", place(key))))
+    }
+
+    fn bytes(&self, key: &SecretKey) -> Result<&[u8], Problem> {
         let Some(Some(secret)) = self.0.get(&key.name) else {
             return Err(Problem::new(
                 Reason::SecretMissing,
@@ -80,4 +91,26 @@ impl Secrets {
 /// How messages name a value.
 pub fn place(key: &SecretKey) -> String {
     format!("Secret {}, key {}", key.name, key.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_cannot_be_used_is_named_and_not_shown() {
+        let secrets = Secrets::of([("s", "fine", "value"), ("s", "newline", "hunter2\n"), ("s", "empty", "")]);
+        let text = |secret: &str, key: &str| {
+            secrets.text(&SecretKey { name: secret.to_owned(), key: key.to_owned() }).map_err(|problem| problem.to_string())
+        };
+        assert_eq!(text("s", "fine"), Ok("value"));
+        for (secret, key, message) in [
+            ("s", "newline", "Secret s, key newline: white space (a newline?) before or after the value"),
+            ("s", "empty", "Secret s, key empty: empty"),
+            ("s", "other", "Secret s has no key other"),
+            ("t", "fine", "Secret t (key fine) does not exist"),
+        ] {
+            assert_eq!(text(secret, key), Err(message.to_owned()));
+        }
+    }
 }

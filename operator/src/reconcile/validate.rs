@@ -252,22 +252,13 @@ fn map(spec: &OrderFlowSpec) -> Result<ShardMap, Problem> {
 fn shard_access(spec: &crd::Shard, secrets: &Secrets) -> Part<ShardAccess> {
     let dsn = secrets.text(&spec.dsn_secret_ref)?;
     let mut secret_values = vec![dsn.as_bytes().to_vec()];
-    let ca = spec.ca_secret_ref.as_ref().map(|key| pem(key, secrets)).transpose()?;
+    let ca = spec.ca_secret_ref.as_ref().map(|key| secrets.pem(key)).transpose()?;
     secret_values.extend(ca.map(|ca| ca.as_bytes().to_vec()));
     let ca = ca.map(|ca| postgres::Ca::Pem(ca.as_bytes().to_vec()));
     let dsn = SecretString::from(dsn.to_owned());
     let options = postgres::options(&place(&spec.dsn_secret_ref), &dsn, ca.as_ref(), "orderflow-operator")
         .map_err(|error| Problem::new(Reason::SecretInvalid, format!("{error:#}")))?;
     Ok(ShardAccess { options, secret_values })
-}
-
-fn pem<'a>(key: &SecretKey, secrets: &'a Secrets) -> Part<&'a str> {
-    let text = secrets.text(key)?;
-    if text.contains("-----BEGIN CERTIFICATE-----") {
-        Ok(text)
-    } else {
-        Err(Problem::new(Reason::SecretInvalid, format!("{}: no certificate in PEM", place(key))))
-    }
 }
 
 /// An empty database named for two shards would become the first one's, and the second's DSN would then look like the
@@ -378,7 +369,7 @@ fn topic(spec: &OrderFlowSpec, secrets: &Secrets) -> Result<Topic, Problem> {
 fn topic_access(topic: &crd::Topic, sasl: Option<&Sasl>, secrets: &Secrets) -> Part<TopicAccess> {
     let mut secret_values = Vec::new();
     let ca = topic.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref());
-    let ca = ca.map(|key| pem(key, secrets)).transpose()?;
+    let ca = ca.map(|key| secrets.pem(key)).transpose()?;
     secret_values.extend(ca.map(|ca| ca.as_bytes().to_vec()));
     let (mut username, mut password) = (None, None);
     if let Some(sasl) = sasl {
