@@ -4,10 +4,13 @@
 mod queue;
 pub mod watch;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::StreamExt;
-use kube::runtime::controller::{Config, Error, applier};
+use kube::{
+    ResourceExt,
+    runtime::controller::{Config, Error, applier},
+};
 use orderflow_service::shutdown::CancellationToken;
 
 pub use queue::Queue;
@@ -29,8 +32,13 @@ pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: Ca
     applier(reconcile::reconcile, reconcile::retry, Arc::clone(&context), store, requests, config)
         .for_each(|outcome| async {
             match outcome {
-                // What failed was logged where it was handled, and a resource that is gone by now has no need of us.
-                Ok(_) | Err(Error::ReconcilerFailed(..) | Error::ObjectNotFound(_)) => {}
+                // What failed was logged where it was handled.
+                Ok(_) | Err(Error::ReconcilerFailed(..)) => {}
+                Err(Error::ObjectNotFound(gone)) => {
+                    context.metrics.gone(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+                    let left: HashSet<_> = context.live.flows.state().iter().filter_map(|flow| flow.uid()).collect();
+                    context.memories.keep(|uid| left.contains(uid));
+                }
                 Err(error) => tracing::error!(%error, "the controller's queue failed"),
             }
         })

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod metrics;
 pub mod permissions;
 pub mod reconcile;
+pub mod reference;
 pub mod run;
 pub mod settings;
 

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         }
         Command::Check(settings) => runtime.block_on(check::run(&settings)),
         Command::Run(settings) => runtime.block_on(async {
-            let _flush_logs = telemetry::start(&settings.telemetry)?;
+            let _flush_logs = telemetry::start(&settings.telemetry())?;
             let stop = shutdown::on_signal()?;
             shutdown::within_deadline(&stop, orderflow_operator::run(*settings, stop.clone())).await.map(|()| true)
         }),

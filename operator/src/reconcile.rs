@@ -114,7 +114,7 @@ pub fn retry(_: Arc<Flow>, _: &Error, _: Arc<Context>) -> Action {
 async fn look(flow: &Flow, context: &Context, memory: &mut Memory) -> Result<Again, Error> {
     let flow = match &flow.0 {
         Ok(flow) => flow,
-        Err(invalid) => return undecodable::say(context, invalid).await,
+        Err(invalid) => return undecodable::say(context, invalid, memory).await,
     };
     let identity = identity(flow);
     if flow.metadata.deletion_timestamp.is_some() {

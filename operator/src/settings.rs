@@ -112,6 +112,16 @@ impl Cluster {
 }
 
 impl Run {
+    /// What is logged unless somebody says otherwise: the client's own word for each watch that ends, as all do after some
+    /// minutes, is no warning, and what is one is said by the watch's dependency.
+    pub fn telemetry(&self) -> telemetry::Settings {
+        let mut settings = self.telemetry.clone();
+        if settings.log == "info" {
+            settings.log = "info,kube_client=error,kube_runtime=error".to_owned();
+        }
+        settings
+    }
+
     pub fn identity(&self) -> String {
         self.identity.clone().unwrap_or_else(|| {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

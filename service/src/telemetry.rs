@@ -34,7 +34,7 @@ pub fn start(settings: &Settings) -> anyhow::Result<WorkerGuard> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match settings.log_format {
         Format::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout())).with_target(false).init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
     }
     Ok(guard)
 }

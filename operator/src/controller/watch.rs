@@ -188,10 +188,17 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
             owner_references: meta.owner_references.clone(),
             ..ObjectMeta::default()
         };
+        let mut concerned = (self.concerns)(meta);
         match self.known.insert(key(meta), (fingerprint, kept)) {
-            Some((before, _)) if before == fingerprint => Vec::new(),
-            _ => (self.concerns)(meta),
+            Some((before, _)) if before == fingerprint => concerned.clear(),
+            // Whose it was has to learn that it is so no more.
+            Some((_, before)) => {
+                let before = (self.concerns)(&before);
+                concerned.extend(before.into_iter().filter(|flow| !concerned.contains(flow)).collect::<Vec<_>>());
+            }
+            None => {}
         }
+        concerned
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod autoscaling;
 mod child;
+mod ports;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -13,7 +14,7 @@ use kube::{
 
 use super::{
     validate::{Identity, Part, Pipeline, Scale},
-    workload::{Availability, Gate, Gates, Workloads, availability},
+    workload::{Availability, Gate, Gates, Workloads, availability, not_made},
 };
 use crate::{
     build::{Children, ConsumerChildren, ProducerChildren},
@@ -82,7 +83,7 @@ impl Applier<'_> {
         let name = wanted.name_any();
         let exists = self.find::<Deployment>(&name).await?.is_some();
         match gate {
-            Gate::Waiting(problem) | Gate::Held(problem) if !exists => return Err(problem.clone()),
+            Gate::Waiting(problem) | Gate::Held(problem) if !exists => return Err(not_made(problem)),
             Gate::Held(_) => {}
             Gate::Open | Gate::Waiting(_) => {
                 if let Some(least) = least {
@@ -148,8 +149,21 @@ impl Applier<'_> {
     async fn patch<K: Child>(&self, manager: &str, name: &str, wanted: &K) -> Part<K> {
         // Forced: a field that both we and another set is ours, or drift would stay.
         let parameters = PatchParams::apply(manager).force();
-        let applied = self.api::<K>().patch(name, &parameters, &Patch::Apply(wanted)).await;
+        let (api, apply) = (self.api::<K>(), Patch::Apply(wanted));
+        let applied = match api.patch(name, &parameters, &apply).await {
+            Err(error) if is_invalid(&error) && self.replace_ports(name, wanted).await => {
+                api.patch(name, &parameters, &apply).await
+            }
+            answer => answer,
+        };
         applied.map_err(|error| problem::<K>(name, &error))
+    }
+
+    /// True if that may have helped; see [`ports`].
+    async fn replace_ports<K: Child>(&self, name: &str, wanted: &K) -> bool {
+        let Some(ports) = ports::replaced(wanted).filter(|_| wanted.meta().uid.is_some()) else { return false };
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        self.api::<K>().patch(name, &parameters, &Patch::Strategic(ports)).await.is_ok()
     }
 
     /// The live child, if it exists and is ours. What the watch does not know is asked for: it sees only what has our label.
@@ -201,6 +215,10 @@ impl Applier<'_> {
 pub fn is_ours(child: &ObjectMeta, uid: &str) -> bool {
     let owners = child.owner_references.iter().flatten();
     owners.filter(|owner| owner.controller == Some(true)).any(|owner| owner.uid == uid)
+}
+
+fn is_invalid(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 422)
 }
 
 fn problem<K: Child>(name: &str, error: &kube::Error) -> Problem {

@@ -61,7 +61,7 @@ pub async fn delete(
         return Ok(Again::In(PODS));
     }
 
-    let mut left = remove(context, flow, identity).await?;
+    let mut left = remove(context, flow, identity, overdue).await?;
     if overdue && pods > 0 {
         left.push(Problem::new(Reason::Unreachable, format!("{pods} pods were still there")));
     }
@@ -119,8 +119,8 @@ async fn pods(context: &Context, identity: &Identity) -> Result<usize, kube::Err
     Ok(api.list(&parameters).await?.items.len())
 }
 
-/// What could not be removed.
-async fn remove(context: &Context, flow: &OrderFlow, identity: Identity) -> Result<Vec<Problem>, Error> {
+/// What could not be removed. `last`: there will be no other try.
+async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: bool) -> Result<Vec<Problem>, Error> {
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
     let adopt = super::is_set(flow, ADOPT);
@@ -131,7 +131,7 @@ async fn remove(context: &Context, flow: &OrderFlow, identity: Identity) -> Resu
     // The tables last: until then they, and the status, say whose the rest is.
     let mut left = remove_topics(flow, &pipeline).await;
     left.extend(remove_bucket(context, &pipeline).await);
-    if left.iter().all(|problem| problem.class() != Class::Transient) {
+    if last || left.iter().all(|problem| problem.class() != Class::Transient) {
         left.extend(remove_tables(&pipeline).await);
     } else {
         left.push(Problem::new(Reason::Unreachable, "the tables wait for the rest"));

@@ -25,16 +25,18 @@ pub fn has(flow: &OrderFlow) -> bool {
     flow.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
-/// With the version that was read, because the list is replaced as a whole and others have finalizers, too.
+/// The list is replaced as a whole and others have finalizers, too: so it is read first, since what the watch knows may be
+/// older than our own last write, and written with the version that was read.
 pub async fn set(context: &Context, flow: &OrderFlow, wanted: bool) -> Result<(), kube::Error> {
+    let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
+    let live = api.get_metadata(&flow.name_any()).await?;
     let mut finalizers: Vec<&str> =
-        flow.finalizers().iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
+        live.finalizers().iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
     if wanted {
         finalizers.push(FINALIZER);
     }
     let patch = json!({
-        "metadata": { "resourceVersion": flow.resource_version(), "finalizers": finalizers }
+        "metadata": { "uid": flow.uid(), "resourceVersion": live.resource_version(), "finalizers": finalizers }
     });
-    let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
     api.patch_metadata(&flow.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
 }

@@ -119,7 +119,12 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
             }
         })
         .collect();
-    let mut status = OrderFlowStatus { observed_generation: generation, conditions, ..before.clone() };
+    let observed_generation = match report {
+        // Whoever waits for a new spec to be acted on must not take what Ready says of the last one for it.
+        Report::Paused => before.observed_generation.or(generation),
+        _ => generation,
+    };
+    let mut status = OrderFlowStatus { observed_generation, conditions, ..before.clone() };
     if let Report::Looked { pipeline, provisioned, .. } = report {
         let ready = provisioned.shards.iter().filter(|shard| shard.is_ok()).count();
         status.shards_ready = Some(format!("{ready}/{}", pipeline.shards.len()));
@@ -351,8 +356,11 @@ mod tests {
     fn a_pause_keeps_the_last_value_of_all_others() {
         let (flow, pipeline, fine) = (flow(), fixture::pipeline(&json!({})), provisioned(Ok(1)));
         let before = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &fine, true), Timestamp::now());
-        let after = status(&flow, &before, &Report::Paused, Timestamp::now());
+        let mut changed = flow.clone();
+        changed.metadata.generation = Some(8);
+        let after = status(&changed, &before, &Report::Paused, Timestamp::now());
         assert_eq!(found(&after, Kind::Paused), pair("True", Reason::PauseRequested));
+        assert_eq!(after.observed_generation, Some(7));
         assert_eq!(found(&after, Kind::Ready), pair("True", Reason::Available));
         assert_eq!(before.conditions[..6], after.conditions[..6]);
     }

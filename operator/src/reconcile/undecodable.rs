@@ -17,10 +17,11 @@ use crate::{
     condition::Reason,
     context::{Context, FIELD_MANAGER},
     crd::{OrderFlow, OrderFlowStatus},
+    memory::{Memory, Version, Written},
 };
 
 /// Says so in its status as far as that can be written, and in an event.
-pub async fn say(context: &Context, invalid: &InvalidObject) -> Result<Again, Error> {
+pub async fn say(context: &Context, invalid: &InvalidObject, memory: &mut Memory) -> Result<Again, Error> {
     let meta = &invalid.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     context.metrics.ready(namespace, name, false);
@@ -52,9 +53,10 @@ pub async fn say(context: &Context, invalid: &InvalidObject) -> Result<Again, Er
         let patch = Patch::Merge(json!({ "status": after }));
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         if let Err(error) = api.patch_status(name, &parameters, &patch).await {
-            // The API server may hold the rest of the resource against it.
+            // The API server may hold the rest of the resource against it. The event tells nevertheless.
             tracing::warn!(error = crate::context::explain(&error), "the status could not be written");
         }
+        memory.status = Some(Written { version: Version::of(&object.metadata), status: after.clone() });
         let reference: kube::core::PartialObjectMeta<OrderFlow> =
             kube::core::PartialObjectMeta { types: None, metadata: meta.clone(), _phantom: std::marker::PhantomData };
         event::tell_changes(context, &reference, &before, &after).await;

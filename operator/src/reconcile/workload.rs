@@ -62,12 +62,18 @@ pub fn gates(provisioned: &Provisioned) -> Gates {
 /// When nothing can be built: what runs is left alone, and how it does is still said.
 pub fn held(context: &Context, pipeline: &Pipeline, problem: &Problem) -> Workloads {
     let of = |name: String| {
-        live(context, &pipeline.identity, &name).map_or_else(|| Err(problem.clone()), |live| availability(&live))
+        live(context, &pipeline.identity, &name).map_or_else(|| Err(not_made(problem)), |live| availability(&live))
     };
     Workloads {
         producer: of(build::producer_name(&pipeline.identity)),
         consumer: of(build::consumer_name(&pipeline.identity)),
     }
+}
+
+/// The problem is another condition's, and told of once.
+pub fn not_made(problem: &Problem) -> Problem {
+    let reason = if problem.class() == Class::Fine { problem.reason } else { Reason::NotChecked };
+    Problem::new(reason, format!("not made yet: {}", problem.message))
 }
 
 pub fn live(context: &Context, identity: &Identity, name: &str) -> Option<std::sync::Arc<Deployment>> {

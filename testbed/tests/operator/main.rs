@@ -1,5 +1,17 @@
 //! The operator's life with an `OrderFlow`, on a real API server with real controllers, and with real Postgres, Kafka and S3
 //! behind it. There is no node: where it matters that pods run, a test plays the kubelet and says so.
 
+mod command;
+mod deletion;
+mod drift;
+mod figures;
 mod lifecycle;
+mod outages;
+mod ownership;
+mod pausing;
+mod pods;
+mod robustness;
+mod rules;
+mod scaling;
+mod secrets;
 mod support;

@@ -8,15 +8,18 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::core::v1::{self as core, Namespace, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
 use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, http, localstack};
+use orderflow_testbed::{Kubernetes, Operator, Stack, eventually, folder, http, localstack};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -31,6 +34,9 @@ const ACCOUNT: &str = "orderflow-operator";
 
 /// Name of the resource in each namespace.
 pub const NAME: &str = "main";
+
+/// Name of another one beside it.
+pub const SECOND: &str = "second";
 
 /// The namespace of one test, and all that the test's OrderFlow stands on.
 pub struct World {
@@ -120,6 +126,22 @@ impl World {
         orderflow
     }
 
+    /// Another OrderFlow, with the same credentials of S3 and all else its own.
+    pub async fn second(&self) -> Result<Value> {
+        let other = |name: &str| format!("{name}-{SECOND}");
+        let mut second = self.orderflow_with(&json!({
+            "metadata": { "name": SECOND },
+            "spec": { "bucket": { "name": other(&self.bucket()) }, "topic": { "name": other(&self.topic()) } },
+        }));
+        for shard in [1, 2] {
+            let (secret, database) = (format!("{SECOND}-shard{shard}"), other(&self.tag));
+            let dsn = self.stack.postgres(shard).create_database(&database).await?;
+            self.put_secret(&secret, &[("dsn", &dsn)]).await?;
+            second["spec"]["shards"][shard - 1]["dsnSecretRef"]["name"] = json!(secret);
+        }
+        Ok(second)
+    }
+
     /// Starts the operator: it looks at what is well each hour, so that a test which waits for less waits for an event.
     pub async fn operator(&self) -> Result<Operator> {
         self.operator_with(&[]).await
@@ -133,7 +155,7 @@ impl World {
     }
 
     pub fn operator_environment(&self) -> Environment {
-        pairs(&[("POD_NAMESPACE", &self.namespace), ("PROBE_SECONDS", "3600"), ("LEASE_SECONDS", "3")])
+        pairs(&[("POD_NAMESPACE", &self.namespace), ("PROBE_SECONDS", "3600"), ("LEASE_SECONDS", "15")])
     }
 
     // ---- The resource ----
@@ -196,6 +218,16 @@ impl World {
         .await
     }
 
+    /// Waits until there is no such resource any more.
+    pub async fn is_gone(&self, name: &str) -> Result<()> {
+        eventually(&format!("{name} to be gone"), PATIENCE, async || {
+            let found = self.orderflows().get_opt(name).await?;
+            ensure!(found.is_none(), "{}", serde_json::to_string(&found)?);
+            Ok(())
+        })
+        .await
+    }
+
     // ---- What is around it ----
 
     pub fn api<K>(&self) -> Api<K>
@@ -213,6 +245,20 @@ impl World {
         let parameters = PatchParams::apply("test").force();
         self.api::<Secret>().patch(name, &parameters, &Patch::Apply(secret)).await.context("put a Secret")?;
         Ok(())
+    }
+
+    /// Any kind of child, as JSON.
+    pub fn objects(&self, kind: &str) -> Api<DynamicObject> {
+        let resource = match kind {
+            "Deployment" => ApiResource::erase::<Deployment>(&()),
+            "HorizontalPodAutoscaler" => ApiResource::erase::<HorizontalPodAutoscaler>(&()),
+            "NetworkPolicy" => ApiResource::erase::<NetworkPolicy>(&()),
+            "PodDisruptionBudget" => ApiResource::erase::<PodDisruptionBudget>(&()),
+            "Service" => ApiResource::erase::<core::Service>(&()),
+            "ServiceAccount" => ApiResource::erase::<ServiceAccount>(&()),
+            other => panic!("{other} is no kind of child"),
+        };
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
 
     pub async fn deployment(&self, component: &str) -> Result<Deployment> {
@@ -279,16 +325,26 @@ impl World {
 
     // ---- Settled ----
 
-    /// Makes the operator look again, by an annotation, and waits until it has.
+    /// Makes the operator look again, by an annotation, and waits until it has: all of one look comes after the call.
     pub async fn force_a_look(&self, operator: &Operator) -> Result<()> {
-        let before = looks(operator).await?;
-        self.patch(json!({ "metadata": { "annotations": { "test/look": Uuid::now_v7().to_string() } } })).await?;
-        eventually("another look", PATIENCE, async || {
-            let now = looks(operator).await?;
-            ensure!(now > before, "{now} looks");
-            Ok(())
-        })
-        .await
+        self.look_at(NAME, operator).await
+    }
+
+    /// The same for another than `main`, while no other resource is looked at.
+    pub async fn look_at(&self, name: &str, operator: &Operator) -> Result<()> {
+        // The first that ends may have begun before.
+        for _ in 0..2 {
+            let before = looks(operator).await?;
+            let annotation = json!({ "metadata": { "annotations": { "test/look": Uuid::now_v7().to_string() } } });
+            self.patch_named(name, annotation).await?;
+            eventually("another look", PATIENCE, async || {
+                let now = looks(operator).await?;
+                ensure!(now > before, "{now} looks");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Waits until the operator writes nothing more: three looks that are forced find nothing to write.
@@ -313,6 +369,13 @@ impl World {
             })
             .filter(|request| !request.contains(" leases/"))
             .collect())
+    }
+
+    /// The same without what it says in the resource's status and in events.
+    pub fn writes_to_children(&self) -> Result<Vec<String>> {
+        let mut writes = self.writes()?;
+        writes.retain(|write| !write.contains(" orderflows/") && !write.contains(" events/"));
+        Ok(writes)
     }
 
     /// Every answered request of the operator, in order: `patch services/main-producer 200`.
@@ -433,11 +496,6 @@ pub fn merge(target: &mut Value, patch: &Value) {
         }
         (target, patch) => *target = patch.clone(),
     }
-}
-
-/// The words of a killed or frozen operator would come too late.
-pub async fn stop(operator: &Operator) -> Result<()> {
-    operator.stop().await
 }
 
 fn pairs(environment: &[(&str, &str)]) -> Environment {

@@ -1,0 +1,53 @@
+//! Server-side apply tells ports apart by their number. One whose number somebody changed is another one to it, which would
+//! stay beside ours with the same name, and the API server refuses that. So the list is replaced as a whole, before ours is
+//! applied again.
+
+use k8s_openapi::serde::Serialize;
+use serde_json::{Value, json};
+
+/// A strategic merge patch after which the child has its own ports and no others. None: it has none.
+pub fn replaced(child: &impl Serialize) -> Option<Value> {
+    let child = serde_json::to_value(child).ok()?;
+    let spec = match child["kind"].as_str()? {
+        "Service" => json!({ "ports": whole(&child["spec"]["ports"])? }),
+        "Deployment" => {
+            let containers = child.pointer("/spec/template/spec/containers")?.as_array()?;
+            let containers: Option<Vec<Value>> = containers
+                .iter()
+                .map(|container| Some(json!({ "name": container["name"], "ports": whole(&container["ports"])? })))
+                .collect();
+            json!({ "template": { "spec": { "containers": containers? } } })
+        }
+        _ => return None,
+    };
+    Some(json!({ "metadata": { "uid": child["metadata"]["uid"] }, "spec": spec }))
+}
+
+fn whole(ports: &Value) -> Option<Value> {
+    let ports = ports.as_array()?.iter().cloned();
+    Some([json!({ "$patch": "replace" })].into_iter().chain(ports).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::fixture;
+
+    #[test]
+    fn the_lists_of_ports_are_replaced_and_nothing_else() {
+        let producer = fixture::build(&fixture::pipeline(&json!({}))).producer;
+        let all = json!({ "$patch": "replace" });
+        let service = replaced(&producer.service).unwrap();
+        let http = json!({ "name": "http", "port": 8080, "targetPort": "http", "protocol": "TCP" });
+        assert_eq!(service["spec"], json!({ "ports": [all, http] }));
+        let deployment = replaced(&producer.deployment).unwrap();
+        let ports = json!([
+            all,
+            { "name": "http", "containerPort": 8080, "protocol": "TCP" },
+            { "name": "metrics", "containerPort": 9464, "protocol": "TCP" },
+        ]);
+        let container = json!({ "name": "producer", "ports": ports });
+        assert_eq!(deployment["spec"], json!({ "template": { "spec": { "containers": [container] } } }));
+        assert_eq!(replaced(&producer.disruption_budget), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! What the documentation says of the resource is what the code says, and its example is one that the definition takes.
+//!
+//! After a change: `UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation`, then read the difference.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use kube_cel::Validator;
+use orderflow_operator::{
+    crd::{self, OrderFlow},
+    reconcile::dereference,
+    reference,
+};
+use serde_json::Value;
+
+const END: &str = "<!-- end -->";
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("read {name}: {error}"))
+}
+
+/// The document with `made` between the markers of `part`; everything else stays as it is.
+fn with_part(document: &str, part: &str, made: &str) -> String {
+    let marker = format!("<!-- generated: {part} -->\n");
+    let (before, rest) = document.split_once(&marker).unwrap_or_else(|| panic!("there is no {marker}"));
+    let (_, after) = rest.split_once(END).unwrap_or_else(|| panic!("{part} has no {END}"));
+    format!("{before}{marker}{made}{END}{after}")
+}
+
+#[test]
+fn the_reference_is_what_the_code_says() {
+    const NAME: &str = "docs/operator.md";
+    let kept = read(NAME);
+    let made = reference::PARTS.iter().fold(kept.clone(), |document, (part, make)| with_part(&document, part, &make()));
+    if std::env::var_os("UPDATE_MANIFESTS").is_some() && made != kept {
+        std::fs::write(file(NAME), &made).unwrap_or_else(|error| panic!("write {NAME}: {error}"));
+    }
+    assert!(
+        read(NAME) == made,
+        "{NAME} is not what the code makes: run \
+         UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation"
+    );
+}
+
+#[test]
+fn only_what_is_between_the_markers_is_rewritten() {
+    let document =
+        "before\n<!-- generated: one -->\nold\n<!-- end -->\nbetween\n<!-- generated: two -->\n<!-- end -->\n";
+    let expected =
+        "before\n<!-- generated: one -->\nnew\n<!-- end -->\nbetween\n<!-- generated: two -->\n<!-- end -->\n";
+    assert_eq!(with_part(document, "one", "new\n"), expected);
+    assert_eq!(with_part(expected, "one", "new\n"), expected);
+}
+
+#[test]
+fn no_part_of_the_reference_is_marked_that_nobody_makes() {
+    let document = read("docs/operator.md");
+    let marked: BTreeSet<&str> =
+        document.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->")).collect();
+    assert_eq!(marked, reference::PARTS.iter().map(|(part, _)| *part).collect());
+}
+
+/// The objects of `examples/orderflow.yaml`.
+fn example() -> Vec<Value> {
+    serde_saphyr::from_multiple(&read("examples/orderflow.yaml")).expect("the example is YAML")
+}
+
+fn orderflow(objects: &[Value]) -> &Value {
+    objects.iter().find(|object| object["kind"] == "OrderFlow").expect("an OrderFlow is in the example")
+}
+
+#[test]
+fn the_example_fits_the_definition() {
+    let objects = example();
+    let written = orderflow(&objects);
+    let read: OrderFlow = serde_json::from_value(written.clone()).expect("the OrderFlow can be read");
+    let kept = serde_json::to_value(&read).expect("an OrderFlow is JSON");
+    assert!(is_part_of(written, &kept), "a field of the example is unknown:\n{written:#}\n{kept:#}");
+
+    let definition = serde_json::to_value(crd::definition()).expect("the definition is JSON");
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    // As the API server sees it, which fills in the defaults first.
+    Validator::new().validate(schema, &kept, None).expect("the rules are kept");
+}
+
+#[test]
+fn the_example_has_every_secret_that_its_orderflow_names() {
+    let objects = example();
+    let flow: OrderFlow = serde_json::from_value(orderflow(&objects).clone()).expect("the OrderFlow can be read");
+    let secrets: BTreeMap<&str, &Value> = objects
+        .iter()
+        .filter(|object| object["kind"] == "Secret")
+        .filter_map(|secret| Some((secret["metadata"]["name"].as_str()?, &secret["stringData"])))
+        .collect();
+    assert_eq!(secrets.keys().copied().collect::<BTreeSet<_>>(), dereference::names(&flow.spec));
+    for shard in &flow.spec.shards {
+        let key = &shard.dsn_secret_ref;
+        assert!(secrets[key.name.as_str()][&key.key].is_string(), "Secret {} has no key {}", key.name, key.key);
+    }
+    let bucket = flow.spec.bucket.credentials_secret_ref.expect("the example has credentials");
+    for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+        assert!(secrets[bucket.name.as_str()][key].is_string(), "Secret {} has no key {key}", bucket.name);
+    }
+}
+
+/// Whether everything that one says is also in the other.
+fn is_part_of(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            one.iter().all(|(name, value)| other.get(name).is_some_and(|other| is_part_of(value, other)))
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && std::iter::zip(one, other).all(|(one, other)| is_part_of(one, other))
+        }
+        _ => one == other,
+    }
+}

@@ -1,0 +1,171 @@
+//! What becomes of everything when the resource is deleted.
+
+use anyhow::{Context, Result, ensure};
+use aws_sdk_s3::primitives::ByteStream;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams};
+use orderflow_testbed::{Isolation, Service, eventually, postgres};
+use serde_json::json;
+use sqlx::Row;
+
+use crate::support::{NAME, PATIENCE, World};
+
+async fn delete(world: &World) -> Result<()> {
+    world.orderflows().delete(NAME, &DeleteParams::default()).await.context("delete the OrderFlow")?;
+    Ok(())
+}
+
+/// Names of all tables in a shard's database.
+async fn tables(world: &World, shard: usize) -> Result<Vec<String>> {
+    let mut connection = postgres::connect(world.dsn(shard)).await?;
+    let rows = sqlx::query("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
+        .fetch_all(&mut connection)
+        .await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+async fn bucket_exists(world: &World) -> bool {
+    world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_ok()
+}
+
+/// Reading a topic that is not there is an error.
+async fn topics_exist(world: &World) -> bool {
+    world.stack.read_topic(&world.topic(), Isolation::ReadCommitted).await.is_ok()
+}
+
+async fn put(world: &World, key: &str) -> Result<()> {
+    let body = ByteStream::from_static(b"paid");
+    world.stack.s3().put_object().bucket(world.bucket()).key(key).body(body).send().await?;
+    Ok(())
+}
+
+/// The resource's one Warning about what was left behind.
+async fn left_behind(world: &World) -> Result<String> {
+    let events = world.events().await?;
+    let warnings: Vec<_> = events.iter().filter(|(_, reason, _)| reason == "CleanupIncomplete").collect();
+    ensure!(warnings.len() == 1 && warnings[0].0 == "Warning", "{events:?}");
+    Ok(warnings[0].2.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retain_is_the_default_and_leaves_everything_outside_the_cluster() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    world.deployments_exist().await?;
+    world.settled(&operator).await?;
+    ensure!(world.orderflows().get(NAME).await?.finalizers().is_empty(), "a finalizer would keep it without an operator");
+    let before = (tables(&world, 1).await?, tables(&world, 2).await?);
+
+    operator.stop().await?;
+    delete(&world).await?;
+    world.is_gone(NAME).await?;
+    eventually("the children to be collected", PATIENCE, async || {
+        let deployments = world.api::<Deployment>().list(&ListParams::default()).await?;
+        ensure!(deployments.items.is_empty(), "{} Deployments", deployments.items.len());
+        Ok(())
+    })
+    .await?;
+    ensure!((tables(&world, 1).await?, tables(&world, 2).await?) == before && before.0.len() > 4, "{before:?}");
+    ensure!(bucket_exists(&world).await && topics_exist(&world).await, "the bucket or the topics are gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delete_stops_the_pods_and_removes_all_that_is_ours() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    for shard in [1, 2] {
+        let mut connection = postgres::connect(world.dsn(shard)).await?;
+        sqlx::query("CREATE TABLE somebodys (id int)").execute(&mut connection).await?;
+    }
+    world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    ensure!(world.orderflows().get(NAME).await?.finalizers() == ["orderflow.dev/cleanup"], "no finalizer");
+    put(&world, "receipts/alice/1.txt").await?;
+
+    delete(&world).await?;
+    world.is_gone(NAME).await?;
+    let pods = world.api::<Pod>().list(&ListParams::default()).await?;
+    ensure!(pods.items.is_empty(), "{} pods were still there", pods.items.len());
+    for shard in [1, 2] {
+        ensure!(tables(&world, shard).await? == ["somebodys"], "{:?}", tables(&world, shard).await?);
+    }
+    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics are still there");
+    let events = world.events().await?;
+    ensure!(events.iter().all(|(_, reason, _)| reason != "CleanupIncomplete"), "{events:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_with_other_objects_is_kept() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
+    world.wait_for("BucketReady", "True", "Provisioned").await?;
+    put(&world, "receipts/alice/1.txt").await?;
+    put(&world, "other/thing").await?;
+    delete(&world).await?;
+    world.is_gone(NAME).await?;
+    let left = world.stack.s3().list_objects_v2().bucket(world.bucket()).send().await?;
+    let keys: Vec<_> = left.contents().iter().filter_map(|object| object.key()).collect();
+    ensure!(keys == ["other/thing"], "{keys:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_anothers_is_not_removed() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    world.wait_for("TopicReady", "True", "Provisioned").await?;
+    world.deployments_exist().await?;
+    let before = tables(&world, 1).await?;
+    let second = json!({ "metadata": { "name": "second" }, "spec": { "deletionPolicy": "Delete" } });
+    world.create(world.orderflow_with(&second)).await?;
+    world.wait_for_named("second", "TopicReady", "False", "OwnedByAnother").await?;
+
+    world.orderflows().delete("second", &DeleteParams::default()).await?;
+    world.is_gone("second").await?;
+    ensure!(tables(&world, 1).await? == before, "tables were removed");
+    ensure!(bucket_exists(&world).await && topics_exist(&world).await, "the bucket or the topics are gone");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_secret_does_not_keep_the_resource() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
+    world.deployments_exist().await?;
+    world.api::<Secret>().delete("postgres-shard2", &DeleteParams::default()).await?;
+    world.wait_for("ShardsReady", "False", "SecretMissing").await?;
+    delete(&world).await?;
+    world.is_gone(NAME).await?;
+    let left = left_behind(&world).await?;
+    ensure!(left.contains("postgres-shard2") && !left.contains("postgres-shard1"), "{left}");
+    ensure!(tables(&world, 1).await?.is_empty() && !tables(&world, 2).await?.is_empty(), "the first shard's tables stay");
+    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics are still there");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_gone_does_not_keep_the_resource() -> Result<()> {
+    let world = World::with_own_services().await?;
+    let _operator = world.operator_with(&[("CLEANUP_SECONDS", "5")]).await?;
+    world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
+    world.deployments_exist().await?;
+    world.wait_for("BucketReady", "True", "Provisioned").await?;
+    world.stack.kafka().kill();
+    world.stack.postgres(2).kill();
+    delete(&world).await?;
+    world.is_gone(NAME).await?;
+    let left = left_behind(&world).await?;
+    ensure!(left.contains(&world.topic()) || left.contains("topics"), "{left}");
+    ensure!(left.contains("shard2") && !left.contains("shard1"), "{left}");
+    ensure!(tables(&world, 1).await?.is_empty() && !bucket_exists(&world).await, "what could be removed was not");
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! What a server that is down, or frozen, does to a resource: it is named, the rest goes on, and when it is back all is well
+//! without anybody's help. Services of a test's own, so few tests and each with a whole story.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, postgres};
+use serde_json::json;
+
+use crate::support::{NAME, PATIENCE, World, install_definition, looks};
+
+/// So that what is well is looked at again soon; a server that goes away says nothing.
+const OFTEN: (&str, &str) = ("PROBE_SECONDS", "1");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_goes_down_is_named_once_and_what_runs_is_left_alone() -> Result<()> {
+    let world = World::with_own_services().await?;
+    let operator = world.operator_with(&[OFTEN]).await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    let before = deployments(&world).await?;
+
+    world.stack.postgres(2).kill();
+    let condition = world.wait_for("ShardsReady", "False", "Unreachable").await?;
+    let message = condition["message"].as_str().context("no message")?;
+    ensure!(message.contains("shard2") && !message.contains("shard1"), "{message}");
+    world.wait_for("Ready", "False", "Unreachable").await?;
+    more_looks(&operator).await?;
+    let status = world.status(NAME).await?;
+    ensure!(status["shardsReady"] == "1/2", "{status}");
+    for (kind, reason) in [
+        ("BucketReady", "Provisioned"),
+        ("TopicReady", "Provisioned"),
+        ("ProducerAvailable", "Available"),
+        ("ConsumerAvailable", "Available"),
+    ] {
+        let condition = world.condition(kind).await?;
+        ensure!(condition["status"] == "True" && condition["reason"] == reason, "{condition}");
+    }
+
+    world.stack.postgres(2).start_again().await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    ensure!(deployments(&world).await? == before, "the Deployments were changed");
+    let events = world.events().await?;
+    let warnings: Vec<_> = events.iter().filter(|(severity, ..)| severity == "Warning").collect();
+    ensure!(warnings.len() == 1 && warnings[0].1 == "Unreachable" && warnings[0].2.contains("shard2"), "{warnings:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_down_from_the_beginning_keeps_nothing_else_from_being_made() -> Result<()> {
+    let world = World::with_own_services().await?;
+    let _operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.stack.postgres(2).kill();
+    world.create(world.orderflow()).await?;
+    world.deployments_exist().await?;
+    world.wait_for("ShardsReady", "False", "Unreachable").await?;
+    world.wait_for("BucketReady", "True", "Provisioned").await?;
+    world.wait_for("TopicReady", "True", "Provisioned").await?;
+    world.wait_for("ProducerAvailable", "True", "Available").await?;
+    let status = world.status(NAME).await?;
+    ensure!(status["shards"][0]["ready"] == true && status["shards"][1]["ready"] == false, "{status}");
+
+    world.stack.postgres(2).start_again().await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    is_marked(&world, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_shard_the_producers_wait_and_the_consumers_are_made() -> Result<()> {
+    let world = World::with_own_services().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    for shard in [1, 2] {
+        world.stack.postgres(shard).kill();
+    }
+    world.create(world.orderflow()).await?;
+    world.wait_for("ConsumerAvailable", "True", "Available").await?;
+    world.wait_for("ProducerAvailable", "False", "WaitingForShard").await?;
+    more_looks(&operator).await?;
+    require_none(&world, "producer").await?;
+
+    for shard in [1, 2] {
+        world.stack.postgres(shard).start_again().await?;
+    }
+    world.wait_for("Ready", "True", "Available").await?;
+    is_marked(&world, 1).await?;
+    is_marked(&world, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kafka_the_consumers_wait_and_the_producers_are_made() -> Result<()> {
+    let world = World::with_own_services().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.stack.kafka().kill();
+    world.create(world.orderflow()).await?;
+    world.wait_for("TopicReady", "False", "Unreachable").await?;
+    world.wait_for("ProducerAvailable", "True", "Available").await?;
+    world.wait_for("ConsumerAvailable", "False", "WaitingForTopic").await?;
+    more_looks(&operator).await?;
+    require_none(&world, "consumer").await?;
+
+    world.stack.kafka().start_again().await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_s3_all_else_is_made() -> Result<()> {
+    let world = World::with_own_services().await?;
+    let _operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.stack.localstack().kill();
+    world.create(world.orderflow()).await?;
+    world.wait_for("BucketReady", "False", "Unreachable").await?;
+    world.wait_for("ShardsReady", "True", "Provisioned").await?;
+    world.wait_for("TopicReady", "True", "Provisioned").await?;
+    world.wait_for("ProducerAvailable", "True", "Available").await?;
+    world.wait_for("ConsumerAvailable", "True", "Available").await?;
+    world.wait_for("Ready", "False", "Unreachable").await?;
+
+    world.stack.localstack().start_again().await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    Ok(())
+}
+
+/// A connection that stays open, and no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_frozen_do_not_keep_a_change_from_being_acted_on() -> Result<()> {
+    let world = World::with_own_services().await?;
+    let _operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    let frozen: [&dyn Service; 3] = [world.stack.kafka(), world.stack.localstack(), world.stack.postgres(2)];
+    frozen.iter().for_each(|service| service.pause());
+    world.patch(json!({ "spec": { "producer": { "replicas": 3 }, "consumer": { "replicas": 4 } } })).await?;
+    for (component, replicas) in [("producer", 3), ("consumer", 4)] {
+        let what = format!("with {replicas} replicas");
+        world.deployment_that(component, &what, |deployment| replicas_of(deployment) == Some(replicas)).await?;
+    }
+    for kind in ["ShardsReady", "BucketReady", "TopicReady"] {
+        world.wait_for(kind, "False", "Unreachable").await?;
+    }
+    frozen.iter().for_each(|service| service.resume());
+    world.wait_for("Ready", "True", "Available").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_api_server_was_away_a_change_is_acted_on() -> Result<()> {
+    let kubernetes = Kubernetes::start(folder::of_this_test_process()?, "killed-kubernetes").await?;
+    // A World is of a control plane that is never dropped; the processes end with this one.
+    let kubernetes: &'static Kubernetes = Box::leak(Box::new(kubernetes));
+    install_definition(&kubernetes.client()?).await?;
+    let world = World::on(kubernetes, Stack::shared().await?).await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+
+    // The Lease outlasts the outage: the same process goes on.
+    let operator = world.operator_with(&[("LEASE_SECONDS", "3600")]).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    let pid = operator.pid();
+    kill_and_start(kubernetes).await?;
+    is_acted_on(&world, 3).await?;
+    ensure!(operator.is_running() && operator.pid() == pid, "the operator ended");
+    operator.stop().await?;
+
+    // It does not: the process ends, since another may lead by now, and whoever keeps it running starts it again.
+    let operator = world.operator_with(&[("LEASE_SECONDS", "3")]).await?;
+    world.settled(&operator).await?;
+    kubernetes.api_server().kill();
+    let status = operator.process().wait_for_exit(PATIENCE).await?;
+    ensure!(!status.success(), "{status}");
+    kubernetes.start_api_server_again().await?;
+    operator.start_again().await?;
+    is_acted_on(&world, 4).await
+}
+
+async fn kill_and_start(kubernetes: &Kubernetes) -> Result<()> {
+    kubernetes.api_server().kill();
+    kubernetes.start_api_server_again().await
+}
+
+async fn is_acted_on(world: &World, replicas: i32) -> Result<()> {
+    eventually("a change to be taken", PATIENCE, async || {
+        world.patch(json!({ "spec": { "producer": { "replicas": replicas } } })).await
+    })
+    .await?;
+    let what = format!("with {replicas} replicas");
+    world.deployment_that("producer", &what, |deployment| replicas_of(deployment) == Some(replicas)).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    Ok(())
+}
+
+/// As they are specified, and how often that was changed.
+async fn deployments(world: &World) -> Result<[(Option<i64>, Option<i32>); 2]> {
+    let of = |deployment: &Deployment| (deployment.metadata.generation, replicas_of(deployment));
+    Ok([of(&world.deployment("producer").await?), of(&world.deployment("consumer").await?)])
+}
+
+fn replicas_of(deployment: &Deployment) -> Option<i32> {
+    deployment.spec.as_ref()?.replicas
+}
+
+/// Two at least that began after this was called.
+async fn more_looks(operator: &Operator) -> Result<()> {
+    let before = looks(operator).await?;
+    eventually("more looks", PATIENCE, async || {
+        let now = looks(operator).await?;
+        ensure!(now >= before + 3, "{now} looks, {before} before");
+        Ok(())
+    })
+    .await
+}
+
+async fn require_none(world: &World, component: &str) -> Result<()> {
+    let found = world.api::<Deployment>().get_opt(&format!("{NAME}-{component}")).await?;
+    ensure!(found.is_none(), "the {component} was made");
+    Ok(())
+}
+
+async fn is_marked(world: &World, shard: usize) -> Result<()> {
+    let mut connection = postgres::connect(world.dsn(shard)).await?;
+    let name: String =
+        sqlx::query_scalar("SELECT shard_name FROM orderflow_meta").fetch_one(&mut connection).await?;
+    ensure!(name == format!("shard{shard}"), "{name}");
+    Ok(())
+}

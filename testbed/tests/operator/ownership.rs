@@ -1,0 +1,299 @@
+//! Whose things are: a database says which shard of whose it is, a bucket whose it is, and of a topic the resources are asked.
+//! What is another's is left alone, and what this one has goes on.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::DeleteParams;
+use orderflow_testbed::{eventually, postgres};
+use serde_json::{Value, json};
+
+use crate::support::{NAME, PATIENCE, SECOND, World, merge};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swapped_dsns_are_found_out_and_nothing_is_touched() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    world.settled(&operator).await?;
+    let before = Touchable::of(&world).await?;
+
+    put_dsns(&world, [world.dsn(2), world.dsn(1)]).await?;
+    let condition = world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
+    let message = condition["message"].as_str().context("no message")?;
+    ensure!(message.contains("0 of 2") && message.contains("shard1: ") && message.contains("shard2: "), "{message}");
+    world.wait_for("Ready", "False", "ShardMismatch").await?;
+    world.settled(&operator).await?;
+    before.require_untouched(&world).await?;
+    world.wait_for("ProducerAvailable", "True", "Available").await?;
+
+    put_dsns(&world, [world.dsn(1), world.dsn(2)]).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    before.require_untouched(&world).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_annotation_makes_one_shards_database_anothers() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    world.deployments_exist().await?;
+    world.settled(&operator).await?;
+    let before = Touchable::of(&world).await?;
+    put_dsns(&world, [world.dsn(2), world.dsn(1)]).await?;
+    world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
+    adopt(&world, NAME).await?;
+    world.settled(&operator).await?;
+    world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
+    before.require_untouched(&world).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repointed_dsn_is_found_out_and_nothing_is_touched() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    world.deployments_exist().await?;
+    world.settled(&operator).await?;
+    // Provisioned, and another's.
+    let others = [world.stack.dsn(1), world.stack.dsn(2)];
+    let before = Touchable::of(&world).await?;
+    let before_others = [contents(&others[0]).await?, contents(&others[1]).await?];
+    for (case, dsn, reason) in [
+        ("shard1's", world.dsn(1).to_owned(), "SameDatabase"),
+        ("shard1's by another name", world.dsn(1).replace("127.0.0.1", "localhost"), "ShardMismatch"),
+        ("another's first shard", others[0].clone(), "ShardMismatch"),
+        ("another's second shard", others[1].clone(), "OwnedByAnother"),
+    ] {
+        world.put_secret("postgres-shard2", &[("dsn", &dsn)]).await?;
+        let condition = world.wait_for("ShardsReady", "False", reason).await.context(case)?;
+        let message = condition["message"].as_str().context("no message")?;
+        ensure!(message.contains("1 of 2 shards are ready: shard2: "), "{case}: {message}");
+        world.settled(&operator).await?;
+        before.require_untouched(&world).await.context(case)?;
+        ensure!([contents(&others[0]).await?, contents(&others[1]).await?] == before_others, "{case}: written to");
+        // So that the next one is another change of reason.
+        world.put_secret("postgres-shard2", &[("dsn", world.dsn(2))]).await?;
+        world.wait_for("ShardsReady", "True", "Provisioned").await.context(case)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_belongs_to_who_had_it_first() -> Result<()> {
+    let claim = |world: &World| json!({ "shards": world.orderflow()["spec"]["shards"] });
+    require_refused("ShardsReady", &["producer"], claim).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_belongs_to_who_had_it_first() -> Result<()> {
+    require_refused("BucketReady", &["producer"], |world| json!({ "bucket": { "name": world.bucket() } })).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_belongs_to_who_had_it_first() -> Result<()> {
+    let claim = |world: &World| json!({ "topic": { "name": world.topic() } });
+    require_refused("TopicReady", &["producer", "consumer"], claim).await
+}
+
+/// The name of one's dead letters is the name of one's topic, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_topics_beside_a_topic_are_its_owners() -> Result<()> {
+    let claim = |world: &World| json!({ "topic": { "name": format!("{}.dlq", world.topic()) } });
+    require_refused("TopicReady", &["producer", "consumer"], claim).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_its_owner_lets_go_of_goes_to_the_next() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    world.create(second(&world, &json!({ "topic": { "name": world.topic() } })).await?).await?;
+    world.wait_for_named(SECOND, "TopicReady", "False", "OwnedByAnother").await?;
+    world.wait_for_named(SECOND, "ShardsReady", "True", "Provisioned").await?;
+
+    remove(&world, NAME).await?;
+    world.look_at(SECOND, &operator).await?;
+    world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_resource_does_not_get_the_topic_that_a_younger_one_has() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    let second = second(&world, &json!({})).await?;
+    let topic = second["spec"]["topic"]["name"].clone();
+    world.create(second).await?;
+    world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
+    let before = Touchable::of(&world).await?;
+
+    world.patch(json!({ "spec": { "topic": { "name": topic } } })).await?;
+    let condition = world.wait_for("TopicReady", "False", "OwnedByAnother").await?;
+    require_names(&condition, &format!("{}/{SECOND}", world.namespace))?;
+    world.settled(&operator).await?;
+    before.require_untouched(&world).await?;
+    world.look_at(SECOND, &operator).await?;
+    world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_left_is_taken_over_by_whoever_is_told_to() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    remove(&world, NAME).await?;
+    let left = [contents(world.dsn(1)).await?, contents(world.dsn(2)).await?];
+
+    world.create(world.orderflow_with(&json!({ "metadata": { "name": "heir" } }))).await?;
+    for kind in ["ShardsReady", "BucketReady"] {
+        let condition = world.wait_for_named("heir", kind, "False", "OwnedByAnother").await?;
+        require_names(&condition, &format!("{}/{NAME}", world.namespace))?;
+    }
+    world.look_at("heir", &operator).await?;
+    ensure!([contents(world.dsn(1)).await?, contents(world.dsn(2)).await?] == left, "taken without being told to");
+
+    adopt(&world, "heir").await?;
+    world.wait_for_named("heir", "Ready", "True", "Available").await?;
+    let heir = format!("{}/heir", world.namespace);
+    ensure!(owners(&world).await? == [heir.clone(), heir.clone(), heir], "{:?}", owners(&world).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_left_is_its_own_again_when_it_comes_back() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    remove(&world, NAME).await?;
+    let left = [contents(world.dsn(1)).await?, contents(world.dsn(2)).await?];
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    ensure!([contents(world.dsn(1)).await?, contents(world.dsn(2)).await?] == left, "the databases were written to");
+    Ok(())
+}
+
+/// A second resource with all its own but for what `claim` says, which the first one has: the second is told so, without
+/// `held`, and the first is as before.
+async fn require_refused(kind: &str, held: &[&str], claim: impl Fn(&World) -> Value) -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    world.settled(&operator).await?;
+    let (before, before_owners) = (Touchable::of(&world).await?, owners(&world).await?);
+
+    world.create(second(&world, &claim(&world)).await?).await?;
+    let condition = world.wait_for_named(SECOND, kind, "False", "OwnedByAnother").await?;
+    require_names(&condition, &format!("{}/{NAME}", world.namespace))?;
+    world.wait_for_named(SECOND, "Ready", "False", "OwnedByAnother").await?;
+    world.look_at(SECOND, &operator).await?;
+    for component in held {
+        let found = world.api::<Deployment>().get_opt(&format!("{SECOND}-{component}")).await?;
+        ensure!(found.is_none(), "the second {component} was made");
+    }
+    world.look_at(NAME, &operator).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    before.require_untouched(&world).await?;
+    ensure!(owners(&world).await? == before_owners, "{:?}", owners(&world).await?);
+    Ok(())
+}
+
+async fn second(world: &World, changes: &Value) -> Result<Value> {
+    let mut second = world.second().await?;
+    merge(&mut second["spec"], changes);
+    Ok(second)
+}
+
+/// Until it is gone; what it made outside of Kubernetes stays.
+async fn remove(world: &World, name: &str) -> Result<()> {
+    world.orderflows().delete(name, &DeleteParams::default()).await?;
+    eventually(&format!("{name} to be gone"), PATIENCE, async || {
+        ensure!(world.orderflows().get_opt(name).await?.is_none(), "it is there");
+        anyhow::Ok(())
+    })
+    .await
+}
+
+async fn adopt(world: &World, name: &str) -> Result<()> {
+    world.patch_named(name, json!({ "metadata": { "annotations": { "orderflow.dev/adopt": "true" } } })).await
+}
+
+async fn put_dsns(world: &World, dsns: [&str; 2]) -> Result<()> {
+    world.put_secret("postgres-shard1", &[("dsn", dsns[0])]).await?;
+    world.put_secret("postgres-shard2", &[("dsn", dsns[1])]).await
+}
+
+fn require_names(condition: &Value, owner: &str) -> Result<()> {
+    let message = condition["message"].as_str().context("no message")?;
+    ensure!(message.contains(owner), "{message:?} does not name {owner}");
+    Ok(())
+}
+
+/// Of the databases, in the order of the shards, and of the bucket.
+async fn owners(world: &World) -> Result<[String; 3]> {
+    let mut owners = [const { String::new() }; 3];
+    for shard in [1, 2] {
+        let mut connection = postgres::connect(world.dsn(shard)).await?;
+        owners[shard - 1] = sqlx::query_scalar("SELECT owner FROM orderflow_meta").fetch_one(&mut connection).await?;
+    }
+    let tags = world.stack.s3().get_bucket_tagging().bucket(world.bucket()).send().await?;
+    let owner = tags.tag_set().iter().find(|tag| tag.key() == "orderflow.dev/owner").context("nobody's bucket")?;
+    owner.value().clone_into(&mut owners[2]);
+    Ok(owners)
+}
+
+/// What must stay as it is when a DSN, a bucket or a topic is another's.
+struct Touchable {
+    databases: [String; 2],
+    /// Generation and config hash of each Deployment.
+    deployments: [(Option<i64>, Option<String>); 2],
+}
+
+impl Touchable {
+    async fn of(world: &World) -> Result<Self> {
+        let deployment = |deployment: &Deployment| {
+            let template = deployment.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+            let annotations = template.and_then(|template| template.annotations.as_ref());
+            let hash = annotations.and_then(|annotations| annotations.get("orderflow.dev/config-hash"));
+            (deployment.metadata.generation, hash.cloned())
+        };
+        Ok(Self {
+            databases: [contents(world.dsn(1)).await?, contents(world.dsn(2)).await?],
+            deployments: [
+                deployment(&world.deployment("producer").await?),
+                deployment(&world.deployment("consumer").await?),
+            ],
+        })
+    }
+
+    async fn require_untouched(&self, world: &World) -> Result<()> {
+        let now = Self::of(world).await?;
+        ensure!(now.databases == self.databases, "{:#?}, before: {:#?}", now.databases, self.databases);
+        ensure!(now.deployments == self.deployments, "{:?}, before: {:?}", now.deployments, self.deployments);
+        Ok(())
+    }
+}
+
+/// The tables, and the marking with the transaction that wrote it last: the same text as before, even, would be another one.
+async fn contents(dsn: &str) -> Result<String> {
+    const QUERY: &str = "
+        SELECT (SELECT string_agg(format('%s %s %s', oid, relname, relkind), ', ' ORDER BY oid) FROM pg_class
+                WHERE relnamespace = 'public'::regnamespace)
+            || '; ' || (SELECT string_agg(xmin::text || ' ' || meta::text, ', ') FROM orderflow_meta AS meta)
+            || '; ' || (SELECT string_agg(xmin::text, ', ' ORDER BY version) FROM _sqlx_migrations)";
+    let mut connection = postgres::connect(dsn).await?;
+    sqlx::query_scalar(QUERY).fetch_one(&mut connection).await.context("look at a database")
+}

@@ -1,0 +1,224 @@
+//! The pods that no node here runs: a namespace that only takes harmless ones takes them, they are given no secret but by name,
+//! and what they are told is what the programs need to serve.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{EnvVar, Namespace, Pod, PodTemplateSpec, Secret, ServiceAccount};
+use kube::Api;
+use kube::api::{ListParams, PostParams};
+use orderflow_testbed::product::Environment;
+use orderflow_testbed::{Consumer, Isolation, Postgres, Producer, eventually, folder, http, postgres};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+
+use crate::support::{NAME, PATIENCE, World, create};
+
+const COMPONENTS: [&str; 2] = ["producer", "consumer"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restricted_namespace_takes_the_pods_with_everything_turned_on() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    let _postgres = everything(&world).await?;
+    let namespace = format!("{}-restricted", world.namespace);
+    let label = json!({ "pod-security.kubernetes.io/enforce": "restricted" });
+    let metadata = json!({ "name": namespace, "labels": label });
+    create::<Namespace>(&Api::all(world.client.clone()), json!({ "metadata": metadata })).await?;
+    let pods: Api<Pod> = Api::namespaced(world.client.clone(), &namespace);
+    let accounts: Api<ServiceAccount> = Api::namespaced(world.client.clone(), &namespace);
+    for component in COMPONENTS {
+        let template = template(&world.deployment(component).await?)?;
+        let account = template.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        create(&accounts, json!({ "metadata": { "name": account } })).await?;
+
+        let pod = |name: &str| Pod {
+            metadata: kube::api::ObjectMeta {
+                name: Some(name.to_owned()),
+                ..template.metadata.clone().unwrap_or_default()
+            },
+            spec: template.spec.clone(),
+            ..Pod::default()
+        };
+        let taken = pods.create(&PostParams::default(), &pod(&format!("{component}-taken"))).await;
+        ensure!(taken.is_ok(), "{component}: {taken:?}");
+
+        // And the namespace does look.
+        let mut harmful = pod(&format!("{component}-refused"));
+        for container in harmful.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+            container.security_context = None;
+        }
+        let refused = pods.create(&PostParams::default(), &harmful).await;
+        ensure!(format!("{refused:?}").contains("violates PodSecurity"), "{component}: {refused:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_are_given_secrets_by_name_and_only_their_own() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    let _postgres = everything(&world).await?;
+    let secrets = world.api::<Secret>().list(&ListParams::default()).await?;
+    let values: Vec<String> = secrets
+        .into_iter()
+        .flat_map(|secret| secret.data.unwrap_or_default().into_values())
+        .filter_map(|value| String::from_utf8(value.0).ok())
+        // Of a certificate, a line stands for it: JSON writes line ends otherwise.
+        .filter_map(|value| value.lines().find(|line| !line.starts_with("-----")).map(ToOwned::to_owned))
+        .collect();
+    ensure!(values.len() >= 9, "only {} values", values.len());
+    for component in COMPONENTS {
+        let deployment = world.deployment(component).await?;
+        let text = serde_json::to_string(&deployment)?;
+        ensure!(!values.iter().any(|value| text.contains(value)), "{component} shows a secret: {text}");
+        ensure!(text.contains("\"kafka-user\"") && text.contains("\"kafka-ca\""), "{component}: {text}");
+        let names: Vec<String> = variables(&deployment)?.into_iter().map(|variable| variable.name).collect();
+        let of_storage: Vec<_> = names
+            .iter()
+            .filter(|name| ["PG_", "S3_", "AWS_", "SHARDS"].iter().any(|of| name.starts_with(of)))
+            .collect();
+        ensure!(of_storage.is_empty() == (component == "consumer"), "{component}: {of_storage:?}");
+        let volumes = template(&deployment)?.spec.and_then(|spec| spec.volumes).unwrap_or_default();
+        let of_postgres = volumes.iter().filter(|volume| volume.name.contains("postgres")).count();
+        ensure!(of_postgres == usize::from(component == "producer"), "{component}: {volumes:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_pods_are_told_takes_an_order_to_its_notification() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    world.deployments_exist().await?;
+    for kind in ["ShardsReady", "BucketReady", "TopicReady"] {
+        world.wait_for(kind, "True", "Provisioned").await?;
+    }
+
+    let folder = folder::of_this_test_process()?;
+    let producer = Producer::builder(folder, told(&world, "producer").await?).start().await?;
+    let consumer = Consumer::builder(folder, told(&world, "consumer").await?).start().await?;
+    producer.ready(PATIENCE).await?;
+    consumer.ready(PATIENCE).await?;
+    let url = format!("{}/api/orders", producer.url()?);
+    let order = json!({ "user_id": "ada", "product_name": "Keyboard", "quantity": 2, "price": 149.99 });
+    let answer = http::client().post(&url).json(&order).send().await?;
+    let (status, text) = (answer.status(), answer.text().await?);
+    ensure!(status == 201, "{status}: {text}");
+    let placed: Value = serde_json::from_str(&text)?;
+    let id = placed["order"]["id"].as_str().with_context(|| format!("no id in {text}"))?;
+
+    let topic = format!("{}.notifications", world.topic());
+    eventually(&format!("the notification of order {id}"), PATIENCE, async || {
+        let records = world.stack.read_topic(&topic, Isolation::ReadCommitted).await?;
+        let found = records.iter().any(|record| record.json::<Value>().is_ok_and(|value| value["order_id"] == id));
+        ensure!(found, "{} others", records.len());
+        Ok(())
+    })
+    .await?;
+    eventually("the receipt", PATIENCE, async || {
+        let order: Value = http::client().get(format!("{url}/{id}")).send().await?.json().await?;
+        ensure!(order["receipt_status"] == "stored", "{order}");
+        Ok(())
+    })
+    .await
+}
+
+/// The environment of a component's container as a node would make it. Only the ports are others, since processes on one
+/// machine cannot share them.
+async fn told(world: &World, component: &str) -> Result<Environment> {
+    let mut environment = BTreeMap::new();
+    for EnvVar { name, value, value_from } in variables(&world.deployment(component).await?)? {
+        let value = match (value, value_from) {
+            (Some(value), None) => value.replace("$$", "$"),
+            (None, Some(source)) => {
+                if let Some(key) = source.secret_key_ref {
+                    let data = world.api::<Secret>().get(&key.name).await?.data.unwrap_or_default();
+                    let value =
+                        data.get(&key.key).with_context(|| format!("Secret {} has no {}", key.name, key.key))?;
+                    String::from_utf8(value.0.clone())?
+                } else {
+                    let field = source.field_ref.with_context(|| format!("{name} comes from elsewhere"))?;
+                    ensure!(field.field_path == "metadata.name", "{field:?}");
+                    format!("{NAME}-{component}-{}", world.namespace)
+                }
+            }
+            both => anyhow::bail!("{name}: {both:?}"),
+        };
+        environment.insert(name, value);
+    }
+    for port in ["PORT", "ADMIN_PORT"] {
+        environment.entry(port.to_owned()).and_modify(|value| "0".clone_into(value));
+    }
+    Ok(environment.into_iter().collect())
+}
+
+/// Makes `main` with everything that a spec can turn on for its pods, and waits until both Deployments have it. The Postgres
+/// of its first shard.
+async fn everything(world: &World) -> Result<Postgres> {
+    let (postgres, authority) = postgres_with_tls(world).await?;
+    let dsn = postgres.create_database("orders").await?;
+    world.put_secret("postgres-shard1", &[("dsn", &dsn), ("ca.crt", &authority)]).await?;
+    let credentials =
+        [("AWS_ACCESS_KEY_ID", "AKIA0EXAMPLE0ID"), ("AWS_SECRET_ACCESS_KEY", "a-long-key"), ("AWS_SESSION_TOKEN", "a-token")];
+    world.put_secret("s3-credentials", &credentials).await?;
+    world.put_secret("kafka-ca", &[("ca.crt", &authority)]).await?;
+    world.put_secret("kafka-user", &[("username", "a-user-of-kafka"), ("password", "a-password-of-kafka")]).await?;
+    let mut orderflow = world.orderflow_with(&json!({ "spec": { "producer": {
+        "serviceAccount": { "annotations": { "example.com/role": "orders" } },
+    }}}));
+    orderflow["spec"]["shards"][0]["caSecretRef"] = json!({ "name": "postgres-shard1", "key": "ca.crt" });
+    world.create(orderflow).await?;
+    world.deployments_exist().await?;
+    // The broker here speaks neither; by now the topics are there, and Deployments that exist are kept as the spec says.
+    world
+        .patch(json!({ "spec": { "topic": {
+            "tls": { "caSecretRef": { "name": "kafka-ca", "key": "ca.crt" } },
+            "sasl": { "mechanism": "SCRAM-SHA-512", "secretRef": { "name": "kafka-user" } },
+        }}}))
+        .await?;
+    for component in COMPONENTS {
+        let logs_in = |deployment: &Deployment| {
+            variables(deployment).is_ok_and(|all| all.iter().any(|variable| variable.name == "KAFKA_SASL_PASSWORD"))
+        };
+        world.deployment_that(component, "that logs in to Kafka", logs_in).await?;
+    }
+    Ok(postgres)
+}
+
+/// A server of this test's own that speaks TLS, and the certificate of the authority that signed its certificate.
+async fn postgres_with_tls(world: &World) -> Result<(Postgres, String)> {
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
+
+    let name = format!("postgres-{}", world.namespace);
+    let postgres = Postgres::start(folder::of_this_test_process()?, &name).await?;
+    let dsn = postgres.dsn("postgres");
+    let mut connection = postgres::connect(&dsn).await?;
+    // The server itself writes its files, as the key must be its own.
+    for (file, pem) in [("server.crt", certificate.pem()), ("server.key", key.serialize_pem())] {
+        let lines = format!("SELECT unnest(string_to_array('{}', E'\\n'))", pem.trim().replace('\r', ""));
+        let copy = format!("COPY ({lines}) TO PROGRAM 'umask 077 && cat > {file}'");
+        sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut connection).await?;
+    }
+    sqlx::raw_sql("ALTER SYSTEM SET ssl = on").execute(&mut connection).await?;
+    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await?;
+    let with_tls = format!("{dsn}?sslmode=require");
+    eventually("Postgres to speak TLS", PATIENCE, async || postgres::connect(&with_tls).await.map(drop)).await?;
+    Ok((postgres, authority.pem()))
+}
+
+fn template(deployment: &Deployment) -> Result<PodTemplateSpec> {
+    deployment.spec.as_ref().map(|spec| spec.template.clone()).context("a Deployment without a spec")
+}
+
+fn variables(deployment: &Deployment) -> Result<Vec<EnvVar>> {
+    let container = template(deployment)?.spec.and_then(|spec| spec.containers.into_iter().next());
+    container.and_then(|container| container.env).context("a container without variables")
+}

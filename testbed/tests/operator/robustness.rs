@@ -1,0 +1,178 @@
+//! The operator killed, frozen, replaced, cut off; and a resource that nobody can read.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder};
+use serde_json::{Value, json};
+
+use crate::support::{NAME, PATIENCE, World, chart, looks};
+
+async fn leader(world: &World) -> Result<String> {
+    let lease = world.api::<Lease>().get("orderflow-operator").await?;
+    Ok(lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
+}
+
+async fn led_by(world: &World, operator: &Operator) -> Result<()> {
+    eventually("the operator to lead", PATIENCE, async || {
+        let leader = leader(world).await?;
+        ensure!(leader == operator.name(), "{leader} leads");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_each_of_its_writes_it_still_comes_to_the_end() -> Result<()> {
+    let world = World::new().await?;
+    let _kubelet = world.kubelet();
+    let operator = world.operator().await?;
+    world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
+    let mut kills = 0;
+    loop {
+        let before = world.writes()?.len();
+        let wrote_or_ready = eventually("a write", PATIENCE, async || {
+            if world.writes()?.len() > before {
+                return Ok(true);
+            }
+            let ready = world.condition("Ready").await?;
+            ensure!(ready["status"] == "True", "{ready}");
+            anyhow::Ok(false)
+        });
+        if !wrote_or_ready.await? {
+            break;
+        }
+        operator.kill();
+        kills += 1;
+        operator.start_again().await?;
+    }
+    println!("killed {kills} times");
+    ensure!(kills > 8, "it was killed only {kills} times");
+    world.settled(&operator).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+
+    // And on the way back.
+    world.orderflows().delete(NAME, &kube::api::DeleteParams::default()).await?;
+    for _ in 0..3 {
+        operator.kill();
+        operator.start_again().await?;
+    }
+    world.is_gone(NAME).await?;
+    ensure!(world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_err(), "the bucket is still there");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_lost_the_lease_ends() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    led_by(&world, &operator).await?;
+    let thief = json!({ "spec": { "holderIdentity": "another" } });
+    let leases = world.api::<Lease>();
+    leases.patch("orderflow-operator", &PatchParams::default(), &Patch::Merge(thief)).await?;
+    let status = operator.process().wait_for_exit(PATIENCE).await?;
+    ensure!(!status.success(), "{status}");
+    ensure!(operator.process().log_since_start().contains("was taken by another"), "it does not say why");
+    ensure!(leader(&world).await? == "another", "it wrote a Lease that was another's");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_takes_over_from_one_that_stops_is_killed_or_is_frozen() -> Result<()> {
+    let world = World::new().await?;
+    let first = world.operator().await?;
+    led_by(&world, &first).await?;
+    let second = world.operator().await?;
+
+    first.stop().await?;
+    ensure!(first.process().log_since_start().contains("the Lease was given back"), "it kept the Lease");
+    led_by(&world, &second).await?;
+
+    let third = world.operator().await?;
+    second.kill();
+    led_by(&world, &third).await?;
+
+    let fourth = world.operator().await?;
+    third.pause();
+    led_by(&world, &fourth).await?;
+    third.resume();
+    let status = third.process().wait_for_exit(PATIENCE).await?;
+    ensure!(!status.success(), "the one that was frozen goes on: {status}");
+
+    world.create(world.orderflow()).await?;
+    world.deployments_exist().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_that_cannot_be_read_stops_no_other() -> Result<()> {
+    // A control plane of its own, because a definition is for all of one: this one lets everything through, like that of an
+    // older or newer version.
+    let kubernetes: &'static Kubernetes =
+        Box::leak(Box::new(Kubernetes::start(folder::of_this_test_process()?, "loose").await?));
+    let mut loose: Value =
+        serde_json::to_value(serde_saphyr::from_str::<CustomResourceDefinition>(&chart("crds/orderflow.yaml")?)?)?;
+    loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
+        json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let definitions: Api<CustomResourceDefinition> = Api::all(kubernetes.client()?);
+    let parameters = PatchParams::apply("test").force();
+    definitions.patch("orderflows.orderflow.dev", &parameters, &Patch::Apply(&loose)).await?;
+
+    let world = World::on(kubernetes, Stack::shared().await?).await?;
+    eventually("the definition to be served", PATIENCE, async || {
+        world
+            .create(json!({
+                "apiVersion": "orderflow.dev/v1alpha1", "kind": "OrderFlow",
+                "metadata": { "name": "strange" }, "spec": { "shards": "two" },
+            }))
+            .await
+    })
+    .await?;
+    let operator = world.operator().await?;
+    let mut orderflow = world.orderflow();
+    // What the definition would fill in.
+    orderflow["spec"]["networkPolicy"] = json!({ "enabled": true });
+    world.create(orderflow).await?;
+    world.deployments_exist().await?;
+    world.wait_for_named("strange", "Ready", "False", "Undecodable").await?;
+
+    // Said once, however often it is looked at.
+    for _ in 0..3 {
+        let before = looks(&operator).await?;
+        let touched = json!({ "metadata": { "annotations": { "test/look": before.to_string() } } });
+        world.patch_named("strange", touched).await?;
+        eventually("another look", PATIENCE, async || {
+            ensure!(looks(&operator).await? > before, "no look");
+            Ok(())
+        })
+        .await?;
+    }
+    let events = world.events().await?;
+    let said: Vec<_> = events.iter().filter(|(kind, reason, _)| kind == "Warning" && reason == "Undecodable").collect();
+    ensure!(said.len() == 1, "{events:?}");
+    kubernetes.api_server().kill();
+    kubernetes.controller_manager().kill();
+    kubernetes.etcd().kill();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_in_good_order_while_it_works() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    eventually("the first write", PATIENCE, async || {
+        ensure!(!world.writes()?.is_empty(), "nothing");
+        Ok(())
+    })
+    .await?;
+    let status = operator.process().terminate(Duration::from_secs(30)).await?;
+    ensure!(status.success(), "{status}");
+    let lease = world.api::<Lease>().get("orderflow-operator").await?;
+    let holder = lease.spec.context("a Lease has a spec")?.holder_identity;
+    ensure!(holder.is_none_or(|holder| holder.is_empty()), "the Lease was not given back");
+    Ok(())
+}
