@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One image per program: docker build --target producer|consumer|provision .
+# One image per program: docker build --target producer|consumer|provision|operator .
 # BUILD_IMAGE and RUNTIME_IMAGE must be of the same Debian release: the programs link its glibc and OpenSSL.
 ARG BUILD_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
@@ -16,7 +16,7 @@ COPY . .
 
 # One cargo run per program, not one for all: cargo gives a shared crate every feature that anything in the same run asks
 # for, and the consumer would carry Postgres and S3 clients that it must not have.
-# `locked`: the three stages may run at the same time and share one target folder.
+# `locked`: the four stages may run at the same time and share one target folder.
 FROM build AS build-producer
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
@@ -34,6 +34,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
     CARGO_TARGET_DIR=target cargo build --locked --release -p orderflow-provision \
     && cp target/release/orderflow-provision /out/
+
+FROM build AS build-operator
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target,sharing=locked \
+    CARGO_TARGET_DIR=target cargo build --locked --release -p orderflow-operator \
+    && cp target/release/orderflow-operator /out/
 
 FROM ${RUNTIME_IMAGE} AS runtime
 ARG VERSION=dev
@@ -65,3 +71,11 @@ LABEL org.opencontainers.image.title=orderflow-provision \
 COPY --from=build-provision /out/orderflow-provision /usr/local/bin/
 RUN ["/usr/local/bin/orderflow-provision", "--help"]
 ENTRYPOINT ["/usr/local/bin/orderflow-provision"]
+
+FROM runtime AS operator
+LABEL org.opencontainers.image.title=orderflow-operator \
+      org.opencontainers.image.description="Makes and keeps a whole pipeline from one OrderFlow resource"
+COPY --from=build-operator /out/orderflow-operator /usr/local/bin/
+RUN ["/usr/local/bin/orderflow-operator", "--help"]
+ENTRYPOINT ["/usr/local/bin/orderflow-operator"]
+CMD ["run"]

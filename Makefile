@@ -10,7 +10,7 @@ FAILPOINTS := --features orderflow-producer/failpoints,orderflow-consumer/failpo
 RELEASE := cargo build --release --locked -p orderflow-testbed -p orderflow-producer -p orderflow-consumer -p orderflow-provision --bins
 
 DOCKER ?= docker
-IMAGES := producer consumer provision
+IMAGES := producer consumer provision operator
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 .DEFAULT_GOAL := help
@@ -48,6 +48,7 @@ test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=par
 build: ## Build the programs in release mode
 	@scripts/prepare build
 	$(RELEASE)
+	cargo build --release --locked -p orderflow-operator
 
 .PHONY: lint
 lint: ## Check formatting and run clippy; warnings are errors

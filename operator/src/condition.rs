@@ -56,6 +56,20 @@ macro_rules! reasons {
     };
 }
 
+impl Reason {
+    /// It is not ours, or not the one that was meant: no pod may work on it.
+    pub fn is_about_ownership(self) -> bool {
+        matches!(
+            self,
+            Self::OwnedByAnother
+                | Self::ShardMismatch
+                | Self::MadeForAnother
+                | Self::SameDatabase
+                | Self::DatabaseNotEmpty
+        )
+    }
+}
+
 reasons! {
     /// Everything is as the spec says, and runs.
     Available => Fine,

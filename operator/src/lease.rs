@@ -14,9 +14,13 @@ use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::{Instant, sleep, timeout};
+use orderflow_service::Dependency;
+use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 
-use crate::context::{explain, is_conflict, is_gone};
+use crate::{
+    context::{explain, is_conflict, is_gone},
+    metrics::Pulse,
+};
 
 /// A wish for one Lease.
 pub struct Candidate {
@@ -24,6 +28,8 @@ pub struct Candidate {
     name: String,
     identity: String,
     duration: Duration,
+    pulse: Pulse,
+    dependency: Dependency,
 }
 
 /// What is known of another's Lease.
@@ -42,8 +48,16 @@ enum Verdict {
 }
 
 impl Candidate {
-    pub fn new(client: Client, namespace: &str, name: &str, identity: String, duration: Duration) -> Self {
-        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity, duration }
+    /// `dependency`: that the API server answers about the Lease.
+    pub fn new(
+        api: Api<Object>,
+        name: &str,
+        identity: String,
+        duration: Duration,
+        pulse: Pulse,
+        dependency: Dependency,
+    ) -> Self {
+        Self { api, name: name.to_owned(), identity, duration, pulse, dependency }
     }
 
     /// Waits until the Lease is ours.
@@ -51,7 +65,10 @@ impl Candidate {
         let mut watched: Option<Watched> = None;
         let mut said = String::new();
         loop {
-            match timeout(self.patience(), self.try_acquire(&mut watched)).await {
+            self.pulse.beat();
+            let answer = timeout(self.patience(), self.try_acquire(&mut watched)).await;
+            self.heard(&answer);
+            match answer {
                 Ok(Ok(true)) => return,
                 Ok(Ok(false)) => {
                     let holder = watched.as_ref().and_then(|watched| watched.record.0.clone()).unwrap_or_default();
@@ -60,8 +77,7 @@ impl Candidate {
                         said = holder;
                     }
                 }
-                Ok(Err(error)) => tracing::warn!(error = explain(&error), "the Lease could not be had"),
-                Err(_) => tracing::warn!("the Lease could not be had: no answer in time"),
+                Ok(Err(_)) | Err(_) => {}
             }
             sleep(self.duration / 5).await;
         }
@@ -74,13 +90,15 @@ impl Candidate {
         let patience = self.patience();
         loop {
             sleep(self.duration / 5).await;
+            self.pulse.beat();
             let left = patience.saturating_sub(renewed.elapsed());
             let began = Instant::now();
-            match timeout(left, self.renew()).await {
+            let answer = timeout(left, self.renew()).await;
+            self.heard(&answer);
+            match answer {
                 Ok(Ok(true)) => renewed = began,
                 Ok(Ok(false)) => return anyhow::anyhow!("the Lease {} was taken by another", self.name),
-                Ok(Err(error)) => tracing::warn!(error = explain(&error), "the Lease could not be renewed"),
-                Err(_) => {}
+                Ok(Err(_)) | Err(_) => {}
             }
             if renewed.elapsed() >= patience {
                 return anyhow::anyhow!("the Lease {} could not be renewed for {} s", self.name, patience.as_secs());
@@ -156,6 +174,14 @@ impl Candidate {
             renew_time: Some(now),
             lease_transitions: Some(if ours.is_some() || before.is_none() { transitions } else { transitions + 1 }),
             ..LeaseSpec::default()
+        }
+    }
+
+    fn heard<T>(&self, answer: &Result<Result<T, kube::Error>, Elapsed>) {
+        match answer {
+            Ok(Ok(_)) => self.dependency.up(),
+            Ok(Err(error)) => self.dependency.down(explain(error)),
+            Err(_) => self.dependency.down("no answer in time"),
         }
     }
 

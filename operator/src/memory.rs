@@ -22,6 +22,8 @@ pub struct Memory {
     /// By kind and name.
     pub applied: HashMap<(&'static str, String), Applied>,
     pub status: Option<Written>,
+    /// When it was first seen to be deleted.
+    pub deleting_since: Option<Instant>,
 }
 
 /// What databases, bucket and topics answered.
@@ -76,7 +78,13 @@ impl Memories {
 impl Default for Memory {
     fn default() -> Self {
         let (first, cap) = BACKOFF;
-        Self { backoff: Backoff::new(first, cap), probed: None, applied: HashMap::new(), status: None }
+        Self {
+            backoff: Backoff::new(first, cap),
+            probed: None,
+            applied: HashMap::new(),
+            status: None,
+            deleting_since: None,
+        }
     }
 }
 

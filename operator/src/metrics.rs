@@ -20,8 +20,8 @@ use orderflow_service::prometheus::{
 
 use crate::condition::Reason;
 
-/// The API server ends a watch after at most 5 minutes, and sends a bookmark about each minute before.
-pub const LONGEST_SILENCE: Duration = Duration::from_secs(6 * 60);
+/// What is longer than this between two beats is no slow answer: each bounds itself by the Lease's duration.
+pub const LONGEST_SILENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
 pub struct Metrics {
@@ -75,7 +75,8 @@ fn labels(namespace: &str, name: &str) -> ResourceLabels {
     [("namespace", namespace.to_owned()), ("name", name.to_owned())]
 }
 
-/// When the API server was last heard of. Cheap to clone; clones share.
+/// When the loop that wants or keeps the Lease last went round. An API server that does not answer is no reason to be
+/// started again; a process whose loops stand still is. Cheap to clone; clones share.
 #[derive(Clone)]
 pub struct Pulse {
     start: Instant,

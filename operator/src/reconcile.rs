@@ -39,6 +39,9 @@ use validate::Identity;
 /// Longest time that one look may take. The longest step is a migration, and that bounds itself.
 const DEADLINE: Duration = Duration::from_secs(180);
 
+/// How soon something is asked again that was well and did not answer once.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// Why a look could not be finished: the API server did not do what a step asked of it. The variant is the step.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -139,8 +142,9 @@ async fn look(flow: &Flow, context: &Context, memory: &mut Memory) -> Result<Aga
             apply::apply(context, &pipeline, children, &gates, memory).await
         }
     };
-    status::write(context, flow, memory, &Report::Looked { pipeline: &pipeline, provisioned: &provisioned, workloads })
-        .await
+    let report = Report::Looked { pipeline: &pipeline, provisioned: &provisioned, workloads };
+    let again = status::write(context, flow, memory, &report).await?;
+    Ok(if provisioned.doubted && again == Again::Probe { Again::In(DOUBT) } else { again })
 }
 
 fn identity(flow: &OrderFlow) -> Identity {

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
-use kube::{Client, Config};
-use orderflow_service::{Dependencies, admin, prometheus::registry::Registry, shutdown::CancellationToken};
+use kube::{Api, Client, Config};
+use orderflow_service::{Dependencies, Need, admin, prometheus::registry::Registry, shutdown::CancellationToken};
 
 use crate::{
     build::config_hash::Key,
@@ -59,12 +59,17 @@ async fn lead(
     let identity = settings.identity();
     tracing::info!(identity, namespace = own, ?scope, "starting");
 
-    let candidate =
-        Candidate::new(client.clone(), &own, &settings.cluster.lease_name, identity.clone(), settings.lease_duration());
-    // One who only waits is ready: a rollout of the operator would never end otherwise.
-    let waiting = beat_while_waiting(pulse, candidate.acquire());
+    let candidate = Candidate::new(
+        Api::namespaced(client.clone(), &own),
+        &settings.cluster.lease_name,
+        identity.clone(),
+        settings.lease_duration(),
+        pulse.clone(),
+        // One who only waits for it is ready: a rollout of the operator would never end otherwise.
+        dependencies.register("Lease", Need::Always),
+    );
     tokio::select! {
-        () = waiting => {}
+        () = candidate.acquire() => {}
         () = stop.cancelled() => return Ok(()),
     }
     tracing::info!(identity, "leading");
@@ -72,8 +77,7 @@ async fn lead(
 
     let work = async {
         let key = key::read_or_make(&client, &own, &settings.cluster.lease_name).await?;
-        control(settings, client.clone(), scope, identity, key, metrics.clone(), dependencies, pulse, stop.clone())
-            .await;
+        control(settings, client.clone(), scope, identity, key, metrics.clone(), dependencies, stop.clone()).await;
         anyhow::Ok(())
     };
     let result = tokio::select! {
@@ -96,11 +100,10 @@ async fn control(
     key: Key,
     metrics: Metrics,
     dependencies: &Dependencies,
-    pulse: &Pulse,
     stop: CancellationToken,
 ) {
     let queue = Queue::default();
-    let live = watch::start(&client, &scope, &queue, dependencies, pulse);
+    let live = watch::start(&client, &scope, &queue, dependencies);
     let context = Context {
         client,
         live,
@@ -113,16 +116,4 @@ async fn control(
         cleanup_deadline: settings.cleanup_deadline(),
     };
     controller::run(Arc::new(context), queue, settings.concurrency, stop).await;
-}
-
-/// Nothing is watched by one who waits for the Lease, and that is no reason to be restarted.
-async fn beat_while_waiting(pulse: &Pulse, acquired: impl Future<Output = ()>) {
-    let mut acquired = std::pin::pin!(acquired);
-    loop {
-        pulse.beat();
-        tokio::select! {
-            () = &mut acquired => return,
-            () = tokio::time::sleep(LONGEST_SILENCE / 4) => {}
-        }
-    }
 }

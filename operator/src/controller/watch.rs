@@ -32,7 +32,7 @@ use orderflow_service::{Dependencies, Dependency, Need};
 use serde::de::DeserializeOwned;
 
 use super::Queue;
-use crate::{build, context::FIELD_MANAGER, crd::OrderFlow, metrics::Pulse, reconcile::dereference, settings::Scope};
+use crate::{build, context::FIELD_MANAGER, crd::OrderFlow, reconcile::dereference, settings::Scope};
 
 /// An OrderFlow, or why it cannot be read: one that cannot must not hide the others.
 pub type Flow = DeserializeGuard<OrderFlow>;
@@ -54,8 +54,8 @@ pub struct Live {
 }
 
 /// Starts the watches; they run as long as the process. Each is a dependency: up once it has listed what is there.
-pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, pulse: &Pulse) -> Live {
-    let watches = Watches { client, scope, queue, dependencies, pulse };
+pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies) -> Live {
+    let watches = Watches { client, scope, queue, dependencies };
     let children = watcher::Config::default().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
     let flows = watches.start("orderflows", watcher::Config::default(), flow_fingerprint, |meta| vec![itself(meta)]);
     let named_by = {
@@ -96,7 +96,6 @@ struct Watches<'a> {
     scope: &'a Scope,
     queue: &'a Queue,
     dependencies: &'a Dependencies,
-    pulse: &'a Pulse,
 }
 
 impl Watches<'_> {
@@ -123,12 +122,11 @@ impl Watches<'_> {
         let (reader, writer) = reflector::store();
         let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
         let mut changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: Vec::new() };
-        let (queue, pulse) = (self.queue.clone(), self.pulse.clone());
+        let queue = self.queue.clone();
         let events = watcher(api, config.any_semantic()).default_backoff().reflect(writer);
         tokio::spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
-                pulse.beat();
                 match event {
                     Ok(event) => queue.add(changes.of(event, &dependency)),
                     Err(error) => dependency.down(explain(&error)),
@@ -262,8 +260,13 @@ pub fn fingerprint_of_ours(meta: &ObjectMeta) -> u64 {
         meta.managed_fields.iter().flatten().filter(|entry| {
             entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
         });
-    let fields: Vec<String> =
-        ours.map(|entry| entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).unwrap_or_default()).collect();
+    // The time is that of our last change: another process of the operator, stale, would write under the same name.
+    let fields: Vec<_> = ours
+        .map(|entry| {
+            let fields = entry.fields_v1.as_ref().map(|fields| fields.0.to_string());
+            (fields, entry.time.as_ref().map(|time| time.0))
+        })
+        .collect();
     hash(&(&meta.uid, fields, deleted(meta)))
 }
 

@@ -188,6 +188,7 @@ pub struct Tls {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sasl {
+    /// How to log in. With `PLAIN` and without `tls` the password goes over the network as it is.
     pub mechanism: SaslMechanism,
 
     /// Name to log in with; absent: what key `username` of the Secret says.
@@ -279,9 +280,11 @@ pub struct Consumer {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.min <= self.max").message("autoscaling: min must not be more than max"))]
 pub struct Autoscaling {
+    /// Fewest pods.
     #[schemars(range(min = 1, max = 1000))]
     pub min: i32,
 
+    /// Most pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max: i32,
 
@@ -303,10 +306,12 @@ pub enum ImagePullPolicy {
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
+    /// What the container asks for, as in `cpu: 100m`, `memory: 64Mi`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
 
+    /// What the container may use at most.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,

@@ -41,7 +41,9 @@ pub struct OrderFlowStatus {
 #[derive(schemars::JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ShardStatus {
+    /// Name of the shard.
     pub name: String,
+    /// Its database is reachable, ours, the right one, and has the newest schema.
     pub ready: bool,
     /// Version of its schema, if it was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -52,6 +52,9 @@ impl Applier<'_> {
     async fn producer(&mut self, children: ProducerChildren, scale: Scale, gate: &Gate) -> Part<Availability> {
         let ProducerChildren { service_account, service, deployment, disruption_budget, autoscaler, network_policy } =
             children;
+        if let Gate::Held(problem) = gate {
+            return self.leave_alone(&deployment.name_any(), problem).await;
+        }
         let name = deployment.name_any();
         self.keep_or_remove(&name, network_policy).await?;
         self.keep(service_account).await?;
@@ -72,6 +75,9 @@ impl Applier<'_> {
 
     async fn consumer(&mut self, children: ConsumerChildren, gate: &Gate) -> Part<Availability> {
         let ConsumerChildren { service_account, deployment, disruption_budget, network_policy } = children;
+        if let Gate::Held(problem) = gate {
+            return self.leave_alone(&deployment.name_any(), problem).await;
+        }
         self.keep_or_remove(&deployment.name_any(), network_policy).await?;
         self.keep(service_account).await?;
         self.keep(disruption_budget).await?;
@@ -82,23 +88,33 @@ impl Applier<'_> {
     async fn deployment(&mut self, wanted: Deployment, least: Option<i32>, gate: &Gate) -> Part<Availability> {
         let name = wanted.name_any();
         let exists = self.find::<Deployment>(&name).await?.is_some();
-        match gate {
-            Gate::Waiting(problem) | Gate::Held(problem) if !exists => return Err(not_made(problem)),
-            Gate::Held(_) => {}
-            Gate::Open | Gate::Waiting(_) => {
-                if let Some(least) = least {
-                    self.hand_over_replicas(&wanted, least, exists).await?;
-                }
-                self.keep(wanted).await?;
-            }
+        if let Gate::Waiting(problem) = gate
+            && !exists
+        {
+            return Err(not_made(problem));
         }
+        if let Some(least) = least {
+            self.hand_over_replicas(&wanted, least, exists).await?;
+        }
+        self.keep(wanted).await?;
+        self.availability(&name)
+    }
+
+    async fn leave_alone(&mut self, name: &str, problem: &Problem) -> Part<Availability> {
+        if self.find::<Deployment>(name).await?.is_none() {
+            return Err(not_made(problem));
+        }
+        self.availability(name)
+    }
+
+    fn availability(&self, name: &str) -> Part<Availability> {
         let not_seen = Availability {
             available: false,
             reason: Reason::Progressing,
             message: "the change is not acted on yet".to_owned(),
         };
-        match self.context.live.deployments.get(&super::child(self.identity, &name)) {
-            Some(live) if !self.is_outdated::<Deployment>(&name, &live.metadata) => availability(&live),
+        match self.context.live.deployments.get(&super::child(self.identity, name)) {
+            Some(live) if !self.is_outdated::<Deployment>(name, &live.metadata) => availability(&live),
             _ => Ok(not_seen),
         }
     }

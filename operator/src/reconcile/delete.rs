@@ -3,12 +3,9 @@
 //! last the tables, which say whose all of it was. What cannot be removed in time is named in a Warning, and the resource
 //! let go: nobody should have to edit a finalizer because a server is gone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::{
-    api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
 use kube::{
     Api,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -31,7 +28,7 @@ use super::{
 use crate::{
     build,
     condition::{Class, Problem, Reason},
-    context::{Context, is_gone},
+    context::{Context, FIELD_MANAGER, is_gone},
     crd::{ADOPT, OrderFlow},
     memory::Memory,
 };
@@ -50,8 +47,9 @@ pub async fn delete(
         context.memories.forget(&identity.uid);
         return Ok(Again::Never);
     }
-    let deleted = flow.metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
-    let overdue = Timestamp::now().duration_since(deleted).unsigned_abs() > context.cleanup_deadline;
+    // From the first look: whoever was away for long has not tried for long.
+    let began = *memory.deleting_since.get_or_insert_with(Instant::now);
+    let overdue = began.elapsed() > context.cleanup_deadline;
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
@@ -104,7 +102,8 @@ async fn stop_pods(context: &Context, identity: &Identity) -> Result<(), kube::E
         if is_ours(&deployment.metadata, &identity.uid) && replicas != Some(0) {
             let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
             let patch = Patch::Merge(json!({ "spec": { "replicas": 0 } }));
-            unless_gone(api.patch(&name, &PatchParams::default(), &patch).await.map(drop))?;
+            let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            unless_gone(api.patch(&name, &parameters, &patch).await.map(drop))?;
         }
     }
     Ok(())

@@ -55,7 +55,8 @@ impl Secrets {
 
     /// The value as certificates in PEM.
     pub fn pem(&self, key: &SecretKey) -> Result<&str, Problem> {
-        let text = std::str::from_utf8(self.bytes(key)?).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
+        let text =
+            std::str::from_utf8(self.bytes(key)?).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
         text.ok_or_else(|| Problem::new(Reason::SecretInvalid, format!("{}: no certificate in PEM", place(key))))
     }
 
@@ -101,7 +102,9 @@ mod tests {
     fn a_value_that_cannot_be_used_is_named_and_not_shown() {
         let secrets = Secrets::of([("s", "fine", "value"), ("s", "newline", "hunter2\n"), ("s", "empty", "")]);
         let text = |secret: &str, key: &str| {
-            secrets.text(&SecretKey { name: secret.to_owned(), key: key.to_owned() }).map_err(|problem| problem.to_string())
+            secrets
+                .text(&SecretKey { name: secret.to_owned(), key: key.to_owned() })
+                .map_err(|problem| problem.to_string())
         };
         assert_eq!(text("s", "fine"), Ok("value"));
         for (secret, key, message) in [

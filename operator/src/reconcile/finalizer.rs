@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Error;
 use crate::{
-    context::Context,
+    context::{Context, FIELD_MANAGER},
     crd::{DeletionPolicy, FINALIZER, OrderFlow},
 };
 
@@ -38,5 +38,6 @@ pub async fn set(context: &Context, flow: &OrderFlow, wanted: bool) -> Result<()
     let patch = json!({
         "metadata": { "uid": flow.uid(), "resourceVersion": live.resource_version(), "finalizers": finalizers }
     });
-    api.patch_metadata(&flow.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch_metadata(&flow.name_any(), &parameters, &Patch::Merge(patch)).await.map(drop)
 }

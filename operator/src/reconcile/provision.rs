@@ -19,7 +19,7 @@ use super::{
     validate::{Part, Pipeline, Shard},
 };
 use crate::{
-    condition::{Problem, Reason},
+    condition::{Class, Problem, Reason},
     context::Context,
     controller::watch::hash,
     crd::OrderFlow,
@@ -38,6 +38,9 @@ pub struct Provisioned {
     pub bucket: Part<Vec<String>>,
     /// What is not as the spec says, and works nevertheless.
     pub topic: Part<Vec<String>>,
+    /// Something that was well did not answer this once. It counts as well until it is asked again, soon: a server that is
+    /// slow for a moment should wake nobody.
+    pub doubted: bool,
 }
 
 impl Provisioned {
@@ -45,6 +48,25 @@ impl Provisioned {
         let shards = self.shards.iter().filter_map(|shard| shard.as_ref().err());
         shards.chain(self.bucket.as_ref().err()).chain(self.topic.as_ref().err())
     }
+
+    /// Once only: what was doubted before is believed now.
+    fn doubt(&mut self, before: &Self) {
+        if before.doubted {
+            return;
+        }
+        let shards = std::iter::zip(&mut self.shards, &before.shards).map(|(now, before)| doubt(now, before));
+        let doubted = shards.fold(false, |any, doubted| any | doubted);
+        self.doubted = doubted | doubt(&mut self.bucket, &before.bucket) | doubt(&mut self.topic, &before.topic);
+    }
+}
+
+fn doubt<T: Clone>(now: &mut Part<T>, before: &Part<T>) -> bool {
+    let transient = now.as_ref().is_err_and(|problem| problem.class() == Class::Transient);
+    if transient && before.is_ok() {
+        now.clone_from(before);
+        return true;
+    }
+    false
 }
 
 pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline, memory: &mut Memory) -> Provisioned {
@@ -55,6 +77,7 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
         // Somewhat less than what lies between two probes, as that is spread by a tenth.
         && probed.at.elapsed() < context.probe_interval.mul_f64(0.85)
         && probed.answer.problems().next().is_none()
+        && !probed.answer.doubted
     {
         return probed.answer.clone();
     }
@@ -64,7 +87,10 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
         provision_bucket(pipeline),
         provision_topics(pipeline, rival.as_deref()),
     );
-    let answer = Provisioned { shards, bucket, topic };
+    let mut answer = Provisioned { shards, bucket, topic, doubted: false };
+    if let Some(before) = memory.probed.as_ref().filter(|before| before.question == question) {
+        answer.doubt(&before.answer);
+    }
     memory.probed = Some(Probed { at, question, answer: answer.clone() });
     answer
 }
@@ -177,7 +203,8 @@ async fn provision_bucket(pipeline: &Pipeline) -> Part<Vec<String>> {
 pub fn bucket_reason(error: &bucket::Error) -> Reason {
     match error {
         error if error.is_transient() => Reason::Unreachable,
-        bucket::Error::OwnedByAnother { .. } => Reason::OwnedByAnother,
+        // Without a name nobody knows whether it is another's, or these credentials may not look at it.
+        bucket::Error::OwnedByAnother { owner: Some(_) } => Reason::OwnedByAnother,
         _ => Reason::Refused,
     }
 }
@@ -227,5 +254,31 @@ pub fn topic_reason(error: &topics::Error) -> Reason {
         topics::Error::TooFewPartitions(_) => Reason::TooFewPartitions,
         topics::Error::Settings(_) => Reason::SecretInvalid,
         _ => Reason::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_silence_is_doubted_and_a_second_is_believed() {
+        let answer = |shard: Part<i64>| Provisioned {
+            shards: vec![Ok(1), shard],
+            bucket: Ok(Vec::new()),
+            topic: Ok(Vec::new()),
+            doubted: false,
+        };
+        let silent = || Err(Problem::new(Reason::Unreachable, "no answer"));
+        let refused = || Err(Problem::new(Reason::ShardMismatch, "another shard's"));
+        let (well, mut first, mut second) = (answer(Ok(1)), answer(silent()), answer(silent()));
+        first.doubt(&well);
+        assert!(first.doubted && first.problems().next().is_none());
+        second.doubt(&first);
+        assert!(!second.doubted && second.problems().count() == 1);
+        // What somebody has to decide about is said at once.
+        let mut other = answer(refused());
+        other.doubt(&well);
+        assert!(!other.doubted && other.problems().count() == 1);
     }
 }

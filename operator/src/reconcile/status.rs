@@ -136,7 +136,10 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
                 reason: part.as_ref().err().map(|problem| problem.reason.as_str().to_owned()),
             })
             .collect();
+        let moved = provisioned.problems().any(|problem| problem.reason == Reason::MadeForAnother);
         status.topic = match &provisioned.topic {
+            // The topics of another name are made, and those of the old one are still what the databases were made for.
+            Ok(_) if moved => before.topic.clone(),
             Ok(_) => Some(claims::key(flow)),
             // Somebody else's now; a Kafka that is only down changes nothing about whose it is.
             Err(problem) if problem.reason == Reason::OwnedByAnother => None,
@@ -284,7 +287,7 @@ mod tests {
     }
 
     fn provisioned(shard2: Part<i64>) -> Provisioned {
-        Provisioned { shards: vec![Ok(1), shard2], bucket: Ok(Vec::new()), topic: Ok(Vec::new()) }
+        Provisioned { shards: vec![Ok(1), shard2], bucket: Ok(Vec::new()), topic: Ok(Vec::new()), doubted: false }
     }
 
     fn found(status: &OrderFlowStatus, kind: Kind) -> (String, String) {

@@ -20,6 +20,7 @@ pub enum Gate {
     /// It is not made yet; one that is there goes on being kept.
     Waiting(Problem),
     /// What it would work on is another's, or the wrong one: what runs goes on with what it has.
+    /// So do the other children of the same program: a network that is closed anew stops what runs, too.
     Held(Problem),
 }
 
@@ -43,18 +44,21 @@ pub struct Availability {
     pub message: String,
 }
 
-/// The producers need one shard, the consumers the topics; neither is let near what somebody has to decide about first.
+/// The producers need one shard, the consumers the topics; neither is let near what is another's.
 pub fn gates(provisioned: &Provisioned) -> Gates {
-    let refused = |problem: &&Problem| problem.class() == Class::NeedsUser;
-    let producer = match provisioned.problems().find(refused) {
+    let another = |problem: &&Problem| problem.reason.is_about_ownership();
+    let producer = match provisioned.problems().find(another) {
         Some(problem) => Gate::Held(problem.clone()),
         None if provisioned.shards.iter().any(Result::is_ok) => Gate::Open,
         None => Gate::Waiting(Problem::new(Reason::WaitingForShard, "no shard is ready yet")),
     };
-    let consumer = match &provisioned.topic {
-        Ok(_) => Gate::Open,
-        Err(problem) if refused(&problem) => Gate::Held(problem.clone()),
-        Err(_) => Gate::Waiting(Problem::new(Reason::WaitingForTopic, "the topics are not ready yet")),
+    // Databases that were made for another topic: what is in that one has to be read first.
+    let moved = |problem: &&Problem| problem.reason == Reason::MadeForAnother;
+    let consumer = match (&provisioned.topic, provisioned.problems().find(moved)) {
+        (Err(problem), _) if another(&problem) => Gate::Held(problem.clone()),
+        (_, Some(problem)) => Gate::Held(problem.clone()),
+        (Ok(_), None) => Gate::Open,
+        (Err(_), None) => Gate::Waiting(Problem::new(Reason::WaitingForTopic, "the topics are not ready yet")),
     };
     Gates { producer, consumer }
 }
@@ -153,7 +157,7 @@ mod tests {
         let down = |part: &str| Problem::new(Reason::Unreachable, format!("{part}: down"));
         let other = || Problem::new(Reason::OwnedByAnother, "another's");
         let gates = |shards: [Part<i64>; 2], bucket: Part<Vec<String>>, topic: Part<Vec<String>>| {
-            let gates = gates(&Provisioned { shards: shards.into(), bucket, topic });
+            let gates = gates(&Provisioned { shards: shards.into(), bucket, topic, doubted: false });
             let name = |gate| match gate {
                 Gate::Open => "open",
                 Gate::Waiting(_) => "waiting",
@@ -168,5 +172,10 @@ mod tests {
         assert_eq!(gates([Ok(1), Err(other())], fine(), fine()), ("held", "open"));
         assert_eq!(gates([Ok(1), Ok(1)], fine(), Err(other())), ("held", "held"));
         assert_eq!(gates([Ok(1), Ok(1)], Err(other()), fine()), ("held", "open"));
+        // A wrong password is one shard's trouble.
+        let refused = || Err(Problem::new(Reason::Refused, "password authentication failed"));
+        assert_eq!(gates([Ok(1), refused()], fine(), fine()), ("open", "open"));
+        let moved = || Err(Problem::new(Reason::MadeForAnother, "made for topic a"));
+        assert_eq!(gates([moved(), moved()], fine(), fine()), ("held", "held"));
     }
 }

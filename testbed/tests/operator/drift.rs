@@ -283,8 +283,8 @@ async fn a_child_whose_owner_is_taken_away_is_not_ours_any_more() -> Result<()> 
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     world.settled(&operator).await?;
-    // Whoever has seen this generation has no other look before it that could see what comes now.
-    world.patch(json!({ "spec": { "producer": { "serviceAccount": { "annotations": { "a": "b" } } } } })).await?;
+    // A generation that is seen, and needs nothing to be written, leaves no look that could see what comes now.
+    world.patch(json!({ "spec": { "topic": { "replicationFactor": 1 } } })).await?;
     eventually("the second generation to be seen", PATIENCE, async || {
         let status = world.status(NAME).await?;
         ensure!(status["observedGeneration"] == 2, "{status}");

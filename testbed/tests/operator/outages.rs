@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, postgres};
 use serde_json::json;
 
+use crate::secrets::Role;
 use crate::support::{NAME, PATIENCE, World, install_definition, looks};
 
 /// So that what is well is looked at again soon; a server that goes away says nothing.
@@ -44,6 +45,27 @@ async fn a_shard_that_goes_down_is_named_once_and_what_runs_is_left_alone() -> R
     let events = world.events().await?;
     let warnings: Vec<_> = events.iter().filter(|(severity, ..)| severity == "Warning").collect();
     ensure!(warnings.len() == 1 && warnings[0].1 == "Unreachable" && warnings[0].2.contains("shard2"), "{warnings:?}");
+    Ok(())
+}
+
+/// As of a rollout, whose every pod changes the Deployment's status while the shard is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn looks_for_other_reasons_do_not_put_off_the_next_try() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    let role = Role::of(&world, 1).await?;
+    world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
+    world.create(world.orderflow()).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    // Not down, but to this role it is: the server says that it has no connection left.
+    role.execute(&format!("ALTER ROLE {} CONNECTION LIMIT 0", role.name)).await?;
+    for _ in 0..10 {
+        world.force_a_look(&operator).await?;
+    }
+    world.wait_for("ShardsReady", "False", "Unreachable").await?;
+    role.execute(&format!("ALTER ROLE {} CONNECTION LIMIT -1", role.name)).await?;
+    world.wait_for("Ready", "True", "Available").await?;
     Ok(())
 }
 

@@ -273,14 +273,14 @@ async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
 }
 
 /// A role that owns the database of a shard, with a password that is nowhere else.
-struct Role {
-    name: String,
+pub struct Role {
+    pub name: String,
     password: String,
     admin: String,
 }
 
 impl Role {
-    async fn of(world: &World, shard: usize) -> Result<Self> {
+    pub async fn of(world: &World, shard: usize) -> Result<Self> {
         let name = format!("role_{}", Uuid::now_v7().simple());
         let role = Self { name, password: password(), admin: world.dsn(shard).to_owned() };
         let (_, database) = role.admin.rsplit_once('/').context("a DSN without a database")?;
@@ -300,12 +300,13 @@ impl Role {
         Ok(role)
     }
 
-    fn dsn(&self) -> String {
+    pub fn dsn(&self) -> String {
         let place = self.admin.rsplit('@').next().unwrap_or_default();
         format!("postgres://{}:{}@{place}", self.name, self.password)
     }
 
-    async fn execute(&self, statement: &str) -> Result<()> {
+    /// As the superuser.
+    pub async fn execute(&self, statement: &str) -> Result<()> {
         let mut connection = postgres::connect(&self.admin).await?;
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.context("change a role")?;
         Ok(())
