@@ -41,6 +41,14 @@ pub async fn apply(
     }
 }
 
+enum Entered {
+    Yes {
+        exists: bool,
+    },
+    /// How it stands with what runs.
+    No(Availability),
+}
+
 struct Applier<'a> {
     context: &'a Context,
     identity: &'a Identity,
@@ -52,10 +60,11 @@ impl Applier<'_> {
     async fn producer(&mut self, children: ProducerChildren, scale: Scale, gate: &Gate) -> Part<Availability> {
         let ProducerChildren { service_account, service, deployment, disruption_budget, autoscaler, network_policy } =
             children;
-        if let Gate::Held(problem) = gate {
-            return self.leave_alone(&deployment.name_any(), problem).await;
-        }
         let name = deployment.name_any();
+        let exists = match self.enter(&name, gate).await? {
+            Entered::Yes { exists } => exists,
+            Entered::No(availability) => return Ok(availability),
+        };
         self.keep_or_remove(&name, network_policy).await?;
         self.keep(service_account).await?;
         self.keep(service).await?;
@@ -68,43 +77,43 @@ impl Applier<'_> {
             Scale::Fixed(_) => None,
             Scale::Automatic { min, .. } => Some(min),
         };
-        let availability = self.deployment(deployment, least, gate).await?;
+        let availability = self.deployment(deployment, least, exists).await?;
         self.keep_or_remove(&name, autoscaler).await?;
         Ok(availability)
     }
 
     async fn consumer(&mut self, children: ConsumerChildren, gate: &Gate) -> Part<Availability> {
         let ConsumerChildren { service_account, deployment, disruption_budget, network_policy } = children;
-        if let Gate::Held(problem) = gate {
-            return self.leave_alone(&deployment.name_any(), problem).await;
-        }
-        self.keep_or_remove(&deployment.name_any(), network_policy).await?;
+        let name = deployment.name_any();
+        let exists = match self.enter(&name, gate).await? {
+            Entered::Yes { exists } => exists,
+            Entered::No(availability) => return Ok(availability),
+        };
+        self.keep_or_remove(&name, network_policy).await?;
         self.keep(service_account).await?;
         self.keep(disruption_budget).await?;
-        self.deployment(deployment, None, gate).await
+        self.deployment(deployment, None, exists).await
+    }
+
+    /// Whether anything may be done. If not, what belongs to a Deployment is left alone, too: a network that is closed anew
+    /// would stop what runs.
+    async fn enter(&self, name: &str, gate: &Gate) -> Part<Entered> {
+        let exists = self.find::<Deployment>(name).await?.is_some();
+        match (exists, &gate.make, &gate.change) {
+            (false, Ok(()), _) | (true, _, Ok(())) => Ok(Entered::Yes { exists }),
+            (false, Err(problem), _) => Err(not_made(problem)),
+            (true, _, Err(_)) => self.availability(name).map(Entered::No),
+        }
     }
 
     /// `least`: the number of pods is not ours, and a new Deployment has this many.
-    async fn deployment(&mut self, wanted: Deployment, least: Option<i32>, gate: &Gate) -> Part<Availability> {
+    async fn deployment(&mut self, wanted: Deployment, least: Option<i32>, exists: bool) -> Part<Availability> {
         let name = wanted.name_any();
-        let exists = self.find::<Deployment>(&name).await?.is_some();
-        if let Gate::Waiting(problem) = gate
-            && !exists
-        {
-            return Err(not_made(problem));
-        }
         if let Some(least) = least {
             self.hand_over_replicas(&wanted, least, exists).await?;
         }
         self.keep(wanted).await?;
         self.availability(&name)
-    }
-
-    async fn leave_alone(&mut self, name: &str, problem: &Problem) -> Part<Availability> {
-        if self.find::<Deployment>(name).await?.is_none() {
-            return Err(not_made(problem));
-        }
-        self.availability(name)
     }
 
     fn availability(&self, name: &str) -> Part<Availability> {

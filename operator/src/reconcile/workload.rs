@@ -13,15 +13,13 @@ use crate::{
     context::Context,
 };
 
-/// What may be done to a Deployment.
+/// What may be done to a Deployment and to what belongs to it. Why not, otherwise; what runs then goes on with what it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Gate {
-    Open,
-    /// It is not made yet; one that is there goes on being kept.
-    Waiting(Problem),
-    /// What it would work on is another's, or the wrong one: what runs goes on with what it has.
-    /// So do the other children of the same program: a network that is closed anew stops what runs, too.
-    Held(Problem),
+pub struct Gate {
+    /// If it is not there.
+    pub make: Part<()>,
+    /// If it is.
+    pub change: Part<()>,
 }
 
 /// Of both Deployments.
@@ -44,21 +42,32 @@ pub struct Availability {
     pub message: String,
 }
 
-/// The producers need one shard, the consumers the topics; neither is let near what is another's.
+/// The producers need one shard, the consumers the topics, and neither is let near what is another's. Pods that work are not
+/// replaced by such as a database or a broker has already refused; what only does not answer holds up nothing.
 pub fn gates(provisioned: &Provisioned) -> Gates {
     let another = |problem: &&Problem| problem.reason.is_about_ownership();
+    let refused = |problem: &&Problem| problem.class() == Class::NeedsUser;
+    let closed = |problem: &Problem| Gate { make: Err(problem.clone()), change: Err(problem.clone()) };
+    let open = |problem: Option<&Problem>| problem.map_or(Ok(()), |problem| Err(problem.clone()));
+
+    let mut shards = provisioned.shards.iter().filter_map(|shard| shard.as_ref().err());
     let producer = match provisioned.problems().find(another) {
-        Some(problem) => Gate::Held(problem.clone()),
-        None if provisioned.shards.iter().any(Result::is_ok) => Gate::Open,
-        None => Gate::Waiting(Problem::new(Reason::WaitingForShard, "no shard is ready yet")),
+        Some(problem) => closed(problem),
+        None => {
+            let waiting = Problem::new(Reason::WaitingForShard, "no shard is ready yet");
+            let ready = provisioned.shards.iter().any(Result::is_ok);
+            Gate { make: open((!ready).then_some(&waiting)), change: open(shards.find(refused)) }
+        }
     };
     // Databases that were made for another topic: what is in that one has to be read first.
-    let moved = |problem: &&Problem| problem.reason == Reason::MadeForAnother;
-    let consumer = match (&provisioned.topic, provisioned.problems().find(moved)) {
-        (Err(problem), _) if another(&problem) => Gate::Held(problem.clone()),
-        (_, Some(problem)) => Gate::Held(problem.clone()),
-        (Ok(_), None) => Gate::Open,
-        (Err(_), None) => Gate::Waiting(Problem::new(Reason::WaitingForTopic, "the topics are not ready yet")),
+    let moved = provisioned.problems().find(|problem| problem.reason == Reason::MadeForAnother);
+    let topic = provisioned.topic.as_ref().err();
+    let consumer = match topic.filter(another).or(moved) {
+        Some(problem) => closed(problem),
+        None => {
+            let waiting = Problem::new(Reason::WaitingForTopic, "the topics are not ready yet");
+            Gate { make: open(topic.map(|_| &waiting)), change: open(topic.filter(refused)) }
+        }
     };
     Gates { producer, consumer }
 }
@@ -154,28 +163,31 @@ mod tests {
 
     #[test]
     fn the_gates_open_with_a_shard_and_with_the_topics() {
-        let down = |part: &str| Problem::new(Reason::Unreachable, format!("{part}: down"));
+        let (fine, ready) = (|| Ok(Vec::new()), || Ok(1));
+        let down = || Problem::new(Reason::Unreachable, "down");
         let other = || Problem::new(Reason::OwnedByAnother, "another's");
-        let gates = |shards: [Part<i64>; 2], bucket: Part<Vec<String>>, topic: Part<Vec<String>>| {
+        let refused = || Problem::new(Reason::Refused, "password authentication failed");
+        let moved = || Problem::new(Reason::MadeForAnother, "made for topic a");
+        // Shards, bucket, topic; whether producers, then consumers, may be made and changed.
+        type Row = ([Part<i64>; 2], Part<Vec<String>>, Part<Vec<String>>, [bool; 2], [bool; 2]);
+        let table: [Row; 10] = [
+            ([ready(), ready()], fine(), fine(), [true, true], [true, true]),
+            ([ready(), Err(down())], Err(down()), Err(down()), [true, true], [false, true]),
+            ([Err(down()), Err(down())], fine(), fine(), [false, true], [true, true]),
+            ([ready(), Err(other())], fine(), fine(), [false, false], [true, true]),
+            ([ready(), ready()], fine(), Err(other()), [false, false], [false, false]),
+            ([ready(), ready()], Err(other()), fine(), [false, false], [true, true]),
+            // A wrong password is one shard's trouble, and no reason to replace pods that have a right one.
+            ([ready(), Err(refused())], fine(), fine(), [true, false], [true, true]),
+            // No order waits for S3 or Kafka.
+            ([ready(), ready()], Err(refused()), fine(), [true, true], [true, true]),
+            ([ready(), ready()], fine(), Err(refused()), [true, true], [false, false]),
+            ([Err(moved()), Err(moved())], fine(), fine(), [false, false], [false, false]),
+        ];
+        for (row, (shards, bucket, topic, producer, consumer)) in table.into_iter().enumerate() {
             let gates = gates(&Provisioned { shards: shards.into(), bucket, topic, doubted: false });
-            let name = |gate| match gate {
-                Gate::Open => "open",
-                Gate::Waiting(_) => "waiting",
-                Gate::Held(_) => "held",
-            };
-            (name(gates.producer), name(gates.consumer))
-        };
-        let fine = || Ok(Vec::new());
-        assert_eq!(gates([Ok(1), Ok(1)], fine(), fine()), ("open", "open"));
-        assert_eq!(gates([Ok(1), Err(down("shard2"))], Err(down("bucket")), Err(down("topic"))), ("open", "waiting"));
-        assert_eq!(gates([Err(down("shard1")), Err(down("shard2"))], fine(), fine()), ("waiting", "open"));
-        assert_eq!(gates([Ok(1), Err(other())], fine(), fine()), ("held", "open"));
-        assert_eq!(gates([Ok(1), Ok(1)], fine(), Err(other())), ("held", "held"));
-        assert_eq!(gates([Ok(1), Ok(1)], Err(other()), fine()), ("held", "open"));
-        // A wrong password is one shard's trouble.
-        let refused = || Err(Problem::new(Reason::Refused, "password authentication failed"));
-        assert_eq!(gates([Ok(1), refused()], fine(), fine()), ("open", "open"));
-        let moved = || Err(Problem::new(Reason::MadeForAnother, "made for topic a"));
-        assert_eq!(gates([moved(), moved()], fine(), fine()), ("held", "held"));
+            let allowed = |gate: &Gate| [gate.make.is_ok(), gate.change.is_ok()];
+            assert_eq!((allowed(&gates.producer), allowed(&gates.consumer)), (producer, consumer), "row {row}");
+        }
     }
 }
