@@ -17,7 +17,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 
 /// Of one resource.
 pub struct Memory {
-    pub backoff: Backoff,
+    backoff: Backoff,
+    /// When to try again after a failure.
+    retry: Option<Instant>,
     pub probed: Option<Probed>,
     /// By kind and name.
     pub applied: HashMap<(&'static str, String), Applied>,
@@ -75,11 +77,31 @@ impl Memories {
     }
 }
 
+impl Memory {
+    /// How long to wait after a failure. It becomes longer with each try that was waited for, and not with looks that
+    /// something else caused in the meantime: during a rollout there may be dozens of those within seconds.
+    pub fn retry_delay(&mut self) -> Duration {
+        let now = Instant::now();
+        let at = match self.retry {
+            Some(at) if at > now => at,
+            _ => now + self.backoff.next_delay(),
+        };
+        self.retry = Some(at);
+        at - now
+    }
+
+    pub fn nothing_failed(&mut self) {
+        self.backoff.reset();
+        self.retry = None;
+    }
+}
+
 impl Default for Memory {
     fn default() -> Self {
         let (first, cap) = BACKOFF;
         Self {
             backoff: Backoff::new(first, cap),
+            retry: None,
             probed: None,
             applied: HashMap::new(),
             status: None,
@@ -108,5 +130,12 @@ mod tests {
         assert!((Duration::from_secs(300)..=Duration::from_secs(600)).contains(&later), "{later:?}");
         backoff.reset();
         assert!(backoff.next_delay() <= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_look_in_between_does_not_put_off_the_next_try() {
+        let mut memory = Memory::default();
+        let delays: Vec<Duration> = (0..100).map(|_| memory.retry_delay()).collect();
+        assert!(delays[0] <= Duration::from_secs(2) && delays.is_sorted_by(|one, next| one >= next), "{delays:?}");
     }
 }

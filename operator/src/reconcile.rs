@@ -75,7 +75,8 @@ pub fn reconcile(
     context: Arc<Context>,
 ) -> std::pin::Pin<Box<dyn Future<Output = Result<Action, Error>> + Send>> {
     let (namespace, name) = (flow.namespace().unwrap_or_default(), flow.name_any());
-    let span = tracing::info_span!("reconcile", namespace, name, generation = flow.meta().generation);
+    let span =
+        tracing::info_span!("reconcile", resource = format!("{namespace}/{name}"), generation = flow.meta().generation);
     Box::pin(
         async move {
             let began = Instant::now();
@@ -89,19 +90,19 @@ pub fn reconcile(
                 Ok(again) => again,
                 Err(Error::Status(error) | Error::Finalizer(error)) if is_conflict(&error) => Again::In(Duration::ZERO),
                 Err(error) => {
-                    let delay = memory.backoff.next_delay();
+                    let delay = memory.retry_delay();
                     tracing::warn!(%error, retry_ms = delay.as_millis() as u64, "the look at the resource was not finished");
                     return Ok(Action::requeue(delay));
                 }
             };
             if again != Again::Backoff {
-                memory.backoff.reset();
+                memory.nothing_failed();
             }
             tracing::debug!(duration_ms = began.elapsed().as_millis() as u64, ?again, "looked at");
             Ok(match again {
                 Again::Never => Action::await_change(),
                 Again::Probe => Action::requeue(jittered(context.probe_interval)),
-                Again::Backoff => Action::requeue(memory.backoff.next_delay()),
+                Again::Backoff => Action::requeue(memory.retry_delay()),
                 Again::In(delay) => Action::requeue(delay),
             })
         }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Children, ConsumerChildren, ProducerChildren, config_hash};
 use crate::{
+    condition::Problem,
     crd::OrderFlowSpec,
     reconcile::{
         dereference::Secrets,
@@ -31,6 +32,10 @@ pub fn pipeline(changes: &Value) -> Pipeline {
 }
 
 pub fn pipeline_with(changes: &Value, secrets: &Secrets) -> Pipeline {
+    try_pipeline(changes, secrets).expect("the spec is valid")
+}
+
+pub fn try_pipeline(changes: &Value, secrets: &Secrets) -> Result<Pipeline, Problem> {
     let identity = Identity {
         namespace: "store".to_owned(),
         name: "shop".to_owned(),
@@ -39,7 +44,7 @@ pub fn pipeline_with(changes: &Value, secrets: &Secrets) -> Pipeline {
     };
     let images =
         Images { producer: "orderflow-producer:0.1.0".to_owned(), consumer: "orderflow-consumer:0.1.0".to_owned() };
-    validate::validate(identity, false, &spec(changes), secrets, &images).expect("the spec is valid")
+    validate::validate(identity, false, &spec(changes), secrets, &images)
 }
 
 /// With everything that a spec can turn on.

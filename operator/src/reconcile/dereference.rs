@@ -80,6 +80,11 @@ impl Secrets {
 
     #[cfg(test)]
     pub fn of<const N: usize>(values: [(&str, &str, &str); N]) -> Self {
+        Self::of_all(values)
+    }
+
+    #[cfg(test)]
+    pub fn of_all<'a>(values: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -> Self {
         let mut secrets = Self::default();
         for (secret, key, value) in values {
             let values = secrets.0.entry(secret.to_owned()).or_insert_with(|| Some(BTreeMap::new()));

@@ -452,3 +452,98 @@ fn resources(spec: Option<&crd::Resources>, default: &DefaultResources) -> Resou
     let some = |values: BTreeMap<_, _>| (!values.is_empty()).then_some(values);
     ResourceRequirements { requests: some(requests), limits: some(limits), ..ResourceRequirements::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::build::fixture;
+
+    fn problem_of(changes: &Value) -> Option<Problem> {
+        fixture::try_pipeline(changes, &Secrets::of(fixture::SECRETS)).err()
+    }
+
+    #[test]
+    fn a_spec_that_the_api_server_should_have_refused_is_refused_here() {
+        let shards = |users: [&str; 2]| {
+            let shards: Vec<Value> = users
+                .iter()
+                .enumerate()
+                .map(|(number, users)| {
+                    let name = format!("postgres-shard{}", number + 1);
+                    json!({ "name": name, "users": users, "dsnSecretRef": { "name": name, "key": "dsn" } })
+                })
+                .collect();
+            json!({ "shards": shards })
+        };
+        for (changes, named) in [
+            (shards(["A-M", "M-Z"]), "both name the letter M"),
+            (shards(["A-M", "Z-N"]), "X to Y"),
+            (json!({ "consumer": { "replicas": 7 } }), "consumer.replicas"),
+            (json!({ "producer": { "autoscaling": { "min": 1, "max": 2 } } }), "producer"),
+            (json!({ "bucket": { "endpoint": "nowhere" } }), "bucket.endpoint"),
+            (json!({ "topic": { "bootstrapServers": "kafka:port" } }), "topic.bootstrapServers"),
+            (json!({ "topic": { "retention": "1w" } }), "topic.retention"),
+        ] {
+            let problem = problem_of(&changes).unwrap_or_else(|| panic!("{changes} was not refused"));
+            assert_eq!(problem.reason, Reason::SpecInvalid, "{changes}");
+            assert!(problem.message.starts_with("spec.") && problem.message.contains(named), "{}", problem.message);
+        }
+        assert_eq!(problem_of(&json!({})), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_part_is_that_parts_problem() {
+        // The Secret and key that are changed; the part that suffers; why.
+        for (secret, key, value, part, reason) in [
+            ("postgres-shard2", "dsn", Some("mysql://db/orders"), "shard2", Reason::SecretInvalid),
+            ("postgres-shard2", "dsn", Some("postgres://o:hunter2@db/orders\n"), "shard2", Reason::SecretInvalid),
+            ("postgres-shard1", "ca.crt", Some("hunter2"), "shard1", Reason::SecretInvalid),
+            ("postgres-shard2", "dsn", None, "shard2", Reason::SecretKeyMissing),
+            ("s3-credentials", "AWS_SECRET_ACCESS_KEY", None, "bucket", Reason::SecretKeyMissing),
+            ("kafka-user", "password", Some(""), "topic", Reason::SecretInvalid),
+            ("kafka-ca", "ca.crt", Some("hunter2"), "topic", Reason::SecretInvalid),
+        ] {
+            let changed = fixture::SECRETS.into_iter().filter_map(|entry| {
+                if (entry.0, entry.1) == (secret, key) { Some((secret, key, value?)) } else { Some(entry) }
+            });
+            // A Secret with another key in it, so that it exists.
+            let secrets = Secrets::of_all(changed.chain([(secret, "another", "value")]));
+            let pipeline = fixture::pipeline_with(&fixture::everything_changes(), &secrets);
+            let mut problems: Vec<&Problem> =
+                pipeline.shards.iter().filter_map(|shard| shard.access.as_ref().err()).collect();
+            problems.extend(pipeline.bucket.access.as_ref().err());
+            problems.extend(pipeline.topic.access.as_ref().err());
+            assert_eq!(problems.len(), 1, "{secret} {key}: {problems:?}");
+            assert_eq!(problems[0].reason, reason, "{secret} {key}");
+            let message = &problems[0].message;
+            assert!(message.starts_with(part) && message.contains(secret) && message.contains(key), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
+    #[test]
+    fn two_shards_cannot_have_one_database() {
+        let secrets = Secrets::of_all(fixture::SECRETS.into_iter().map(|(secret, key, value)| match (secret, key) {
+            ("postgres-shard2", "dsn") => (secret, key, "postgres://other:password@postgres-shard1/orders"),
+            _ => (secret, key, value),
+        }));
+        let pipeline = fixture::pipeline_with(&json!({}), &secrets);
+        assert!(pipeline.shards[0].access.is_ok());
+        let problem = pipeline.shards[1].access.as_ref().err().expect("the second is refused");
+        assert_eq!(problem.reason, Reason::SameDatabase);
+        assert_eq!(problem.message, "shard2: its DSN names the same database as shard1's");
+    }
+
+    #[test]
+    fn what_a_spec_leaves_out_has_its_default() {
+        let pipeline = fixture::pipeline(&json!({ "producer": null, "consumer": null }));
+        assert_eq!(pipeline.producer.scale, Scale::Fixed(2));
+        assert_eq!((pipeline.consumer.replicas, pipeline.consumer.group.as_str()), (2, "store.shop"));
+        assert_eq!(pipeline.topic.retention, Duration::from_secs(30 * 24 * 60 * 60));
+        assert_eq!((pipeline.topic.partitions, pipeline.bucket.port), (6, 4566));
+        assert!(pipeline.network_policy.is_some() && !pipeline.delete_everything);
+        assert_eq!(fixture::pipeline(&json!({ "bucket": { "endpoint": null } })).bucket.port, 443);
+    }
+}
