@@ -117,7 +117,7 @@ impl Run {
     pub fn telemetry(&self) -> telemetry::Settings {
         let mut settings = self.telemetry.clone();
         if settings.log == "info" {
-            settings.log = "info,kube_client=error,kube_runtime=error".to_owned();
+            settings.log.push_str(",kube_client=error,kube_runtime=error");
         }
         settings
     }

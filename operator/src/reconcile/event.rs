@@ -75,11 +75,10 @@ fn news<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> Vec<(Severi
         let is = |reason: Reason| condition.reason == reason.as_str();
         let problem = Reason::ALL.iter().any(|reason| is(*reason) && reason.class() != Class::Fine);
         match (condition.type_.as_str(), condition.status.as_str()) {
-            ("Ready", "True") => Some(Severity::Normal),
+            ("Ready" | "Paused", "True") => Some(Severity::Normal),
             // Ready repeats what another condition says, unless there is none that could.
             ("Ready", "False") if is(Reason::SpecInvalid) || is(Reason::Undecodable) => Some(Severity::Warning),
             ("Ready", _) => None,
-            ("Paused", "True") => Some(Severity::Normal),
             (_, "False") if problem => Some(Severity::Warning),
             _ => None,
         }

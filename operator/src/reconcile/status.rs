@@ -159,11 +159,10 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
     };
     match (kind, report) {
         (Kind::Paused, _) => Some(paused),
-        (_, Report::Paused) => None,
         (Kind::Ready, Report::Invalid(problem)) => Some(Finding::of(problem)),
         (_, Report::Invalid(_)) => Some(Finding::unknown("the spec cannot be used")),
         (Kind::Ready, Report::Deleting(message)) => Some(Finding::new(false, Reason::Deleting, message.clone())),
-        (_, Report::Deleting(_)) => None,
+        (_, Report::Paused | Report::Deleting(_)) => None,
         (Kind::ShardsReady, Report::Looked { provisioned, .. }) => Some(shards(&provisioned.shards)),
         (Kind::BucketReady, Report::Looked { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.bucket, |notes| {

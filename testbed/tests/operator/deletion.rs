@@ -56,7 +56,10 @@ async fn retain_is_the_default_and_leaves_everything_outside_the_cluster() -> Re
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     world.settled(&operator).await?;
-    ensure!(world.orderflows().get(NAME).await?.finalizers().is_empty(), "a finalizer would keep it without an operator");
+    ensure!(
+        world.orderflows().get(NAME).await?.finalizers().is_empty(),
+        "a finalizer would keep it without an operator"
+    );
     let before = (tables(&world, 1).await?, tables(&world, 2).await?);
 
     operator.stop().await?;
@@ -147,7 +150,10 @@ async fn a_missing_secret_does_not_keep_the_resource() -> Result<()> {
     world.is_gone(NAME).await?;
     let left = left_behind(&world).await?;
     ensure!(left.contains("postgres-shard2") && !left.contains("postgres-shard1"), "{left}");
-    ensure!(tables(&world, 1).await?.is_empty() && !tables(&world, 2).await?.is_empty(), "the first shard's tables stay");
+    ensure!(
+        tables(&world, 1).await?.is_empty() && !tables(&world, 2).await?.is_empty(),
+        "the first shard's tables stay"
+    );
     ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics are still there");
     Ok(())
 }

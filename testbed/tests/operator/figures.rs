@@ -56,7 +56,11 @@ async fn of_one_resource() -> Result<()> {
     }
     let (after, looked) = (world.requests()?, looks(&operator).await? - first);
     let answered = after[before..].iter().filter(|request| !request.contains("leases/")).count();
-    println!("settled: {answered} requests in {looked} looks, {} writes: {:?}", world.writes()?.len() - writes, &after[before..].iter().take(8).collect::<Vec<_>>());
+    println!(
+        "settled: {answered} requests in {looked} looks, {} writes: {:?}",
+        world.writes()?.len() - writes,
+        &after[before..].iter().take(8).collect::<Vec<_>>()
+    );
     println!("looks {}", quantiles(&operator).await?);
     Ok(())
 }
@@ -88,11 +92,19 @@ async fn of_two_hundred_resources() -> Result<()> {
     }
     eventually("all resources to be ready", Duration::from_secs(900), async || {
         let metrics = metrics(&operator).await?;
-        let ready = metrics.lines().filter(|line| line.starts_with("orderflow_operator_ready{") && line.ends_with(" 1")).count();
+        let ready = metrics
+            .lines()
+            .filter(|line| line.starts_with("orderflow_operator_ready{") && line.ends_with(" 1"))
+            .count();
         ensure!(ready == RESOURCES, "{ready} are ready");
         Ok(())
     })
     .await?;
-    println!("{RESOURCES} ready: {:?}; RSS {} MB; looks {}", began.elapsed(), resident_megabytes(&operator)?, quantiles(&operator).await?);
+    println!(
+        "{RESOURCES} ready: {:?}; RSS {} MB; looks {}",
+        began.elapsed(),
+        resident_megabytes(&operator)?,
+        quantiles(&operator).await?
+    );
     Ok(())
 }

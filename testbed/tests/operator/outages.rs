@@ -246,8 +246,7 @@ async fn require_none(world: &World, component: &str) -> Result<()> {
 
 async fn is_marked(world: &World, shard: usize) -> Result<()> {
     let mut connection = postgres::connect(world.dsn(shard)).await?;
-    let name: String =
-        sqlx::query_scalar("SELECT shard_name FROM orderflow_meta").fetch_one(&mut connection).await?;
+    let name: String = sqlx::query_scalar("SELECT shard_name FROM orderflow_meta").fetch_one(&mut connection).await?;
     ensure!(name == format!("shard{shard}"), "{name}");
     Ok(())
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{NAME, PATIENCE, World};
 
-fn paused(value: Value) -> Value {
+fn paused(value: &Value) -> Value {
     json!({ "metadata": { "annotations": { "orderflow.dev/paused": value } } })
 }
 
@@ -19,7 +19,7 @@ async fn what_is_left_while_paused_is_done_afterwards() -> Result<()> {
     world.create(world.orderflow()).await?;
     let ready = world.wait_for("Ready", "True", "Available").await?;
     world.settled(&operator).await?;
-    world.patch(paused(json!("true"))).await?;
+    world.patch(paused(&json!("true"))).await?;
     world.wait_for("Paused", "True", "PauseRequested").await?;
 
     let before = world.writes_to_children()?.len();
@@ -37,7 +37,7 @@ async fn what_is_left_while_paused_is_done_afterwards() -> Result<()> {
     let status = world.status(NAME).await?;
     ensure!(status["observedGeneration"] == 1, "a spec that was not acted on was observed: {status}");
 
-    world.patch(paused(Value::Null)).await?;
+    world.patch(paused(&Value::Null)).await?;
     world.wait_for("Paused", "False", "NotPaused").await?;
     eventually("all that was left to be done", PATIENCE, async || {
         let service = world.objects("Service").get("main-producer").await?;
@@ -58,7 +58,7 @@ async fn what_is_left_while_paused_is_done_afterwards() -> Result<()> {
 async fn a_resource_that_is_made_paused_is_not_begun() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
-    world.create(world.orderflow_with(&paused(json!("true")))).await?;
+    world.create(world.orderflow_with(&paused(&json!("true")))).await?;
     world.wait_for("Paused", "True", "PauseRequested").await?;
     for _ in 0..3 {
         world.force_a_look(&operator).await?;
@@ -82,7 +82,7 @@ async fn a_resource_that_is_made_paused_is_not_begun() -> Result<()> {
     }
     ensure!(world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_err(), "the bucket was made");
 
-    world.patch(paused(json!("false"))).await?;
+    world.patch(paused(&json!("false"))).await?;
     world.deployments_exist().await?;
     world.wait_for("Paused", "False", "NotPaused").await?;
     Ok(())

@@ -162,8 +162,11 @@ async fn everything(world: &World) -> Result<Postgres> {
     let (postgres, authority) = postgres_with_tls(world).await?;
     let dsn = postgres.create_database("orders").await?;
     world.put_secret("postgres-shard1", &[("dsn", &dsn), ("ca.crt", &authority)]).await?;
-    let credentials =
-        [("AWS_ACCESS_KEY_ID", "AKIA0EXAMPLE0ID"), ("AWS_SECRET_ACCESS_KEY", "a-long-key"), ("AWS_SESSION_TOKEN", "a-token")];
+    let credentials = [
+        ("AWS_ACCESS_KEY_ID", "AKIA0EXAMPLE0ID"),
+        ("AWS_SECRET_ACCESS_KEY", "a-long-key"),
+        ("AWS_SESSION_TOKEN", "a-token"),
+    ];
     world.put_secret("s3-credentials", &credentials).await?;
     world.put_secret("kafka-ca", &[("ca.crt", &authority)]).await?;
     world.put_secret("kafka-user", &[("username", "a-user-of-kafka"), ("password", "a-password-of-kafka")]).await?;

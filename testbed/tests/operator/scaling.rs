@@ -22,7 +22,7 @@ async fn from_a_number_to_autoscaling_and_back_no_running_pod_is_stopped() -> Re
     let pods = pods_of(&world, "producer").await?;
     ensure!(pods.len() == 3, "{pods:?}");
 
-    world.patch(autoscaling(json!({ "min": 2, "max": 5 }))).await?;
+    world.patch(autoscaling(2, 5)).await?;
     eventually("the number of pods to be another's", PATIENCE, async || {
         let owners = owners_of_replicas(&world.deployment("producer").await?);
         ensure!(!owners.contains("orderflow-operator"), "{owners:?}");
@@ -67,7 +67,7 @@ async fn autoscaling_from_the_beginning_starts_with_the_least_pods_and_never_say
     let world = World::new().await?;
     let operator = world.operator().await?;
     let mut orderflow = world.orderflow();
-    crate::support::merge(&mut orderflow, &autoscaling(json!({ "min": 3, "max": 6 })));
+    crate::support::merge(&mut orderflow, &autoscaling(3, 6));
     world.create(orderflow).await?;
     let handed = |deployment: &Deployment| !owners_of_replicas(deployment).contains("orderflow-operator");
     let deployment = world.deployment_that("producer", "whose number is the autoscaler's", handed).await?;
@@ -93,7 +93,7 @@ async fn from_no_pods_to_autoscaling_there_is_one_to_begin_with() -> Result<()> 
     let operator = world.operator().await?;
     world.create(world.orderflow_with(&json!({ "spec": { "producer": { "replicas": 0 } } }))).await?;
     world.wait_for("ProducerAvailable", "True", "ScaledToZero").await?;
-    world.patch(autoscaling(json!({ "min": 2, "max": 5 }))).await?;
+    world.patch(autoscaling(2, 5)).await?;
     // An autoscaler leaves a Deployment of no pods alone; of one it makes its least.
     world.deployment_that("producer", "with the least pods", |deployment| replicas(deployment) == Some(2)).await?;
     world.settled(&operator).await
@@ -152,8 +152,8 @@ async fn the_status_follows_the_pods() -> Result<()> {
     Ok(())
 }
 
-fn autoscaling(scale: Value) -> Value {
-    json!({ "spec": { "producer": { "replicas": null, "autoscaling": scale } } })
+fn autoscaling(min: i32, max: i32) -> Value {
+    json!({ "spec": { "producer": { "replicas": null, "autoscaling": { "min": min, "max": max } } } })
 }
 
 async fn autoscaler(world: &World) -> Result<Value> {

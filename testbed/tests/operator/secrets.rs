@@ -29,10 +29,7 @@ async fn a_missing_secret_is_named_and_harms_nothing_else() -> Result<()> {
 
     let shards = world.wait_for("ShardsReady", "False", "SecretMissing").await?;
     require_named(&shards, &["shard2", "Secret postgres-shard2", "key dsn", "1 of 2"])?;
-    require_named(
-        &world.wait_for("Ready", "False", "SecretMissing").await?,
-        &["Secret postgres-shard2", "key dsn"],
-    )?;
+    require_named(&world.wait_for("Ready", "False", "SecretMissing").await?, &["Secret postgres-shard2", "key dsn"])?;
     world.wait_for("BucketReady", "True", "Provisioned").await?;
     world.wait_for("TopicReady", "True", "Provisioned").await?;
     let status = world.status(NAME).await?;
@@ -52,6 +49,14 @@ async fn a_missing_secret_is_told_by_exactly_one_warning() -> Result<()> {
     remove_secret(&world, "postgres-shard2").await?;
     world.create(world.orderflow()).await?;
     world.wait_for("ShardsReady", "False", "SecretMissing").await?;
+    // The status is written once more, and its reason is no news.
+    world.patch(json!({ "spec": { "producer": { "replicas": 3 } } })).await?;
+    eventually("the status of the change", PATIENCE, async || {
+        let status = world.status(NAME).await?;
+        ensure!(status["observedGeneration"] == 2, "{status}");
+        anyhow::Ok(())
+    })
+    .await?;
     world.settled(&operator).await?;
     let events = world.events().await?;
     let warnings: Vec<_> = events.iter().filter(|(severity, ..)| severity == "Warning").collect();
@@ -93,7 +98,11 @@ async fn a_value_that_cannot_be_used_is_named_and_never_shown() -> Result<()> {
         ("another system's", text(format!("mysql://user:{hidden}@127.0.0.1/orders")), "SecretInvalid"),
         ("not a URL", text(format!("host=127.0.0.1 password={hidden}")), "SecretInvalid"),
         ("a broken port", text(format!("postgres://user:{hidden}@127.0.0.1:{hidden}/orders")), "SecretInvalid"),
-        ("an unknown mode", text(format!("postgres://user:{hidden}@127.0.0.1/orders?sslmode={hidden}")), "SecretInvalid"),
+        (
+            "an unknown mode",
+            text(format!("postgres://user:{hidden}@127.0.0.1/orders?sslmode={hidden}")),
+            "SecretInvalid",
+        ),
         ("empty", text(" \n".to_owned()), "SecretInvalid"),
         ("not text", json!({ "data": { "dsn": k8s_openapi::ByteString(no_text) } }), "SecretInvalid"),
     ];
@@ -192,16 +201,20 @@ async fn a_touched_label_of_a_secret_is_looked_at_and_writes_nothing() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn two_resources_that_name_one_secret_are_both_woken() -> Result<()> {
     let world = World::new().await?;
-    let _operator = world.operator().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
     world.create(world.orderflow()).await?;
     world.create(world.second().await?).await?;
+    for name in [NAME, SECOND] {
+        world.wait_for_named(name, "Ready", "True", "Available").await?;
+    }
+    // Nothing else wakes them any more.
+    world.settled(&operator).await?;
     let deployments: Api<Deployment> = world.api();
-    let producers = [format!("{NAME}-producer"), format!("{SECOND}-producer")];
+    let producers = [NAME, SECOND].map(|name| format!("{name}-producer"));
     let mut before = Vec::new();
     for producer in &producers {
-        let what = format!("{producer} to exist");
-        let found = eventually(&what, PATIENCE, async || deployments.get(producer).await).await?;
-        before.push(config_hash(&found).cloned());
+        before.push(config_hash(&deployments.get(producer).await?).cloned());
     }
     put_s3_credentials(&world, "rotated").await?;
     for (producer, before) in std::iter::zip(&producers, before) {

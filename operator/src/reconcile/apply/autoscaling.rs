@@ -21,15 +21,15 @@ impl Applier<'_> {
     /// Does nothing if the number is not ours any more. `least`: what a new Deployment has.
     pub(super) async fn hand_over_replicas(&mut self, wanted: &Deployment, least: i32, exists: bool) -> Part<()> {
         let name = wanted.name_any();
-        if !exists {
-            let mut first = wanted.clone();
-            first.spec.get_or_insert_default().replicas = Some(least);
-            self.keep(first).await?;
-        } else {
+        if exists {
             let live = self.context.live.deployments.get(&child(self.identity, &name));
             if live.is_some_and(|live| !has_replicas(&live.metadata)) {
                 return Ok(());
             }
+        } else {
+            let mut first = wanted.clone();
+            first.spec.get_or_insert_default().replicas = Some(least);
+            self.keep(first).await?;
         }
         // What the watch knows may be older than the autoscaler's last write, and would undo it.
         let live = self.api::<Deployment>().get(&name).await.map_err(|error| problem::<Deployment>(&name, &error))?;
