@@ -5,7 +5,7 @@ use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::rbac::v1::Role;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
-use orderflow_testbed::{Kubernetes, Operator, Service, eventually, folder, http, operator, product};
+use orderflow_testbed::{Kubernetes, Operator, Service, eventually, folder, http, operator};
 use serde_json::{Value, json};
 
 use crate::support::{NAME, PATIENCE, World, create, metrics};
@@ -145,7 +145,12 @@ async fn who_waits_for_the_lease_is_ready_and_not_the_leader() -> Result<()> {
     })
     .await?;
     let standby = world.operator().await?;
-    product::probe(&standby.admin_url()?, "/readyz").await?;
+    eventually("the other to be ready", PATIENCE, async || {
+        let (status, readiness) = readyz(&standby).await?;
+        ensure!(status == 200, "{readiness}");
+        Ok(())
+    })
+    .await?;
     let metrics = metrics(&standby).await?;
     ensure!(metrics.contains("\norderflow_operator_leader 0\n"), "{metrics}");
     Ok(())

@@ -130,6 +130,7 @@ async fn a_child_that_is_slow_to_go_comes_back_once_it_is_gone() -> Result<()> {
     services.patch("main-producer", &PatchParams::default(), &hold(json!(["example.com/hold"]))).await?;
     services.delete("main-producer", &DeleteParams::default()).await?;
     world.settled(&operator).await?;
+    no_look_is_left(&world).await?;
     services.patch("main-producer", &PatchParams::default(), &hold(Value::Null)).await?;
     eventually("another Service", PATIENCE, async || {
         ensure!(services.get("main-producer").await?.uid() != before, "still the old one");
@@ -283,14 +284,7 @@ async fn a_child_whose_owner_is_taken_away_is_not_ours_any_more() -> Result<()> 
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     world.settled(&operator).await?;
-    // A generation that is seen, and needs nothing to be written, leaves no look that could see what comes now.
-    world.patch(json!({ "spec": { "topic": { "replicationFactor": 1 } } })).await?;
-    eventually("the second generation to be seen", PATIENCE, async || {
-        let status = world.status(NAME).await?;
-        ensure!(status["observedGeneration"] == 2, "{status}");
-        Ok(())
-    })
-    .await?;
+    no_look_is_left(&world).await?;
     change(&world, "NetworkPolicy", "main-consumer", "/metadata/ownerReferences", &Value::Null).await?;
     let before = world.objects("NetworkPolicy").get("main-consumer").await?;
     let condition = world.wait_for("ConsumerAvailable", "False", "ChildConflict").await?;
@@ -363,6 +357,18 @@ async fn exists(world: &World, kind: &str, name: &str) -> Result<()> {
 async fn is_gone(world: &World, kind: &str, name: &str) -> Result<()> {
     eventually(&format!("no {kind} {name}"), PATIENCE, async || {
         ensure!(world.objects(kind).get_opt(name).await?.is_none(), "it is there");
+        Ok(())
+    })
+    .await
+}
+
+/// Of a settled resource: after this it is looked at only if something changes. A new generation, for which nothing has to be
+/// written, is seen by the last look that waited.
+async fn no_look_is_left(world: &World) -> Result<()> {
+    world.patch(json!({ "spec": { "topic": { "replicationFactor": 1 } } })).await?;
+    eventually("the second generation to be seen", PATIENCE, async || {
+        let status = world.status(NAME).await?;
+        ensure!(status["observedGeneration"] == 2, "{status}");
         Ok(())
     })
     .await

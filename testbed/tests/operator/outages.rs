@@ -157,7 +157,9 @@ async fn servers_that_are_frozen_do_not_keep_a_change_from_being_acted_on() -> R
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;
     let frozen: [&dyn Service; 3] = [world.stack.kafka(), world.stack.localstack(), world.stack.postgres(2)];
-    frozen.iter().for_each(|service| service.pause());
+    for service in &frozen {
+        service.pause();
+    }
     world.patch(json!({ "spec": { "producer": { "replicas": 3 }, "consumer": { "replicas": 4 } } })).await?;
     for (component, replicas) in [("producer", 3), ("consumer", 4)] {
         let what = format!("with {replicas} replicas");
@@ -166,7 +168,9 @@ async fn servers_that_are_frozen_do_not_keep_a_change_from_being_acted_on() -> R
     for kind in ["ShardsReady", "BucketReady", "TopicReady"] {
         world.wait_for(kind, "False", "Unreachable").await?;
     }
-    frozen.iter().for_each(|service| service.resume());
+    for service in &frozen {
+        service.resume();
+    }
     world.wait_for("Ready", "True", "Available").await?;
     Ok(())
 }
