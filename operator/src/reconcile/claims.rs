@@ -23,31 +23,40 @@ pub fn rival(live: &Live, flow: &OrderFlow) -> Option<String> {
 }
 
 fn rival_among<'a>(others: impl Iterator<Item = &'a OrderFlow>, flow: &OrderFlow) -> Option<String> {
-    let before = |other: &OrderFlow, flow: &OrderFlow| rank(other) < rank(flow);
+    let wanted = topics(&flow.spec.topic.name);
     others
-        .filter(|other| other.uid() != flow.uid() && share_a_topic(other, flow) && before(other, flow))
-        .min_by_key(|other| rank(other))
+        .filter(|other| other.uid() != flow.uid() && brokers_in_common(other, flow))
+        .filter(|other| has(other, &wanted) || !topics(&other.spec.topic.name).is_disjoint(&wanted))
+        .filter(|other| rank(other, &wanted) < rank(flow, &wanted))
+        .min_by_key(|other| rank(other, &wanted))
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any()))
 }
 
 /// The least comes first.
-fn rank(flow: &OrderFlow) -> (bool, Option<String>, String) {
-    let has = flow.status.as_ref().and_then(|status| status.topic.as_ref()) == Some(&key(flow));
+fn rank(flow: &OrderFlow, wanted: &BTreeSet<String>) -> (bool, Option<String>, String) {
     let created = flow.creation_timestamp().map(|time| time.0.to_string());
-    (!has, created, flow.uid().unwrap_or_default())
+    (!has(flow, wanted), created, flow.uid().unwrap_or_default())
+}
+
+/// By its status, not by its spec: pods of one whose topic was renamed go on with the old one until the databases are its.
+fn has(flow: &OrderFlow, wanted: &BTreeSet<String>) -> bool {
+    let claimed = flow.status.as_ref().and_then(|status| status.topic.as_deref());
+    let name = claimed.and_then(|claimed| claimed.split_once('@')).map(|(name, _)| name);
+    name.is_some_and(|name| !topics(name).is_disjoint(wanted))
 }
 
 /// `orders.dlq` is not only what somebody may call a topic, but also what another's `orders` has for its dead letters.
-fn share_a_topic(one: &OrderFlow, other: &OrderFlow) -> bool {
+fn topics(name: &str) -> BTreeSet<String> {
+    let Topics { orders, notifications, dead_letters, relay } = Topics::named(name);
+    BTreeSet::from([orders, notifications, dead_letters, relay])
+}
+
+/// One broker in common is one cluster in common.
+fn brokers_in_common(one: &OrderFlow, other: &OrderFlow) -> bool {
     let brokers = |flow: &OrderFlow| -> BTreeSet<String> {
         flow.spec.topic.bootstrap_servers.split(',').map(str::to_lowercase).collect()
     };
-    let names = |flow: &OrderFlow| {
-        let Topics { orders, notifications, dead_letters, relay } = Topics::named(&flow.spec.topic.name);
-        BTreeSet::from([orders, notifications, dead_letters, relay])
-    };
-    // One broker in common is one cluster in common.
-    !brokers(one).is_disjoint(&brokers(other)) && !names(one).is_disjoint(&names(other))
+    !brokers(one).is_disjoint(&brokers(other))
 }
 
 #[cfg(test)]
@@ -80,6 +89,10 @@ mod tests {
         holder.status = Some(OrderFlowStatus { topic: Some(key(&young)), ..OrderFlowStatus::default() });
         assert_eq!(rival([&old, &holder], &holder), None);
         assert_eq!(rival([&old, &holder], &old).as_deref(), Some("shop/young"));
+
+        // Renamed in the spec, and not yet let go of.
+        holder.spec.topic.name = "renamed".to_owned();
+        assert_eq!(rival([&old, &holder], &old).as_deref(), Some("shop/young"));
     }
 
     #[test]
@@ -91,7 +104,8 @@ mod tests {
             ("orders2", "kafka-0:9092", false),
             ("orders", "elsewhere:9092", false),
         ] {
-            assert_eq!(share_a_topic(&one, &flow("two", 10, topic, brokers)), shared, "{topic} on {brokers}");
+            let two = flow("two", 10, topic, brokers);
+            assert_eq!(rival_among([&one].into_iter(), &two).is_some(), shared, "{topic} on {brokers}");
         }
     }
 }

@@ -2,7 +2,10 @@
 //! and a bucket that nobody else has, and an operator with the rights that its chart gives it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -49,6 +52,15 @@ pub struct World {
     pub kubeconfig: PathBuf,
     dsns: [String; 2],
     tag: String,
+    audit: Mutex<Audit>,
+}
+
+/// What was read of the audit log.
+#[derive(Default)]
+struct Audit {
+    /// Bytes.
+    read: u64,
+    requests: Vec<String>,
 }
 
 impl World {
@@ -72,7 +84,7 @@ impl World {
         let database = format!("operator_{tag}");
         let dsns =
             [stack.postgres(1).create_database(&database).await?, stack.postgres(2).create_database(&database).await?];
-        let world = Self { kubernetes, client, namespace, stack, kubeconfig, dsns, tag };
+        let world = Self { kubernetes, client, namespace, stack, kubeconfig, dsns, tag, audit: Mutex::default() };
         world.put_secret("postgres-shard1", &[("dsn", world.dsn(1))]).await?;
         world.put_secret("postgres-shard2", &[("dsn", world.dsn(2))]).await?;
         let credentials = [
@@ -381,25 +393,33 @@ impl World {
     /// Every answered request of the operator, in order: `patch services/main-producer 200`.
     pub fn requests(&self) -> Result<Vec<String>> {
         let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace);
-        let log = std::fs::read_to_string(self.kubernetes.audit_log()).context("read the audit log")?;
-        Ok(log
+        let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = File::open(self.kubernetes.audit_log()).context("open the audit log")?;
+        // All tests' requests are in it: what was read before is not read again.
+        log.seek(SeekFrom::Start(audit.read))?;
+        let mut new = String::new();
+        log.read_to_string(&mut new).context("read the audit log")?;
+        // A line that is being written is read next time.
+        new.truncate(new.rfind('\n').map_or(0, |end| end + 1));
+        audit.read += new.len() as u64;
+        let answered = new
             .lines()
             .filter(|line| line.contains(&user))
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["stage"] == "ResponseComplete" && line["user"]["username"] == user.as_str())
-            .map(|line| {
-                let object = &line["objectRef"];
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
-                format!(
-                    "{} {}/{}{subresource} {}",
-                    text(&line["verb"]),
-                    text(&object["resource"]),
-                    text(&object["name"]),
-                    line["responseStatus"]["code"]
-                )
-            })
-            .collect())
+            .filter(|line| line["stage"] == "ResponseComplete" && line["user"]["username"] == user.as_str());
+        audit.requests.extend(answered.map(|line| {
+            let object = &line["objectRef"];
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let subresource = object["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+            format!(
+                "{} {}/{}{subresource} {}",
+                text(&line["verb"]),
+                text(&object["resource"]),
+                text(&object["name"]),
+                line["responseStatus"]["code"]
+            )
+        }));
+        Ok(audit.requests.clone())
     }
 }
 
