@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{Client, api::PatchParams};
 
 use crate::{
     build::config_hash::Key, controller::Live, memory::Memories, metrics::Metrics, reconcile::validate::Images,
@@ -25,6 +25,11 @@ pub struct Context {
     pub probe_interval: Duration,
     /// How long a deleted resource is kept for what cannot be removed.
     pub cleanup_deadline: Duration,
+}
+
+/// How we write what is not applied: under our name.
+pub fn as_operator() -> PatchParams {
+    PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
 /// What the API server answered, in one line. An answer holds no Secret's value.

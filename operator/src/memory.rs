@@ -67,10 +67,6 @@ impl Memories {
         Arc::clone(memories.entry(uid.to_owned()).or_default())
     }
 
-    pub fn forget(&self, uid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
     /// Forgets all resources but those that still exist.
     pub fn keep(&self, exists: impl Fn(&str) -> bool) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| exists(uid));

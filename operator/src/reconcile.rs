@@ -15,6 +15,7 @@ pub mod validate;
 pub mod workload;
 
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -73,7 +74,7 @@ pub enum Again {
 pub fn reconcile(
     flow: Arc<Flow>,
     context: Arc<Context>,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<Action, Error>> + Send>> {
+) -> std::pin::Pin<Box<dyn Future<Output = Result<Action, Infallible>> + Send>> {
     let (namespace, name) = (flow.namespace().unwrap_or_default(), flow.name_any());
     let span =
         tracing::info_span!("reconcile", resource = format!("{namespace}/{name}"), generation = flow.meta().generation);
@@ -111,8 +112,8 @@ pub fn reconcile(
 }
 
 /// The controller wants one; every error has been dealt with in [`reconcile`].
-pub fn retry(_: Arc<Flow>, _: &Error, _: Arc<Context>) -> Action {
-    Action::requeue(Duration::from_secs(1))
+pub fn retry(_: Arc<Flow>, never: &Infallible, _: Arc<Context>) -> Action {
+    match *never {}
 }
 
 async fn look(flow: &Flow, context: &Context, memory: &mut Memory) -> Result<Again, Error> {

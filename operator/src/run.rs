@@ -27,16 +27,16 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
     let (dependencies, pulse) = (Dependencies::default(), Pulse::default());
     let address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
     let listener = admin::bind("admin", address).await?;
-    let alive = {
+    let stuck = {
         let pulse = pulse.clone();
         move || {
             let silence = pulse.silence();
             (silence > LONGEST_SILENCE)
-                .then(|| format!("nothing was heard of the API server for {} s", silence.as_secs()))
+                .then(|| format!("the loop of the Lease has stood still for {} s", silence.as_secs()))
         }
     };
     let admin_stop = CancellationToken::new();
-    let admin = tokio::spawn(admin::serve_with(listener, dependencies.clone(), registry, alive, admin_stop.clone()));
+    let admin = tokio::spawn(admin::serve_with(listener, dependencies.clone(), registry, stuck, admin_stop.clone()));
 
     let result = lead(&settings, &metrics, &dependencies, &pulse, &stop).await;
     dependencies.stop();

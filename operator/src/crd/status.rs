@@ -12,7 +12,8 @@ pub struct OrderFlowStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, ShardsReady, BucketReady, TopicReady, ProducerAvailable, ConsumerAvailable and Paused, all of them always.
+    /// Ready, ShardsReady, BucketReady, TopicReady, ProducerAvailable, ConsumerAvailable and Paused: all of
+    /// them once the resource could be read.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

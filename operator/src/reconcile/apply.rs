@@ -19,7 +19,7 @@ use super::{
 use crate::{
     build::{Children, ConsumerChildren, ProducerChildren},
     condition::{Problem, Reason},
-    context::{Context, FIELD_MANAGER, explain, is_conflict, is_gone},
+    context::{Context, FIELD_MANAGER, as_operator, explain, is_conflict, is_gone},
     controller::watch::{fingerprint_of_ours, hash},
     memory::{Applied, Memory, Version},
 };
@@ -147,7 +147,7 @@ impl Applier<'_> {
             // If it was replaced by another since, this is a conflict.
             wanted.meta_mut().uid.clone_from(&live.uid);
         }
-        let applied = self.patch(FIELD_MANAGER, &name, &wanted).await?;
+        let applied = self.patch(&name, &wanted).await?;
         tracing::info!(kind = K::KIND, name, created = live.is_none(), "applied");
         let applied = Applied {
             wanted: wanted_hash,
@@ -171,9 +171,9 @@ impl Applier<'_> {
         applied.is_some_and(|applied| Version::of(live) < applied.version)
     }
 
-    async fn patch<K: Child>(&self, manager: &str, name: &str, wanted: &K) -> Part<K> {
+    async fn patch<K: Child>(&self, name: &str, wanted: &K) -> Part<K> {
         // Forced: a field that both we and another set is ours, or drift would stay.
-        let parameters = PatchParams::apply(manager).force();
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let (api, apply) = (self.api::<K>(), Patch::Apply(wanted));
         let applied = match api.patch(name, &parameters, &apply).await {
             Err(error) if is_invalid(&error) && self.replace_ports(name, wanted).await => {
@@ -187,7 +187,7 @@ impl Applier<'_> {
     /// True if that may have helped; see [`ports`].
     async fn replace_ports<K: Child>(&self, name: &str, wanted: &K) -> bool {
         let Some(ports) = ports::replaced(wanted).filter(|_| wanted.meta().uid.is_some()) else { return false };
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = as_operator();
         self.api::<K>().patch(name, &parameters, &Patch::Strategic(ports)).await.is_ok()
     }
 

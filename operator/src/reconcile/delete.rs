@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
 use kube::{
     Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch},
     core::PartialObjectMeta,
 };
 use orderflow_provision::{bucket, shard, topics};
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     build,
     condition::{Class, Problem, Reason},
-    context::{Context, FIELD_MANAGER, is_gone},
+    context::{Context, as_operator, is_gone},
     crd::{ADOPT, OrderFlow},
     memory::Memory,
 };
@@ -44,7 +44,6 @@ pub async fn delete(
 ) -> Result<Again, Error> {
     if !finalizer::has(flow) {
         context.metrics.gone(&identity.namespace, &identity.name);
-        context.memories.forget(&identity.uid);
         return Ok(Again::Never);
     }
     // From the first look: whoever was away for long has not tried for long.
@@ -102,7 +101,7 @@ async fn stop_pods(context: &Context, identity: &Identity) -> Result<(), kube::E
         if is_ours(&deployment.metadata, &identity.uid) && replicas != Some(0) {
             let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
             let patch = Patch::Merge(json!({ "spec": { "replicas": 0 } }));
-            let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            let parameters = as_operator();
             unless_gone(api.patch(&name, &parameters, &patch).await.map(drop))?;
         }
     }

@@ -1,15 +1,12 @@
 //! The finalizer: there before anything is made that `deletionPolicy: Delete` promises to remove, and never with `Retain`,
 //! so that a resource whose operator is gone can be deleted like any other.
 
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, ResourceExt, api::Patch};
 use serde_json::json;
 
 use super::Error;
 use crate::{
-    context::{Context, FIELD_MANAGER},
+    context::{Context, as_operator},
     crd::{DeletionPolicy, FINALIZER, OrderFlow},
 };
 
@@ -38,6 +35,6 @@ pub async fn set(context: &Context, flow: &OrderFlow, wanted: bool) -> Result<()
     let patch = json!({
         "metadata": { "uid": flow.uid(), "resourceVersion": live.resource_version(), "finalizers": finalizers }
     });
-    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let parameters = as_operator();
     api.patch_metadata(&flow.name_any(), &parameters, &Patch::Merge(patch)).await.map(drop)
 }

@@ -5,10 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use kube::{
-    Api, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, ResourceExt, api::Patch};
 use serde_json::{Value, json};
 
 use super::{
@@ -20,7 +17,7 @@ use super::{
 use crate::{
     build,
     condition::{Class, Kind, Problem, Reason},
-    context::{Context, FIELD_MANAGER},
+    context::{Context, as_operator},
     crd::{OrderFlow, OrderFlowStatus, ShardStatus},
     memory::{Memory, Version, Written},
 };
@@ -64,7 +61,7 @@ pub async fn write(
     let after = status(flow, &before, report, Timestamp::now());
     if after != before {
         let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = as_operator();
         let patch = Patch::Merge(json!({ "status": difference(&before, &after) }));
         let written = api.patch_status(&flow.name_any(), &parameters, &patch).await.map_err(Error::Status)?;
         memory.status = Some(Written { version: Version::of(&written.metadata), status: after.clone() });

@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{DynamicObject, Patch},
     core::error_boundary::InvalidObject,
 };
 use serde_json::json;
@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{Again, Error, event};
 use crate::{
     condition::Reason,
-    context::{Context, FIELD_MANAGER},
+    context::{Context, as_operator},
     crd::{OrderFlow, OrderFlowStatus},
     memory::{Memory, Version, Written},
 };
@@ -51,7 +51,7 @@ pub async fn say(context: &Context, invalid: &InvalidObject, memory: &mut Memory
     }
     if after != before {
         let patch = Patch::Merge(json!({ "status": after }));
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters = as_operator();
         if let Err(error) = api.patch_status(name, &parameters, &patch).await {
             // The API server may hold the rest of the resource against it. The event tells nevertheless.
             tracing::warn!(error = crate::context::explain(&error), "the status could not be written");

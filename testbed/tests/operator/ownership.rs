@@ -11,11 +11,7 @@ use crate::support::{NAME, PATIENCE, SECOND, World, merge};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_dsns_are_found_out_and_nothing_is_touched() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator().await?;
-    let _kubelet = world.kubelet();
-    world.create(world.orderflow()).await?;
-    world.wait_for("Ready", "True", "Available").await?;
+    let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
     let before = Touchable::of(&world).await?;
 
@@ -111,11 +107,7 @@ async fn the_topics_beside_a_topic_are_its_owners() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_its_owner_lets_go_of_goes_to_the_next() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator().await?;
-    let _kubelet = world.kubelet();
-    world.create(world.orderflow()).await?;
-    world.wait_for("Ready", "True", "Available").await?;
+    let (world, operator, _kubelet) = World::ready().await?;
     world.create(second(&world, &json!({ "topic": { "name": world.topic() } })).await?).await?;
     world.wait_for_named(SECOND, "TopicReady", "False", "OwnedByAnother").await?;
     world.wait_for_named(SECOND, "ShardsReady", "True", "Provisioned").await?;
@@ -128,11 +120,7 @@ async fn a_topic_that_its_owner_lets_go_of_goes_to_the_next() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_resource_does_not_get_the_topic_that_a_younger_one_has() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator().await?;
-    let _kubelet = world.kubelet();
-    world.create(world.orderflow()).await?;
-    world.wait_for("Ready", "True", "Available").await?;
+    let (world, operator, _kubelet) = World::ready().await?;
     let second = second(&world, &json!({})).await?;
     let topic = second["spec"]["topic"]["name"].clone();
     world.create(second).await?;
@@ -151,11 +139,7 @@ async fn an_older_resource_does_not_get_the_topic_that_a_younger_one_has() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_owner_left_is_taken_over_by_whoever_is_told_to() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator().await?;
-    let _kubelet = world.kubelet();
-    world.create(world.orderflow()).await?;
-    world.wait_for("Ready", "True", "Available").await?;
+    let (world, operator, _kubelet) = World::ready().await?;
     remove(&world, NAME).await?;
     let left = [contents(world.dsn(1)).await?, contents(world.dsn(2)).await?];
 
@@ -176,11 +160,7 @@ async fn what_an_owner_left_is_taken_over_by_whoever_is_told_to() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_owner_left_is_its_own_again_when_it_comes_back() -> Result<()> {
-    let world = World::new().await?;
-    let _operator = world.operator().await?;
-    let _kubelet = world.kubelet();
-    world.create(world.orderflow()).await?;
-    world.wait_for("Ready", "True", "Available").await?;
+    let (world, _operator, _kubelet) = World::ready().await?;
     remove(&world, NAME).await?;
     let left = [contents(world.dsn(1)).await?, contents(world.dsn(2)).await?];
     world.create(world.orderflow()).await?;
@@ -192,11 +172,7 @@ async fn what_an_owner_left_is_its_own_again_when_it_comes_back() -> Result<()> 
 /// A second resource with all its own but for what `claim` says, which the first one has: the second is told so, without
 /// `held`, and the first is as before.
 async fn require_refused(kind: &str, held: &[&str], claim: impl Fn(&World) -> Value) -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator().await?;
-    let _kubelet = world.kubelet();
-    world.create(world.orderflow()).await?;
-    world.wait_for("Ready", "True", "Available").await?;
+    let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
     let (before, before_owners) = (Touchable::of(&world).await?, owners(&world).await?);
 

@@ -175,11 +175,7 @@ async fn a_password_that_does_not_work_is_not_given_to_the_pods() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_touched_label_of_a_secret_is_looked_at_and_writes_nothing() -> Result<()> {
-    let world = World::new().await?;
-    let operator = world.operator().await?;
-    let _kubelet = world.kubelet();
-    world.create(world.orderflow()).await?;
-    world.wait_for("Ready", "True", "Available").await?;
+    let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
     let writes = world.writes()?.len();
     for (secret, what) in [("postgres-shard1", "labels"), ("s3-credentials", "annotations")] {

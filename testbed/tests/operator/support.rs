@@ -69,6 +69,16 @@ impl World {
         Self::on(kubernetes().await?, Stack::shared().await?).await
     }
 
+    /// With an operator that has made `main`, and pods that run: see [`World::kubelet`].
+    pub async fn ready() -> Result<(Self, Operator, Kubelet)> {
+        let world = Self::new().await?;
+        let operator = world.operator().await?;
+        let kubelet = world.kubelet();
+        world.create(world.orderflow()).await?;
+        world.wait_for("Ready", "True", "Available").await?;
+        Ok((world, operator, kubelet))
+    }
+
     /// On services of its own, to be killed and frozen.
     pub async fn with_own_services() -> Result<Self> {
         Self::on(kubernetes().await?, Stack::own().await?).await
