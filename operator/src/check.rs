@@ -5,10 +5,10 @@ use k8s_openapi::{
     api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
     jiff::Timestamp,
 };
-use kube::{Api, Client, Config, api::PostParams, core::Resource};
+use kube::{Api, Client, api::PostParams, core::Resource};
 
 use crate::{
-    context::explain,
+    context::{cluster, explain},
     crd::OrderFlow,
     lease,
     permissions::{self, Permission},
@@ -17,9 +17,12 @@ use crate::{
 
 /// True if the operator can work.
 pub async fn run(settings: &Cluster) -> anyhow::Result<bool> {
-    let config = Config::infer().await?;
+    let config = cluster().await?;
     let (own, scope) = (settings.own_namespace(&config.default_namespace), settings.scope(&config.default_namespace));
     let client = Client::try_from(config)?;
+    if let Err(error @ (kube::Error::HyperError(_) | kube::Error::Service(_))) = client.apiserver_version().await {
+        anyhow::bail!("the API server does not answer: {}", explain(&error));
+    }
     let mut lines = vec![definition(&client).await];
     let watched = match &scope {
         Scope::All => None,

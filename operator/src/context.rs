@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Client, api::PatchParams};
+use kube::{Client, Config, api::PatchParams};
 
 use crate::{
     build::config_hash::Key, controller::Live, memory::Memories, metrics::Metrics, reconcile::validate::Images,
@@ -27,6 +27,13 @@ pub struct Context {
     pub cleanup_deadline: Duration,
 }
 
+/// Of the pod or of the kubeconfig.
+pub async fn cluster() -> anyhow::Result<Config> {
+    Config::infer().await.map_err(|error| {
+        anyhow::anyhow!("no cluster: this is not a pod, and the kubeconfig cannot be used: {}", innermost(&error))
+    })
+}
+
 /// How we write what is not applied: under our name.
 pub fn as_operator() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
@@ -36,15 +43,17 @@ pub fn as_operator() -> PatchParams {
 pub fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        other => {
-            // The innermost cause says most, and the layers around it only that there is one.
-            let mut cause: &dyn std::error::Error = other;
-            while let Some(source) = cause.source() {
-                cause = source;
-            }
-            cause.to_string()
-        }
+        other => innermost(other),
     }
+}
+
+/// The innermost cause says most, and the layers around it only that there is one.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 pub fn is_conflict(error: &kube::Error) -> bool {

@@ -77,9 +77,18 @@ impl Candidate {
                         said = holder;
                     }
                 }
-                Ok(Err(_)) | Err(_) => {}
+                Ok(Err(error)) => self.say(&mut said, explain(&error)),
+                Err(_) => self.say(&mut said, "no answer in time".to_owned()),
             }
             sleep(self.duration / 5).await;
+        }
+    }
+
+    /// Once for each reason.
+    fn say(&self, said: &mut String, reason: String) {
+        if *said != reason {
+            tracing::warn!(lease = self.name, reason, "the Lease could not be had");
+            *said = reason;
         }
     }
 

@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use orderflow_service::{Dependencies, Need, admin, prometheus::registry::Registry, shutdown::CancellationToken};
 
 use crate::{
     build::config_hash::Key,
-    context::Context,
+    context::{self, Context},
     controller::{self, Queue, watch},
     lease::Candidate,
     memory::Memories,
@@ -52,7 +52,7 @@ async fn lead(
     pulse: &Pulse,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = Config::infer().await.context("find the cluster")?;
+    let config = context::cluster().await?;
     let (own, scope) =
         (settings.cluster.own_namespace(&config.default_namespace), settings.cluster.scope(&config.default_namespace));
     let client = Client::try_from(config).context("make a client of the cluster")?;

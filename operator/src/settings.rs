@@ -113,11 +113,11 @@ impl Cluster {
 
 impl Run {
     /// What is logged unless somebody says otherwise: the client's own word for each watch that ends, as all do after some
-    /// minutes, is no warning, and what is one is said by the watch's dependency.
+    /// minutes, is no warning, and what is one we say ourselves, with its cause.
     pub fn telemetry(&self) -> telemetry::Settings {
         let mut settings = self.telemetry.clone();
         if settings.log == "info" {
-            settings.log.push_str(",kube_client=error,kube_runtime=error");
+            settings.log.push_str(",kube_client=off,kube_runtime=error");
         }
         settings
     }
