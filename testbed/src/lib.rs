@@ -5,6 +5,7 @@
 //! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
 //! own, so that a wrong client setting in the product cannot hide itself from a test.
 
+pub mod certificates;
 pub mod dev;
 pub mod folder;
 pub mod http;
@@ -24,6 +25,7 @@ pub mod wait;
 
 mod process_tree;
 
+pub use certificates::Authority;
 pub use kafka::Kafka;
 pub use kubernetes::Kubernetes;
 pub use localstack::LocalStack;

@@ -6,15 +6,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
-};
+use rcgen::KeyPair;
 
-use super::kubeconfig::write_private;
-use crate::folder;
+use crate::certificates::{self, Authority};
+use crate::folder::{self, write_private};
 
-/// A PEM certificate and its PEM key.
+/// The files of a certificate and its key.
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) certificate: PathBuf,
@@ -61,20 +58,12 @@ impl Certificates {
 
     fn make(&self, home: &Path) -> Result<()> {
         folder::create(home)?;
-        let mut authority = named("orderflow-testbed", None);
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+        let authority = Authority::new("orderflow-testbed")?;
         write_private(&self.authority, &authority.pem())?;
-
-        let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
-        server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.api_server.make(server, &authority)?;
-
+        self.api_server.write(&authority.server("kube-apiserver", &["127.0.0.1", "localhost"])?)?;
         // Kubernetes takes the common name for the user and the organization for a group.
-        self.admin.make(user("admin", Some("system:masters")), &authority)?;
-        self.controller_manager.make(user("system:kube-controller-manager", None), &authority)?;
+        self.admin.write(&authority.client("admin", Some("system:masters"))?)?;
+        self.controller_manager.write(&authority.client("system:kube-controller-manager", None)?)?;
 
         let service_accounts = KeyPair::generate()?;
         write_private(&self.service_account_key, &service_accounts.serialize_pem())?;
@@ -83,28 +72,7 @@ impl Certificates {
 }
 
 impl Pair {
-    fn make(&self, mut params: CertificateParams, authority: &CertifiedIssuer<'_, KeyPair>) -> Result<()> {
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // Strict clients refuse a certificate that does not say who signed it.
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate()?;
-        write_private(&self.certificate, &params.signed_by(&key, authority)?.pem())?;
-        write_private(&self.key, &key.serialize_pem())
+    fn write(&self, pair: &certificates::Pair) -> Result<()> {
+        pair.write(&self.certificate, &self.key)
     }
-}
-
-fn user(name: &str, group: Option<&str>) -> CertificateParams {
-    let mut params = named(name, group);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    params
-}
-
-fn named(name: &str, organization: Option<&str>) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    if let Some(organization) = organization {
-        params.distinguished_name.push(DnType::OrganizationName, organization);
-    }
-    params
 }
