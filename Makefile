@@ -65,11 +65,12 @@ prepare: ## Install what building and testing need (Debian, Ubuntu)
 	@scripts/prepare
 
 .PHONY: images
-images: ## Build a container image of each program (needs Docker)
+images: ## Build a container image of each program (needs Docker); they are compiled in a container
 	@command -v $(DOCKER) >/dev/null || { echo "make images: $(DOCKER) is not on PATH. Install Docker, or say what to use instead: make images DOCKER=podman" >&2; exit 1; }
 	@$(DOCKER) info >/dev/null 2>&1 || { echo "make images: $(DOCKER) is installed, but does not reach its engine (try: $(DOCKER) info)" >&2; exit 1; }
+	$(DOCKER) build --file Dockerfile.build --output type=local,dest=target/images .
 	@for image in $(IMAGES); do \
-		$(DOCKER) build --target $$image --build-arg VERSION=$(VERSION) --tag orderflow-$$image:$(VERSION) . || exit; \
+		$(DOCKER) build --file Dockerfile --target $$image --build-arg VERSION=$(VERSION) --tag orderflow-$$image:$(VERSION) target/images || exit; \
 	done
 
 # Only when missing: `down`, `status` and `load` must work at once on a stack that runs, whatever the sources look like.

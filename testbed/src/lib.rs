@@ -6,6 +6,7 @@
 //! own, so that a wrong client setting in the product cannot hide itself from a test.
 
 pub mod certificates;
+pub mod command;
 pub mod dev;
 pub mod folder;
 pub mod http;

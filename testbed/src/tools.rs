@@ -17,6 +17,9 @@ pub const LOCALSTACK_VERSION: &str = "4.12.0";
 /// The Kubernetes that is run unless `KUBEBUILDER_ASSETS` names another.
 pub const KUBERNETES_VERSION: &str = "1.35.4";
 
+/// The CoreDNS that a node's pods ask.
+pub const COREDNS_VERSION: &str = "1.15.0";
+
 /// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
 pub fn postgres_program(name: &str) -> Result<PathBuf> {
     newest_postgres()
@@ -66,6 +69,22 @@ pub fn kubernetes_program(name: &'static str) -> Result<(PathBuf, Option<&'stati
         bail!("{} kubernetes", missing(&format!("Kubernetes {KUBERNETES_VERSION} ({})", program.display())));
     }
     Ok((program, Some(name)))
+}
+
+/// A program of the system that a node needs, such as `containerd`. Some are where only root's `PATH` leads.
+pub fn node_program(name: &str) -> Result<PathBuf> {
+    on_path(name)
+        .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|program| program.is_file()))
+        .with_context(|| format!("{} node", missing(name)))
+}
+
+/// The cluster's DNS server.
+pub fn coredns() -> Result<PathBuf> {
+    let program = cache()?.join(format!("coredns-{COREDNS_VERSION}/coredns"));
+    if !program.is_file() {
+        bail!("{} node", missing(&format!("CoreDNS {COREDNS_VERSION} ({})", program.display())));
+    }
+    Ok(program)
 }
 
 /// One of the product's own binaries, from beside the running one. Tests run from `deps/`, one folder below.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rcgen::KeyPair;
 
+use super::{api_server, node};
 use crate::certificates::{self, Authority};
 use crate::folder::{self, write_private};
 
@@ -26,10 +27,18 @@ pub(super) struct Certificates {
     pub(super) api_server: Pair,
     pub(super) admin: Pair,
     pub(super) controller_manager: Pair,
+    pub(super) scheduler: Pair,
+    pub(super) kubelet: Pair,
+    pub(super) kube_proxy: Pair,
+    /// Who the API server is to a kubelet.
+    pub(super) kubelet_client: Pair,
     /// Signs the tokens of service accounts; the other one checks them.
     pub(super) service_account_key: PathBuf,
     pub(super) service_account_public_key: PathBuf,
 }
+
+/// Where clients find it: on this machine, and in pods, which use its Service's address.
+const API_SERVER_NAMES: [&str; 4] = ["127.0.0.1", "localhost", api_server::SERVICE_ADDRESS, node::ADDRESS];
 
 impl Certificates {
     /// Those of the control plane whose data is in `files`; makes them if there are none yet.
@@ -51,6 +60,10 @@ impl Certificates {
             api_server: pair("api-server"),
             admin: pair("admin"),
             controller_manager: pair("controller-manager"),
+            scheduler: pair("scheduler"),
+            kubelet: pair("kubelet"),
+            kube_proxy: pair("kube-proxy"),
+            kubelet_client: pair("kubelet-client"),
             service_account_key: home.join("service-accounts.key"),
             service_account_public_key: home.join("service-accounts.pub"),
         }
@@ -60,10 +73,14 @@ impl Certificates {
         folder::create(home)?;
         let authority = Authority::new("orderflow-testbed")?;
         write_private(&self.authority, &authority.pem())?;
-        self.api_server.write(&authority.server("kube-apiserver", &["127.0.0.1", "localhost"])?)?;
+        self.api_server.write(&authority.server("kube-apiserver", &API_SERVER_NAMES)?)?;
         // Kubernetes takes the common name for the user and the organization for a group.
         self.admin.write(&authority.client("admin", Some("system:masters"))?)?;
         self.controller_manager.write(&authority.client("system:kube-controller-manager", None)?)?;
+        self.scheduler.write(&authority.client("system:kube-scheduler", None)?)?;
+        self.kubelet.write(&authority.client(&format!("system:node:{}", node::NAME), Some("system:nodes"))?)?;
+        self.kube_proxy.write(&authority.client("system:kube-proxy", None)?)?;
+        self.kubelet_client.write(&authority.client("kube-apiserver", Some("system:masters"))?)?;
 
         let service_accounts = KeyPair::generate()?;
         write_private(&self.service_account_key, &service_accounts.serialize_pem())?;
