@@ -7,6 +7,7 @@
 
 pub mod dev;
 pub mod folder;
+pub mod helm;
 pub mod http;
 pub mod kafka;
 pub mod kubernetes;
@@ -24,6 +25,7 @@ pub mod wait;
 
 mod process_tree;
 
+pub use helm::Helm;
 pub use kafka::Kafka;
 pub use kubernetes::Kubernetes;
 pub use localstack::LocalStack;
