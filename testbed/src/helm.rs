@@ -77,8 +77,12 @@ impl Helm {
 
     /// What an installation would be in this cluster, with its NOTES; nothing is made.
     pub async fn render(&self, release: &str, chart: &Path, values: &Value) -> Result<Release> {
-        // Otherwise it refuses what a release of another name has installed, such as the definition.
-        self.release("install", release, chart, values, &["--dry-run=server", "--take-ownership"]).await
+        self.release("install", release, chart, values, &["--dry-run=server"]).await
+    }
+
+    /// The same in a cluster that has nothing but Kubernetes' own kinds; none is asked.
+    pub async fn render_alone(&self, release: &str, chart: &Path, values: &Value) -> Result<Release> {
+        self.release("install", release, chart, values, &["--dry-run=client"]).await
     }
 
     pub async fn install(&self, release: &str, chart: &Path, values: &Value) -> Result<Release> {
@@ -92,6 +96,11 @@ impl Helm {
 
     pub async fn status(&self, release: &str) -> Result<Release> {
         parse(&self.run(&["status", release, "--output=json"]).await?)
+    }
+
+    pub async fn uninstall(&self, release: &str, options: &[&str]) -> Result<String> {
+        let arguments: Vec<&str> = ["uninstall", release].iter().chain(options).copied().collect();
+        self.run(&arguments).await
     }
 
     /// Warnings are errors.

@@ -80,7 +80,7 @@ async fn a_release_is_rendered_installed_changed_and_removed() -> Result<()> {
 
     let refused = site.helm.install("trivial", &chart, &json!({ "word": "one" })).await.err().context("twice")?;
     ensure!(format!("{refused:#}").contains("cannot reuse a name that is still in use"), "{refused:#}");
-    site.helm.run(&["uninstall", "trivial"]).await?;
+    site.helm.uninstall("trivial", &[]).await?;
     ensure!(api.get_opt("trivial").await?.is_none(), "it is still there");
     Ok(())
 }

@@ -4,4 +4,7 @@
 //! There is no node, so no pod runs: where it matters that one did, a test plays its part and says so.
 
 mod controls;
+mod manifests;
+mod schema;
 mod support;
+mod values;

@@ -1,25 +1,33 @@
 //! What every test of the charts starts from: a namespace of its own on the shared API server, and Helm in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
-use kube::discovery::{Scope, pinned_kind};
-use kube::{Api, Client};
+use kube::discovery::{Discovery, Scope, pinned_kind};
+use kube::{Api, Client, ResourceExt};
+use orderflow_testbed::helm::Release;
 use orderflow_testbed::{Helm, Kubernetes, eventually, folder};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// For everything that only has to happen; generous, because nothing is decided by it.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+pub const OPERATOR: &str = "orderflow-operator";
+pub const BACKING: &str = "orderflow-backing";
+
+/// Of the release that has the definition; all others are installed without.
+pub const DEFINITION_NAMESPACE: &str = "orderflow-definition";
 
 /// The namespace of one test.
 pub struct Site {
@@ -41,14 +49,109 @@ impl Site {
     }
 
     async fn labelled(labels: Value) -> Result<Self> {
-        let kubernetes = kubernetes().await?;
-        let client = kubernetes.client()?;
         let tag = Uuid::now_v7().simple().to_string().split_off(24);
-        let namespace = format!("test-{tag}");
-        let object: Namespace = serde_json::from_value(json!({ "metadata": { "name": namespace, "labels": labels } }))?;
-        Api::all(client.clone()).create(&PostParams::default(), &object).await.context("make a namespace")?;
-        let helm = Helm::new(folder::of_this_test_process()?, kubernetes.admin_kubeconfig(), &namespace)?;
-        Ok(Self { kubernetes, client, namespace, helm })
+        Self::called(kubernetes().await?, &format!("test-{tag}"), labels).await
+    }
+
+    async fn called(kubernetes: &'static Kubernetes, namespace: &str, labels: Value) -> Result<Self> {
+        let client = kubernetes.client()?;
+        let site = Self {
+            kubernetes,
+            client,
+            namespace: namespace.to_owned(),
+            helm: Helm::new(folder::of_this_test_process()?, kubernetes.admin_kubeconfig(), namespace)?,
+        };
+        let metadata = json!({ "name": namespace, "labels": labels });
+        site.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata })).await?;
+        Ok(site)
+    }
+
+    /// Where the release with the definition is. One test works with it.
+    pub async fn of_the_definition() -> Result<Self> {
+        Self::called(kubernetes().await?, DEFINITION_NAMESPACE, json!({})).await
+    }
+
+    /// Installs the operator's chart without the definition.
+    pub async fn install_operator(&self, values: Value) -> Result<Release> {
+        self.helm.install(OPERATOR, &chart(OPERATOR), &without_definition(values)).await
+    }
+
+    pub async fn upgrade_operator(&self, values: Value) -> Result<Release> {
+        self.helm.upgrade(OPERATOR, &chart(OPERATOR), &without_definition(values)).await
+    }
+
+    /// Installs the chart of the backing services without Kafka.
+    pub async fn install_backing(&self, values: Value) -> Result<Release> {
+        self.helm.install(BACKING, &chart(BACKING), &without_kafka(values)).await
+    }
+
+    pub async fn upgrade_backing(&self, values: Value) -> Result<Release> {
+        self.helm.upgrade(BACKING, &chart(BACKING), &without_kafka(values)).await
+    }
+
+    /// The live object of a manifest.
+    pub async fn live(&self, object: &Value) -> Result<Value> {
+        let name = object["metadata"]["name"].as_str().context("an object without a name")?;
+        let live = self.api_of(object).await?.get(name).await.with_context(|| format!("get {}", title(object)))?;
+        Ok(serde_json::to_value(live)?)
+    }
+
+    /// A live object of the namespace, by `apiVersion`, `kind` and name.
+    pub async fn get(&self, version: &str, kind: &str, name: &str) -> Result<Value> {
+        self.live(&json!({ "apiVersion": version, "kind": kind, "metadata": { "name": name } })).await
+    }
+
+    /// `Kind/name` of everything in the namespace, and of everything outside that a release in it has made. Without what
+    /// Kubernetes makes by itself, and the records of Helm.
+    pub async fn everything(&self) -> Result<BTreeSet<String>> {
+        let discovery = Discovery::new(self.client.clone()).run().await.context("list the kinds")?;
+        let mut found = BTreeSet::new();
+        for group in discovery.groups() {
+            for (resource, capabilities) in group.recommended_resources() {
+                if !capabilities.supports_operation("list") || resource.kind == "Event" {
+                    continue;
+                }
+                let api: Api<DynamicObject> = match capabilities.scope {
+                    Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+                    Scope::Namespaced => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
+                };
+                let here = |object: &DynamicObject| match capabilities.scope {
+                    Scope::Cluster => {
+                        object.annotations().get("meta.helm.sh/release-namespace") == Some(&self.namespace)
+                    }
+                    Scope::Namespaced => true,
+                };
+                let objects = api.list(&ListParams::default()).await.with_context(|| resource.plural.clone())?;
+                let titles = objects
+                    .iter()
+                    .filter(|object| here(object))
+                    .map(|object| format!("{}/{}", resource.kind, object.name_any()));
+                found.extend(titles.filter(|title| !is_always_there(title)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// THE ONE FAKE: there is no node, so this plays the kubelet and says of every pod that it runs and is ready. Stops when
+    /// it is dropped.
+    pub fn kubelet(&self) -> Kubelet {
+        let pods: Api<Pod> = self.api();
+        Kubelet(tokio::spawn(async move {
+            loop {
+                if let Ok(list) = pods.list(&ListParams::default()).await {
+                    for pod in list.iter().filter(|pod| {
+                        pod.status.as_ref().is_none_or(|status| status.phase.as_deref() != Some("Running"))
+                    }) {
+                        let ready = json!({ "status": {
+                            "phase": "Running",
+                            "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+                        }});
+                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(ready)).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }))
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -72,11 +175,13 @@ impl Site {
 
     /// Has the API server look at an object as if it were applied. A field that its kind does not have is an error.
     pub async fn dry_run(&self, object: &Value) -> Result<()> {
+        if object["kind"] == "Pod" {
+            self.make_account_of(object).await?;
+        }
         let parameters = PatchParams::apply("test").force().dry_run().validation_strict();
         let name = object["metadata"]["name"].as_str().context("an object without a name")?;
         let answer = self.api_of(object).await?.patch(name, &parameters, &Patch::Apply(object)).await;
-        drop(answer.with_context(|| format!("dry run of {}\n{object:#}", title(object)))?);
-        Ok(())
+        answer.map(drop).with_context(|| format!("dry run of {}", title(object)))
     }
 
     /// Makes an object, or makes it so.
@@ -88,20 +193,50 @@ impl Site {
         Ok(())
     }
 
-    /// Has the API server look at a pod as if it were created, with the admission of this namespace.
+    /// Has the API server look at a pod as if it were created here, with the admission of this namespace.
     pub async fn dry_run_pod(&self, template: &Value) -> Result<()> {
-        // No pod is admitted whose account is not there.
-        if let Some(account) = template["spec"]["serviceAccountName"].as_str() {
-            let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account } });
-            self.apply(&account).await?;
-        }
         let mut pod = template.clone();
         pod["metadata"]["name"] = json!("as-a-pod");
-        let pod: Pod = serde_json::from_value(pod).with_context(|| format!("{template:#}"))?;
+        self.make_account_of(&pod).await?;
+        let pod: Pod = serde_json::from_value(pod).with_context(|| template.to_string())?;
         let parameters = PostParams { dry_run: true, field_manager: None };
         drop(self.api::<Pod>().create(&parameters, &pod).await?);
         Ok(())
     }
+
+    /// No pod is admitted whose account is not there.
+    async fn make_account_of(&self, pod: &Value) -> Result<()> {
+        let Some(account) = pod["spec"]["serviceAccountName"].as_str() else { return Ok(()) };
+        let metadata = json!({ "name": account, "namespace": pod["metadata"]["namespace"] });
+        self.apply(&json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata })).await
+    }
+}
+
+/// Plays the kubelet until it is dropped.
+pub struct Kubelet(JoinHandle<()>);
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is in every namespace, or of Helm's own.
+fn is_always_there(title: &str) -> bool {
+    title == "ServiceAccount/default"
+        || title == "ConfigMap/kube-root-ca.crt"
+        || title.starts_with("Secret/sh.helm.release.")
+        || title.starts_with("PodMetrics/")
+}
+
+fn without_definition(mut values: Value) -> Value {
+    values["crds"] = json!({ "install": false });
+    values
+}
+
+fn without_kafka(mut values: Value) -> Value {
+    values["kafka"] = json!({ "enabled": false });
+    values
 }
 
 /// `Kind/name`.
@@ -144,19 +279,28 @@ pub fn chart(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name)
 }
 
-/// The shared control plane, with Strimzi's kinds if their definitions are on this machine.
+/// The shared control plane, with the definitions of all kinds that the charts make: OrderFlow's by a release of the operator's
+/// chart, Strimzi's if they are on this machine.
 pub async fn kubernetes() -> Result<&'static Kubernetes> {
-    static SHARED: OnceCell<Kubernetes> = OnceCell::const_new();
-    SHARED
+    static STARTED: OnceCell<Kubernetes> = OnceCell::const_new();
+    static PREPARED: OnceCell<()> = OnceCell::const_new();
+    let kubernetes = STARTED
+        .get_or_try_init(async || Kubernetes::start(folder::of_this_test_process()?, "kubernetes").await)
+        .await?;
+    PREPARED
         .get_or_try_init(async || {
-            let kubernetes = Kubernetes::start(folder::of_this_test_process()?, "kubernetes").await?;
             let client = kubernetes.client()?;
+            install_definitions(&client, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/charts/definitions"))
+                .await?;
             if let Some(folder) = strimzi()? {
                 install_definitions(&client, &folder).await?;
             }
-            Ok(kubernetes)
+            let site = Site::called(kubernetes, DEFINITION_NAMESPACE, json!({})).await?;
+            site.helm.install(OPERATOR, &chart(OPERATOR), &json!({})).await?;
+            is_served(&client, "orderflows.orderflow.dev").await
         })
-        .await
+        .await?;
+    Ok(kubernetes)
 }
 
 /// The folder with the definitions of Strimzi's kinds, if there is one on this machine.
@@ -185,21 +329,30 @@ pub fn has_strimzi(skipped: &str) -> Result<bool> {
 
 async fn install_definitions(client: &Client, folder: &Path) -> Result<()> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let file = entry?.path();
         let text = std::fs::read_to_string(&file)?;
         for definition in objects(&text).with_context(|| format!("read {}", file.display()))? {
-            let name = definition["metadata"]["name"].as_str().context("a definition without a name")?;
-            api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&definition)).await?;
-            eventually(&format!("{name} to be served"), PATIENCE, async || {
-                let conditions = api.get(name).await?.status.unwrap_or_default().conditions.unwrap_or_default();
-                ensure!(conditions.iter().any(|found| found.type_ == "Established" && found.status == "True"));
-                Ok(())
-            })
-            .await?;
+            let name = definition["metadata"]["name"].as_str().context("a definition without a name")?.to_owned();
+            api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&definition)).await?;
+            names.push(name);
         }
     }
+    for name in names {
+        is_served(client, &name).await?;
+    }
     Ok(())
+}
+
+async fn is_served(client: &Client, name: &str) -> Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    eventually(&format!("{name} to be served"), PATIENCE, async || {
+        let conditions = api.get(name).await?.status.unwrap_or_default().conditions.unwrap_or_default();
+        ensure!(conditions.iter().any(|found| found.type_ == "Established" && found.status == "True"));
+        Ok(())
+    })
+    .await
 }
 
 /// What the API server says of an object's kind; each kind is asked for once.
