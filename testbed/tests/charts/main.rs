@@ -3,8 +3,10 @@
 //!
 //! There is no node, so no pod runs: where it matters that one did, a test plays its part and says so.
 
+mod backing;
 mod controls;
 mod manifests;
+mod releases;
 mod schema;
 mod support;
 mod values;
