@@ -57,17 +57,19 @@ pub async fn run(settings: &Release) -> anyhow::Result<()> {
         Dependencies::default().register("Lease", Need::Always),
     );
     let unaware = candidate.seize().await.with_context(|| format!("take the Lease {}", cluster.lease_name))?;
+    let work = async {
+        // With none to let go of, none can come back either.
+        if let Some(unaware) = unaware
+            && flows.list().await?.iter().any(may_be_held)
+        {
+            println!("waiting {} s: by then the operator that led must have ended", unaware.as_secs());
+            sleep(unaware).await;
+        }
+        flows.release().await
+    };
     tokio::select! {
         lost = candidate.keep() => Err(lost),
-        released = async {
-            // Without any to let go of, there is none that could come back either.
-            if let Some(unaware) = unaware
-                && flows.list().await?.iter().any(may_be_held) {
-                println!("waiting {} s, until the operator that led must have ended", unaware.as_secs());
-                sleep(unaware).await;
-            }
-            flows.release().await
-        } => released,
+        released = work => released,
     }
 }
 

@@ -47,6 +47,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- default .Release.Namespace .Values.watchNamespace }}
 {{- end }}
 
+{{/* Who has an object that a release can have alone, if it is not this one: (dict "live" (lookup …) "context" $). Helm itself
+would refuse it, too, but with a word about annotations. */}}
+{{- define "orderflow-operator.otherRelease" -}}
+{{- if .live }}
+{{- $release := dig "metadata" "annotations" "meta.helm.sh/release-name" "" .live }}
+{{- $namespace := dig "metadata" "annotations" "meta.helm.sh/release-namespace" "" .live }}
+{{- if ne "Helm" (dig "metadata" "labels" "app.kubernetes.io/managed-by" "" .live) }}somebody without Helm
+{{- else if not (and (eq $release .context.Release.Name) (eq $namespace .context.Release.Namespace)) }}release {{ $release }} of namespace {{ $namespace }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Reference of an image: (dict "image" .Values.image "context" $). */}}
 {{- define "orderflow-operator.image" -}}
 {{- $registry := default .context.Values.imageRegistry .image.registry }}
@@ -68,12 +80,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- else }}
 - name: WATCH_NAMESPACE
   value: {{ include "orderflow-operator.watchedNamespace" . | quote }}
-{{- end }}
-{{- end }}
-
-{{- define "orderflow-operator.extraEnv" -}}
-{{- with .Values.extraEnv }}
-{{- toYaml . }}
 {{- end }}
 {{- end }}
 
