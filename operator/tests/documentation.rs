@@ -17,6 +17,8 @@ use serde_json::Value;
 
 const END: &str = "<!-- end -->";
 
+const EXAMPLES: [&str; 3] = ["examples/orderflow.yaml", "examples/autoscaled.yaml", "examples/production.yaml"];
+
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
@@ -65,8 +67,6 @@ fn no_part_of_the_reference_is_marked_that_nobody_makes() {
         document.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->")).collect();
     assert_eq!(marked, reference::PARTS.iter().map(|(part, _)| *part).collect());
 }
-
-const EXAMPLES: [&str; 3] = ["examples/orderflow.yaml", "examples/autoscaled.yaml", "examples/production.yaml"];
 
 /// The objects of an example.
 fn example(name: &str) -> Vec<Value> {
