@@ -84,6 +84,17 @@ impl Candidate {
         }
     }
 
+    /// Takes the Lease from whoever has it, and says for how long that one may not know yet; `None` if nobody had it.
+    pub async fn seize(&self) -> Result<Option<Duration>, kube::Error> {
+        loop {
+            let lease = self.api.get_opt(&self.name).await?;
+            let before = lease.as_ref().and_then(|lease| Some((holder(lease)?.clone(), duration(lease))));
+            if self.write(lease.as_ref()).await? {
+                return Ok(before.filter(|(holder, _)| *holder != self.identity).map(|(_, duration)| duration));
+            }
+        }
+    }
+
     /// Once for each reason.
     fn say(&self, said: &mut String, reason: String) {
         if *said != reason {
@@ -134,18 +145,29 @@ impl Candidate {
 
     /// False if it is another's.
     async fn try_acquire(&self, watched: &mut Option<Watched>) -> Result<bool, kube::Error> {
-        let Some(lease) = self.api.get_opt(&self.name).await? else {
-            let lease = Object {
-                metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
-                spec: Some(self.spec(None)),
-            };
-            return lost_if_conflict(self.api.create(&PostParams::default(), &lease).await);
-        };
-        match judge(&lease, &self.identity, watched) {
+        let lease = self.api.get_opt(&self.name).await?;
+        match lease.as_ref().map_or(Verdict::Free, |lease| judge(lease, &self.identity, watched)) {
             Verdict::Taken => Ok(false),
-            Verdict::Ours | Verdict::Free => {
-                lost_if_conflict(self.replace(&lease, self.spec(lease.spec.as_ref())).await)
+            Verdict::Ours | Verdict::Free => self.write(lease.as_ref()).await,
+        }
+    }
+
+    /// Makes the Lease ours, as it was read or new; false if another was faster.
+    async fn write(&self, lease: Option<&Object>) -> Result<bool, kube::Error> {
+        let answer = match lease {
+            Some(lease) => self.replace(lease, self.spec(lease.spec.as_ref())).await,
+            None => {
+                let lease = Object {
+                    metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+                    spec: Some(self.spec(None)),
+                };
+                self.api.create(&PostParams::default(), &lease).await
             }
+        };
+        match answer {
+            Ok(_) => Ok(true),
+            Err(error) if is_conflict(&error) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -221,16 +243,12 @@ fn judge(lease: &Object, identity: &str, watched: &mut Option<Watched>) -> Verdi
         Some(seen) if seen.record == record => seen,
         _ => watched.insert(Watched { record, since: Instant::now() }),
     };
-    let duration = Duration::from_secs(spec.lease_duration_seconds.unwrap_or(15).max(1) as u64);
-    if seen.since.elapsed() > duration { Verdict::Free } else { Verdict::Taken }
+    if seen.since.elapsed() > duration(lease) { Verdict::Free } else { Verdict::Taken }
 }
 
-fn lost_if_conflict<T>(answer: Result<T, kube::Error>) -> Result<bool, kube::Error> {
-    match answer {
-        Ok(_) => Ok(true),
-        Err(error) if is_conflict(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
+fn duration(lease: &Object) -> Duration {
+    let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(15);
+    Duration::from_secs(seconds.max(1) as u64)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod permissions;
 pub mod reconcile;
 pub mod reference;
+pub mod release;
 pub mod run;
 pub mod settings;
 

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use orderflow_operator::{Command, Settings, check, crd};
+use orderflow_operator::{Command, Settings, check, crd, release};
 use orderflow_service::{install_tls, shutdown, telemetry};
 
 fn main() -> ExitCode {
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Command::Check(settings) => runtime.block_on(check::run(&settings)),
+        Command::Release(settings) => runtime.block_on(release::run(&settings)).map(|()| true),
         Command::Run(settings) => runtime.block_on(async {
             let _flush_logs = telemetry::start(&settings.telemetry())?;
             let stop = shutdown::on_signal()?;

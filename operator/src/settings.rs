@@ -25,6 +25,8 @@ pub enum Command {
     Crd,
     /// Look whether the operator can work: definition, permissions, leader; exits with 1 if not
     Check(Cluster),
+    /// Let go of all resources, before the operator goes for good: take the Lease, then remove their finalizers
+    Release(Release),
 }
 
 /// Where the operator works, and where it keeps its own things.
@@ -89,6 +91,16 @@ pub struct Run {
     pub telemetry: telemetry::Settings,
 }
 
+#[derive(Args, Clone, Debug)]
+pub struct Release {
+    #[command(flatten)]
+    pub cluster: Cluster,
+
+    /// How long deletions that are under way may take to end first, in seconds
+    #[arg(long, env = "WAIT_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u16).range(0..=3600), help_heading = "Releasing")]
+    pub wait_seconds: u16,
+}
+
 /// Which resources are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -123,10 +135,7 @@ impl Run {
     }
 
     pub fn identity(&self) -> String {
-        self.identity.clone().unwrap_or_else(|| {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            format!("{}-{}", host.trim(), std::process::id())
-        })
+        self.identity.clone().unwrap_or_else(this_process)
     }
 
     pub fn images(&self) -> Images {
@@ -144,6 +153,12 @@ impl Run {
     pub fn cleanup_deadline(&self) -> Duration {
         Duration::from_secs(self.cleanup_seconds.into())
     }
+}
+
+/// A name that no other process has.
+pub fn this_process() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}-{}", host.trim(), std::process::id())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the documentation says of the resource is what the code says, and its example is one that the definition takes.
+//! What the documentation says of the resource is what the code says, and its examples are such that the definition takes.
 //!
 //! After a change: `UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation`, then read the difference.
 
@@ -16,6 +16,8 @@ use orderflow_operator::{
 use serde_json::Value;
 
 const END: &str = "<!-- end -->";
+
+const EXAMPLES: [&str; 3] = ["examples/orderflow.yaml", "examples/autoscaled.yaml", "examples/production.yaml"];
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
@@ -66,9 +68,9 @@ fn no_part_of_the_reference_is_marked_that_nobody_makes() {
     assert_eq!(marked, reference::PARTS.iter().map(|(part, _)| *part).collect());
 }
 
-/// The objects of `examples/orderflow.yaml`.
-fn example() -> Vec<Value> {
-    serde_saphyr::from_multiple(&read("examples/orderflow.yaml")).expect("the example is YAML")
+/// The objects of an example.
+fn example(name: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&read(name)).unwrap_or_else(|error| panic!("{name} is no YAML: {error}"))
 }
 
 fn orderflow(objects: &[Value]) -> &Value {
@@ -76,22 +78,24 @@ fn orderflow(objects: &[Value]) -> &Value {
 }
 
 #[test]
-fn the_example_fits_the_definition() {
-    let objects = example();
-    let written = orderflow(&objects);
-    let read: OrderFlow = serde_json::from_value(written.clone()).expect("the OrderFlow can be read");
-    let kept = serde_json::to_value(&read).expect("an OrderFlow is JSON");
-    assert!(is_part_of(written, &kept), "a field of the example is unknown:\n{written:#}\n{kept:#}");
+fn the_examples_fit_the_definition() {
+    for name in EXAMPLES {
+        let objects = example(name);
+        let written = orderflow(&objects);
+        let read: OrderFlow = serde_json::from_value(written.clone()).expect("the OrderFlow can be read");
+        let kept = serde_json::to_value(&read).expect("an OrderFlow is JSON");
+        assert!(is_part_of(written, &kept), "a field of {name} is unknown:\n{written:#}\n{kept:#}");
 
-    let definition = serde_json::to_value(crd::definition()).expect("the definition is JSON");
-    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    // As the API server sees it, which fills in the defaults first.
-    Validator::new().validate(schema, &kept, None).expect("the rules are kept");
+        let definition = serde_json::to_value(crd::definition()).expect("the definition is JSON");
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        // As the API server sees it, which fills in the defaults first.
+        Validator::new().validate(schema, &kept, None).unwrap_or_else(|errors| panic!("{name}: {errors:?}"));
+    }
 }
 
 #[test]
-fn the_example_has_every_secret_that_its_orderflow_names() {
-    let objects = example();
+fn the_example_for_production_has_every_secret_that_its_orderflow_names() {
+    let objects = example("examples/production.yaml");
     let flow: OrderFlow = serde_json::from_value(orderflow(&objects).clone()).expect("the OrderFlow can be read");
     let secrets: BTreeMap<&str, &Value> = objects
         .iter()
@@ -99,14 +103,13 @@ fn the_example_has_every_secret_that_its_orderflow_names() {
         .filter_map(|secret| Some((secret["metadata"]["name"].as_str()?, &secret["stringData"])))
         .collect();
     assert_eq!(secrets.keys().copied().collect::<BTreeSet<_>>(), dereference::names(&flow.spec));
-    for shard in &flow.spec.shards {
-        let key = &shard.dsn_secret_ref;
+    let shards = flow.spec.shards.iter().flat_map(|shard| [Some(&shard.dsn_secret_ref), shard.ca_secret_ref.as_ref()]);
+    let kafka_ca = flow.spec.topic.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref());
+    for key in shards.chain([kafka_ca]).flatten() {
         assert!(secrets[key.name.as_str()][&key.key].is_string(), "Secret {} has no key {}", key.name, key.key);
     }
-    let bucket = flow.spec.bucket.credentials_secret_ref.expect("the example has credentials");
-    for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
-        assert!(secrets[bucket.name.as_str()][key].is_string(), "Secret {} has no key {key}", bucket.name);
-    }
+    let user = flow.spec.topic.sasl.expect("the example logs in to Kafka").secret_ref.name;
+    assert!(secrets[user.as_str()]["password"].is_string(), "Secret {user} has no key password");
 }
 
 /// Whether everything that one says is also in the other.

@@ -24,7 +24,7 @@ fn expect(file: &str, made: &str) {
 
 #[test]
 fn the_chart_has_the_definition() {
-    expect("crds/orderflow.yaml", &crd::definition_yaml());
+    expect("files/definition.yaml", &crd::definition_yaml());
 }
 
 #[test]

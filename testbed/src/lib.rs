@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod command;
 pub mod dev;
 pub mod folder;
+pub mod helm;
 pub mod http;
 pub mod kafka;
 pub mod kubernetes;
@@ -27,6 +28,7 @@ pub mod wait;
 mod process_tree;
 
 pub use certificates::Authority;
+pub use helm::Helm;
 pub use kafka::Kafka;
 pub use kubernetes::Kubernetes;
 pub use localstack::LocalStack;

@@ -13,6 +13,9 @@ use crate::{folder, tools};
 
 const LIVE_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Of a small command. `release` waits for a Lease.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
+
 /// A running `orderflow-operator run`.
 #[derive(Debug)]
 pub struct Operator {
@@ -43,7 +46,7 @@ pub async fn command(
     command: &str,
 ) -> Result<(bool, String)> {
     let process = Process::start(launch(folder, name, kubeconfig, environment)?.argument(command))?;
-    let status = process.wait_for_exit(LIVE_DEADLINE).await.context("run orderflow-operator")?;
+    let status = process.wait_for_exit(COMMAND_DEADLINE).await.context("run orderflow-operator")?;
     Ok((status.success(), process.log_since_start()))
 }
 

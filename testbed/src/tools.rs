@@ -5,14 +5,19 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The Kafka whose jars are run.
 pub const KAFKA_VERSION: &str = "4.3.1";
 
 /// The LocalStack whose S3 is run.
 pub const LOCALSTACK_VERSION: &str = "4.12.0";
+
+/// The Helm that is run unless there is another; `HELM` may name one.
+pub const HELM_VERSION: &str = "4.3.1";
 
 /// The Kubernetes that is run unless `KUBEBUILDER_ASSETS` names another.
 pub const KUBERNETES_VERSION: &str = "1.35.4";
@@ -87,6 +92,33 @@ pub fn coredns() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Helm: the program that `HELM` names, else that on `PATH` if it is a Helm 4, else the one that was built from source.
+pub fn helm() -> Result<PathBuf> {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(program) = FOUND.get() {
+        return Ok(program.clone());
+    }
+    let program = match variable("HELM") {
+        Some(program) => {
+            ensure!(program.is_file(), "HELM ({}) names no file", program.display());
+            program
+        }
+        None => match on_path("helm").filter(|program| is_helm_4(program)) {
+            Some(program) => program,
+            None => {
+                let built = cache()?.join(format!("helm-{HELM_VERSION}/helm"));
+                ensure!(
+                    built.is_file(),
+                    "{} kubernetes",
+                    missing(&format!("Helm {HELM_VERSION} ({})", built.display()))
+                );
+                built
+            }
+        },
+    };
+    Ok(FOUND.get_or_init(|| program).clone())
+}
+
 /// One of the product's own binaries, from beside the running one. Tests run from `deps/`, one folder below.
 pub fn product_binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the running program")?;
@@ -116,6 +148,11 @@ fn newest_postgres() -> Option<PathBuf> {
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
         .max()
         .map(|(_, folder)| folder)
+}
+
+fn is_helm_4(program: &Path) -> bool {
+    let version = Command::new(program).args(["version", "--template", "{{.Version}}"]).output();
+    version.is_ok_and(|output| output.stdout.starts_with(b"v4."))
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {

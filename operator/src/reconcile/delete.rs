@@ -81,7 +81,7 @@ pub async fn delete(
         )
         .await;
     }
-    match finalizer::set(context, flow, false).await {
+    match finalizer::set(&context.client, flow, false).await {
         Err(error) if !is_gone(&error) => Err(Error::Finalizer(error)),
         _ => Ok(Again::Never),
     }

@@ -1,7 +1,7 @@
 //! The finalizer: there before anything is made that `deletionPolicy: Delete` promises to remove, and never with `Retain`,
 //! so that a resource whose operator is gone can be deleted like any other.
 
-use kube::{Api, ResourceExt, api::Patch};
+use kube::{Api, Client, ResourceExt, api::Patch};
 use serde_json::json;
 
 use super::Error;
@@ -15,17 +15,17 @@ pub async fn keep(context: &Context, flow: &OrderFlow) -> Result<(), Error> {
     if wanted == has(flow) {
         return Ok(());
     }
-    set(context, flow, wanted).await.map_err(Error::Finalizer)
+    set(&context.client, flow, wanted).await.map_err(Error::Finalizer)
 }
 
-pub fn has(flow: &OrderFlow) -> bool {
+pub fn has(flow: &impl ResourceExt) -> bool {
     flow.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
 /// The list is replaced as a whole and others have finalizers, too: so it is read first, since what the watch knows may be
 /// older than our own last write, and written with the version that was read.
-pub async fn set(context: &Context, flow: &OrderFlow, wanted: bool) -> Result<(), kube::Error> {
-    let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
+pub async fn set(client: &Client, flow: &impl ResourceExt, wanted: bool) -> Result<(), kube::Error> {
+    let api: Api<OrderFlow> = Api::namespaced(client.clone(), &flow.namespace().unwrap_or_default());
     let live = api.get_metadata(&flow.name_any()).await?;
     let mut finalizers: Vec<&str> =
         live.finalizers().iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();

@@ -10,6 +10,7 @@ mod outages;
 mod ownership;
 mod pausing;
 mod pods;
+mod release;
 mod robustness;
 mod rules;
 mod scaling;

@@ -118,7 +118,7 @@ async fn a_resource_that_cannot_be_read_stops_no_other() -> Result<()> {
     let kubernetes: &'static Kubernetes =
         Box::leak(Box::new(Kubernetes::start(folder::of_this_test_process()?, "loose").await?));
     let mut loose: Value =
-        serde_json::to_value(serde_saphyr::from_str::<CustomResourceDefinition>(&chart("crds/orderflow.yaml")?)?)?;
+        serde_json::to_value(serde_saphyr::from_str::<CustomResourceDefinition>(&chart("files/definition.yaml")?)?)?;
     loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
         json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let definitions: Api<CustomResourceDefinition> = Api::all(kubernetes.client()?);

@@ -456,7 +456,7 @@ pub async fn kubernetes() -> Result<&'static Kubernetes> {
 
 pub async fn install_definition(client: &Client) -> Result<()> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let definition: CustomResourceDefinition = serde_saphyr::from_str(&chart("crds/orderflow.yaml")?)?;
+    let definition: CustomResourceDefinition = serde_saphyr::from_str(&chart("files/definition.yaml")?)?;
     let parameters = PatchParams::apply("test").force();
     api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
         .await

@@ -1,0 +1,376 @@
+//! What every test of the charts starts from: a namespace of its own on the shared API server, and Helm in it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{Discovery, Scope, pinned_kind};
+use kube::{Api, Client, ResourceExt};
+use orderflow_testbed::helm::Release;
+use orderflow_testbed::{Helm, Kubernetes, eventually, folder};
+use serde_json::{Value, json};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// For everything that only has to happen; generous, because nothing is decided by it.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+pub const OPERATOR: &str = "orderflow-operator";
+pub const BACKING: &str = "orderflow-backing";
+
+/// Of the release that has the definition; all others are installed without.
+pub const DEFINITION_NAMESPACE: &str = "orderflow-definition";
+
+/// The namespace of one test.
+pub struct Site {
+    pub kubernetes: &'static Kubernetes,
+    /// With all rights.
+    pub client: Client,
+    pub namespace: String,
+    pub helm: Helm,
+}
+
+impl Site {
+    pub async fn new() -> Result<Self> {
+        Self::labelled(json!({})).await
+    }
+
+    /// One that only takes pods of this level of Pod Security: `restricted`, `baseline`.
+    pub async fn enforcing(level: &str) -> Result<Self> {
+        Self::labelled(json!({ "pod-security.kubernetes.io/enforce": level })).await
+    }
+
+    async fn labelled(labels: Value) -> Result<Self> {
+        let tag = Uuid::now_v7().simple().to_string().split_off(24);
+        Self::called(kubernetes().await?, &format!("test-{tag}"), labels).await
+    }
+
+    async fn called(kubernetes: &'static Kubernetes, namespace: &str, labels: Value) -> Result<Self> {
+        let client = kubernetes.client()?;
+        let site = Self {
+            kubernetes,
+            client,
+            namespace: namespace.to_owned(),
+            helm: Helm::new(folder::of_this_test_process()?, kubernetes.admin_kubeconfig(), namespace)?,
+        };
+        let metadata = json!({ "name": namespace, "labels": labels });
+        site.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata })).await?;
+        Ok(site)
+    }
+
+    /// Where the release with the definition is. One test works with it.
+    pub async fn of_the_definition() -> Result<Self> {
+        Self::called(kubernetes().await?, DEFINITION_NAMESPACE, json!({})).await
+    }
+
+    /// Installs the operator's chart without the definition.
+    pub async fn install_operator(&self, values: Value) -> Result<Release> {
+        self.helm.install(OPERATOR, &chart(OPERATOR), &without_definition(values)).await
+    }
+
+    pub async fn upgrade_operator(&self, values: Value) -> Result<Release> {
+        self.helm.upgrade(OPERATOR, &chart(OPERATOR), &without_definition(values)).await
+    }
+
+    /// Installs the chart of the backing services without Kafka.
+    pub async fn install_backing(&self, values: Value) -> Result<Release> {
+        self.helm.install(BACKING, &chart(BACKING), &without_kafka(values)).await
+    }
+
+    pub async fn upgrade_backing(&self, values: Value) -> Result<Release> {
+        self.helm.upgrade(BACKING, &chart(BACKING), &without_kafka(values)).await
+    }
+
+    /// The live object of a manifest.
+    pub async fn live(&self, object: &Value) -> Result<Value> {
+        let name = object["metadata"]["name"].as_str().context("an object without a name")?;
+        let live = self.api_of(object).await?.get(name).await.with_context(|| format!("get {}", title(object)))?;
+        Ok(serde_json::to_value(live)?)
+    }
+
+    /// A live object of the namespace, by `apiVersion`, `kind` and name.
+    pub async fn get(&self, version: &str, kind: &str, name: &str) -> Result<Value> {
+        self.live(&json!({ "apiVersion": version, "kind": kind, "metadata": { "name": name } })).await
+    }
+
+    /// `Kind/name` of everything in the namespace, and of everything outside that a release in it has made. Without what
+    /// Kubernetes makes by itself, and the records of Helm.
+    pub async fn everything(&self) -> Result<BTreeSet<String>> {
+        let discovery = Discovery::new(self.client.clone()).run().await.context("list the kinds")?;
+        let mut found = BTreeSet::new();
+        for group in discovery.groups() {
+            for (resource, capabilities) in group.recommended_resources() {
+                if !capabilities.supports_operation("list") || resource.kind == "Event" {
+                    continue;
+                }
+                let api: Api<DynamicObject> = match capabilities.scope {
+                    Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+                    Scope::Namespaced => Api::namespaced_with(self.client.clone(), &self.namespace, &resource),
+                };
+                let here = |object: &DynamicObject| match capabilities.scope {
+                    Scope::Cluster => {
+                        object.annotations().get("meta.helm.sh/release-namespace") == Some(&self.namespace)
+                    }
+                    Scope::Namespaced => true,
+                };
+                let objects = api.list(&ListParams::default()).await.with_context(|| resource.plural.clone())?;
+                let titles = objects
+                    .iter()
+                    .filter(|object| here(object))
+                    .map(|object| format!("{}/{}", resource.kind, object.name_any()));
+                found.extend(titles.filter(|title| !is_always_there(title)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// THE ONE FAKE: there is no node, so this plays the kubelet and says of every pod that it runs and is ready. Stops when
+    /// it is dropped.
+    pub fn kubelet(&self) -> Kubelet {
+        let pods: Api<Pod> = self.api();
+        Kubelet(tokio::spawn(async move {
+            loop {
+                if let Ok(list) = pods.list(&ListParams::default()).await {
+                    for pod in list.iter().filter(|pod| {
+                        pod.status.as_ref().is_none_or(|status| status.phase.as_deref() != Some("Running"))
+                    }) {
+                        let ready = json!({ "status": {
+                            "phase": "Running",
+                            "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+                        }});
+                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(ready)).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }))
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Where an object of this kind is kept: the namespace that it names, else the test's own.
+    pub async fn api_of(&self, object: &Value) -> Result<Api<DynamicObject>> {
+        let (resource, scope) = resource(&self.client, object).await?;
+        Ok(match scope {
+            Scope::Cluster => Api::all_with(self.client.clone(), &resource),
+            Scope::Namespaced => {
+                let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&self.namespace);
+                Api::namespaced_with(self.client.clone(), namespace, &resource)
+            }
+        })
+    }
+
+    /// Has the API server look at an object as if it were applied. A field that its kind does not have is an error.
+    pub async fn dry_run(&self, object: &Value) -> Result<()> {
+        if object["kind"] == "Pod" {
+            self.make_account_of(object).await?;
+        }
+        let parameters = PatchParams::apply("test").force().dry_run().validation_strict();
+        let name = object["metadata"]["name"].as_str().context("an object without a name")?;
+        let answer = self.api_of(object).await?.patch(name, &parameters, &Patch::Apply(object)).await;
+        answer.map(drop).with_context(|| format!("dry run of {}", title(object)))
+    }
+
+    /// Makes an object, or makes it so.
+    pub async fn apply(&self, object: &Value) -> Result<()> {
+        let name = object["metadata"]["name"].as_str().context("an object without a name")?;
+        let parameters = PatchParams::apply("test").force();
+        let answer = self.api_of(object).await?.patch(name, &parameters, &Patch::Apply(object)).await;
+        drop(answer.with_context(|| format!("apply {}", title(object)))?);
+        Ok(())
+    }
+
+    /// Has the API server look at a pod as if it were created here, with the admission of this namespace.
+    pub async fn dry_run_pod(&self, template: &Value) -> Result<()> {
+        let mut pod = template.clone();
+        pod["metadata"]["name"] = json!("as-a-pod");
+        self.make_account_of(&pod).await?;
+        let pod: Pod = serde_json::from_value(pod).with_context(|| template.to_string())?;
+        let parameters = PostParams { dry_run: true, field_manager: None };
+        drop(self.api::<Pod>().create(&parameters, &pod).await?);
+        Ok(())
+    }
+
+    /// No pod is admitted whose account is not there.
+    async fn make_account_of(&self, pod: &Value) -> Result<()> {
+        let Some(account) = pod["spec"]["serviceAccountName"].as_str() else { return Ok(()) };
+        let metadata = json!({ "name": account, "namespace": pod["metadata"]["namespace"] });
+        self.apply(&json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata })).await
+    }
+}
+
+/// Plays the kubelet until it is dropped.
+pub struct Kubelet(JoinHandle<()>);
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What is in every namespace, or of Helm's own.
+fn is_always_there(title: &str) -> bool {
+    title == "ServiceAccount/default"
+        || title == "ConfigMap/kube-root-ca.crt"
+        || title.starts_with("Secret/sh.helm.release.")
+        || title.starts_with("PodMetrics/")
+}
+
+fn without_definition(mut values: Value) -> Value {
+    values["crds"] = json!({ "install": false });
+    values
+}
+
+fn without_kafka(mut values: Value) -> Value {
+    values["kafka"] = json!({ "enabled": false });
+    values
+}
+
+/// `Kind/name`.
+pub fn title(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"]))
+}
+
+/// The documents of a YAML stream that say anything.
+pub fn objects(manifests: &str) -> Result<Vec<Value>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).context("read YAML")?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
+}
+
+/// The pod that an object makes, with the volumes that its controller would add.
+pub fn pod_template(object: &Value) -> Option<Value> {
+    let spec = &object["spec"];
+    let mut template = match object["kind"].as_str()? {
+        "Pod" => json!({ "metadata": { "labels": object["metadata"]["labels"] }, "spec": spec }),
+        "CronJob" => spec["jobTemplate"]["spec"]["template"].clone(),
+        "DaemonSet" | "Deployment" | "Job" | "ReplicaSet" | "StatefulSet" => spec["template"].clone(),
+        _ => return None,
+    };
+    let claims = spec["volumeClaimTemplates"].as_array().into_iter().flatten();
+    let volumes: Vec<Value> = template["spec"]["volumes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .cloned()
+        .chain(claims.map(|claim| {
+            json!({ "name": claim["metadata"]["name"], "persistentVolumeClaim": { "claimName": claim["metadata"]["name"] } })
+        }))
+        .collect();
+    template["spec"]["volumes"] = Value::Array(volumes);
+    Some(template)
+}
+
+/// A chart of this repository.
+pub fn chart(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name)
+}
+
+/// The shared control plane, with the definitions of all kinds that the charts make: OrderFlow's by a release of the operator's
+/// chart, Strimzi's if they are on this machine.
+pub async fn kubernetes() -> Result<&'static Kubernetes> {
+    static STARTED: OnceCell<Kubernetes> = OnceCell::const_new();
+    static PREPARED: OnceCell<()> = OnceCell::const_new();
+    let kubernetes = STARTED
+        .get_or_try_init(async || Kubernetes::start(folder::of_this_test_process()?, "kubernetes").await)
+        .await?;
+    PREPARED
+        .get_or_try_init(async || {
+            let client = kubernetes.client()?;
+            install_definitions(&client, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/charts/definitions"))
+                .await?;
+            if let Some(folder) = strimzi()? {
+                install_definitions(&client, &folder).await?;
+            }
+            let site = Site::called(kubernetes, DEFINITION_NAMESPACE, json!({})).await?;
+            site.helm.install(OPERATOR, &chart(OPERATOR), &json!({})).await?;
+            is_served(&client, "orderflows.orderflow.dev").await
+        })
+        .await?;
+    Ok(kubernetes)
+}
+
+/// The folder with the definitions of Strimzi's kinds, if there is one on this machine.
+pub fn strimzi() -> Result<Option<PathBuf>> {
+    if let Some(folder) = std::env::var_os("STRIMZI_CRDS").filter(|folder| !folder.is_empty()) {
+        let folder = PathBuf::from(folder);
+        ensure!(folder.is_dir(), "STRIMZI_CRDS ({}) is no folder", folder.display());
+        return Ok(Some(folder));
+    }
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference/strimzi-1.2.0-crds");
+    Ok(beside.is_dir().then_some(beside))
+}
+
+/// Whether the API server has Strimzi's kinds. If not, says on the terminal what is not tested.
+pub fn has_strimzi(skipped: &str) -> Result<bool> {
+    let found = strimzi()?.is_some();
+    if !found {
+        // The harness keeps what `eprintln!` says of a test that succeeds.
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED, {skipped}: no definitions of Strimzi's kinds (STRIMZI_CRDS names no folder with them)"
+        )?;
+    }
+    Ok(found)
+}
+
+async fn install_definitions(client: &Client, folder: &Path) -> Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let file = entry?.path();
+        let text = std::fs::read_to_string(&file)?;
+        for definition in objects(&text).with_context(|| format!("read {}", file.display()))? {
+            let name = definition["metadata"]["name"].as_str().context("a definition without a name")?.to_owned();
+            api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&definition)).await?;
+            names.push(name);
+        }
+    }
+    for name in names {
+        is_served(client, &name).await?;
+    }
+    Ok(())
+}
+
+async fn is_served(client: &Client, name: &str) -> Result<()> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    eventually(&format!("{name} to be served"), PATIENCE, async || {
+        let conditions = api.get(name).await?.status.unwrap_or_default().conditions.unwrap_or_default();
+        ensure!(conditions.iter().any(|found| found.type_ == "Established" && found.status == "True"));
+        Ok(())
+    })
+    .await
+}
+
+/// What the API server says of an object's kind; each kind is asked for once.
+async fn resource(client: &Client, object: &Value) -> Result<(ApiResource, Scope)> {
+    static KNOWN: Mutex<Option<HashMap<GroupVersionKind, (ApiResource, Scope)>>> = Mutex::new(None);
+    let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+    let (Some(version), Some(kind)) = (text(&object["apiVersion"]), text(&object["kind"])) else {
+        bail!("no object: {object}");
+    };
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
+    let kind = GroupVersionKind::gvk(group, version, &kind);
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|all| all.get(&kind).cloned());
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let (resource, capabilities) =
+        pinned_kind(client, &kind).await.with_context(|| format!("find {}", title(object)))?;
+    let found = (resource, capabilities.scope);
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(kind, found.clone());
+    Ok(found)
+}
