@@ -40,9 +40,13 @@ load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=
 
 .PHONY: test
 test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=part of a name]
-	@scripts/prepare build services kubernetes
+	@scripts/prepare build services kubernetes helm go
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
+
+.PHONY: e2e
+e2e: ## Install all of it on a real cluster and disturb it: on kind, or as root on a node without Docker
+	@scripts/e2e
 
 .PHONY: build
 build: ## Build the programs in release mode

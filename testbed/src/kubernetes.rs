@@ -32,7 +32,7 @@ mod node;
 use api_server::Reach;
 use certificates::Certificates;
 use kubeconfig::{Credentials, kubeconfig};
-pub use node::Node;
+pub use node::{NAME as NODE, Node};
 
 /// It takes 4 s on an idle machine with two cores, and far longer beside a compiler.
 const START_DEADLINE: Duration = Duration::from_secs(120);

@@ -76,6 +76,18 @@ pub fn kubernetes_program(name: &'static str) -> Result<(PathBuf, Option<&'stati
     Ok((program, Some(name)))
 }
 
+/// A Go that builds what the tests bring in Go.
+pub fn go() -> Result<PathBuf> {
+    let program = cache()?.join("go");
+    ensure!(program.is_file(), "{} go", missing("Go"));
+    Ok(program)
+}
+
+/// kubectl and the argument that comes before its own: that on `PATH`, else the one that was built with Kubernetes.
+pub fn kubectl() -> Result<(PathBuf, Option<&'static str>)> {
+    on_path("kubectl").map_or_else(|| kubernetes_program("kubectl"), |program| Ok((program, None)))
+}
+
 /// A program of the system that a node needs, such as `containerd`. Some are where only root's `PATH` leads.
 pub fn node_program(name: &str) -> Result<PathBuf> {
     on_path(name)
@@ -109,7 +121,7 @@ pub fn helm() -> Result<PathBuf> {
                 let built = cache()?.join(format!("helm-{HELM_VERSION}/helm"));
                 ensure!(
                     built.is_file(),
-                    "{} kubernetes",
+                    "{} helm",
                     missing(&format!("Helm {HELM_VERSION} ({})", built.display()))
                 );
                 built
