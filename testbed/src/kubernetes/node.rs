@@ -1,8 +1,8 @@
 //! A node on which pods really run: containerd, kubelet, kube-proxy, a scheduler and CoreDNS, without Docker or registry.
 //!
 //! It changes the machine's network and mounts, so it only starts in network, mount and process namespaces that were
-//! made for it (`make e2e`): with them all of it is gone, however the test ended. Its images are those of one OCI layout;
-//! nothing is pulled. No network plugin here enforces NetworkPolicies.
+//! made for it (`make e2e`): with them all of it is gone, however the test ended. Its images come from OCI layouts; nothing
+//! is pulled. No network plugin here enforces NetworkPolicies.
 
 use std::path::{Path, PathBuf};
 
@@ -41,8 +41,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the node of `kubernetes` below `folder` with the images of the OCI layout `images`, and waits until it takes
-    /// pods. `cgroup` is an existing control group for all pods, as in `/orderflow`.
+    /// Starts the node of `kubernetes` below `folder` with the images of the OCI layouts in folder `images`, and waits until it
+    /// takes pods. `cgroup` is an existing control group for all pods, as in `/orderflow`.
     ///
     /// # Errors
     /// Also if this process still shares the network of the machine.
@@ -60,7 +60,12 @@ impl Node {
 
         let containerd = Process::start(containerd::launch(folder, &files)?)?;
         containerd::wait_until_up(&containerd, &files).await?;
-        containerd::import(&files, images).await?;
+        for layout in images.read_dir().with_context(|| format!("read folder {}", images.display()))? {
+            let layout = layout.context("read a folder")?.path();
+            if layout.is_dir() {
+                containerd::import(&files, &layout).await?;
+            }
+        }
 
         let dns = Process::start(dns::launch(folder, &files, &kubeconfig("dns", &certificates.admin)?)?)?;
         let kube_proxy = kubeconfig("kube-proxy", &certificates.kube_proxy)?;

@@ -33,9 +33,9 @@ pub(super) async fn wait_until_up(containerd: &Process, files: &Path) -> Result<
 }
 
 /// Takes in all images of an OCI layout, under the names that it gives them.
-pub(super) async fn import(files: &Path, images: &Path) -> Result<()> {
+pub(super) async fn import(files: &Path, layout: &Path) -> Result<()> {
     let archive = files.join("images.tar");
-    let (archive_name, layout) = (archive.display().to_string(), images.display().to_string());
+    let (archive_name, layout) = (archive.display().to_string(), layout.display().to_string());
     run(&tools::node_program("tar")?, &["-cf", &archive_name, "-C", &layout, "."]).await?;
     let (ctr, socket) = (tools::node_program("ctr")?, socket(files).display().to_string());
     run(&ctr, &["--address", &socket, "--namespace", "k8s.io", "images", "import", "--no-unpack", &archive_name]).await?;
