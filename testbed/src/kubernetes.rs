@@ -61,7 +61,11 @@ impl Kubernetes {
     }
 
     /// The same, but also reached by the pods of a [`Node`].
+    ///
+    /// # Errors
+    /// Also if this process still shares the network of the machine.
     pub async fn start_for_node(folder: &Path, name: &str) -> Result<Self> {
+        node::prepare().await?;
         Self::start_reachable(folder, name, Reach::Pods).await
     }
 

@@ -43,12 +43,7 @@ pub struct Node {
 impl Node {
     /// Starts the node of `kubernetes` below `folder` with the images of the OCI layouts in folder `images`, and waits until it
     /// takes pods. `cgroup` is an existing control group for all pods, as in `/orderflow`.
-    ///
-    /// # Errors
-    /// Also if this process still shares the network of the machine.
     pub async fn start(kubernetes: &Kubernetes, folder: &Path, images: &Path, cgroup: &str) -> Result<Self> {
-        require_own_namespaces()?;
-        network::set_up().await?;
         let files = folder::data(folder, NAME)?;
         folder::create(&files)?;
         let url = format!("https://{ADDRESS}:{}", kubernetes.port);
@@ -96,6 +91,12 @@ impl Node {
         })
         .await
     }
+}
+
+/// Gives the namespaces a network, before anything listens in them.
+pub(super) async fn prepare() -> Result<()> {
+    require_own_namespaces()?;
+    network::set_up().await
 }
 
 /// The network would be the machine's own.
