@@ -131,12 +131,13 @@ func (r *Recorded) workloadName(workload Object) (string, error) {
 		return workload.name(), nil
 	}
 	group, _, _ := strings.Cut(workload.text("apiVersion"), "/")
-	name, err := starlark.Call(r.thread, r.nameOf, starlark.Tuple{starlarkstruct.FromStringDict(starlark.String("K8sObjectID"), starlark.StringDict{
+	id := starlarkstruct.FromStringDict(starlark.String("K8sObjectID"), starlark.StringDict{
 		"name":      starlark.String(workload.name()),
 		"kind":      starlark.String(workload.kind()),
 		"namespace": starlark.String(workload.namespace()),
 		"group":     starlark.String(group),
-	})}, nil)
+	})
+	name, err := starlark.Call(r.thread, r.nameOf, starlark.Tuple{id}, nil)
 	if err != nil {
 		return "", err
 	}
@@ -147,7 +148,7 @@ func (r *Recorded) workloadName(workload Object) (string, error) {
 	return text, nil
 }
 
-// Images are those that the object names where Tilt looks for them.
+// imagesOf are the images that the object names where Tilt looks for them.
 func (r *Recorded) imagesOf(object Object) []string {
 	var images []string
 	for _, container := range object.containers() {
