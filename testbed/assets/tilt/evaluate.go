@@ -72,7 +72,7 @@ type Deploy struct {
 	Apply, Remove []string
 }
 
-// Kind is a k8s_kind.
+// Kind is a k8s_kind. Name and APIVersion are patterns.
 type Kind struct {
 	Name, APIVersion string
 	ImagePaths       []string

@@ -3,6 +3,7 @@ package tilt
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -116,14 +117,19 @@ func (r *Recorded) isWorkload(object Object) bool {
 	return r.kindOf(object) != nil || len(object.containers()) > 0
 }
 
-// kindOf finds the k8s_kind of a custom resource. Tilt takes both for regular expressions, ours are plain.
+// kindOf finds the k8s_kind of a custom resource.
 func (r *Recorded) kindOf(object Object) *Kind {
 	for _, kind := range r.Kinds {
-		if kind.Name == object.kind() && (kind.APIVersion == "" || kind.APIVersion == object.text("apiVersion")) {
+		if isPartOf(kind.Name, object.kind()) && isPartOf(kind.APIVersion, object.text("apiVersion")) {
 			return &kind
 		}
 	}
 	return nil
+}
+
+// isPartOf is how Tilt compares kinds and versions: any part of them may match, in upper or lower case.
+func isPartOf(pattern, text string) bool {
+	return regexp.MustCompile("(?i)" + pattern).MatchString(text)
 }
 
 func (r *Recorded) workloadName(workload Object) (string, error) {
