@@ -68,7 +68,11 @@ func (c *checker) needs(resource *Resource) map[string]bool {
 // order: every dependency exists, none is circular, and nothing is applied before what it lives in or is defined by.
 func (c *checker) order() {
 	installs := func(resource *Resource) bool {
-		return resource.Local != nil && slices.Contains(resource.Local.Command, "helm") && slices.Contains(resource.Local.Command, "--install")
+		command := []string{}
+		if resource.Local != nil {
+			command = resource.Local.Command
+		}
+		return slices.Contains(command, "helm") && slices.Contains(command, "--install")
 	}
 	for _, resource := range c.resources {
 		for _, name := range resource.Needs {
@@ -86,7 +90,9 @@ func (c *checker) order() {
 			})
 		}
 		for _, object := range resource.Objects {
-			if namespace := object.namespace(); namespace != "" && !comesAfter(func(other Object) bool { return other.kind() == "Namespace" && other.name() == namespace }) {
+			namespace := object.namespace()
+			isNamespace := func(other Object) bool { return other.kind() == "Namespace" && other.name() == namespace }
+			if namespace != "" && !comesAfter(isNamespace) {
 				c.wrong("%s: %s may be applied before its namespace %s", resource.Name, object, namespace)
 			}
 			group, _, grouped := strings.Cut(object.text("apiVersion"), "/")
@@ -163,7 +169,8 @@ func (c *checker) images() {
 					continue
 				}
 				if maker := c.maker(c.Images[i].Context); maker != nil && !c.needs(resource)[maker.Name] {
-					c.wrong("%s: the image %s is built from %s before %s has made that", resource.Name, image, c.Images[i].Context, maker.Name)
+					c.wrong("%s: the image %s is built from %s before %s has made that",
+						resource.Name, image, c.Images[i].Context, maker.Name)
 				}
 			}
 			if kind := c.kindOf(object); kind != nil {
@@ -176,7 +183,8 @@ func (c *checker) images() {
 		}
 	}
 	for _, kind := range c.Kinds {
-		if !slices.ContainsFunc(c.Objects, func(object Object) bool { found := c.kindOf(object); return found != nil && found.Name == kind.Name }) {
+		isOne := func(object Object) bool { found := c.kindOf(object); return found != nil && found.Name == kind.Name }
+		if !slices.ContainsFunc(c.Objects, isOne) {
 			c.wrong("k8s_kind: there is no %s (%s)", kind.Name, kind.APIVersion)
 		}
 	}
@@ -218,7 +226,8 @@ func (c *checker) dockerfile(image Image) {
 	slices.Sort(copied)
 	only := slices.Sorted(slices.Values(image.Only))
 	if !slices.Equal(copied, only) {
-		c.wrong("%s: stage %s of %s copies %q, but the build gets only %q", image.Name, image.Target, image.Dockerfile, copied, only)
+		c.wrong("%s: stage %s of %s copies %q, but the build gets only %q",
+			image.Name, image.Target, image.Dockerfile, copied, only)
 	}
 	for argument := range image.Arguments {
 		if !slices.Contains(file.arguments, argument) {

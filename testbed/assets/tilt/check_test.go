@@ -80,8 +80,10 @@ func TestABrokenTiltfileIsRefused(t *testing.T) {
 			"resource_deps=['namespace', 'programs']", "resource_deps=['namespace']", "is built from target/tilt before programs has made that"},
 		"an image path that points at nothing": {
 			"{.spec.producer.image}", "{.spec.producers.image}", "OrderFlow orderflow has no image at {.spec.producers.image}"},
+		"a kind that means others, too": {
+			"'^Kafka$'", "'Kafka'", "belongs to another resource"},
 		"a kind that is not there": {
-			"k8s_kind('Kafka'", "k8s_kind('KafkaUser')\nk8s_kind('Kafka'", "there is no KafkaUser"},
+			"k8s_kind('^Kafka$'", "k8s_kind('KafkaUser')\nk8s_kind('^Kafka$'", "there is no KafkaUser"},
 		"a stage that the Dockerfile does not have": {
 			"target=program", "target='runtime-' + program", "Dockerfile has no stage runtime-producer"},
 		"a file that the Dockerfile does not get": {

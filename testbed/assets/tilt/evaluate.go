@@ -72,7 +72,7 @@ type Deploy struct {
 	Apply, Remove []string
 }
 
-// Kind is a k8s_kind.
+// Kind is a k8s_kind. Name and APIVersion are patterns.
 type Kind struct {
 	Name, APIVersion string
 	ImagePaths       []string
@@ -141,17 +141,7 @@ func (r *Recorded) predeclared() starlark.StringDict {
 		if !ok { // A setting that nothing here depends on; its arguments are checked all the same.
 			function = func(call) (starlark.Value, error) { return starlark.None, nil }
 		}
-		builtin := starlark.NewBuiltin(name, func(_ *starlark.Thread, fn *starlark.Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (starlark.Value, error) {
-			given, err := bind(fn.Name(), args, kwargs)
-			if err != nil {
-				return nil, err
-			}
-			result, err := function(given)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", fn.Name(), err)
-			}
-			return result, nil
-		})
+		builtin := starlark.NewBuiltin(name, checked(function))
 		module, member, isMember := strings.Cut(name, ".")
 		if !isMember {
 			predeclared[name] = builtin
@@ -166,6 +156,22 @@ func (r *Recorded) predeclared() starlark.StringDict {
 		predeclared[name] = &starlarkstruct.Module{Name: name, Members: members}
 	}
 	return predeclared
+}
+
+type function = func(*starlark.Thread, *starlark.Builtin, starlark.Tuple, []starlark.Tuple) (starlark.Value, error)
+
+func checked(function func(call) (starlark.Value, error)) function {
+	return func(_ *starlark.Thread, fn *starlark.Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (starlark.Value, error) {
+		given, err := bind(fn.Name(), args, kwargs)
+		if err != nil {
+			return nil, err
+		}
+		result, err := function(given)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", fn.Name(), err)
+		}
+		return result, nil
+	}
 }
 
 // ---- What the functions do ----
@@ -224,7 +230,11 @@ func (r *Recorded) dockerBuild(c call) (starlark.Value, error) {
 }
 
 func (r *Recorded) kind(c call) (starlark.Value, error) {
-	r.Kinds = append(r.Kinds, Kind{Name: c.text("kind"), APIVersion: c.text("api_version"), ImagePaths: c.texts("image_json_path")})
+	r.Kinds = append(r.Kinds, Kind{
+		Name:       c.text("kind"),
+		APIVersion: c.text("api_version"),
+		ImagePaths: c.texts("image_json_path"),
+	})
 	return starlark.None, nil
 }
 

@@ -3,6 +3,7 @@ package tilt
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -116,14 +117,19 @@ func (r *Recorded) isWorkload(object Object) bool {
 	return r.kindOf(object) != nil || len(object.containers()) > 0
 }
 
-// kindOf finds the k8s_kind of a custom resource. Tilt takes both for regular expressions, ours are plain.
+// kindOf finds the k8s_kind of a custom resource.
 func (r *Recorded) kindOf(object Object) *Kind {
 	for _, kind := range r.Kinds {
-		if kind.Name == object.kind() && (kind.APIVersion == "" || kind.APIVersion == object.text("apiVersion")) {
+		if isPartOf(kind.Name, object.kind()) && isPartOf(kind.APIVersion, object.text("apiVersion")) {
 			return &kind
 		}
 	}
 	return nil
+}
+
+// isPartOf is how Tilt compares kinds and versions: any part of them may match, in upper or lower case.
+func isPartOf(pattern, text string) bool {
+	return regexp.MustCompile("(?i)" + pattern).MatchString(text)
 }
 
 func (r *Recorded) workloadName(workload Object) (string, error) {
@@ -131,12 +137,13 @@ func (r *Recorded) workloadName(workload Object) (string, error) {
 		return workload.name(), nil
 	}
 	group, _, _ := strings.Cut(workload.text("apiVersion"), "/")
-	name, err := starlark.Call(r.thread, r.nameOf, starlark.Tuple{starlarkstruct.FromStringDict(starlark.String("K8sObjectID"), starlark.StringDict{
+	id := starlarkstruct.FromStringDict(starlark.String("K8sObjectID"), starlark.StringDict{
 		"name":      starlark.String(workload.name()),
 		"kind":      starlark.String(workload.kind()),
 		"namespace": starlark.String(workload.namespace()),
 		"group":     starlark.String(group),
-	})}, nil)
+	})
+	name, err := starlark.Call(r.thread, r.nameOf, starlark.Tuple{id}, nil)
 	if err != nil {
 		return "", err
 	}
@@ -147,7 +154,7 @@ func (r *Recorded) workloadName(workload Object) (string, error) {
 	return text, nil
 }
 
-// Images are those that the object names where Tilt looks for them.
+// imagesOf are the images that the object names where Tilt looks for them.
 func (r *Recorded) imagesOf(object Object) []string {
 	var images []string
 	for _, container := range object.containers() {
