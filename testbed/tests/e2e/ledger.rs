@@ -69,8 +69,15 @@ impl Ledger {
         let client = http::client();
         stream::iter(expected.keys())
             .map(async |id| {
-                let receipt = client.get(format!("{url}/api/orders/{id}/receipt")).send().await?.error_for_status();
-                let text = receipt.with_context(|| format!("receipt of {id}"))?.text().await?;
+                // S3 may be slow, which the API says.
+                let what = format!("the receipt of {id}");
+                let text = eventually(&what, PATIENCE, || async {
+                    let answer = client.get(format!("{url}/api/orders/{id}/receipt")).send().await?;
+                    let (status, text) = (answer.status(), answer.text().await?);
+                    ensure!(status.is_success(), "{status}: {text}");
+                    anyhow::Ok(text)
+                });
+                let text = text.await?;
                 ensure!(text.contains(id.as_str()), "the receipt of {id} is another's: {text}");
                 anyhow::Ok(())
             })
