@@ -43,14 +43,13 @@ impl Ledger {
             ensure!(unexpected.is_empty(), "{shard} has orders that nobody was told of: {unexpected:?}");
         }
 
-        eventually("a notification of each order", PATIENCE, || async {
+        let notified = eventually("a notification of each order", PATIENCE, || async {
             let notified = notifications(cluster).await?;
             let missing: Vec<_> = expected.keys().filter(|id| !notified.contains_key(*id)).collect();
             ensure!(missing.is_empty(), "{} orders have none, such as {:?}", missing.len(), missing.first());
-            anyhow::Ok(())
+            anyhow::Ok(notified)
         })
         .await?;
-        let notified = notifications(cluster).await?;
         let repeated: Vec<_> = notified.iter().filter(|(_, count)| **count != 1).collect();
         ensure!(repeated.is_empty(), "notified more than once: {repeated:?}");
         ensure!(notified.len() == expected.len(), "{} orders, {} notifications", expected.len(), notified.len());
@@ -123,8 +122,8 @@ async fn notifications(cluster: &Cluster) -> Result<BTreeMap<String, usize>> {
         "--topic=orders.notifications",
         "--from-beginning",
         "--isolation-level=read_committed",
-        // It ends when nothing came for so long.
-        "--timeout-ms=5000",
+        // It ends when nothing came for so long, so what it prints is all that there was.
+        "--timeout-ms=8000",
     ];
     let shell = ["exec", &pod, "--", "bash", "-c", reader, "reader"];
     let printed = cluster.kubectl.run(&[&shell[..], &arguments[..]].concat()).await?;
