@@ -5,7 +5,9 @@
 
 mod backing;
 mod controls;
+mod examples;
 mod manifests;
+mod programs;
 mod releases;
 mod schema;
 mod support;

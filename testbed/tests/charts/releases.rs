@@ -11,7 +11,7 @@ use orderflow_testbed::helm::Release;
 use orderflow_testbed::{eventually, folder};
 use serde_json::{Value, json};
 
-use crate::support::{BACKING, OPERATOR, PATIENCE, Site, chart, objects, title};
+use crate::support::{BACKING, OPERATOR, PATIENCE, Site, chart, example, objects, title};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_makes_what_it_rendered() -> Result<()> {
@@ -128,6 +128,23 @@ async fn a_removal_leaves_nothing_of_the_operator() -> Result<()> {
         site.install_operator(values).await?;
     }
     Ok(())
+}
+
+/// What on-call is left with when the hook cannot run, as its README says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_whose_hook_cannot_run_is_finished_without_it() -> Result<()> {
+    let site = Site::new().await?;
+    site.install_operator(json!({})).await?;
+    let late = site.helm.uninstall(OPERATOR, &["--timeout=3s"]).await.err().context("no node runs the hook")?;
+    ensure!(format!("{late:#}").contains("orderflow-operator-release"), "{late:#}");
+    ensure!(site.everything().await?.contains("Deployment/orderflow-operator"), "the operator is gone already");
+    site.helm.uninstall(OPERATOR, &["--no-hooks"]).await?;
+    eventually("nothing but the hook to be left", PATIENCE, async || {
+        let left = site.everything().await?;
+        ensure!(left.iter().all(|title| title.contains("/orderflow-operator-release")), "{left:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// Of the release that all other tests' resources rely on, so all of it is in one test.
@@ -267,7 +284,7 @@ fn changed<'a>(before: &'a Contents, after: &'a Contents) -> BTreeSet<&'a str> {
     all.filter(|title| before.get(*title) != after.get(*title)).map(String::as_str).collect()
 }
 
-pub async fn is_empty(site: &Site) -> Result<()> {
+async fn is_empty(site: &Site) -> Result<()> {
     eventually("nothing to be left", PATIENCE, async || {
         let left = site.everything().await?;
         ensure!(left.is_empty(), "{left:?}");
@@ -306,10 +323,4 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The objects of an example.
-pub fn example(file: &str) -> Result<Vec<Value>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(file);
-    objects(&std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?)
 }

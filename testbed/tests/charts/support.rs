@@ -279,6 +279,27 @@ pub fn chart(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name)
 }
 
+/// The files of the examples.
+pub fn examples() -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(examples_folder())? {
+        found.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    found.sort();
+    ensure!(found.iter().all(|file| file.ends_with(".yaml")), "{found:?}");
+    Ok(found)
+}
+
+/// The objects of an example.
+pub fn example(file: &str) -> Result<Vec<Value>> {
+    let path = examples_folder().join(file);
+    objects(&std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?)
+}
+
+fn examples_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples")
+}
+
 /// The shared control plane, with the definitions of all kinds that the charts make: OrderFlow's by a release of the operator's
 /// chart, Strimzi's if they are on this machine.
 pub async fn kubernetes() -> Result<&'static Kubernetes> {
