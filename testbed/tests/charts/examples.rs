@@ -8,8 +8,10 @@ use orderflow_testbed::{Stack, eventually};
 use rcgen::generate_simple_self_signed;
 use serde_json::{Value, json};
 
+use crate::control_plane::has_strimzi;
+use crate::files::{BACKING, chart, example, examples, objects, pod_template, title};
 use crate::programs::{on_the_testbed, operator, put_secret, wait_for};
-use crate::support::{BACKING, PATIENCE, Site, chart, example, examples, has_strimzi, objects, pod_template, title};
+use crate::site::{PATIENCE, Site};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_accepts_each_example() -> Result<()> {

@@ -14,7 +14,8 @@ use orderflow_testbed::{Launch, Operator, Process, Stack, eventually, folder, lo
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{OPERATOR, PATIENCE, Site, example, objects, pod_template};
+use crate::files::{OPERATOR, example, objects, pod_template};
+use crate::site::{PATIENCE, Site};
 
 /// What a node is told to start for the first container of a pod.
 struct Told {
