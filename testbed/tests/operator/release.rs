@@ -59,6 +59,11 @@ async fn everything_is_made(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// How often the operator's account has listed the resources.
+fn lists(world: &World) -> Result<usize> {
+    Ok(world.requests()?.iter().filter(|request| request.starts_with("list orderflows/")).count())
+}
+
 /// Plays the kubelet, which starts a container again that has ended.
 async fn start_again_when_it_ends(operator: &Operator) -> Result<()> {
     operator.process().wait_for_exit(PATIENCE).await?;
@@ -92,7 +97,7 @@ async fn a_released_resource_can_be_deleted_without_an_operator_and_keeps_its_da
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_under_way_ends_first() -> Result<()> {
     let world = World::new().await?;
-    let operator = world.operator().await?;
+    let _operator = world.operator().await?;
     world.create(deleting(&world)).await?;
     everything_is_made(&world).await?;
     // The data are not removed before the pods have ended, and this one takes its time.
@@ -106,13 +111,10 @@ async fn a_deletion_under_way_ends_first() -> Result<()> {
     pods.patch(&pod.name_any(), &PatchParams::default(), &hold(json!(["test/hold"]))).await?;
     world.orderflows().delete(NAME, &DeleteParams::default()).await?;
 
-    let lists = || Ok(world.requests()?.iter().filter(|request| request.starts_with("list orderflows/")).count());
-    let before: Result<usize> = lists();
-    let before = before?;
+    let before = lists(&world)?;
     let let_go = async {
         eventually("it to wait", PATIENCE, async || {
-            let looks: Result<usize> = lists();
-            ensure!(looks? > before + 1, "not two looks yet");
+            ensure!(lists(&world)? > before + 1, "not two looks yet");
             Ok(())
         })
         .await?;
@@ -127,7 +129,6 @@ async fn a_deletion_under_way_ends_first() -> Result<()> {
     ensure!(text.contains(&format!("the deletion of {}/{NAME}", world.namespace)), "{text}");
     world.is_gone(NAME).await?;
     ensure!(data(&world).await? == [false; 4], "{:?}", data(&world).await?);
-    drop(operator);
     Ok(())
 }
 
