@@ -40,9 +40,13 @@ load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=
 
 .PHONY: test
 test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=part of a name]
-	@scripts/prepare build services kubernetes
+	@scripts/prepare build services kubernetes helm go
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
+
+.PHONY: e2e
+e2e: ## Install all of it on a real cluster and disturb it: on kind, or as root on a node without Docker
+	@scripts/e2e
 
 .PHONY: build
 build: ## Build the programs in release mode
@@ -65,11 +69,12 @@ prepare: ## Install what building and testing need (Debian, Ubuntu)
 	@scripts/prepare
 
 .PHONY: images
-images: ## Build a container image of each program (needs Docker)
+images: ## Build a container image of each program (needs Docker); they are compiled in a container
 	@command -v $(DOCKER) >/dev/null || { echo "make images: $(DOCKER) is not on PATH. Install Docker, or say what to use instead: make images DOCKER=podman" >&2; exit 1; }
 	@$(DOCKER) info >/dev/null 2>&1 || { echo "make images: $(DOCKER) is installed, but does not reach its engine (try: $(DOCKER) info)" >&2; exit 1; }
+	$(DOCKER) build --file Dockerfile.build --output type=local,dest=target/images .
 	@for image in $(IMAGES); do \
-		$(DOCKER) build --target $$image --build-arg VERSION=$(VERSION) --tag orderflow-$$image:$(VERSION) . || exit; \
+		$(DOCKER) build --file Dockerfile --target $$image --build-arg VERSION=$(VERSION) --tag orderflow-$$image:$(VERSION) target/images || exit; \
 	done
 
 # Only when missing: `down`, `status` and `load` must work at once on a stack that runs, whatever the sources look like.

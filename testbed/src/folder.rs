@@ -3,7 +3,9 @@
 //! For tests that folder is `orderflow-test-<pid>` in the temp folder. What dead test processes left is removed when
 //! the next one starts, but logs stay for a day: a failing test names them.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -51,6 +53,18 @@ pub fn create(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)))
         .with_context(|| format!("create folder {}", folder.display()))
+}
+
+/// Writes a file that only this user may read: the folder is open to all.
+pub(crate) fn write_private(file: &Path, text: &str) -> Result<()> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(file)
+        .and_then(|mut opened| opened.write_all(text.as_bytes()))
+        .with_context(|| format!("write {}", file.display()))
 }
 
 /// Best effort: two test processes may tidy up at the same time, and neither depends on it.

@@ -1,7 +1,8 @@
 //! One real Kafka on loopback: a KRaft node that is broker and controller, as small as it goes.
 //!
 //! Promises the same ports and data across stop, kill and start, that topics are never made by mistake, and that "up"
-//! means the broker is in its own metadata.
+//! means the broker is in its own metadata. A secured one has no listener for clients but one with TLS and a log-in
+//! (SASL_SSL, SCRAM-SHA-512), which it uses itself too.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,9 @@ use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use crate::certificates::Authority;
 use crate::process::{Launch, Process};
+use crate::product::Environment;
 use crate::service::{Service, wait_until_answered};
 use crate::{folder, port, tools};
 
@@ -21,11 +24,28 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 /// 22 characters of base64: any 16 bytes will do, each cluster here is alone.
 const CLUSTER_ID: &str = "b3JkZXJmbG93LXRlc3RiZQ";
 
+/// Who may log in to a secured Kafka, with SCRAM-SHA-512.
+pub const USER: &str = "orderflow";
+pub const PASSWORD: &str = "a-password-of-kafka";
+
+/// The only host that a secured Kafka's certificate names.
+const HOST: &str = "127.0.0.1";
+
 /// A running Kafka.
 #[derive(Debug)]
 pub struct Kafka {
     process: Process,
     port: u16,
+    tls: Option<Tls>,
+}
+
+/// The files of a secured Kafka.
+#[derive(Debug)]
+struct Tls {
+    /// Key and certificate of the broker.
+    key_store: PathBuf,
+    /// Whom it trusts, as a client of its own.
+    ca: PathBuf,
 }
 
 impl Kafka {
@@ -36,20 +56,38 @@ impl Kafka {
 
     /// The same with the client port chosen.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
+        Self::start_with(folder, name, port, None).await
+    }
+
+    /// A secured one: `authority` signs its certificate, which names 127.0.0.1 and no other host.
+    pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, Some(authority)).await
+    }
+
+    async fn start_with(folder: &Path, name: &str, port: u16, authority: Option<&Authority>) -> Result<Self> {
         let storage = folder::data(folder, name)?;
         let log = folder::log(folder, name)?;
+        let tls = authority.map(|_| Tls::in_folder(&storage));
         let settings = storage.join("server.properties");
         if !settings.exists() {
-            format(&storage, &log, port).await?;
+            format(&storage, &log, port, tls.as_ref()).await?;
+        }
+        if let (Some(tls), Some(authority)) = (&tls, authority) {
+            tls.write(authority)?;
         }
         // The broker's port may be another one than last time; the controller's was written into the storage.
         let controller = controller_port(&storage)?;
-        write(&settings, &server_properties(&storage, port, controller))?;
+        write(&settings, &server_properties(&storage, port, controller, tls.as_ref()))?;
         let launch =
             java(name, &log, &storage)?.arguments(["-Xms256m", "-Xmx512m"]).argument("kafka.Kafka").argument(&settings);
-        let kafka = Self { process: Process::start(launch)?, port };
+        let kafka = Self { process: Process::start(launch)?, port, tls };
         kafka.wait_until_up().await?;
         Ok(kafka)
+    }
+
+    /// Gives a secured one a certificate of another authority, which is in use when it has been started again.
+    pub fn renew(&self, authority: &Authority) -> Result<()> {
+        self.tls.as_ref().context("renew the certificate of a Kafka without TLS")?.write(authority)
     }
 
     /// The address clients start from.
@@ -60,6 +98,47 @@ impl Kafka {
     pub fn port(&self) -> u16 {
         self.port
     }
+
+    /// Where a client of the testbed's own starts from.
+    pub fn client(&self) -> ClientConfig {
+        let mut client = plain_client(&self.bootstrap());
+        if let Some(tls) = &self.tls {
+            client
+                .set("security.protocol", "SASL_SSL")
+                .set("ssl.ca.location", tls.ca.to_string_lossy())
+                .set("sasl.mechanisms", "SCRAM-SHA-512")
+                .set("sasl.username", USER)
+                .set("sasl.password", PASSWORD);
+        }
+        client
+    }
+
+    /// What the product needs to know to be a client.
+    pub fn environment(&self) -> Environment {
+        let mut environment = vec![("KAFKA_BROKERS", self.bootstrap())];
+        if let Some(tls) = &self.tls {
+            environment.extend([
+                ("KAFKA_TLS", "true".to_owned()),
+                ("KAFKA_CA_FILE", tls.ca.to_string_lossy().into_owned()),
+                ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512".to_owned()),
+                ("KAFKA_SASL_USERNAME", USER.to_owned()),
+                ("KAFKA_SASL_PASSWORD", PASSWORD.to_owned()),
+            ]);
+        }
+        environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+impl Tls {
+    fn in_folder(storage: &Path) -> Self {
+        Self { key_store: storage.join("broker.pem"), ca: storage.join("ca.crt") }
+    }
+
+    fn write(&self, authority: &Authority) -> Result<()> {
+        let pair = authority.server("kafka", &[HOST])?;
+        folder::write_private(&self.key_store, &format!("{}{}", pair.key, pair.certificate))?;
+        folder::write_private(&self.ca, &authority.pem())
+    }
 }
 
 impl Service for Kafka {
@@ -69,15 +148,24 @@ impl Service for Kafka {
 
     fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(wait_until_answered(&self.process, "answer with its metadata", START_DEADLINE, || async {
-            probe(&self.bootstrap()).await
+            ask(self.client()).await
         }))
     }
 }
 
-/// Whether the Kafka at `bootstrap` names a broker.
+/// Whether the Kafka at `bootstrap`, which asks nothing of its clients, names a broker.
 pub async fn probe(bootstrap: &str) -> Result<()> {
-    let client: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
+    ask(plain_client(bootstrap)).await
+}
+
+pub(crate) fn plain_client(bootstrap: &str) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", bootstrap);
+    client
+}
+
+async fn ask(mut client: ClientConfig) -> Result<()> {
+    let client: BaseConsumer = client
         // The first connection is refused while Kafka starts; the client must not back off for seconds then.
         .set("reconnect.backoff.ms", "10")
         .set("reconnect.backoff.max.ms", "100")
@@ -105,14 +193,16 @@ fn java(name: &str, log: &Path, storage: &Path) -> Result<Launch> {
 }
 
 /// Prepares new storage. The settings file is written last: while it is missing, the storage is not there.
-async fn format(storage: &Path, log: &Path, port: u16) -> Result<()> {
+async fn format(storage: &Path, log: &Path, port: u16, tls: Option<&Tls>) -> Result<()> {
     let _ = std::fs::remove_dir_all(storage);
     folder::create(storage)?;
     let controller = port::free()?;
     write(&storage.join("controller.port"), &controller.to_string())?;
     write(&storage.join("log4j2.properties"), LOGGING)?;
     let settings = storage.join("format.properties");
-    write(&settings, &server_properties(storage, port, controller))?;
+    write(&settings, &server_properties(storage, port, controller, tls))?;
+    // The first user has to be there before anybody can log in to make one.
+    let user = tls.map(|_| format!("--add-scram=SCRAM-SHA-512=[name={USER},password={PASSWORD}]"));
     let launch = java("kafka format", log, storage)?
         .arguments([
             "-XX:TieredStopAtLevel=1",
@@ -123,7 +213,8 @@ async fn format(storage: &Path, log: &Path, port: u16) -> Result<()> {
             "--standalone",
             "-c",
         ])
-        .argument(&settings);
+        .argument(&settings)
+        .arguments(user);
     let format = Process::start(launch)?;
     let status = format.wait_for_exit(START_DEADLINE).await?;
     ensure!(status.success(), "format Kafka's storage ({status}):\n{}", format.log_tail(crate::process::TAIL));
@@ -139,14 +230,37 @@ fn controller_port(storage: &Path) -> Result<u16> {
         .with_context(|| format!("read a port from {}", file.display()))
 }
 
-fn server_properties(storage: &Path, port: u16, controller: u16) -> String {
+fn server_properties(storage: &Path, port: u16, controller: u16, tls: Option<&Tls>) -> String {
+    let protocol = if tls.is_some() { "SASL_SSL" } else { "PLAINTEXT" };
+    let listeners = format!("{protocol}://{HOST}:{port},CONTROLLER://{HOST}:{controller}");
     let mut text = format!("log.dirs={}\n", storage.join("log").display());
-    let _ = writeln!(text, "controller.quorum.bootstrap.servers=127.0.0.1:{controller}");
-    let _ = writeln!(text, "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
-    let _ = writeln!(text, "advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}");
+    let _ = writeln!(text, "controller.quorum.bootstrap.servers={HOST}:{controller}");
+    let _ = writeln!(text, "listeners={listeners}");
+    let _ = writeln!(text, "advertised.listeners={listeners}");
+    if let Some(Tls { key_store, ca }) = tls {
+        let _ = writeln!(text, "ssl.keystore.location={}", key_store.display());
+        let _ = writeln!(text, "ssl.truststore.location={}", ca.display());
+        let _ = writeln!(
+            text,
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+             org.apache.kafka.common.security.scram.ScramLoginModule required username=\"{USER}\" password=\"{PASSWORD}\";"
+        );
+        text.push_str(SECURED_PROPERTIES);
+    }
     text.push_str(SERVER_PROPERTIES);
     text
 }
+
+/// Everything that is the same for each secured Kafka here.
+const SECURED_PROPERTIES: &str = "\
+listener.security.protocol.map=SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+# Its transaction coordinators are clients of the broker, too.
+inter.broker.listener.name=SASL_SSL
+sasl.enabled.mechanisms=SCRAM-SHA-512
+sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512
+ssl.keystore.type=PEM
+ssl.truststore.type=PEM
+";
 
 /// Everything that is the same for each Kafka here.
 const SERVER_PROPERTIES: &str = "\

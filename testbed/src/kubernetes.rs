@@ -2,7 +2,8 @@
 //! controller manager.
 //!
 //! Promises the same port, certificates and data across kill and start, an audit log that is complete, and that "up"
-//! means the controllers act. There is no scheduler and no node: Deployments become pods, and the pods stay pending.
+//! means the controllers act. Without a [`Node`] there is no scheduler either: Deployments become pods, and the pods
+//! stay pending.
 //!
 //! The garbage collector looks for new kinds every 30 s, which cannot be changed: what belongs to a custom resource may
 //! outlive it by that much while its CRD is new.
@@ -26,9 +27,12 @@ mod certificates;
 mod controller_manager;
 mod etcd;
 mod kubeconfig;
+mod node;
 
+use api_server::Reach;
 use certificates::Certificates;
 use kubeconfig::{Credentials, kubeconfig};
+pub use node::{NAME as NODE, Node};
 
 /// It takes 4 s on an idle machine with two cores, and far longer beside a compiler.
 const START_DEADLINE: Duration = Duration::from_secs(120);
@@ -53,6 +57,19 @@ pub struct Kubernetes {
 impl Kubernetes {
     /// Starts `name` below `folder` on free ports; one that ran there before comes back with its data.
     pub async fn start(folder: &Path, name: &str) -> Result<Self> {
+        Self::start_reachable(folder, name, Reach::Loopback).await
+    }
+
+    /// The same, but also reached by the pods of a [`Node`].
+    ///
+    /// # Errors
+    /// Also if this process still shares the network of the machine.
+    pub async fn start_for_node(folder: &Path, name: &str) -> Result<Self> {
+        node::prepare().await?;
+        Self::start_reachable(folder, name, Reach::Pods).await
+    }
+
+    async fn start_reachable(folder: &Path, name: &str, reach: Reach) -> Result<Self> {
         let files = folder::data(folder, name)?;
         folder::create(&files)?;
         let certificates = Certificates::of(&files)?;
@@ -64,7 +81,7 @@ impl Kubernetes {
         let etcd = Process::start(etcd::launch(launch("etcd")?, &files, etcd_port)?)?;
         wait_for_etcd(&etcd, etcd_port).await?;
 
-        let settings = api_server::Settings { port, etcd_port, audit_log: &audit_log };
+        let settings = api_server::Settings { port, etcd_port, audit_log: &audit_log, reach };
         let api_server =
             Process::start(api_server::launch(launch("kube-apiserver")?, &files, &certificates, &settings)?)?;
         let admin = Credentials::Certificate(&certificates.admin);

@@ -5,6 +5,8 @@
 //! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
 //! own, so that a wrong client setting in the product cannot hide itself from a test.
 
+pub mod certificates;
+pub mod command;
 pub mod dev;
 pub mod folder;
 pub mod helm;
@@ -25,6 +27,7 @@ pub mod wait;
 
 mod process_tree;
 
+pub use certificates::Authority;
 pub use helm::Helm;
 pub use kafka::Kafka;
 pub use kubernetes::Kubernetes;

@@ -1,7 +1,8 @@
 //! One real Postgres on loopback, with its default durability: fsync and synchronous_commit stay on.
 //!
 //! Promises the same port and data across stop, kill and start, and that "up" means a query was answered. As root it
-//! runs as the system user `postgres`, because `initdb` and `postgres` refuse root.
+//! runs as the system user `postgres`, because `initdb` and `postgres` refuse root. A secured one takes connections over
+//! TLS only.
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use futures_util::future::BoxFuture;
 use nix::unistd::{User, geteuid};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::certificates::Authority;
 use crate::process::{Launch, Process};
 use crate::service::{STOP_GRACE, Service, wait_until_answered};
 use crate::wait::eventually;
@@ -24,11 +26,27 @@ pub const PASSWORD: &str = "orderpass";
 /// A recovery after `kill -9` replays at most what tests write: seconds.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
+/// The only host that a secured Postgres's certificate names.
+const HOST: &str = "127.0.0.1";
+
+/// `pg_hba.conf` of a secured one: there is no line for connections without TLS.
+const TLS_ONLY: &str = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
+
 /// A running Postgres.
 #[derive(Debug)]
 pub struct Postgres {
     process: Process,
     port: u16,
+    tls: Option<Tls>,
+}
+
+/// The files of a secured Postgres.
+#[derive(Debug)]
+struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    /// Not the server's: for its clients.
+    ca: PathBuf,
 }
 
 impl Postgres {
@@ -39,23 +57,48 @@ impl Postgres {
 
     /// The same on a port that was chosen.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
+        Self::start_with(folder, name, port, None).await
+    }
+
+    /// A secured one: `authority` signs its certificate, which names 127.0.0.1 and no other host.
+    pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, Some(authority)).await
+    }
+
+    async fn start_with(folder: &Path, name: &str, port: u16, authority: Option<&Authority>) -> Result<Self> {
         let cluster = cluster(folder, name).await?;
         forget_dead_postmaster(&cluster).await?;
+        let tls = authority.map(|_| Tls::in_folder(&cluster));
+        if let (Some(tls), Some(authority)) = (&tls, authority) {
+            tls.write(authority)?;
+            write(&cluster.join("pg_hba.conf"), TLS_ONLY)?;
+        }
         let launch = Launch::new(name, tools::postgres_program("postgres")?, folder::log(folder, name)?)
             .argument("-D")
             .argument(&cluster)
             .arguments(["-p", &port.to_string()])
             .arguments(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
             .arguments(["-c", "max_connections=300", "-c", "log_line_prefix=%m [%p] %d "])
+            .arguments(tls.iter().flat_map(Tls::arguments))
             .folder(&cluster)
             .user(system_user()?.map(|user| user.name));
-        let postgres = Self { process: Process::start(launch)?, port };
+        let postgres = Self { process: Process::start(launch)?, port, tls };
         postgres.wait_until_up().await?;
         Ok(postgres)
     }
 
+    /// Gives a secured one a certificate of another authority, which is in use when it has been started again.
+    pub fn renew(&self, authority: &Authority) -> Result<()> {
+        self.tls.as_ref().context("renew the certificate of a Postgres without TLS")?.write(authority)
+    }
+
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The PEM file with the authority of a secured one.
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.tls.as_ref().map(|tls| tls.ca.as_path())
     }
 
     /// The DSN of `database`, whether it exists or not.
@@ -81,6 +124,25 @@ impl Postgres {
         }
         connection.close().await.context("close connection")?;
         Ok(self.dsn(database))
+    }
+}
+
+impl Tls {
+    fn in_folder(cluster: &Path) -> Self {
+        let file = |name| cluster.join(name);
+        Self { certificate: file("server.crt"), key: file("server.key"), ca: file("ca.crt") }
+    }
+
+    fn arguments(&self) -> [String; 3] {
+        let file = |setting, file: &Path| format!("--{setting}={}", file.display());
+        ["--ssl=on".to_owned(), file("ssl_cert_file", &self.certificate), file("ssl_key_file", &self.key)]
+    }
+
+    fn write(&self, authority: &Authority) -> Result<()> {
+        let pair = authority.server("postgres", &[HOST])?;
+        write(&self.certificate, &pair.certificate)?;
+        write(&self.key, &pair.key)?;
+        write(&self.ca, &authority.pem())
     }
 }
 
@@ -129,8 +191,7 @@ async fn cluster(folder: &Path, name: &str) -> Result<PathBuf> {
     let user = system_user()?;
     if let Some(user) = &user {
         for path in [&unfinished, &password] {
-            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-                .with_context(|| format!("give {} to {}", path.display(), user.name))?;
+            give(path, user)?;
         }
     }
     let launch = Launch::new("initdb", tools::postgres_program("initdb")?, folder::log(folder, name)?)
@@ -147,6 +208,20 @@ async fn cluster(folder: &Path, name: &str) -> Result<PathBuf> {
     ensure!(status.success(), "make cluster {name} ({status}):\n{}", initdb.log_tail(crate::process::TAIL));
     std::fs::rename(&unfinished, &cluster).with_context(|| format!("name cluster {}", cluster.display()))?;
     Ok(cluster)
+}
+
+/// Writes a file of the server's own, which is the only one that may read it: Postgres refuses a key that others may.
+fn write(file: &Path, text: &str) -> Result<()> {
+    folder::write_private(file, text)?;
+    match system_user()? {
+        Some(user) => give(file, &user),
+        None => Ok(()),
+    }
+}
+
+fn give(file: &Path, user: &User) -> Result<()> {
+    chown(file, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+        .with_context(|| format!("give {} to {}", file.display(), user.name))
 }
 
 /// Removes the lock file of a postmaster that was killed with the process that had started it. Postgres takes the pid

@@ -2,7 +2,7 @@
 //!
 //! `Stack::shared()` uses services that are started once per test process and gives each test its own databases,
 //! topics, bucket and consumer group. `Stack::own()` starts services of its own, for a test that kills or freezes
-//! them. Either way no test sees another.
+//! them. Either way no test sees another. Of both there is a secured variant, whose Postgres and Kafka take TLS only.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +13,7 @@ use sqlx::PgConnection;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::certificates::Authority;
 use crate::product::{self, Builder, Environment};
 use crate::{Consumer, Isolation, Kafka, LocalStack, Postgres, Producer, Record, Service};
 use crate::{folder, localstack, postgres, topic};
@@ -28,11 +29,29 @@ pub struct Services {
 
 impl Services {
     async fn start(folder: &Path, prefix: &str) -> Result<Self> {
+        let postgres = async |name: String| Postgres::start(folder, &name).await;
+        let kafka = async |name: String| Kafka::start(folder, &name).await;
+        Self::start_with(folder, prefix, postgres, kafka).await
+    }
+
+    async fn start_secured(folder: &Path, prefix: &str) -> Result<Self> {
+        let authority = Authority::new("orderflow-testbed")?;
+        let postgres = async |name: String| Postgres::start_secured(folder, &name, &authority).await;
+        let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority).await;
+        Self::start_with(folder, prefix, postgres, kafka).await
+    }
+
+    async fn start_with(
+        folder: &Path,
+        prefix: &str,
+        postgres: impl AsyncFn(String) -> Result<Postgres>,
+        kafka: impl AsyncFn(String) -> Result<Kafka>,
+    ) -> Result<Self> {
         let name = |service: &str| format!("{prefix}{service}");
-        let (names, kafka, localstack) = ([name("postgres1"), name("postgres2")], name("kafka"), name("localstack"));
+        let localstack = name("localstack");
         let (postgres, kafka, localstack) = try_join3(
-            async { tokio::try_join!(Postgres::start(folder, &names[0]), Postgres::start(folder, &names[1])) },
-            Kafka::start(folder, &kafka),
+            async { tokio::try_join!(postgres(name("postgres1")), postgres(name("postgres2"))) },
+            kafka(name("kafka")),
             LocalStack::start(folder, &localstack),
         )
         .await?;
@@ -68,12 +87,25 @@ impl Stack {
         Self::provisioned(Backing::Shared(services), folder).await
     }
 
+    /// The same where Postgres takes TLS only and Kafka TLS with a log-in only, with certificates of a private authority.
+    pub async fn secured() -> Result<Self> {
+        static SHARED: OnceCell<Services> = OnceCell::const_new();
+        let folder = folder::of_this_test_process()?;
+        let services = SHARED.get_or_try_init(|| Services::start_secured(folder, "secured-")).await?;
+        Self::provisioned(Backing::Shared(services), folder).await
+    }
+
     /// A stack on services of its own; dropping it ends them.
     pub async fn own() -> Result<Self> {
-        static STARTED: AtomicUsize = AtomicUsize::new(1);
         let folder = folder::of_this_test_process()?;
-        let prefix = format!("own{}-", STARTED.fetch_add(1, Ordering::Relaxed));
-        let services = Services::start(folder, &prefix).await?;
+        let services = Services::start(folder, &own_prefix()).await?;
+        Self::provisioned(Backing::Own(Box::new(services)), folder).await
+    }
+
+    /// A secured stack on services of its own.
+    pub async fn own_secured() -> Result<Self> {
+        let folder = folder::of_this_test_process()?;
+        let services = Services::start_secured(folder, &own_prefix()).await?;
         Self::provisioned(Backing::Own(Box::new(services)), folder).await
     }
 
@@ -118,8 +150,8 @@ impl Stack {
     /// What the product needs to run on this stack.
     pub fn env(&self) -> Environment {
         let services = self.services();
-        [
-            ("KAFKA_BROKERS", services.kafka.bootstrap()),
+        let mut environment = services.kafka.environment();
+        let values = [
             ("KAFKA_TOPIC", self.topic()),
             ("KAFKA_GROUP_ID", self.group()),
             ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
@@ -130,9 +162,13 @@ impl Stack {
             ("AWS_REGION", localstack::REGION.to_owned()),
             ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY.to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        ];
+        environment.extend(values.map(|(name, value)| (name.to_owned(), value)));
+        for shard in [1, 2] {
+            let ca = self.postgres(shard).ca_file();
+            environment.extend(ca.map(|ca| (format!("PG_SHARD{shard}_CA_FILE"), ca.to_string_lossy().into_owned())));
+        }
+        environment
     }
 
     /// A producer on this stack, to be started; each call is another instance.
@@ -161,9 +197,9 @@ impl Stack {
         self.localstack().s3()
     }
 
-    /// What is in a topic now, from its beginning; see [`topic::read_topic`].
+    /// What is in a topic now, from its beginning; see [`topic::read_with`].
     pub async fn read_topic(&self, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
-        topic::read_topic(&self.kafka().bootstrap(), topic, isolation).await
+        topic::read_with(self.kafka().client(), topic, isolation).await
     }
 
     /// The topic of order events. The other three are named after it: `.notifications`, `.dlq`, `.relay`.
@@ -182,6 +218,12 @@ impl Stack {
     fn database(&self) -> String {
         format!("orders_{}", self.tag)
     }
+}
+
+/// No two services of a test process have one name.
+fn own_prefix() -> String {
+    static STARTED: AtomicUsize = AtomicUsize::new(1);
+    format!("own{}-", STARTED.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Drop for Stack {

@@ -22,6 +22,9 @@ pub const HELM_VERSION: &str = "4.3.1";
 /// The Kubernetes that is run unless `KUBEBUILDER_ASSETS` names another.
 pub const KUBERNETES_VERSION: &str = "1.35.4";
 
+/// The CoreDNS that a node's pods ask.
+pub const COREDNS_VERSION: &str = "1.15.0";
+
 /// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
 pub fn postgres_program(name: &str) -> Result<PathBuf> {
     newest_postgres()
@@ -71,6 +74,34 @@ pub fn kubernetes_program(name: &'static str) -> Result<(PathBuf, Option<&'stati
         bail!("{} kubernetes", missing(&format!("Kubernetes {KUBERNETES_VERSION} ({})", program.display())));
     }
     Ok((program, Some(name)))
+}
+
+/// A Go that builds what the tests bring in Go.
+pub fn go() -> Result<PathBuf> {
+    let program = cache()?.join("go");
+    ensure!(program.is_file(), "{} go", missing("Go"));
+    Ok(program)
+}
+
+/// kubectl and the argument that comes before its own: that on `PATH`, else the one that was built with Kubernetes.
+pub fn kubectl() -> Result<(PathBuf, Option<&'static str>)> {
+    on_path("kubectl").map_or_else(|| kubernetes_program("kubectl"), |program| Ok((program, None)))
+}
+
+/// A program of the system that a node needs, such as `containerd`. Some are where only root's `PATH` leads.
+pub fn node_program(name: &str) -> Result<PathBuf> {
+    on_path(name)
+        .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|program| program.is_file()))
+        .with_context(|| format!("{} node", missing(name)))
+}
+
+/// The cluster's DNS server.
+pub fn coredns() -> Result<PathBuf> {
+    let program = cache()?.join(format!("coredns-{COREDNS_VERSION}/coredns"));
+    if !program.is_file() {
+        bail!("{} node", missing(&format!("CoreDNS {COREDNS_VERSION} ({})", program.display())));
+    }
+    Ok(program)
 }
 
 /// Helm: the program that `HELM` names, else that on `PATH` if it is a Helm 4, else the one that was built from source.

@@ -14,6 +14,8 @@ use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde::de::DeserializeOwned;
 
+use crate::kafka;
+
 /// A million small records are read in about ten seconds.
 const DEADLINE: Duration = Duration::from_mins(1);
 
@@ -50,13 +52,17 @@ impl Record {
     }
 }
 
-/// All records of `topic`, ordered by partition and offset.
+/// All records of `topic`, ordered by partition and offset, of a Kafka that asks nothing of its clients.
 ///
 /// # Errors
 /// If the topic does not exist or its end is not reached within a minute.
 pub async fn read_topic(bootstrap: &str, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
-    let reader: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
+    read_with(kafka::plain_client(bootstrap), topic, isolation).await
+}
+
+/// The same of any Kafka: `client` says how it is reached ([`crate::Kafka::client`]).
+pub async fn read_with(mut client: ClientConfig, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
+    let reader: BaseConsumer = client
         // The client wants a name even where it never joins or commits.
         .set("group.id", "testbed-reader")
         .set("enable.auto.commit", "false")

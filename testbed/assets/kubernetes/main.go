@@ -1,7 +1,7 @@
-// The programs of a Kubernetes control plane and node in one binary, chosen by the first argument.
+// The programs of a Kubernetes control plane and node, and kubectl, in one binary, chosen by the first argument.
 //
 // Kubernetes publishes its programs as container images and on a download host; what builds from the Go module proxy
-// needs neither. One binary instead of six, because they share nearly all of their code: 130 MB, not 500 MB.
+// needs neither. One binary instead of seven, because they share nearly all of their code: 130 MB, not 500 MB.
 package main
 
 import (
@@ -13,6 +13,8 @@ import (
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
@@ -45,8 +47,10 @@ func main() {
 		os.Exit(cli.Run(kubelet.NewKubeletCommand(context.Background())))
 	case "kube-proxy":
 		os.Exit(cli.Run(proxy.NewProxyCommand()))
+	case "kubectl":
+		kubectlutil.CheckErr(cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()))
 	default:
-		fmt.Fprintln(os.Stderr, "usage: kubernetes etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy [argument]...")
+		fmt.Fprintln(os.Stderr, "usage: kubernetes etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|kubectl [argument]...")
 		os.Exit(2)
 	}
 }

@@ -6,13 +6,27 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::certificates::Certificates;
+use super::node;
 use crate::process::Launch;
+
+/// The first address of the Services' range, which is the API server's own.
+pub(super) const SERVICE_ADDRESS: &str = "10.96.0.1";
+
+/// Who can reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// This machine alone; there are no pods.
+    Loopback,
+    /// The node's pods, too, through the Service `kubernetes`.
+    Pods,
+}
 
 /// What differs from one control plane to the next.
 pub(super) struct Settings<'a> {
     pub(super) port: u16,
     pub(super) etcd_port: u16,
     pub(super) audit_log: &'a Path,
+    pub(super) reach: Reach,
 }
 
 pub(super) fn launch(
@@ -24,7 +38,16 @@ pub(super) fn launch(
     let audit_policy = files.join("audit-policy.yaml");
     std::fs::write(&audit_policy, AUDIT_POLICY).with_context(|| format!("write {}", audit_policy.display()))?;
     let file = |flag: &str, file: &Path| format!("--{flag}={}", file.display());
+    let launch = match settings.reach {
+        Reach::Loopback => launch.arguments(ALONE),
+        Reach::Pods => launch
+            .argument("--bind-address=0.0.0.0")
+            .argument(format!("--advertise-address={}", node::ADDRESS))
+            .argument("--kubelet-preferred-address-types=InternalIP"),
+    };
     Ok(launch
+        .argument(file("kubelet-client-certificate", &certificates.kubelet_client.certificate))
+        .argument(file("kubelet-client-key", &certificates.kubelet_client.key))
         .argument(format!("--etcd-servers=http://127.0.0.1:{}", settings.etcd_port))
         .argument(format!("--secure-port={}", settings.port))
         .argument(file("tls-cert-file", &certificates.api_server.certificate))
@@ -37,12 +60,15 @@ pub(super) fn launch(
         .arguments(FLAGS))
 }
 
-/// Everything that is the same for each API server here.
-const FLAGS: [&str; 12] = [
+const ALONE: [&str; 3] = [
     "--bind-address=127.0.0.1",
     // Its own Service gets no endpoint: a loopback address is no valid one, and there is no pod that would use it.
     "--advertise-address=127.0.0.1",
     "--endpoint-reconciler-type=none",
+];
+
+/// Everything that is the same for each API server here.
+const FLAGS: [&str; 9] = [
     "--service-cluster-ip-range=10.96.0.0/16",
     "--service-account-issuer=https://kubernetes.default.svc",
     "--authorization-mode=Node,RBAC",

@@ -6,15 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
-};
+use rcgen::KeyPair;
 
-use super::kubeconfig::write_private;
-use crate::folder;
+use super::{api_server, node};
+use crate::certificates::{self, Authority};
+use crate::folder::{self, write_private};
 
-/// A PEM certificate and its PEM key.
+/// The files of a certificate and its key.
 #[derive(Debug)]
 pub(super) struct Pair {
     pub(super) certificate: PathBuf,
@@ -29,10 +27,18 @@ pub(super) struct Certificates {
     pub(super) api_server: Pair,
     pub(super) admin: Pair,
     pub(super) controller_manager: Pair,
+    pub(super) scheduler: Pair,
+    pub(super) kubelet: Pair,
+    pub(super) kube_proxy: Pair,
+    /// Who the API server is to a kubelet.
+    pub(super) kubelet_client: Pair,
     /// Signs the tokens of service accounts; the other one checks them.
     pub(super) service_account_key: PathBuf,
     pub(super) service_account_public_key: PathBuf,
 }
+
+/// Where clients find it: on this machine, and in pods, which use its Service's address.
+const API_SERVER_NAMES: [&str; 4] = ["127.0.0.1", "localhost", api_server::SERVICE_ADDRESS, node::ADDRESS];
 
 impl Certificates {
     /// Those of the control plane whose data is in `files`; makes them if there are none yet.
@@ -54,6 +60,10 @@ impl Certificates {
             api_server: pair("api-server"),
             admin: pair("admin"),
             controller_manager: pair("controller-manager"),
+            scheduler: pair("scheduler"),
+            kubelet: pair("kubelet"),
+            kube_proxy: pair("kube-proxy"),
+            kubelet_client: pair("kubelet-client"),
             service_account_key: home.join("service-accounts.key"),
             service_account_public_key: home.join("service-accounts.pub"),
         }
@@ -61,20 +71,16 @@ impl Certificates {
 
     fn make(&self, home: &Path) -> Result<()> {
         folder::create(home)?;
-        let mut authority = named("orderflow-testbed", None);
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+        let authority = Authority::new("orderflow-testbed")?;
         write_private(&self.authority, &authority.pem())?;
-
-        let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
-        server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.api_server.make(server, &authority)?;
-
+        self.api_server.write(&authority.server("kube-apiserver", &API_SERVER_NAMES)?)?;
         // Kubernetes takes the common name for the user and the organization for a group.
-        self.admin.make(user("admin", Some("system:masters")), &authority)?;
-        self.controller_manager.make(user("system:kube-controller-manager", None), &authority)?;
+        self.admin.write(&authority.client("admin", Some("system:masters"))?)?;
+        self.controller_manager.write(&authority.client("system:kube-controller-manager", None)?)?;
+        self.scheduler.write(&authority.client("system:kube-scheduler", None)?)?;
+        self.kubelet.write(&authority.client(&format!("system:node:{}", node::NAME), Some("system:nodes"))?)?;
+        self.kube_proxy.write(&authority.client("system:kube-proxy", None)?)?;
+        self.kubelet_client.write(&authority.client("kube-apiserver", Some("system:masters"))?)?;
 
         let service_accounts = KeyPair::generate()?;
         write_private(&self.service_account_key, &service_accounts.serialize_pem())?;
@@ -83,28 +89,7 @@ impl Certificates {
 }
 
 impl Pair {
-    fn make(&self, mut params: CertificateParams, authority: &CertifiedIssuer<'_, KeyPair>) -> Result<()> {
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // Strict clients refuse a certificate that does not say who signed it.
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate()?;
-        write_private(&self.certificate, &params.signed_by(&key, authority)?.pem())?;
-        write_private(&self.key, &key.serialize_pem())
+    fn write(&self, pair: &certificates::Pair) -> Result<()> {
+        pair.write(&self.certificate, &self.key)
     }
-}
-
-fn user(name: &str, group: Option<&str>) -> CertificateParams {
-    let mut params = named(name, group);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-    params
-}
-
-fn named(name: &str, organization: Option<&str>) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    if let Some(organization) = organization {
-        params.distinguished_name.push(DnType::OrganizationName, organization);
-    }
-    params
 }

@@ -2,15 +2,13 @@
 //!
 //! They name the certificates by their absolute paths and are written as JSON, which every reader of YAML takes.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use super::certificates::Pair;
+use crate::folder::write_private;
 
 /// Who a client is.
 pub(super) enum Credentials<'a> {
@@ -43,16 +41,4 @@ pub(super) fn kubeconfig(
     let file = files.join(format!("{user}.kubeconfig"));
     write_private(&file, &format!("{text:#}\n"))?;
     Ok(file)
-}
-
-/// Writes a file that only this user may read: the folder is open to all.
-pub(super) fn write_private(file: &Path, text: &str) -> Result<()> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(file)
-        .and_then(|mut opened| opened.write_all(text.as_bytes()))
-        .with_context(|| format!("write {}", file.display()))
 }

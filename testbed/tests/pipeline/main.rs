@@ -9,4 +9,5 @@ mod crashes;
 mod dead_letters;
 mod outages;
 mod provisioning;
+mod secured;
 mod support;

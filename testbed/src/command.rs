@@ -1,0 +1,38 @@
+//! A program that is run to its end: with a deadline, nothing of this shell's environment but `PATH`, and an error that
+//! says what it said. What keeps running is a [`Process`](crate::Process).
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Seconds until it is ended. Half a gigabyte of images takes one minute on a slow disk.
+const DEADLINE: u16 = 300;
+
+/// A command whose arguments and variables are for the caller to add.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", &DEADLINE.to_string()]).arg(program);
+    command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).stdin(Stdio::null());
+    command
+}
+
+/// Runs it and answers with what it printed.
+///
+/// # Errors
+/// If it failed or did not end: the command, and all that it said.
+pub async fn output(mut command: Command) -> Result<String> {
+    let arguments: Vec<_> = command.get_args().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let line = arguments.join(" ");
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .context("wait for a command")?
+        .with_context(|| format!("start {line}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (printed, said) = (text(&output.stdout), text(&output.stderr));
+    match output.status.code() {
+        Some(0) => Ok(printed),
+        Some(124) => bail!("{line}: did not end within {DEADLINE} s: {said}{printed}"),
+        _ => bail!("{line} ({}): {said}{printed}", output.status),
+    }
+}

@@ -1,0 +1,125 @@
+//! A node on which pods really run: containerd, kubelet, kube-proxy, a scheduler and CoreDNS, without Docker or registry.
+//!
+//! It changes the machine's network and mounts, so it only starts in network, mount and process namespaces that were
+//! made for it (`make e2e`): with them all of it is gone, however the test ended. Its images come from OCI layouts; nothing
+//! is pulled. No network plugin here enforces NetworkPolicies.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1;
+use kube::Api;
+
+use super::kubeconfig::{Credentials, kubeconfig};
+use super::{Kubernetes, START_DEADLINE, launch};
+use crate::process::Process;
+use crate::service::wait_until_answered;
+use crate::{command, folder};
+
+mod containerd;
+mod dns;
+mod kube_proxy;
+mod kubelet;
+mod network;
+mod scheduler;
+
+/// What the cluster calls it.
+pub const NAME: &str = "node";
+
+/// Where pods find the node: outside of the pods' and the Services' ranges.
+pub const ADDRESS: &str = "10.245.0.1";
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    // In the order in which they are dropped: each before what it depends on.
+    kubelet: Process,
+    _kube_proxy: Process,
+    _scheduler: Process,
+    _dns: Process,
+    _containerd: Process,
+}
+
+impl Node {
+    /// Starts the node of `kubernetes` below `folder` with the images of the OCI layouts in folder `images`, and waits until it
+    /// takes pods. `cgroup` is an existing control group for all pods, as in `/orderflow`.
+    pub async fn start(kubernetes: &Kubernetes, folder: &Path, images: &Path, cgroup: &str) -> Result<Self> {
+        let files = folder::data(folder, NAME)?;
+        folder::create(&files)?;
+        let url = format!("https://{ADDRESS}:{}", kubernetes.port);
+        let certificates = &kubernetes.certificates;
+        let kubeconfig = |name: &str, pair| {
+            kubeconfig(&files, name, &url, &certificates.authority, &Credentials::Certificate(pair))
+        };
+        let launch = |component| launch(folder, NAME, component);
+
+        let containerd = Process::start(containerd::launch(folder, &files)?)?;
+        containerd::wait_until_up(&containerd, &files).await?;
+        for layout in images.read_dir().with_context(|| format!("read folder {}", images.display()))? {
+            let layout = layout.context("read a folder")?.path();
+            if layout.is_dir() {
+                containerd::import(&files, &layout).await?;
+            }
+        }
+
+        let dns = Process::start(dns::launch(folder, &files, &kubeconfig("dns", &certificates.admin)?)?)?;
+        let kube_proxy = kubeconfig("kube-proxy", &certificates.kube_proxy)?;
+        let kube_proxy = Process::start(kube_proxy::launch(launch("kube-proxy")?, &kube_proxy))?;
+        let scheduler = kubeconfig("scheduler", &certificates.scheduler)?;
+        let scheduler = Process::start(scheduler::launch(launch("kube-scheduler")?, &scheduler))?;
+        let settings = kubelet::Settings {
+            files: &files,
+            kubeconfig: &kubeconfig("kubelet", &certificates.kubelet)?,
+            authority: &certificates.authority,
+            cgroup,
+        };
+        let kubelet = Process::start(kubelet::launch(launch("kubelet")?, &settings)?)?;
+
+        let node = Self { kubelet, _kube_proxy: kube_proxy, _scheduler: scheduler, _dns: dns, _containerd: containerd };
+        node.wait_until_ready(kubernetes).await?;
+        Ok(node)
+    }
+
+    async fn wait_until_ready(&self, kubernetes: &Kubernetes) -> Result<()> {
+        let nodes: Api<v1::Node> = Api::all(kubernetes.client()?);
+        wait_until_answered(&self.kubelet, "say that its node is ready", START_DEADLINE, || async {
+            let node = nodes.get(NAME).await.context("read the node")?;
+            let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+            let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").context("no condition")?;
+            ensure!(ready.status == "True", "{}", ready.message.unwrap_or_default());
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Gives the namespaces a network, before anything listens in them.
+pub(super) async fn prepare() -> Result<()> {
+    require_own_namespaces()?;
+    network::set_up().await
+}
+
+/// The network would be the machine's own.
+fn require_own_namespaces() -> Result<()> {
+    let own = std::fs::read_to_string("/proc/net/dev").context("read the network's devices")?;
+    // A new network namespace has the loopback device, and what the kernel makes in each; none of them is a real one.
+    let devices: Vec<_> = own.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
+    for device in devices {
+        if Path::new("/sys/class/net").join(device).join("device").exists() {
+            bail!("this process still has the machine's network ({device}): start it with make e2e");
+        }
+    }
+    ensure!(std::process::id() < 1000, "this process has no process namespace of its own: start it with make e2e");
+    Ok(())
+}
+
+async fn run(program: &Path, arguments: &[&str]) -> Result<()> {
+    let mut command = command::command(program);
+    command.args(arguments);
+    command::output(command).await.map(drop)
+}
+
+fn write(file: PathBuf, text: impl AsRef<str>) -> Result<PathBuf> {
+    std::fs::write(&file, text.as_ref()).with_context(|| format!("write {}", file.display()))?;
+    Ok(file)
+}

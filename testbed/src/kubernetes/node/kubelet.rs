@@ -1,0 +1,56 @@
+//! The kubelet.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{ADDRESS, NAME, containerd, dns, write};
+use crate::folder;
+use crate::process::Launch;
+
+pub(super) struct Settings<'a> {
+    pub(super) files: &'a Path,
+    pub(super) kubeconfig: &'a Path,
+    /// Signs who may ask the kubelet.
+    pub(super) authority: &'a Path,
+    pub(super) cgroup: &'a str,
+}
+
+pub(super) fn launch(launch: Launch, settings: &Settings<'_>) -> Result<Launch> {
+    let files = settings.files.join("kubelet");
+    folder::create(&files)?;
+    // Pods ask the cluster's DNS alone; the machine's is in another network.
+    let resolv_conf = write(files.join("resolv.conf"), "")?;
+    let configuration = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+            "x509": { "clientCAFile": settings.authority },
+        },
+        "authorization": { "mode": "Webhook" },
+        "containerRuntimeEndpoint": format!("unix://{}", containerd::socket(settings.files).display()),
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": settings.cgroup,
+        "failCgroupV1": false,
+        "failSwapOn": false,
+        // The disk is the machine's own, and how full it is, is not the pods' doing.
+        "evictionHard": { "memory.available": "1Mi" },
+        "imageGCHighThresholdPercent": 100,
+        "clusterDNS": [ADDRESS],
+        "clusterDomain": dns::DOMAIN,
+        "resolvConf": resolv_conf,
+        "podLogsDir": settings.files.join("pod-logs"),
+    });
+    let configuration = write(files.join("configuration.json"), format!("{configuration:#}"))?;
+    let file = |flag: &str, file: &Path| format!("--{flag}={}", file.display());
+    Ok(launch
+        .argument(file("config", &configuration))
+        .argument(file("kubeconfig", settings.kubeconfig))
+        .argument(file("root-dir", &files.join("root")))
+        .argument(file("cert-dir", &files.join("certificates")))
+        .argument(format!("--hostname-override={NAME}"))
+        .argument(format!("--node-ip={ADDRESS}")))
+}

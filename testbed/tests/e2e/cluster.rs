@@ -1,0 +1,128 @@
+//! Where it runs: a node of the testbed's own, with images that were built here and a Kafka of ours; or a cluster of kind,
+//! with Strimzi.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use orderflow_testbed::kubernetes::Node;
+use orderflow_testbed::{Helm, Kubernetes, command, folder, tools};
+use serde_json::json;
+
+use crate::kubectl::Kubectl;
+
+/// Everything is in here, and nothing else is.
+const NAMESPACE: &str = "orderflow-e2e";
+
+pub struct Cluster {
+    pub kubectl: Kubectl,
+    pub helm: Helm,
+    pub kind: Kind,
+}
+
+pub enum Kind {
+    /// In the order in which they are dropped.
+    Own { _node: Node, _kubernetes: Kubernetes },
+    Kind,
+}
+
+impl Cluster {
+    /// Starts the one that `E2E_CLUSTER` names, with an empty namespace.
+    pub async fn start() -> Result<Self> {
+        let folder = folder::of_this_test_process()?;
+        let (kubeconfig, kind) = match variable("E2E_CLUSTER")?.as_str() {
+            "node" => {
+                let kubernetes = Kubernetes::start_for_node(folder, "kubernetes").await?;
+                let images = PathBuf::from(variable("E2E_IMAGES")?);
+                let node = Node::start(&kubernetes, folder, &images, &variable("E2E_CGROUP")?).await?;
+                let kubeconfig = kubernetes.admin_kubeconfig().to_owned();
+                (kubeconfig, Kind::Own { _node: node, _kubernetes: kubernetes })
+            }
+            "kind" => (kubeconfig_of_kind(folder).await?, Kind::Kind),
+            other => bail!("E2E_CLUSTER is {other}: node or kind"),
+        };
+        let kubectl = Kubectl::new(&kubeconfig, NAMESPACE);
+        // Whatever a run before left; on a new cluster there is nothing.
+        kubectl.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"]).await?;
+        let labels = json!({ "pod-security.kubernetes.io/enforce": "baseline" });
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE, "labels": labels } });
+        kubectl.apply_value("namespace", &namespace).await?;
+        if let Kind::Own { .. } = kind {
+            volumes(&kubectl, folder).await?;
+        }
+        Ok(Self { helm: Helm::new(folder, &kubeconfig, NAMESPACE)?, kubectl, kind })
+    }
+
+    /// Leaves nothing behind in a cluster that goes on without us.
+    pub async fn remove(self) -> Result<()> {
+        if let Kind::Kind = self.kind {
+            self.kubectl.run(&["delete", "namespace", NAMESPACE, "--wait"]).await?;
+            self.kubectl.run(&["delete", "crd", "orderflows.orderflow.dev", "--ignore-not-found"]).await?;
+        }
+        Ok(())
+    }
+
+    pub fn is_kind(&self) -> bool {
+        matches!(self.kind, Kind::Kind)
+    }
+
+    /// Says, when something failed, what a person would look at next.
+    pub async fn explain(&self) {
+        for arguments in [
+            &["get", "all,orderflows,persistentvolumeclaims", "-o", "wide"][..],
+            &["describe", "orderflows,pods"],
+            &["get", "events", "--sort-by=.lastTimestamp"],
+            &["logs", "--all-containers", "--prefix", "--tail=40", "-l", "app.kubernetes.io/name"],
+        ] {
+            let said = self.kubectl.run(arguments).await.unwrap_or_else(|error| format!("{error:#}"));
+            println!("--- kubectl {}\n{said}", arguments.join(" "));
+        }
+    }
+}
+
+pub fn variable(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set: start it with make e2e"))
+}
+
+/// A file of the current context alone: somebody may switch to another while this runs.
+async fn kubeconfig_of_kind(folder: &Path) -> Result<PathBuf> {
+    let (program, first_argument) = tools::kubectl()?;
+    let mut kubectl = command::command(&program);
+    kubectl.envs(["HOME", "KUBECONFIG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    kubectl.args(first_argument).args(["config", "view", "--minify", "--raw", "-o", "json"]);
+    let text = command::output(kubectl).await?;
+    ensure!(text.contains("\"current-context\": \"kind-"), "the current context is none of kind: nothing was done");
+    let file = folder.join("kind.kubeconfig");
+    std::fs::write(&file, text).context("write a kubeconfig")?;
+    Ok(file)
+}
+
+/// One for each claim of the databases. Folders and not `hostPath`: to those the kubelet gives no group.
+async fn volumes(kubectl: &Kubectl, folder: &Path) -> Result<()> {
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": { "name": "standard", "annotations": { "storageclass.kubernetes.io/is-default-class": "true" } },
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    });
+    let mut objects = vec![class];
+    for shard in ["shard1", "shard2"] {
+        let path = folder.join("volumes").join(shard);
+        folder::create(&path)?;
+        let here = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [orderflow_testbed::kubernetes::NODE] });
+        objects.push(json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": { "name": shard },
+            "spec": {
+                "capacity": { "storage": "10Gi" },
+                "accessModes": ["ReadWriteOnce"],
+                "storageClassName": "standard",
+                "claimRef": { "namespace": NAMESPACE, "name": format!("data-postgres-{shard}-0") },
+                "local": { "path": path },
+                "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [here] }] } },
+            },
+        }));
+    }
+    kubectl.apply_value("volumes", &json!({ "apiVersion": "v1", "kind": "List", "items": objects })).await
+}

@@ -1,0 +1,118 @@
+//! What happens to an installation while orders flow.
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
+use orderflow_testbed::eventually;
+
+use crate::PATIENCE;
+use crate::cluster::Cluster;
+use crate::installation::Installation;
+
+pub struct Disturbance {
+    pub name: &'static str,
+    /// No request may fail.
+    pub unnoticed: bool,
+    happening: for<'a> fn(&'a Cluster, &'a Installation) -> BoxFuture<'a, Result<()>>,
+}
+
+impl Disturbance {
+    /// Returns when all is as it was, or as it shall be.
+    pub async fn happen(&self, cluster: &Cluster, installation: &Installation) -> Result<()> {
+        (self.happening)(cluster, installation).await
+    }
+}
+
+pub const ALL: [Disturbance; 7] = [
+    Disturbance {
+        name: "nothing happens",
+        unnoticed: true,
+        happening: |cluster, _| Box::pin(async { cluster.kubectl.wait(&["rollout", "status", PRODUCER]).await }),
+    },
+    Disturbance {
+        name: "a producer's pod is killed",
+        // Whoever it was serving gets no answer.
+        unnoticed: false,
+        happening: |cluster, _| Box::pin(pod_is_killed(cluster, "app.kubernetes.io/component=producer", PRODUCER)),
+    },
+    Disturbance {
+        name: "a consumer's pod is killed",
+        unnoticed: true,
+        happening: |cluster, _| Box::pin(pod_is_killed(cluster, "app.kubernetes.io/component=consumer", CONSUMER)),
+    },
+    Disturbance {
+        name: "the operator's pod is killed",
+        unnoticed: true,
+        happening: |cluster, _| Box::pin(pod_is_killed(cluster, "app.kubernetes.io/name=orderflow-operator", OPERATOR)),
+    },
+    Disturbance {
+        name: "the pod of shard 1's Postgres is deleted",
+        // Its users wait for it; others do not.
+        unnoticed: false,
+        happening: |cluster, _| Box::pin(postgres_is_deleted(cluster)),
+    },
+    Disturbance {
+        name: "helm upgrade rolls the producers",
+        unnoticed: true,
+        happening: |cluster, installation| Box::pin(producers_are_rolled(cluster, installation)),
+    },
+    Disturbance {
+        name: "helm upgrade migrates the shards under the producers of before",
+        unnoticed: true,
+        happening: |cluster, installation| Box::pin(shards_are_migrated(cluster, installation)),
+    },
+];
+
+const PRODUCER: &str = "deployment/orderflow-producer";
+const CONSUMER: &str = "deployment/orderflow-consumer";
+const OPERATOR: &str = "deployment/orderflow-operator";
+
+/// By force: its processes get no time to say goodbye.
+async fn pod_is_killed(cluster: &Cluster, label: &str, deployment: &str) -> Result<()> {
+    let killed = name_of_pod(cluster, label).await?;
+    cluster.kubectl.run(&["delete", "pod", &killed, "--grace-period=0", "--force"]).await?;
+    cluster.kubectl.wait(&["rollout", "status", deployment]).await
+}
+
+async fn postgres_is_deleted(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl.run(&["delete", "pod", "postgres-shard1-0"]).await?;
+    cluster.kubectl.wait(&["rollout", "status", "statefulset/postgres-shard1"]).await
+}
+
+async fn producers_are_rolled(cluster: &Cluster, installation: &Installation) -> Result<()> {
+    installation.upgrade_operator(cluster, &installation.version, "next").await?;
+    eventually("producers with the new image", PATIENCE, || async {
+        let producer = cluster.kubectl.get(&[PRODUCER]).await?;
+        let image = producer["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
+        ensure!(image.ends_with(":next"), "the image is {image}");
+        Ok(())
+    })
+    .await?;
+    cluster.kubectl.wait(&["rollout", "status", PRODUCER]).await
+}
+
+/// The operator of the next version knows a migration more; the producers are left as they are.
+async fn shards_are_migrated(cluster: &Cluster, installation: &Installation) -> Result<()> {
+    if cluster.is_kind() {
+        println!("e2e: skipped: images of a next version are only built for a node of our own");
+        return Ok(());
+    }
+    let before = name_of_pod(cluster, "app.kubernetes.io/component=producer").await?;
+    installation.upgrade_operator(cluster, "next", "next").await?;
+    eventually("shards with the next schema", PATIENCE, || async {
+        let resource = cluster.kubectl.get(&["orderflow", "orderflow"]).await?;
+        let shards = resource["status"]["shards"].as_array().context("the status has no shards")?;
+        ensure!(shards.iter().all(|shard| shard["schema"] == 2), "shards are {shards:?}");
+        Ok(())
+    })
+    .await?;
+    let after = name_of_pod(cluster, "app.kubernetes.io/component=producer").await?;
+    ensure!(before == after, "the producers were replaced: {before}, {after}");
+    // All is well for as long as anybody looks: the operator has seen them after its migration.
+    cluster.kubectl.wait(&["wait", "--for=condition=Ready", "orderflow/orderflow"]).await
+}
+
+async fn name_of_pod(cluster: &Cluster, label: &str) -> Result<String> {
+    let pods = cluster.kubectl.get(&["pods", "-l", label, "--sort-by=.metadata.name"]).await?;
+    let name = pods["items"][0]["metadata"]["name"].as_str();
+    name.map(str::to_owned).with_context(|| format!("no pod with {label}"))
+}
