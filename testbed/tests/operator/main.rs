@@ -14,4 +14,5 @@ mod robustness;
 mod rules;
 mod scaling;
 mod secrets;
+mod secured;
 mod support;
