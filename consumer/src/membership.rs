@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use orderflow_service::shutdown::CancellationToken;
+use orderflow_service::{
+    kafka::{Told, Troubles},
+    shutdown::CancellationToken,
+};
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -22,6 +25,7 @@ pub struct Membership {
     group: Group,
     stop: CancellationToken,
     state: Mutex<State>,
+    troubles: Troubles,
 }
 
 #[derive(Default)]
@@ -31,7 +35,6 @@ struct State {
     assignment: Option<Arc<Assignment>>,
     failure: Option<Unresolved>,
     leaving: bool,
-    trouble: Option<String>,
 }
 
 /// What this member may read and commit until the next rebalance.
@@ -46,7 +49,7 @@ pub struct Assignment {
 
 impl Membership {
     pub fn new(group: Group, stop: CancellationToken) -> Self {
-        Self { group, stop, state: Mutex::default() }
+        Self { group, stop, state: Mutex::default(), troubles: Troubles::default() }
     }
 
     /// Changes with every rebalance event. What was read before a change may be somebody else's now.
@@ -62,11 +65,6 @@ impl Membership {
     /// Why an assignment could not be taken. The member has to leave.
     pub fn take_failure(&self) -> Option<Unresolved> {
         self.lock().failure.take()
-    }
-
-    /// The last trouble that librdkafka told of since the last assignment.
-    pub fn trouble(&self) -> Option<String> {
-        self.lock().trouble.clone()
     }
 
     /// From here on no partition is taken. Dropping a consumer serves events until the group is left, and that must not
@@ -90,9 +88,8 @@ impl Membership {
         let assignment = Arc::new(Assignment { group, starts: lowest.collect() });
         consumer.assign(&starts).map_err(unreadable)?;
         tracing::info!(partitions = ?sorted(&assignment.starts), "assigned");
-        let mut state = self.lock();
-        state.assignment = Some(assignment);
-        state.trouble = None;
+        self.lock().assignment = Some(assignment);
+        self.troubles.forget();
         Ok(())
     }
 
@@ -128,11 +125,18 @@ impl ConsumerContext for Membership {
 impl ClientContext for Membership {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka consumer");
+        self.troubles.logged(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka consumer");
-        self.lock().trouble = Some(reason.to_owned());
+        self.troubles.told(&error, reason);
+    }
+}
+
+impl Told for Membership {
+    fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 }
 

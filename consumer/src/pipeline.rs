@@ -8,7 +8,7 @@ use std::{
 };
 
 use orderflow_core::{Timestamp, Topics};
-use orderflow_service::{Backoff, Dependency, shutdown::CancellationToken};
+use orderflow_service::{Backoff, Dependency, kafka::Told, shutdown::CancellationToken};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -146,7 +146,8 @@ impl Pipeline {
             }
             let Some(assignment) = assignment else {
                 if alone_since.elapsed() > JOINING {
-                    self.kafka.down(membership.trouble().unwrap_or_else(|| "waiting for the group".to_owned()));
+                    let trouble = membership.troubles().last().map(|trouble| trouble.to_string());
+                    self.kafka.down(trouble.unwrap_or_else(|| "waiting for the group".to_owned()));
                 }
                 continue;
             };

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use orderflow_core::Topics;
+use orderflow_service::kafka::{self, Told};
 use rdkafka::{
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    consumer::{BaseConsumer, ConsumerContext},
     error::RDKafkaErrorCode,
 };
 
@@ -22,7 +23,7 @@ pub struct Partitions {
 
 impl Partitions {
     /// Asks Kafka, and checks. The error is for people.
-    pub fn of<C: ConsumerContext>(topics: &Topics, consumer: &BaseConsumer<C>) -> Result<Self, String> {
+    pub fn of<C: ConsumerContext + Told>(topics: &Topics, consumer: &BaseConsumer<C>) -> Result<Self, String> {
         let partitions = Self {
             orders: count(consumer, &topics.orders)?,
             notifications: count(consumer, &topics.notifications)?,
@@ -49,11 +50,9 @@ impl Partitions {
 }
 
 /// Number of partitions of one topic.
-pub fn count<C: ConsumerContext>(consumer: &BaseConsumer<C>, name: &str) -> Result<usize, String> {
-    let metadata = consumer.fetch_metadata(Some(name), CALL_TIMEOUT).map_err(|error| {
-        let reason = error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string());
-        format!("cannot ask Kafka for topic {name}: {reason}")
-    })?;
+pub fn count<C: ConsumerContext + Told>(consumer: &BaseConsumer<C>, name: &str) -> Result<usize, String> {
+    let metadata = kafka::fetch_metadata(consumer, name, CALL_TIMEOUT)
+        .map_err(|unanswered| format!("cannot ask for topic {name}: {unanswered}"))?;
     let topic = metadata.topics().iter().find(|topic| topic.name() == name);
     let topic = topic.ok_or_else(|| format!("topic {name} does not exist"))?;
     match topic.error().map(RDKafkaErrorCode::from) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use orderflow_service::{
-    kafka::{self, TransactionError},
+    kafka::{self, TransactionError, Troubles},
     shutdown::CancellationToken,
 };
 use rdkafka::{
@@ -170,7 +170,9 @@ impl Transactions {
         let began = Instant::now();
         loop {
             let Err(error) = call() else { return Ok(()) };
-            let reason = format!("{step}: {error}");
+            // What is behind a timeout is among the events, which only a poll hands over.
+            let trouble = self.producer.context().troubles.last();
+            let reason = format!("{step}: {}", kafka::why(&error, trouble.as_ref()));
             match TransactionError::of(&error) {
                 TransactionError::Abortable => return Err(Stopped::abort(&reason)),
                 TransactionError::Retriable if began.elapsed() < self.patience() => {
@@ -211,6 +213,7 @@ impl Cause {
 #[derive(Default)]
 struct Deliveries {
     failed: Mutex<Option<Cause>>,
+    troubles: Troubles,
 }
 
 impl Deliveries {
@@ -237,9 +240,11 @@ impl ProducerContext for Deliveries {
 impl ClientContext for Deliveries {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka producer");
+        self.troubles.logged(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka producer");
+        self.troubles.told(&error, reason);
     }
 }

@@ -150,6 +150,15 @@ impl Problem {
         Self { message: format!("{part}: {}", self.message), ..self }
     }
 
+    /// Adds where to look, if that is known.
+    #[must_use]
+    pub fn see(self, place: Option<impl fmt::Display>) -> Self {
+        match place {
+            Some(place) => Self { message: format!("{}; see {place}", self.message), ..self },
+            None => self,
+        }
+    }
+
     pub fn class(&self) -> Class {
         self.reason.class()
     }

@@ -87,7 +87,7 @@ impl Feed {
         let mut config = settings.consumer(&format!("{topic}.feed"));
         // A gap in the feed is shown by the page's own look at the orders; what matters here is to go on.
         config.set("auto.offset.reset", "latest").set("topic.metadata.refresh.interval.ms", "30000");
-        let consumer = BaseConsumer::from_config_and_context(&config, Quiet).context("make a consumer")?;
+        let consumer = BaseConsumer::from_config_and_context(&config, Quiet::default()).context("make a consumer")?;
         let partitions = partitions_of(&consumer, topic)?;
         let mut assignment = TopicPartitionList::new();
         for partition in 0..partitions {

@@ -10,11 +10,7 @@ use orderflow_service::{
     s3,
     shutdown::CancellationToken,
 };
-use rdkafka::{
-    config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-};
+use rdkafka::{ClientConfig, config::FromClientConfigAndContext, consumer::BaseConsumer, error::KafkaError};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,27 +33,20 @@ pub async fn bucket(client: Client, bucket: String, dependency: Dependency, stop
 }
 
 pub async fn topics(settings: kafka::Settings, topics: Topics, dependency: Dependency, stop: CancellationToken) {
-    let consumer = match BaseConsumer::from_config_and_context(&settings.consumer("orderflow.probe"), Quiet) {
-        Ok(consumer) => std::sync::Arc::new(consumer),
-        Err(error) => return dependency.unusable(error),
-    };
+    let config = settings.consumer("orderflow.probe");
+    let mut client = None;
     loop {
-        let (asking, needed) = (consumer.clone(), [topics.orders.clone(), topics.relay.clone()]);
-        let asked = tokio::task::spawn_blocking(move || {
-            for topic in needed {
-                let metadata = asking.fetch_metadata(Some(&topic), TIMEOUT)?;
-                if !metadata.topics().iter().any(|topic| topic.error().is_none()) {
-                    return Ok(Some(topic));
+        let (kept, config, topics) = (client.take(), config.clone(), topics.clone());
+        match tokio::task::spawn_blocking(move || ask(kept, &config, &topics)).await {
+            Ok(Ok((consumer, missing))) => {
+                client = Some(consumer);
+                match missing {
+                    None => dependency.up(),
+                    Some(topic) => dependency.down(format!("the topic {topic} is not there: run orderflow-provision")),
                 }
             }
-            Ok::<_, KafkaError>(None)
-        });
-        match asked.await {
-            Ok(Ok(None)) => dependency.up(),
-            Ok(Ok(Some(topic))) => {
-                dependency.down(format!("the topic {topic} is not there: run orderflow-provision"));
-            }
-            Ok(Err(error)) => dependency.down(error),
+            Ok(Err(Unasked::Answer(error))) => dependency.down(error),
+            Ok(Err(Unasked::Client(error))) => dependency.unusable(error),
             Err(_) => return,
         }
         tokio::select! {
@@ -65,4 +54,28 @@ pub async fn topics(settings: kafka::Settings, topics: Topics, dependency: Depen
             () = stop.cancelled() => return,
         }
     }
+}
+
+enum Unasked {
+    /// One could not be made.
+    Client(KafkaError),
+    Answer(kafka::Unanswered),
+}
+
+/// Returns the client and the topic that is not there. A client without an answer is dropped: a new one reads its CA file
+/// again, which may have been mended.
+fn ask(
+    kept: Option<BaseConsumer<Quiet>>,
+    config: &ClientConfig,
+    topics: &Topics,
+) -> Result<(BaseConsumer<Quiet>, Option<String>), Unasked> {
+    let make = || BaseConsumer::from_config_and_context(config, Quiet::default()).map_err(Unasked::Client);
+    let consumer = kept.map_or_else(make, Ok)?;
+    for topic in [&topics.orders, &topics.relay] {
+        let metadata = kafka::fetch_metadata(&consumer, topic, TIMEOUT).map_err(Unasked::Answer)?;
+        if !metadata.topics().iter().any(|topic| topic.error().is_none()) {
+            return Ok((consumer, Some(topic.clone())));
+        }
+    }
+    Ok((consumer, None))
 }

@@ -84,9 +84,7 @@ pub async fn remove(config: &ClientConfig, topics: &Topics) -> Result<Vec<Topic<
     let cluster = Cluster::connect(config)?;
     let remove = async |name: &str| Topic { name: name.to_owned(), outcome: remove_one(&cluster, name).await };
     let first = remove(&topics.orders).await;
-    if let Err(error @ Error::Unreachable { .. }) = first.outcome {
-        return Err(error);
-    }
+    let first = first.require_brokers()?;
     let others = join_all([&topics.notifications, &topics.dead_letters, &topics.relay].map(|name| remove(name))).await;
     Ok(std::iter::once(first).chain(others).collect())
 }
@@ -109,11 +107,8 @@ enum Mode {
 async fn each(cluster: &Cluster, wanted: &Wanted, mode: Mode) -> Result<Vec<Topic>, Error> {
     let plan = Plan::orders(wanted);
     let outcome = one(cluster, &plan, mode).await;
-    if let Err(error @ Error::Unreachable { .. }) = outcome {
-        return Err(error);
-    }
-    let partitions = outcome.as_ref().map_or(wanted.partitions, Outcome::partitions);
-    let orders = Topic { name: plan.name, outcome };
+    let orders = Topic { name: plan.name, outcome }.require_brokers()?;
+    let partitions = orders.outcome.as_ref().map_or(wanted.partitions, Outcome::partitions);
     let others = Plan::others(wanted, partitions).map(|plan| async move {
         let outcome = one(cluster, &plan, mode).await;
         Topic { name: plan.name, outcome }
@@ -155,6 +150,15 @@ async fn remove_one(cluster: &Cluster, name: &str) -> Result<Removal, Error> {
     }
     cluster.wait_until_gone(name).await?;
     Ok(Removal::Removed)
+}
+
+impl<T> Topic<T> {
+    fn require_brokers(self) -> Result<Self, Error> {
+        match self.outcome {
+            Err(error) if error.is_about_the_brokers() => Err(error),
+            outcome => Ok(Self { outcome, ..self }),
+        }
+    }
 }
 
 impl Outcome {

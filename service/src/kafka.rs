@@ -1,6 +1,8 @@
 //! The one place where Kafka's clients get their options. Every client here is bounded in memory, makes no topic by
 //! itself, and hashes keys as Kafka's Java clients do.
 
+mod trouble;
+
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -12,6 +14,8 @@ use rdkafka::{
     producer::{BaseProducer, Producer, ProducerContext},
 };
 use secrecy::{ExposeSecret, SecretString};
+
+pub use trouble::{Told, Trouble, Troubles, Unanswered, diagnose, fetch_metadata, why};
 
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
@@ -73,8 +77,9 @@ impl Settings {
             .set("socket.timeout.ms", "10000")
             .set("socket.connection.setup.timeout.ms", "3000")
             .set("socket.keepalive.enable", "true")
-            .set("log.connection.close", "false")
-            .set_log_level(RDKafkaLogLevel::Warning);
+            // The lines are heard by the contexts alone: a broker that wants TLS, or a log-in, only hangs up.
+            .set("log.connection.close", "true")
+            .set_log_level(RDKafkaLogLevel::Info);
         let protocol = match (self.kafka_tls, self.kafka_sasl_mechanism) {
             (false, None) => "PLAINTEXT",
             (true, None) => "SSL",
@@ -196,21 +201,30 @@ impl TransactionError {
     }
 }
 
-/// A context for clients whose troubles are reported by their user: librdkafka's own lines go to debug.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quiet;
+/// A context for clients whose troubles are reported by their user: librdkafka's own lines go to debug, and what it told
+/// last is kept.
+#[derive(Debug, Default)]
+pub struct Quiet(Troubles);
 
 impl ClientContext for Quiet {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka");
+        self.0.logged(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
+        self.0.told(&error, reason);
     }
 }
 
 impl ConsumerContext for Quiet {}
+
+impl Told for Quiet {
+    fn troubles(&self) -> &Troubles {
+        &self.0
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -240,7 +254,9 @@ mod tests {
 
     #[test]
     fn librdkafka_reads_the_authority_when_a_client_is_made() {
-        let create = |pem: &str| settings(pem).client().create_with_context::<_, BaseConsumer<Quiet>>(Quiet).map(drop);
+        let create = |pem: &str| {
+            settings(pem).client().create_with_context::<_, BaseConsumer<Quiet>>(Quiet::default()).map(drop)
+        };
         create(CA).unwrap();
         let error = create("-----BEGIN CERTIFICATE-----\nsecret\n-----END CERTIFICATE-----\n").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");

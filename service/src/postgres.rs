@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 use anyhow::Context;
 use orderflow_core::{Shard, ShardMap};
 use rustls::{
-    RootCertStore,
+    CertificateError, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -142,11 +142,64 @@ pub fn same_database(one: &PgConnectOptions, other: &PgConnectOptions) -> bool {
     place(one) == place(other)
 }
 
+/// Why there is no connection. No text in here holds a DSN.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect to Postgres: {}", self.reason())]
+pub enum ConnectError {
+    /// Within [`CONNECT_TIMEOUT`].
+    NoAnswer,
+    /// This side does not accept the server's certificate.
+    Certificate(CertificateError),
+    Other(sqlx::Error),
+}
+
+impl ConnectError {
+    fn of(error: sqlx::Error) -> Self {
+        // What rustls says of a handshake comes as an error of the connection.
+        let of_tls = match &error {
+            sqlx::Error::Io(error) => error.get_ref().and_then(|error| error.downcast_ref()),
+            _ => None,
+        };
+        match of_tls {
+            Some(rustls::Error::InvalidCertificate(certificate)) => Self::Certificate(certificate.clone()),
+            _ => Self::Other(error),
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::NoAnswer => format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+            Self::Certificate(error) => format!("the server's certificate is not accepted: {}", explain_tls(error)),
+            Self::Other(error) => explain(error),
+        }
+    }
+}
+
+fn explain_tls(error: &CertificateError) -> String {
+    match error {
+        CertificateError::UnknownIssuer => "it is signed by none of the trusted authorities".to_owned(),
+        // rustls adds what time it is.
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// What went wrong. sqlx repeats in its own words what the cause says, and of a server's refusal its message is all that
+/// helps.
+pub fn explain(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
 /// One connection, or an error within [`CONNECT_TIMEOUT`].
-pub async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, ConnectError> {
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
-        Ok(connection) => connection.context("connect to Postgres"),
-        Err(_) => anyhow::bail!("connect to Postgres: no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+        Ok(connection) => connection.map_err(ConnectError::of),
+        Err(_) => Err(ConnectError::NoAnswer),
     }
 }
 

@@ -1,12 +1,16 @@
 //! The one place where an S3 client is built.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
-use aws_config::{BehaviorVersion, Region, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, Region, default_provider::credentials::DefaultCredentialsChain, identity::IdentityCache, imds,
+    retry::RetryConfig, timeout::TimeoutConfig,
+};
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::{
     Client,
     config::{Credentials, RequestChecksumCalculation, ResponseChecksumValidation},
-    error::{DisplayErrorContext, SdkError},
+    error::{ConnectorError, DisplayErrorContext, ErrorMetadata, SdkError},
 };
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
@@ -63,6 +67,10 @@ pub async fn client(settings: &Settings) -> Client {
     if let (Some(id), Some(secret)) = (&settings.aws_access_key_id, &settings.aws_secret_access_key) {
         let session = settings.aws_session_token.as_ref().map(|token| token.expose_secret().to_owned());
         loader = loader.credentials_provider(Credentials::new(id, secret.expose_secret(), session, None, "settings"));
+    } else {
+        // Within the request's own time: who waits for credentials is to hear that it is those that did not come.
+        let cache = IdentityCache::lazy().load_timeout(settings.timeout().mul_f64(0.8)).build();
+        loader = loader.credentials_provider(default_chain(settings).await).identity_cache(cache);
     }
     if let Some(endpoint) = &settings.s3_endpoint {
         loader = loader.endpoint_url(endpoint);
@@ -76,12 +84,90 @@ pub async fn client(settings: &Settings) -> Client {
     Client::from_conf(config)
 }
 
+/// A profile's, a web identity's (IRSA), a container's (EKS Pod Identity) or the instance's: the first that there is.
+async fn default_chain(settings: &Settings) -> DefaultCredentialsChain {
+    // On a machine that is no instance each try takes its whole second, and by default there are four.
+    let imds = imds::Client::builder().max_attempts(1).build();
+    DefaultCredentialsChain::builder().region(Region::new(settings.aws_region.clone())).imds_client(imds).build().await
+}
+
+/// Why a request to AWS was not even sent: there was nothing to sign it with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoCredentials {
+    #[error(
+        "there are no AWS credentials: no keys, no web identity (IRSA), no role of the container (EKS Pod Identity) or of \
+         the instance"
+    )]
+    Missing,
+    #[error("AWS gives no credentials: {0}")]
+    Refused(String),
+    #[error("AWS gives no credentials right now: {0}")]
+    NotNow(&'static str),
+}
+
+impl NoCredentials {
+    /// None: the request failed for another reason.
+    pub fn of<E, R>(error: &SdkError<E, R>) -> Option<Self>
+    where
+        E: Error + 'static,
+        R: std::fmt::Debug + 'static,
+    {
+        // The identity cache's own, which has no public type.
+        const SLOW: &str = "identity resolver timed out";
+        if !matches!(error, SdkError::DispatchFailure(_)) {
+            return None;
+        }
+        let causes = causes(error);
+        if causes.iter().any(|cause| cause.to_string().starts_with(SLOW)) {
+            return Some(Self::NotNow("no answer in time"));
+        }
+        let place = causes.iter().position(|cause| cause.is::<CredentialsError>())?;
+        let causes = &causes[place..];
+        if matches!(causes[0].downcast_ref(), Some(CredentialsError::CredentialsNotLoaded(_))) {
+            return Some(Self::Missing);
+        }
+        if matches!(causes[0].downcast_ref(), Some(CredentialsError::ProviderTimedOut(_))) {
+            return Some(Self::NotNow("no answer in time"));
+        }
+        if causes.iter().any(|cause| cause.is::<ConnectorError>()) {
+            return Some(Self::NotNow("cannot connect"));
+        }
+        let answer = causes.iter().find_map(|cause| cause.downcast_ref::<ErrorMetadata>());
+        Some(Self::Refused(match answer {
+            Some(answer) => {
+                // Its text also holds the request's id.
+                let (code, message) = (answer.code().unwrap_or("no code"), answer.message().unwrap_or("no message"));
+                format!("{code}: {message}")
+            }
+            None => causes.last().map(ToString::to_string).unwrap_or_default(),
+        }))
+    }
+
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::NotNow(_))
+    }
+}
+
+/// The error and what is behind it.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
+    let mut causes = vec![error];
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause);
+        next = cause.source();
+    }
+    causes
+}
+
 /// What went wrong, with its causes and without the request (whose headers hold a signature).
 pub fn explain<E, R>(error: &SdkError<E, R>) -> String
 where
-    E: std::error::Error + 'static,
-    R: std::fmt::Debug,
+    E: Error + 'static,
+    R: std::fmt::Debug + 'static,
 {
+    if let Some(lacking) = NoCredentials::of(error) {
+        return lacking.to_string();
+    }
     match error {
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
         SdkError::ServiceError(context) => format!("{}", DisplayErrorContext(context.err())),

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::{folder, tools};
 
-/// Seconds until a call is ended. Helm's own `--timeout` comes first, where it waits for something.
-const DEADLINE: u16 = 180;
+/// Seconds until a call is ended. Where Helm waits for something, its own `--timeout` (5 minutes by default) comes first.
+const DEADLINE: u16 = 600;
 
 /// Helm in one namespace of one cluster.
 #[derive(Debug, Clone)]

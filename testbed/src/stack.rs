@@ -124,6 +124,8 @@ impl Stack {
     pub async fn provision(&self) -> Result<()> {
         let mut environment = self.env();
         environment.push(("OWNER".to_owned(), format!("test/{}", self.tag)));
+        // A machine that does more than this may not answer at once.
+        environment.push(("WAIT".to_owned(), "30".to_owned()));
         product::provision(self.folder, environment).await
     }
 

@@ -119,11 +119,7 @@ pub fn helm() -> Result<PathBuf> {
             Some(program) => program,
             None => {
                 let built = cache()?.join(format!("helm-{HELM_VERSION}/helm"));
-                ensure!(
-                    built.is_file(),
-                    "{} helm",
-                    missing(&format!("Helm {HELM_VERSION} ({})", built.display()))
-                );
+                ensure!(built.is_file(), "{} helm", missing(&format!("Helm {HELM_VERSION} ({})", built.display())));
                 built
             }
         },

@@ -45,7 +45,8 @@ impl Letters {
     pub fn open(settings: &Settings, names: &Names) -> anyhow::Result<Self> {
         let mut config = settings.kafka.consumer(&names.group);
         config.set("enable.partition.eof", "true");
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).context("make a Kafka client")?;
+        let consumer: BaseConsumer<Quiet> =
+            config.create_with_context(Quiet::default()).context("make a Kafka client")?;
         let topic = names.topics.dead_letters.clone();
         let count = topics::count(&consumer, &topic)
             .map_err(|reason| anyhow!("{reason} (brokers: {})", settings.kafka.kafka_brokers))?;

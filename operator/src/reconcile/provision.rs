@@ -12,17 +12,18 @@ use orderflow_provision::{
     shard::{self, Claim},
     topics,
 };
-use orderflow_service::s3;
+use orderflow_service::{kafka::Trouble, postgres::ConnectError, s3};
 
 use super::{
     claims,
-    validate::{Part, Pipeline, Shard},
+    dereference::place,
+    validate::{Part, Pipeline, Shard, Topic},
 };
 use crate::{
     condition::{Class, Problem, Reason},
     context::Context,
     controller::watch::hash,
-    crd::OrderFlow,
+    crd::{OrderFlow, SecretKey},
     memory::{Memory, Probed},
 };
 
@@ -123,6 +124,13 @@ enum Answer<E> {
 }
 
 impl<E: std::fmt::Display> Answer<E> {
+    fn error(&self) -> Option<&E> {
+        match self {
+            Self::Error(error) => Some(error),
+            Self::None => None,
+        }
+    }
+
     fn problem(self, reason: impl Fn(&E) -> Reason) -> Problem {
         match self {
             Self::Error(error) => Problem::new(reason(&error), error),
@@ -164,7 +172,25 @@ async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
         _ => false,
     };
     let version = look_then_make(look, helps, make).await;
-    version.map_err(|answer| answer.problem(shard_reason).of(&shard.name))
+    version.map_err(|answer| {
+        let secret = answer.error().and_then(|error| secret_of_shard(shard, error));
+        answer.problem(shard_reason).of(&shard.name).see(secret.map(place))
+    })
+}
+
+/// Which Secret to look at.
+fn secret_of_shard<'a>(shard: &'a Shard, error: &shard::Error) -> Option<&'a SecretKey> {
+    /// invalid_authorization_specification, invalid_password
+    const LOG_IN: &str = "28";
+    match error {
+        shard::Error::Connect(ConnectError::Certificate(_)) => Some(shard.ca.as_ref().unwrap_or(&shard.dsn)),
+        shard::Error::Connect(ConnectError::Other(sqlx::Error::Database(error)))
+            if error.code().is_some_and(|code| code.starts_with(LOG_IN)) =>
+        {
+            Some(&shard.dsn)
+        }
+        _ => None,
+    }
 }
 
 pub fn shard_reason(error: &shard::Error) -> Reason {
@@ -235,9 +261,11 @@ async fn provision_topics(pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<
         }
         Ok(topics)
     };
-    let topics = look_then_make(look, |error| matches!(error, topics::Error::Missing), make)
-        .await
-        .map_err(|answer| answer.problem(topic_reason).of("topics"))?;
+    let topics = look_then_make(look, |error| matches!(error, topics::Error::Missing), make).await;
+    let topics = topics.map_err(|answer| {
+        let secret = answer.error().and_then(|error| secret_of_topic(&pipeline.topic, error));
+        answer.problem(topic_reason).of("topics").see(secret.map(place))
+    })?;
     let mut differences = Vec::new();
     for topic in topics {
         let outcome = topic
@@ -246,6 +274,15 @@ async fn provision_topics(pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<
         differences.extend(outcome.differences().iter().map(|difference| format!("{}: {difference}", topic.name)));
     }
     Ok(differences)
+}
+
+/// Which Secret to look at.
+fn secret_of_topic<'a>(topic: &'a Topic, error: &topics::Error) -> Option<&'a SecretKey> {
+    match error {
+        topics::Error::Unusable { trouble: Trouble::LogIn(_), .. } => topic.sasl.as_ref().map(|sasl| &sasl.password),
+        topics::Error::Unusable { trouble: Trouble::Certificate, .. } => topic.tls.as_ref()?.ca.as_ref(),
+        _ => None,
+    }
 }
 
 pub fn topic_reason(error: &topics::Error) -> Reason {

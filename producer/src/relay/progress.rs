@@ -43,7 +43,7 @@ impl Progress {
     pub fn read_last(settings: &kafka::Settings, topics: &Topics, shard: ShardIndex) -> anyhow::Result<Option<Self>> {
         let mut config = settings.consumer(&format!("{}.reader", topics.relay));
         config.set("enable.partition.eof", "true").set("fetch.wait.max.ms", "10");
-        let consumer = BaseConsumer::from_config_and_context(&config, Quiet).context("make a consumer")?;
+        let consumer = BaseConsumer::from_config_and_context(&config, Quiet::default()).context("make a consumer")?;
         let (topic, partition) = (topics.relay.as_str(), shard.relay_partition());
         let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT).context("read the offsets' range")?;
         // A transaction of the relay is one record and one marker here; an aborted one leaves both behind, unread.

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use orderflow_core::{OrderCreated, Topics, event::header};
-use orderflow_service::kafka::{self, TransactionError, drain};
+use orderflow_service::kafka::{self, TransactionError, Troubles, drain};
 use rdkafka::{
     ClientContext, Message,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
@@ -23,6 +23,9 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Longest time for one transaction. The broker aborts one after 10 s (`transaction.timeout.ms`).
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Long enough to be handed the events that are there.
+const EVENTS: Duration = Duration::from_millis(20);
 
 /// The position of the progress record among the delivery reports.
 const PROGRESS: usize = usize::MAX;
@@ -48,6 +51,7 @@ pub enum Published {
 #[derive(Default)]
 struct Reports {
     failed: Mutex<Vec<(usize, KafkaError)>>,
+    troubles: Troubles,
 }
 
 impl Publisher {
@@ -60,7 +64,11 @@ impl Publisher {
         let transactional_id = format!("{}.{}", topics.relay, shard.name);
         let config = settings.transactional_producer(&transactional_id);
         let producer = BaseProducer::from_config_and_context(&config, Reports::default()).context("make a producer")?;
-        retry(INIT_TIMEOUT, |left| producer.init_transactions(left)).context("init_transactions")?;
+        if let Err(error) = retry(INIT_TIMEOUT, |left| producer.init_transactions(left)) {
+            // It says no more than that it timed out; the reason is among the events.
+            producer.poll(EVENTS);
+            bail!("init_transactions: {}", kafka::why(&error, producer.context().troubles.last().as_ref()));
+        }
         let last = Progress::read_last(settings, topics, shard.index).context("read the last progress record")?;
         Ok((Self { producer: Some(producer), topics: topics.clone(), shard: shard.clone() }, last))
     }
@@ -160,10 +168,12 @@ impl Drop for Publisher {
 impl ClientContext for Reports {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka");
+        self.troubles.logged(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
+        self.troubles.told(&error, reason);
     }
 }
 

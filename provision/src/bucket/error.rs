@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use orderflow_service::s3::explain;
+use orderflow_service::s3::{NoCredentials, explain};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -24,6 +24,8 @@ pub enum Error {
     /// `what` is a verb and an object.
     #[error("these credentials may not {what}")]
     Denied { what: &'static str },
+    #[error(transparent)]
+    NoCredentials(NoCredentials),
     #[error("S3 is not to be had: {0}")]
     Unreachable(String),
     #[error("S3 refused to {what}: {reason}")]
@@ -35,7 +37,11 @@ pub enum Error {
 impl Error {
     /// May go away by itself: somebody who can wait tries again.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Deadline(_))
+        match self {
+            Self::Unreachable(_) | Self::Deadline(_) => true,
+            Self::NoCredentials(lacking) => lacking.is_transient(),
+            _ => false,
+        }
     }
 
     pub(super) fn of<E>(what: &'static str, error: &SdkError<E>) -> Self
@@ -43,7 +49,8 @@ impl Error {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let SdkError::ServiceError(context) = error else {
-            return Self::Unreachable(explain(error));
+            let lacking = NoCredentials::of(error).map(Self::NoCredentials);
+            return lacking.unwrap_or_else(|| Self::Unreachable(explain(error)));
         };
         let status = context.raw().status().as_u16();
         let code = error.code().unwrap_or("no code");

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use orderflow_service::postgres::{ConnectError, explain};
 use sqlx::{migrate::MigrateError, postgres::PgDatabaseError};
 
 use super::Identity;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{}", explain(.0))]
-    Connect(anyhow::Error),
-    #[error("Postgres answered: {}", explain_sqlx(.0))]
+    #[error(transparent)]
+    Connect(ConnectError),
+    #[error("Postgres answered: {}", explain(.0))]
     Database(#[from] sqlx::Error),
     #[error("the server cannot hold a shard: {0}")]
     UnsuitableServer(String),
@@ -38,7 +39,7 @@ pub enum Error {
     Needed(String),
     #[error("migration {0} was changed after it was applied")]
     EditedMigration(i64),
-    #[error("migration {version}: {}", explain_sqlx(.source))]
+    #[error("migration {version}: {}", explain(.source))]
     Migration { version: i64, source: sqlx::Error },
     #[error("another run has been busy with the database for {} s", .0.as_secs())]
     Busy(Duration),
@@ -50,9 +51,10 @@ impl Error {
     /// May go away by itself: somebody who can wait tries again.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect(error) => error.downcast_ref().is_none_or(is_transient),
-            Self::Database(error) | Self::Migration { source: error, .. } => is_transient(error),
-            Self::Busy(_) | Self::Deadline(_) => true,
+            Self::Connect(ConnectError::Other(error))
+            | Self::Database(error)
+            | Self::Migration { source: error, .. } => is_transient(error),
+            Self::Connect(ConnectError::NoAnswer) | Self::Busy(_) | Self::Deadline(_) => true,
             _ => false,
         }
     }
@@ -92,21 +94,5 @@ fn is_transient(error: &sqlx::Error) -> bool {
             ["08", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
         }),
         _ => false,
-    }
-}
-
-fn explain(error: &anyhow::Error) -> String {
-    match error.downcast_ref() {
-        Some(error) => format!("cannot connect to Postgres: {}", explain_sqlx(error)),
-        None => format!("{error:#}"),
-    }
-}
-
-/// sqlx repeats in its own words what the cause says, and the server's message is all that helps here.
-fn explain_sqlx(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
-        sqlx::Error::Io(error) => error.to_string(),
-        other => other.to_string(),
     }
 }

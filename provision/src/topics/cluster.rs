@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use orderflow_service::kafka::Quiet;
+use orderflow_service::kafka::{self, Quiet, Trouble};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
@@ -17,11 +17,15 @@ use super::{Error, plan::Plan};
 /// Longest wait for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for finding out why they do not answer.
+const DIAGNOSIS: Duration = Duration::from_secs(2);
+
 /// Longest wait of the brokers until all of them know a new topic, and of ours until each of its partitions has a leader.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct Cluster {
     client: Arc<Client>,
+    config: ClientConfig,
     brokers: String,
 }
 
@@ -41,8 +45,8 @@ pub(super) struct Shape {
 impl Cluster {
     pub(super) fn connect(config: &ClientConfig) -> Result<Self, Error> {
         let brokers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
-        let client = config.create_with_context(Quiet).map_err(Error::Settings)?;
-        Ok(Self { client: Arc::new(Client(Some(client))), brokers })
+        let client = config.create_with_context(Quiet::default()).map_err(Error::Settings)?;
+        Ok(Self { client: Arc::new(Client(Some(client))), config: config.clone(), brokers })
     }
 
     /// None: there is no such topic. Asking does not make it, as the client's settings forbid that.
@@ -64,7 +68,20 @@ impl Cluster {
             }))
         });
         let shape = blocking.await.expect("the blocking part does not panic and is not cancelled");
-        shape.map_err(|error| self.error("look at the topic", &error))
+        match shape.map_err(|error| self.error("look at the topic", &error)) {
+            Err(unreachable @ Error::Unreachable { .. }) => Err(self.diagnose().await.unwrap_or(unreachable)),
+            shape => shape,
+        }
+    }
+
+    /// Why the brokers do not answer, if that can be told.
+    async fn diagnose(&self) -> Option<Error> {
+        let config = self.config.clone();
+        let diagnosis = tokio::task::spawn_blocking(move || kafka::diagnose(&config, DIAGNOSIS)).await;
+        let trouble = diagnosis.expect("the blocking part does not panic and is not cancelled")?;
+        // Which of them it was said of, and in which words, may be another each time.
+        let known = !matches!(trouble, Trouble::Other(_));
+        known.then(|| Error::Unusable { brokers: self.brokers.clone(), trouble })
     }
 
     /// False if somebody else made it in the meantime.

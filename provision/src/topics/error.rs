@@ -1,5 +1,6 @@
 //! Why a topic could not be made ready, or it or its group not be removed.
 
+use orderflow_service::kafka::Trouble;
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
 
 use super::Difference;
@@ -10,6 +11,9 @@ pub enum Error {
     Settings(KafkaError),
     #[error("no broker of {brokers} answers as it should (address, TLS or log-in?): {reason}")]
     Unreachable { brokers: String, reason: Code },
+    /// They are there.
+    #[error("the brokers of {brokers} cannot be used: {trouble}")]
+    Unusable { brokers: String, trouble: Trouble },
     /// `what` is a verb and an object.
     #[error("the brokers refused to {what}: {reason}")]
     Refused { what: &'static str, reason: Code },
@@ -32,8 +36,14 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::NoLeader | Self::NotGone | Self::GroupHasMembers => true,
             Self::Refused { reason, .. } => is_not_yet(*reason),
+            Self::Unusable { trouble, .. } => !trouble.is_refusal(),
             Self::Settings(_) | Self::Missing | Self::TooFewPartitions(_) => false,
         }
+    }
+
+    /// Of all topics alike.
+    pub(super) fn is_about_the_brokers(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Unusable { .. })
     }
 
     pub(super) fn of(what: &'static str, brokers: &str, reason: Code) -> Self {

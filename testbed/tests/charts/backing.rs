@@ -8,7 +8,9 @@ use orderflow_testbed::eventually;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::support::{BACKING, PATIENCE, Site, chart, has_strimzi, objects};
+use crate::control_plane::has_strimzi;
+use crate::files::{BACKING, chart, objects};
+use crate::site::{PATIENCE, Site};
 
 const SHARDS: [&str; 2] = ["shard1", "shard2"];
 
@@ -206,6 +208,17 @@ async fn without_strimzi_the_command_that_installs_it_is_named() -> Result<()> {
         ensure!(refused.contains(word), "no word of {word:?}: {refused}");
     }
     site.helm.render_alone(BACKING, &chart(BACKING), &json!({ "kafka": { "enabled": false } })).await?;
+    Ok(())
+}
+
+/// Tools that render without a cluster say themselves what it has, as the chart's README tells them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_no_cluster_may_name_strimzis_kinds() -> Result<()> {
+    let site = Site::new().await?;
+    let chart = chart(BACKING).display().to_string();
+    let rendered = site.helm.run(&["template", BACKING, &chart, "--api-versions=kafka.strimzi.io/v1/Kafka"]).await?;
+    let kinds: BTreeSet<String> = objects(&rendered)?.iter().map(|object| object["kind"].to_string()).collect();
+    ensure!(kinds.contains("\"Kafka\"") && kinds.contains("\"StatefulSet\""), "{kinds:?}");
     Ok(())
 }
 

@@ -4,9 +4,13 @@
 //! There is no node, so no pod runs: where it matters that one did, a test plays its part and says so.
 
 mod backing;
+mod control_plane;
 mod controls;
+mod examples;
+mod files;
 mod manifests;
+mod programs;
 mod releases;
 mod schema;
-mod support;
+mod site;
 mod values;

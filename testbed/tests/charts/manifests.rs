@@ -10,7 +10,9 @@ use orderflow_testbed::helm::Release;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::support::{BACKING, OPERATOR, Site, chart, has_strimzi, objects, pod_template, title};
+use crate::control_plane::has_strimzi;
+use crate::files::{BACKING, OPERATOR, chart, objects, pod_template, repository, title};
+use crate::site::Site;
 use crate::values;
 
 /// As many Helms run at the same time.
@@ -20,6 +22,7 @@ const AT_ONCE: usize = 4;
 struct Rendered {
     case: &'static str,
     objects: Vec<Value>,
+    notes: String,
 }
 
 /// All of the operator's chart, as in a cluster that has nothing yet.
@@ -53,7 +56,7 @@ async fn backing() -> Result<&'static [Rendered]> {
 }
 
 fn read(case: &'static str, release: &Release) -> Result<Rendered> {
-    Ok(Rendered { case, objects: objects(&release.manifests()).context(case)? })
+    Ok(Rendered { case, objects: objects(&release.manifests()).context(case)?, notes: release.info.notes.clone() })
 }
 
 async fn both() -> Result<impl Iterator<Item = &'static Rendered>> {
@@ -111,7 +114,7 @@ async fn takes_the_pods(level: &str, rendered: &'static [Rendered], kinds: &[&st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_object_has_the_recommended_labels() -> Result<()> {
-    for Rendered { case, objects } in both().await? {
+    for Rendered { case, objects, .. } in both().await? {
         for object in objects {
             let labels = &object["metadata"]["labels"];
             for label in ["name", "instance", "part-of", "managed-by"] {
@@ -128,7 +131,7 @@ async fn each_object_has_the_recommended_labels() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_namespaced_object_names_its_namespace() -> Result<()> {
-    for Rendered { case, objects } in both().await? {
+    for Rendered { case, objects, .. } in both().await? {
         for object in objects {
             let kind = object["kind"].as_str().unwrap_or_default();
             let in_the_cluster = kind.starts_with("Cluster") || kind == "CustomResourceDefinition";
@@ -142,7 +145,7 @@ async fn each_namespaced_object_names_its_namespace() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_container_has_an_image_of_a_version_and_asks_for_what_it_needs() -> Result<()> {
-    for Rendered { case, objects } in both().await? {
+    for Rendered { case, objects, .. } in both().await? {
         for object in objects {
             for container in containers(object) {
                 let image = container["image"].as_str().unwrap_or_default();
@@ -224,6 +227,22 @@ async fn the_charts_have_the_version_of_the_workspace() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_after_an_installation_names_files_that_exist() -> Result<()> {
+    for Rendered { case, notes, .. } in both().await? {
+        let words = notes.split(|letter: char| letter.is_whitespace() || letter == ',');
+        let files: BTreeSet<&str> = words
+            .filter(|word| word.starts_with("examples/") || word.starts_with("charts/"))
+            .map(|word| word.trim_end_matches(['.', ':']))
+            .collect();
+        ensure!(!files.is_empty(), "{case}: nothing is said of what comes next: {notes}");
+        for file in files {
+            ensure!(repository(file).exists(), "{case}: there is no {file}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_secrets_shows_a_password() -> Result<()> {
     let site = Site::new().await?;
     let given = ["a-pass/word+of%Postgres", "an-id-of-S3", "a-key-of-S3"];
@@ -237,7 +256,7 @@ async fn nothing_but_secrets_shows_a_password() -> Result<()> {
     let (secrets, others): (Vec<Value>, Vec<Value>) =
         objects(&release.manifests())?.into_iter().partition(|object| object["kind"] == "Secret");
     // In each form that a Secret has it in: a DSN's password is written otherwise.
-    for (key, value) in secrets.iter().flat_map(|secret| secret["data"].as_object()).flatten() {
+    for (key, value) in secrets.iter().filter_map(|secret| secret["data"].as_object()).flatten() {
         if key != "username" && key != "database" {
             let value = value.as_str().context("a value that is no text")?;
             hidden.insert(value.to_owned());

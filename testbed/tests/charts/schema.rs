@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::support::{BACKING, OPERATOR, Site, chart};
+use crate::files::{BACKING, OPERATOR, chart};
+use crate::site::Site;
 use crate::values;
 
 /// Maps of the reader's own keys, as their values are shown in the charts.

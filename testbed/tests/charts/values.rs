@@ -4,7 +4,8 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::support::{BACKING, OPERATOR, Site, chart, objects};
+use crate::files::{BACKING, OPERATOR, chart, objects};
+use crate::site::Site;
 
 /// A case: its name and its values.
 pub type Case = (&'static str, Value);
@@ -19,6 +20,7 @@ pub fn operator() -> Vec<Case> {
         (
             "an image of each own",
             json!({
+                "imageRegistry": "other.example.com",
                 "image": { "registry": "one.example.com", "repository": "a/operator", "tag": "1.2.3", "pullPolicy": "Always" },
                 "producerImage": { "registry": "two.example.com", "repository": "a/producer", "tag": "1.2.3" },
                 "consumerImage": { "registry": "three.example.com", "repository": "a/consumer", "tag": "1.2.3" },

@@ -15,4 +15,5 @@ mod robustness;
 mod rules;
 mod scaling;
 mod secrets;
+mod secured;
 mod support;

@@ -2,6 +2,7 @@
 //! and what they are told is what the programs need to serve.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -98,9 +99,14 @@ async fn what_the_pods_are_told_takes_an_order_to_its_notification() -> Result<(
         world.wait_for(kind, "True", "Provisioned").await?;
     }
 
+    an_order_goes_all_the_way(&world).await
+}
+
+/// With the real programs, in the environment that their pods are given.
+pub async fn an_order_goes_all_the_way(world: &World) -> Result<()> {
     let folder = folder::of_this_test_process()?;
-    let producer = Producer::builder(folder, told(&world, "producer").await?).start().await?;
-    let consumer = Consumer::builder(folder, told(&world, "consumer").await?).start().await?;
+    let producer = Producer::builder(folder, told(world, "producer").await?).start().await?;
+    let consumer = Consumer::builder(folder, told(world, "consumer").await?).start().await?;
     producer.ready(PATIENCE).await?;
     consumer.ready(PATIENCE).await?;
     let url = format!("{}/api/orders", producer.url()?);
@@ -127,13 +133,17 @@ async fn what_the_pods_are_told_takes_an_order_to_its_notification() -> Result<(
     .await
 }
 
-/// The environment of a component's container as a node would make it. Only the ports are others, since processes on one
-/// machine cannot share them.
-async fn told(world: &World, component: &str) -> Result<Environment> {
+/// The environment of a component's container as a node would make it, and the files that it names. Only the ports are
+/// others, since processes on one machine cannot share them, and the folders of the files.
+pub async fn told(world: &World, component: &str) -> Result<Environment> {
     let mut environment = BTreeMap::new();
+    let mounted = mounted(world, component).await?;
     for EnvVar { name, value, value_from } in variables(&world.deployment(component).await?)? {
         let value = match (value, value_from) {
-            (Some(value), None) => value.replace("$$", "$"),
+            (Some(value), None) => match mounted.get(&value) {
+                Some(file) => file.to_string_lossy().into_owned(),
+                None => value.replace("$$", "$"),
+            },
             (None, Some(source)) => {
                 if let Some(key) = source.secret_key_ref {
                     let data = world.api::<Secret>().get(&key.name).await?.data.unwrap_or_default();
@@ -154,6 +164,25 @@ async fn told(world: &World, component: &str) -> Result<Environment> {
         environment.entry(port.to_owned()).and_modify(|value| "0".clone_into(value));
     }
     Ok(environment.into_iter().collect())
+}
+
+/// The files of a component's container: where each is in the pod, and where it is here.
+async fn mounted(world: &World, component: &str) -> Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    let pod = template(&world.deployment(component).await?)?.spec.context("a template without a pod")?;
+    for mount in pod.containers.iter().flat_map(|container| container.volume_mounts.iter().flatten()) {
+        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+        let source = volume.and_then(|volume| volume.secret.as_ref()).context("a mount of something else")?;
+        let secret = world.api::<Secret>().get(source.secret_name.as_deref().unwrap_or_default()).await?;
+        for item in source.items.iter().flatten() {
+            let value = secret.data.as_ref().and_then(|data| data.get(&item.key)).context("no such key")?;
+            let name = format!("{}-{component}-{}-{}", world.namespace, mount.name, item.path);
+            let file = folder::of_this_test_process()?.join(name);
+            std::fs::write(&file, &value.0)?;
+            files.insert(format!("{}/{}", mount.mount_path, item.path), file);
+        }
+    }
+    Ok(files)
 }
 
 /// Makes `main` with everything that a spec can turn on for its pods, and waits until both Deployments have it. The Postgres

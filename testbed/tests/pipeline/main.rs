@@ -3,6 +3,7 @@
 //! One binary, so that the tests share services where they may. Tests that kill or freeze a service start their own.
 
 mod api;
+mod aws;
 mod bad_input;
 mod consumer_faults;
 mod crashes;

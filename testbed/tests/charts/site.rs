@@ -1,33 +1,29 @@
-//! What every test of the charts starts from: a namespace of its own on the shared API server, and Helm in it.
+//! What a test starts from: a namespace of its own on the shared API server, Helm in it, and a look at what is there.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope, pinned_kind};
 use kube::{Api, Client, ResourceExt};
 use orderflow_testbed::helm::Release;
-use orderflow_testbed::{Helm, Kubernetes, eventually, folder};
+use orderflow_testbed::{Helm, Kubernetes, folder};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
+
+use crate::control_plane::kubernetes;
+use crate::files::{BACKING, OPERATOR, chart, title};
 
 /// For everything that only has to happen; generous, because nothing is decided by it.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-pub const OPERATOR: &str = "orderflow-operator";
-pub const BACKING: &str = "orderflow-backing";
-
 /// Of the release that has the definition; all others are installed without.
-pub const DEFINITION_NAMESPACE: &str = "orderflow-definition";
+const DEFINITION_NAMESPACE: &str = "orderflow-definition";
 
 /// The namespace of one test.
 pub struct Site {
@@ -67,8 +63,8 @@ impl Site {
     }
 
     /// Where the release with the definition is. One test works with it.
-    pub async fn of_the_definition() -> Result<Self> {
-        Self::called(kubernetes().await?, DEFINITION_NAMESPACE, json!({})).await
+    pub async fn of_the_definition(kubernetes: &'static Kubernetes) -> Result<Self> {
+        Self::called(kubernetes, DEFINITION_NAMESPACE, json!({})).await
     }
 
     /// Installs the operator's chart without the definition.
@@ -139,9 +135,7 @@ impl Site {
         Kubelet(tokio::spawn(async move {
             loop {
                 if let Ok(list) = pods.list(&ListParams::default()).await {
-                    for pod in list.iter().filter(|pod| {
-                        pod.status.as_ref().is_none_or(|status| status.phase.as_deref() != Some("Running"))
-                    }) {
+                    for pod in list.iter().filter(|pod| !runs(pod)) {
                         let ready = json!({ "status": {
                             "phase": "Running",
                             "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
@@ -221,12 +215,15 @@ impl Drop for Kubelet {
     }
 }
 
+fn runs(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+}
+
 /// What is in every namespace, or of Helm's own.
 fn is_always_there(title: &str) -> bool {
     title == "ServiceAccount/default"
         || title == "ConfigMap/kube-root-ca.crt"
         || title.starts_with("Secret/sh.helm.release.")
-        || title.starts_with("PodMetrics/")
 }
 
 fn without_definition(mut values: Value) -> Value {
@@ -237,122 +234,6 @@ fn without_definition(mut values: Value) -> Value {
 fn without_kafka(mut values: Value) -> Value {
     values["kafka"] = json!({ "enabled": false });
     values
-}
-
-/// `Kind/name`.
-pub fn title(object: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"]))
-}
-
-/// The documents of a YAML stream that say anything.
-pub fn objects(manifests: &str) -> Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).context("read YAML")?;
-    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
-}
-
-/// The pod that an object makes, with the volumes that its controller would add.
-pub fn pod_template(object: &Value) -> Option<Value> {
-    let spec = &object["spec"];
-    let mut template = match object["kind"].as_str()? {
-        "Pod" => json!({ "metadata": { "labels": object["metadata"]["labels"] }, "spec": spec }),
-        "CronJob" => spec["jobTemplate"]["spec"]["template"].clone(),
-        "DaemonSet" | "Deployment" | "Job" | "ReplicaSet" | "StatefulSet" => spec["template"].clone(),
-        _ => return None,
-    };
-    let claims = spec["volumeClaimTemplates"].as_array().into_iter().flatten();
-    let volumes: Vec<Value> = template["spec"]["volumes"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .cloned()
-        .chain(claims.map(|claim| {
-            json!({ "name": claim["metadata"]["name"], "persistentVolumeClaim": { "claimName": claim["metadata"]["name"] } })
-        }))
-        .collect();
-    template["spec"]["volumes"] = Value::Array(volumes);
-    Some(template)
-}
-
-/// A chart of this repository.
-pub fn chart(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(name)
-}
-
-/// The shared control plane, with the definitions of all kinds that the charts make: OrderFlow's by a release of the operator's
-/// chart, Strimzi's if they are on this machine.
-pub async fn kubernetes() -> Result<&'static Kubernetes> {
-    static STARTED: OnceCell<Kubernetes> = OnceCell::const_new();
-    static PREPARED: OnceCell<()> = OnceCell::const_new();
-    let kubernetes = STARTED
-        .get_or_try_init(async || Kubernetes::start(folder::of_this_test_process()?, "kubernetes").await)
-        .await?;
-    PREPARED
-        .get_or_try_init(async || {
-            let client = kubernetes.client()?;
-            install_definitions(&client, &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/charts/definitions"))
-                .await?;
-            if let Some(folder) = strimzi()? {
-                install_definitions(&client, &folder).await?;
-            }
-            let site = Site::called(kubernetes, DEFINITION_NAMESPACE, json!({})).await?;
-            site.helm.install(OPERATOR, &chart(OPERATOR), &json!({})).await?;
-            is_served(&client, "orderflows.orderflow.dev").await
-        })
-        .await?;
-    Ok(kubernetes)
-}
-
-/// The folder with the definitions of Strimzi's kinds, if there is one on this machine.
-pub fn strimzi() -> Result<Option<PathBuf>> {
-    if let Some(folder) = std::env::var_os("STRIMZI_CRDS").filter(|folder| !folder.is_empty()) {
-        let folder = PathBuf::from(folder);
-        ensure!(folder.is_dir(), "STRIMZI_CRDS ({}) is no folder", folder.display());
-        return Ok(Some(folder));
-    }
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference/strimzi-1.2.0-crds");
-    Ok(beside.is_dir().then_some(beside))
-}
-
-/// Whether the API server has Strimzi's kinds. If not, says on the terminal what is not tested.
-pub fn has_strimzi(skipped: &str) -> Result<bool> {
-    let found = strimzi()?.is_some();
-    if !found {
-        // The harness keeps what `eprintln!` says of a test that succeeds.
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED, {skipped}: no definitions of Strimzi's kinds (STRIMZI_CRDS names no folder with them)"
-        )?;
-    }
-    Ok(found)
-}
-
-async fn install_definitions(client: &Client, folder: &Path) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
-        let file = entry?.path();
-        let text = std::fs::read_to_string(&file)?;
-        for definition in objects(&text).with_context(|| format!("read {}", file.display()))? {
-            let name = definition["metadata"]["name"].as_str().context("a definition without a name")?.to_owned();
-            api.patch(&name, &PatchParams::apply("test").force(), &Patch::Apply(&definition)).await?;
-            names.push(name);
-        }
-    }
-    for name in names {
-        is_served(client, &name).await?;
-    }
-    Ok(())
-}
-
-async fn is_served(client: &Client, name: &str) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    eventually(&format!("{name} to be served"), PATIENCE, async || {
-        let conditions = api.get(name).await?.status.unwrap_or_default().conditions.unwrap_or_default();
-        ensure!(conditions.iter().any(|found| found.type_ == "Established" && found.status == "True"));
-        Ok(())
-    })
-    .await
 }
 
 /// What the API server says of an object's kind; each kind is asked for once.

@@ -1,0 +1,227 @@
+//! A bucket without endpoint and keys in the settings: the default AWS chain has to find credentials, as in a pod on EKS, and
+//! says so when there are none.
+//!
+//! The S3 is LocalStack's, which takes any credentials. WHO GIVES THE CREDENTIALS IS A FAKE: LocalStack has no STS here, and
+//! there is no EKS. It answers the two requests of the chain as AWS documents them, and remembers what it was asked.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use orderflow_testbed::product::Environment;
+use orderflow_testbed::{Producer, Service, Stack, eventually, folder, http, provision};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::support::{Api, PATIENCE, dependencies_up};
+
+const ROLE: &str = "arn:aws:iam::111122223333:role/orders";
+const TOKEN: &str = "a-token-of-the-service-account";
+const SECRET_KEY: &str = "a-secret-key-of-the-role";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_identity_is_changed_for_credentials() -> Result<()> {
+    let (stack, aws) = (Stack::shared().await?, FakeAws::start(StatusCode::OK).await?);
+    let environment = web_identity(&stack, &aws)?;
+    let log = a_receipt_is_written(&stack, environment).await?;
+    let asked = aws.asked();
+    let question = asked.iter().find(|question| question.contains("Action=AssumeRoleWithWebIdentity"));
+    let question = question.with_context(|| format!("STS was not asked: {asked:?}"))?;
+    ensure!(question.contains(TOKEN) && question.contains("role%2Forders"), "{question}");
+    ensure!(![TOKEN, SECRET_KEY].iter().any(|secret| log.contains(secret)), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eks_pod_identity_gives_credentials() -> Result<()> {
+    let (stack, aws) = (Stack::shared().await?, FakeAws::start(StatusCode::OK).await?);
+    let mut environment = without_keys(&stack);
+    environment.extend([
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), format!("{}/v1/credentials", aws.url)),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE".to_owned(), token_file()?),
+    ]);
+    a_receipt_is_written(&stack, environment).await?;
+    let asked = aws.asked();
+    ensure!(asked.iter().any(|question| question.starts_with(&format!("GET /v1/credentials {TOKEN}"))), "{asked:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_be_assumed_is_told_with_the_reason_of_aws() -> Result<()> {
+    let (stack, aws) = (Stack::shared().await?, FakeAws::start(StatusCode::FORBIDDEN).await?);
+    let told = "AWS gives no credentials: AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity";
+    is_told(web_identity(&stack, &aws)?, told).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_credentials_says_so() -> Result<()> {
+    let stack = Stack::shared().await?;
+    // To a pod, the instance's metadata service is often one that takes the question and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let mut environment = without_keys(&stack);
+    environment.extend([
+        ("AWS_EC2_METADATA_DISABLED".to_owned(), "false".to_owned()),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT".to_owned(), format!("http://{}", silent.local_addr()?)),
+    ]);
+    is_told(environment, "there are no AWS credentials: no keys, no web identity (IRSA)").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_sts_is_told_from_a_silent_s3() -> Result<()> {
+    let stack = Stack::shared().await?;
+    // Takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let mut environment = without_keys(&stack);
+    environment.extend([
+        ("AWS_ENDPOINT_URL_STS".to_owned(), format!("http://{}", silent.local_addr()?)),
+        ("AWS_ROLE_ARN".to_owned(), ROLE.to_owned()),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned(), token_file()?),
+    ]);
+    is_told(environment, "AWS gives no credentials right now: no answer in time").await
+}
+
+/// A stack's environment as on AWS: neither endpoint nor keys. That S3 is elsewhere is told to the SDK alone.
+fn without_keys(stack: &Stack) -> Environment {
+    let given = ["S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+    let mut environment: Environment =
+        stack.env().into_iter().filter(|(name, _)| !given.contains(&name.as_str())).collect();
+    environment.extend([
+        ("AWS_ENDPOINT_URL_S3".to_owned(), stack.localstack().endpoint()),
+        // The machine that runs the tests may be an instance with a role.
+        ("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()),
+    ]);
+    environment
+}
+
+/// What the webhook of EKS adds to a pod whose ServiceAccount is annotated with a role.
+fn web_identity(stack: &Stack, aws: &FakeAws) -> Result<Environment> {
+    let mut environment = without_keys(stack);
+    environment.extend([
+        ("AWS_ROLE_ARN".to_owned(), ROLE.to_owned()),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned(), token_file()?),
+        ("AWS_STS_REGIONAL_ENDPOINTS".to_owned(), "regional".to_owned()),
+        ("AWS_ENDPOINT_URL_STS".to_owned(), aws.url.clone()),
+    ]);
+    Ok(environment)
+}
+
+fn token_file() -> Result<String> {
+    let file = folder::of_this_test_process()?.join("web-identity-token");
+    std::fs::write(&file, TOKEN)?;
+    Ok(file.to_str().context("a path of text")?.to_owned())
+}
+
+/// Returns the producer's log.
+async fn a_receipt_is_written(stack: &Stack, environment: Environment) -> Result<String> {
+    let producer = Producer::builder(folder::of_this_test_process()?, environment).start().await?;
+    dependencies_up(&producer, &["shard1", "s3"]).await?;
+    let api = Api::of(&producer)?;
+    let order = api.place("alice", None).await?.acked(0)?;
+    api.receipt_stored(&order.id).await?;
+    stack.s3().get_object().bucket(stack.bucket()).key(&order.receipt).send().await.context("get the receipt")?;
+    Ok(producer.process().log_since_start())
+}
+
+/// Waits until the producer says this of S3; provisioning says it, too.
+async fn is_told(environment: Environment, reason: &str) -> Result<()> {
+    let folder = folder::of_this_test_process()?;
+    let provisioning = environment.iter().cloned().chain([("OWNER".to_owned(), "test/told".to_owned())]).collect();
+    let producer = Producer::builder(folder, environment).start().await?;
+    let url = format!("{}/readyz", producer.admin_url()?);
+    eventually(&format!("s3: {reason}"), PATIENCE, async || {
+        let readiness: Value = http::client().get(&url).send().await?.json().await?;
+        let told = readiness["dependencies"]["s3"]["reason"].as_str().unwrap_or_default();
+        ensure!(told.contains(reason), "{readiness}");
+        Ok(())
+    })
+    .await?;
+    let refused = provision(folder, provisioning).await.err().context("provisioning went well")?.to_string();
+    ensure!(refused.contains(reason), "{refused}");
+    for text in [refused, producer.process().log_since_start()] {
+        ensure!(!text.contains(TOKEN), "the token is shown in {text}");
+    }
+    Ok(())
+}
+
+/// THE FAKE: gives the credentials of a role to whoever asks as a pod on EKS does.
+struct FakeAws {
+    url: String,
+    asked: Arc<Mutex<Vec<String>>>,
+    server: JoinHandle<()>,
+}
+
+impl FakeAws {
+    /// With another status than 200 it refuses.
+    async fn start(status: StatusCode) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let remembered = asked.clone();
+        let server = tokio::spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                let asked = remembered.clone();
+                let service = service_fn(move |request| answer(request, status, asked.clone()));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service),
+                );
+            }
+        });
+        Ok(Self { url, asked, server })
+    }
+
+    /// Method, path, authorization and body of each request.
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("nobody panics with the lock").clone()
+    }
+}
+
+impl Drop for FakeAws {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    status: StatusCode,
+    asked: Arc<Mutex<Vec<String>>>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    const EXPIRES: &str = "2099-01-01T00:00:00Z";
+    let is_sts = request.method() == hyper::Method::POST;
+    let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("-");
+    let mut question = format!("{} {} {authorization} ", request.method(), request.uri());
+    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    question.push_str(&String::from_utf8_lossy(&body));
+    asked.lock().expect("nobody panics with the lock").push(question);
+
+    let text = match (status, is_sts) {
+        (StatusCode::OK, true) => format!(
+            "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+             <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAEXAMPLE</AccessKeyId>\
+             <SecretAccessKey>{SECRET_KEY}</SecretAccessKey><SessionToken>a-session</SessionToken>\
+             <Expiration>{EXPIRES}</Expiration></Credentials><AssumedRoleUser><Arn>{ROLE}/a</Arn>\
+             <AssumedRoleId>A:a</AssumedRoleId></AssumedRoleUser></AssumeRoleWithWebIdentityResult>\
+             <ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></AssumeRoleWithWebIdentityResponse>"
+        ),
+        (StatusCode::OK, false) => json!({
+            "AccessKeyId": "ASIAEXAMPLE",
+            "SecretAccessKey": SECRET_KEY,
+            "Token": "a-session",
+            "Expiration": EXPIRES,
+        })
+        .to_string(),
+        _ => "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+              <Code>AccessDenied</Code><Message>Not authorized to perform sts:AssumeRoleWithWebIdentity</Message></Error>\
+              <RequestId>1</RequestId></ErrorResponse>"
+            .to_owned(),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    Ok(response)
+}
