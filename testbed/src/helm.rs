@@ -4,16 +4,12 @@
 //! (configuration, cache, plugins) is read or written.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{folder, tools};
-
-/// Seconds until a call is ended. Where Helm waits for something, its own `--timeout` (5 minutes by default) comes first.
-const DEADLINE: u16 = 600;
+use crate::{command, folder, tools};
 
 /// Helm in one namespace of one cluster.
 #[derive(Debug, Clone)]
@@ -113,12 +109,10 @@ impl Helm {
     /// # Errors
     /// If it failed or did not end: the command, and all that it said.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", &DEADLINE.to_string()]).arg(&self.program).args(arguments);
-        command.arg("--namespace").arg(&self.namespace).arg("--kubeconfig").arg(&self.kubeconfig);
-        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path))).env("HOME", &self.home);
-        let output = tokio::task::spawn_blocking(move || command.output()).await?.context("start helm")?;
-        succeeded(&output).with_context(|| format!("helm {}", arguments.first().unwrap_or(&"")))
+        let mut command = command::command(&self.program);
+        command.args(arguments).arg("--namespace").arg(&self.namespace).arg("--kubeconfig").arg(&self.kubeconfig);
+        command.env("HOME", &self.home);
+        command::output(command).await
     }
 
     async fn release(
@@ -132,18 +126,7 @@ impl Helm {
         let values = values.to_string();
         let mut arguments = vec![command, release, path(chart)?, "--set-json", &values, "--output=json"];
         arguments.extend(options);
-        let printed = self.run(&arguments).await.with_context(|| format!("{release} with {values}"))?;
-        parse(&printed)
-    }
-}
-
-fn succeeded(output: &Output) -> Result<String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (printed, said) = (text(&output.stdout), text(&output.stderr));
-    match output.status.code() {
-        Some(0) => Ok(printed),
-        Some(124) => bail!("did not end within {DEADLINE} s: {said}{printed}"),
-        _ => bail!("{}: {said}{printed}", output.status),
+        parse(&self.run(&arguments).await?)
     }
 }
 

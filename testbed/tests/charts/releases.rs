@@ -45,7 +45,7 @@ async fn an_installation_that_waits_ends_when_the_pods_are_ready() -> Result<()>
     let chart = chart(OPERATOR).display().to_string();
     let waiting = ["install", OPERATOR, &chart, "--set-json", &values, "--wait"];
     let late = site.helm.run(&[&waiting[..], &["--timeout=3s"]].concat()).await.err().context("no pod is ready")?;
-    ensure!(format!("{late:#}").contains("orderflow-operator"), "{late:#}");
+    ensure!(format!("{late:#}").contains("Deployment/") && format!("{late:#}").contains("not ready"), "{late:#}");
     site.helm.uninstall(OPERATOR, &["--no-hooks"]).await?;
 
     let _kubelet = site.kubelet();
