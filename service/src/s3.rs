@@ -123,24 +123,25 @@ impl NoCredentials {
         }
         let place = causes.iter().position(|cause| cause.is::<CredentialsError>())?;
         let causes = &causes[place..];
-        if matches!(causes[0].downcast_ref(), Some(CredentialsError::CredentialsNotLoaded(_))) {
-            return Some(Self::Missing);
-        }
-        if matches!(causes[0].downcast_ref(), Some(CredentialsError::ProviderTimedOut(_))) {
-            return Some(Self::NotNow("no answer in time"));
-        }
-        if causes.iter().any(|cause| cause.is::<ConnectorError>()) {
-            return Some(Self::NotNow("cannot connect"));
-        }
+        Some(match causes[0].downcast_ref() {
+            Some(CredentialsError::CredentialsNotLoaded(_)) => Self::Missing,
+            Some(CredentialsError::ProviderTimedOut(_)) => Self::NotNow("no answer in time"),
+            _ if causes.iter().any(|cause| cause.is::<ConnectorError>()) => Self::NotNow("cannot connect"),
+            _ => Self::answered(causes),
+        })
+    }
+
+    /// By STS, or by a metadata service.
+    fn answered(causes: &[&(dyn Error + 'static)]) -> Self {
+        const NOT_NOW: [&str; 5] =
+            ["IDPCommunicationError", "InternalFailure", "ServiceUnavailable", "Throttling", "ThrottlingException"];
+        // Its whole text also holds the request's id.
         let answer = causes.iter().find_map(|cause| cause.downcast_ref::<ErrorMetadata>());
-        Some(Self::Refused(match answer {
-            Some(answer) => {
-                // Its text also holds the request's id.
-                let (code, message) = (answer.code().unwrap_or("no code"), answer.message().unwrap_or("no message"));
-                format!("{code}: {message}")
-            }
-            None => causes.last().map(ToString::to_string).unwrap_or_default(),
-        }))
+        match answer.map(|answer| (answer.code().unwrap_or("no code"), answer.message().unwrap_or("no message"))) {
+            Some((code, _)) if NOT_NOW.contains(&code) => Self::NotNow("AWS has troubles of its own"),
+            Some((code, message)) => Self::Refused(format!("{code}: {message}")),
+            None => Self::Refused(causes.last().map(ToString::to_string).unwrap_or_default()),
+        }
     }
 
     pub fn is_transient(&self) -> bool {
