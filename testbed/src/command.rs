@@ -22,7 +22,8 @@ pub fn command(program: &Path) -> Command {
 /// # Errors
 /// If it failed or did not end: the command, and all that it said.
 pub async fn output(mut command: Command) -> Result<String> {
-    let arguments: Vec<_> = command.get_args().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<_> =
+        command.get_args().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let line = arguments.join(" ");
     let output = tokio::task::spawn_blocking(move || command.output())
         .await

@@ -48,9 +48,8 @@ impl Node {
         folder::create(&files)?;
         let url = format!("https://{ADDRESS}:{}", kubernetes.port);
         let certificates = &kubernetes.certificates;
-        let kubeconfig = |name: &str, pair| {
-            kubeconfig(&files, name, &url, &certificates.authority, &Credentials::Certificate(pair))
-        };
+        let kubeconfig =
+            |name: &str, pair| kubeconfig(&files, name, &url, &certificates.authority, &Credentials::Certificate(pair));
         let launch = |component| launch(folder, NAME, component);
 
         let containerd = Process::start(containerd::launch(folder, &files)?)?;

@@ -8,10 +8,13 @@ use orderflow_testbed::kubernetes::Node;
 use orderflow_testbed::{Helm, Kubernetes, command, folder, tools};
 use serde_json::json;
 
+use crate::installation;
 use crate::kubectl::Kubectl;
 
 /// Everything is in here, and nothing else is.
 const NAMESPACE: &str = "orderflow-e2e";
+
+const DEFINITION: &str = "customresourcedefinition/orderflows.orderflow.dev";
 
 pub struct Cluster {
     pub kubectl: Kubectl,
@@ -21,7 +24,9 @@ pub struct Cluster {
 
 pub enum Kind {
     /// In the order in which they are dropped.
-    Own { _node: Node, _kubernetes: Kubernetes },
+    Own {
+        _running: Box<(Node, Kubernetes)>,
+    },
     Kind,
 }
 
@@ -35,16 +40,16 @@ impl Cluster {
                 let images = PathBuf::from(variable("E2E_IMAGES")?);
                 let node = Node::start(&kubernetes, folder, &images, &variable("E2E_CGROUP")?).await?;
                 let kubeconfig = kubernetes.admin_kubeconfig().to_owned();
-                (kubeconfig, Kind::Own { _node: node, _kubernetes: kubernetes })
+                (kubeconfig, Kind::Own { _running: Box::new((node, kubernetes)) })
             }
             "kind" => (kubeconfig_of_kind(folder).await?, Kind::Kind),
             other => bail!("E2E_CLUSTER is {other}: node or kind"),
         };
         let kubectl = Kubectl::new(&kubeconfig, NAMESPACE);
-        // Whatever a run before left; on a new cluster there is nothing.
-        kubectl.run(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait"]).await?;
+        require_empty(&kubectl).await?;
         let labels = json!({ "pod-security.kubernetes.io/enforce": "baseline" });
-        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE, "labels": labels } });
+        let namespace =
+            json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE, "labels": labels } });
         kubectl.apply_value("namespace", &namespace).await?;
         if let Kind::Own { .. } = kind {
             volumes(&kubectl, folder).await?;
@@ -52,11 +57,16 @@ impl Cluster {
         Ok(Self { helm: Helm::new(folder, &kubeconfig, NAMESPACE)?, kubectl, kind })
     }
 
-    /// Leaves nothing behind in a cluster that goes on without us.
+    /// Leaves nothing behind in a cluster that goes on without us, whatever has failed before.
     pub async fn remove(self) -> Result<()> {
-        if let Kind::Kind = self.kind {
+        if self.is_kind() {
+            for release in [installation::OPERATOR, installation::BACKING] {
+                let options = ["--ignore-not-found", "--no-hooks"];
+                self.helm.uninstall(release, &options).await?;
+            }
             self.kubectl.run(&["delete", "namespace", NAMESPACE, "--wait"]).await?;
-            self.kubectl.run(&["delete", "crd", "orderflows.orderflow.dev", "--ignore-not-found"]).await?;
+            // It was not there before, so nobody else has any.
+            self.kubectl.run(&["delete", DEFINITION, "--ignore-not-found"]).await?;
         }
         Ok(())
     }
@@ -77,6 +87,14 @@ impl Cluster {
             println!("--- kubectl {}\n{said}", arguments.join(" "));
         }
     }
+}
+
+/// Else what is removed at the end would be somebody's.
+async fn require_empty(kubectl: &Kubectl) -> Result<()> {
+    let namespace = format!("namespace/{NAMESPACE}");
+    let there = kubectl.run(&["get", DEFINITION, &namespace, "--ignore-not-found", "--output=name"]).await?;
+    ensure!(there.is_empty(), "this cluster is in use, take an empty one; it has:\n{there}");
+    Ok(())
 }
 
 pub fn variable(name: &str) -> Result<String> {

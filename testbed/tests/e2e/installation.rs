@@ -10,7 +10,7 @@ use crate::Clock;
 use crate::cluster::{Cluster, variable};
 
 pub const OPERATOR: &str = "orderflow-operator";
-const BACKING: &str = "orderflow-backing";
+pub const BACKING: &str = "orderflow-backing";
 
 pub struct Installation {
     /// Where the API is for clients of the cluster: through kube-proxy, as inside of it.
@@ -26,7 +26,10 @@ impl Installation {
             cluster.kubectl.apply(&here("testbed/tests/e2e/manifests/kafka.yaml")).await?;
         }
         cluster.helm.install(BACKING, &here("charts/orderflow-backing"), &backing(cluster)).await?;
-        cluster.helm.install(OPERATOR, &here("charts/orderflow-operator"), &operator_values(&version, &version)).await?;
+        cluster
+            .helm
+            .install(OPERATOR, &here("charts/orderflow-operator"), &operator_values(&version, &version))
+            .await?;
         for set in ["statefulset/postgres-shard1", "statefulset/postgres-shard2", "deployment/localstack"] {
             cluster.kubectl.wait(&["rollout", "status", set]).await?;
         }

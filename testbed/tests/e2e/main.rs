@@ -49,7 +49,9 @@ async fn story(cluster: &Cluster, clock: &Clock) -> Result<()> {
 
     for disturbance in disturbances::ALL {
         let traffic = Traffic::start(&installation.url, &ledger)?;
+        traffic.takes(50).await.with_context(|| disturbance.name.to_owned())?;
         disturbance.happen(cluster, &installation).await.with_context(|| disturbance.name.to_owned())?;
+        traffic.takes(50).await.with_context(|| format!("after: {}", disturbance.name))?;
         let tally = traffic.stop().await.with_context(|| disturbance.name.to_owned())?;
         clock.says(&format!("{}: {tally}", disturbance.name));
         ensure!(

@@ -38,7 +38,8 @@ pub(super) async fn import(files: &Path, layout: &Path) -> Result<()> {
     let (archive_name, layout) = (archive.display().to_string(), layout.display().to_string());
     run(&tools::node_program("tar")?, &["-cf", &archive_name, "-C", &layout, "."]).await?;
     let (ctr, socket) = (tools::node_program("ctr")?, socket(files).display().to_string());
-    run(&ctr, &["--address", &socket, "--namespace", "k8s.io", "images", "import", "--no-unpack", &archive_name]).await?;
+    run(&ctr, &["--address", &socket, "--namespace", "k8s.io", "images", "import", "--no-unpack", &archive_name])
+        .await?;
     std::fs::remove_file(&archive).context("remove the images' archive")
 }
 
