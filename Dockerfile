@@ -12,6 +12,8 @@ LABEL org.opencontainers.image.version=${VERSION} \
 # distroless/cc has glibc, libgcc and OpenSSL, but not the zlib that librdkafka links. /usr/lib is on the loader's own
 # search path on every architecture, so this needs no ldconfig in an image that has none.
 COPY libz.so.1 /usr/lib/
+# Where OpenSSL would look for public authorities is a folder that the base does not have.
+ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 # The number, because Kubernetes cannot see that a user given by name is not root.
 USER 65532:65532
 
