@@ -25,20 +25,22 @@ impl Disturbance {
 
 pub const ALL: [Disturbance; 6] = [
     Disturbance {
-        name: "a producer's pod is killed",
-        // Whoever it was serving gets no answer.
+        name: "a producer's pod is deleted by force",
+        // Whom it was serving may get no answer.
         unnoticed: false,
-        happening: |cluster, _| Box::pin(pod_is_killed(cluster, "app.kubernetes.io/component=producer", PRODUCER)),
+        happening: |cluster, _| Box::pin(pod_is_deleted(cluster, "app.kubernetes.io/component=producer", PRODUCER)),
     },
     Disturbance {
-        name: "a consumer's pod is killed",
+        name: "a consumer's pod is deleted by force",
         unnoticed: true,
-        happening: |cluster, _| Box::pin(pod_is_killed(cluster, "app.kubernetes.io/component=consumer", CONSUMER)),
+        happening: |cluster, _| Box::pin(pod_is_deleted(cluster, "app.kubernetes.io/component=consumer", CONSUMER)),
     },
     Disturbance {
-        name: "the operator's pod is killed",
+        name: "the operator's pod is deleted by force",
         unnoticed: true,
-        happening: |cluster, _| Box::pin(pod_is_killed(cluster, "app.kubernetes.io/name=orderflow-operator", OPERATOR)),
+        happening: |cluster, _| {
+            Box::pin(pod_is_deleted(cluster, "app.kubernetes.io/name=orderflow-operator", OPERATOR))
+        },
     },
     Disturbance {
         name: "the pod of shard 1's Postgres is deleted",
@@ -62,10 +64,10 @@ const PRODUCER: &str = "deployment/orderflow-producer";
 const CONSUMER: &str = "deployment/orderflow-consumer";
 const OPERATOR: &str = "deployment/orderflow-operator";
 
-/// By force: its processes get no time to say goodbye.
-async fn pod_is_killed(cluster: &Cluster, label: &str, deployment: &str) -> Result<()> {
-    let killed = name_of_pod(cluster, label).await?;
-    cluster.kubectl.run(&["delete", "pod", &killed, "--grace-period=0", "--force"]).await?;
+/// By force: the API server forgets it at once, and nobody waits for its processes to end.
+async fn pod_is_deleted(cluster: &Cluster, label: &str, deployment: &str) -> Result<()> {
+    let deleted = name_of_pod(cluster, label).await?;
+    cluster.kubectl.run(&["delete", "pod", &deleted, "--grace-period=0", "--force"]).await?;
     cluster.kubectl.wait(&["rollout", "status", deployment]).await
 }
 
