@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What is checked here, what the workflow runs, and what the chart tells people to install are the same versions.
+// What is checked here, what the workflow runs, and what people are told to install are the same versions.
 func TestVersionsAgree(t *testing.T) {
 	const workflow = ".github/workflows/kind.yaml"
 	type place struct{ file, pattern string }
@@ -16,6 +16,8 @@ func TestVersionsAgree(t *testing.T) {
 			{"Tiltfile", `STRIMZI = '(.+)'`},
 			{workflow, `STRIMZI_VERSION: (.+)`},
 			{"charts/orderflow-backing/templates/kafka.yaml", `strimzi-kafka-operator --version (\S+)`},
+			{"charts/orderflow-backing/README.md", `strimzi-kafka-operator --version (\S+)`},
+			{"README.md", `strimzi-kafka-operator --version (\S+)`},
 		},
 		"kind": {
 			{"testbed/assets/tilt/go.mod", `sigs\.k8s\.io/kind (\S+)`},
