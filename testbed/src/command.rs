@@ -33,7 +33,8 @@ pub async fn output(mut command: Command) -> Result<String> {
     let (printed, said) = (text(&output.stdout), text(&output.stderr));
     match output.status.code() {
         Some(0) => Ok(printed),
-        Some(124) => bail!("{line}: did not end within {DEADLINE} s: {said}{printed}"),
+        // By itself, or killed when it did not heed that.
+        Some(124) | None => bail!("{line}: did not end within {DEADLINE} s: {said}{printed}"),
         _ => bail!("{line} ({}): {said}{printed}", output.status),
     }
 }

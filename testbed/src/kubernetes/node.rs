@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1;
 use kube::Api;
 
@@ -98,17 +98,15 @@ pub(super) async fn prepare() -> Result<()> {
     network::set_up().await
 }
 
-/// The network would be the machine's own.
+/// The network would be the machine's own. A new one has no route.
 fn require_own_namespaces() -> Result<()> {
-    let own = std::fs::read_to_string("/proc/net/dev").context("read the network's devices")?;
-    // A new network namespace has the loopback device, and what the kernel makes in each; none of them is a real one.
-    let devices: Vec<_> = own.lines().skip(2).filter_map(|line| line.split(':').next()).map(str::trim).collect();
-    for device in devices {
-        if Path::new("/sys/class/net").join(device).join("device").exists() {
-            bail!("this process still has the machine's network ({device}): start it with make e2e");
-        }
-    }
-    ensure!(std::process::id() < 1000, "this process has no process namespace of its own: start it with make e2e");
+    let routes = std::fs::read_to_string("/proc/net/route").context("read the routes")?;
+    ensure!(routes.lines().count() <= 1, "this process has a network already: start it with make e2e");
+    let first = std::fs::read_to_string("/proc/1/cmdline").context("read who is the first process")?;
+    ensure!(
+        first.contains("in_namespaces"),
+        "this process has no process namespace of its own: start it with make e2e"
+    );
     Ok(())
 }
 

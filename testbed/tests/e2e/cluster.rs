@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::installation;
 use crate::kubectl::Kubectl;
 
-/// Everything is in here, and nothing else is.
+/// All of it is in here, but for the definition and the roles for its users.
 const NAMESPACE: &str = "orderflow-e2e";
 
 const DEFINITION: &str = "customresourcedefinition/orderflows.orderflow.dev";
@@ -57,7 +57,7 @@ impl Cluster {
         Ok(Self { helm: Helm::new(folder, &kubeconfig, NAMESPACE)?, kubectl, kind })
     }
 
-    /// Leaves nothing behind in a cluster that goes on without us, whatever has failed before.
+    /// Leaves nothing behind in a cluster that goes on without us, also after an error.
     pub async fn remove(self) -> Result<()> {
         if self.is_kind() {
             for release in [installation::OPERATOR, installation::BACKING] {
@@ -109,8 +109,8 @@ async fn kubeconfig_of_kind(folder: &Path) -> Result<PathBuf> {
     kubectl.args(first_argument).args(["config", "view", "--minify", "--raw", "-o", "json"]);
     let text = command::output(kubectl).await?;
     ensure!(text.contains("\"current-context\": \"kind-"), "the current context is none of kind: nothing was done");
-    let file = folder.join("kind.kubeconfig");
-    std::fs::write(&file, text).context("write a kubeconfig")?;
+    let file = folder::data(folder, "kind.kubeconfig")?;
+    folder::write_private(&file, &text)?;
     Ok(file)
 }
 

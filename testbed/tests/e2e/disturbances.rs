@@ -66,9 +66,18 @@ const OPERATOR: &str = "deployment/orderflow-operator";
 
 /// By force: the API server forgets it at once, and nobody waits for its processes to end.
 async fn pod_is_deleted(cluster: &Cluster, label: &str, deployment: &str) -> Result<()> {
+    let wanted = cluster.kubectl.get(&[deployment]).await?["spec"]["replicas"].as_u64().context("no replicas")?;
     let deleted = name_of_pod(cluster, label).await?;
     cluster.kubectl.run(&["delete", "pod", &deleted, "--grace-period=0", "--force"]).await?;
-    cluster.kubectl.wait(&["rollout", "status", deployment]).await
+    // Not by the Deployment's status, which is still that of before.
+    eventually("another pod to be ready", PATIENCE, || async {
+        let pods = cluster.kubectl.get(&["pods", "-l", label]).await?;
+        let pods = pods["items"].as_array().context("no list of pods")?;
+        let ready = pods.iter().filter(|pod| pod["metadata"]["name"] != deleted.as_str() && is_ready(pod)).count();
+        ensure!(ready as u64 == wanted, "{ready} of {wanted} are ready");
+        Ok(())
+    })
+    .await
 }
 
 async fn postgres_is_deleted(cluster: &Cluster) -> Result<()> {
@@ -94,12 +103,12 @@ async fn shards_are_migrated(cluster: &Cluster, installation: &Installation) -> 
         println!("e2e: skipped: images of a next version are only built for a node of our own");
         return Ok(());
     }
-    let before = generation(cluster).await?;
+    let (before, schemas) = (generation(cluster).await?, schemas(cluster).await?);
     installation.upgrade_operator(cluster, "next", "next").await?;
     eventually("shards with the next schema", PATIENCE, || async {
-        let resource = cluster.kubectl.get(&["orderflow", "orderflow"]).await?;
-        let shards = resource["status"]["shards"].as_array().context("the status has no shards")?;
-        ensure!(shards.iter().all(|shard| shard["schema"] == 2), "shards are {shards:?}");
+        let now = self::schemas(cluster).await?;
+        let newer = now.iter().zip(&schemas).filter(|(now, before)| now > before).count();
+        ensure!(newer == 2, "schemas were {schemas:?}, are {now:?}");
         Ok(())
     })
     .await?;
@@ -107,6 +116,18 @@ async fn shards_are_migrated(cluster: &Cluster, installation: &Installation) -> 
     ensure!(before == after, "the producers were rolled, too: generation {before}, then {after}");
     // All is well for as long as anybody looks: the operator has seen them after its migration.
     cluster.kubectl.wait(&["wait", "--for=condition=Ready", "orderflow/orderflow"]).await
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Of each shard, as the resource's status says.
+async fn schemas(cluster: &Cluster) -> Result<Vec<u64>> {
+    let resource = cluster.kubectl.get(&["orderflow", "orderflow"]).await?;
+    let shards = resource["status"]["shards"].as_array().context("the status has no shards")?;
+    shards.iter().map(|shard| shard["schema"].as_u64().with_context(|| format!("no schema in {shard}"))).collect()
 }
 
 /// Of the producers' Deployment: it counts what was asked of them.

@@ -55,6 +55,7 @@ impl Kubectl {
         let (program, first_argument) = tools::kubectl()?;
         let launch = Launch::new("kubectl port-forward", program, log)
             .arguments(first_argument)
+            .env("HOME", folder::of_this_test_process()?)
             .argument("--kubeconfig")
             .argument(&self.kubeconfig)
             .arguments(["--namespace", &self.namespace, "port-forward", service])

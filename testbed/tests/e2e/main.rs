@@ -33,8 +33,8 @@ async fn an_installation_loses_no_order_whatever_happens_to_its_pods() -> Result
     if outcome.is_err() {
         cluster.explain().await;
     }
-    cluster.remove().await?;
-    outcome
+    let removed = cluster.remove().await;
+    outcome.and(removed)
 }
 
 async fn story(cluster: &Cluster, clock: &Clock) -> Result<()> {
