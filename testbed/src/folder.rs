@@ -56,7 +56,7 @@ pub fn create(folder: &Path) -> Result<()> {
 }
 
 /// Writes a file that only this user may read: the folder is open to all.
-pub(crate) fn write_private(file: &Path, text: &str) -> Result<()> {
+pub fn write_private(file: &Path, text: &str) -> Result<()> {
     OpenOptions::new()
         .create(true)
         .truncate(true)
