@@ -257,7 +257,7 @@ async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
     // The broker of the tests knows no log-in: what the client says of that is shown, and must not be too much.
     let sasl = json!({ "mechanism": "SCRAM-SHA-512", "secretRef": { "name": "kafka" } });
     world.patch(json!({ "spec": { "topic": { "sasl": sasl } } })).await?;
-    world.wait_for("TopicReady", "False", "Unreachable").await?;
+    world.wait_for("TopicReady", "False", "Refused").await?;
     shown_so_far.push(shown(&world, &operator).await?);
     world.patch(json!({ "spec": { "topic": { "sasl": null } } })).await?;
     world.wait_for("Ready", "True", "Available").await?;
