@@ -91,6 +91,12 @@ impl Ledger {
     }
 }
 
+/// Takes an order away, so that the check has something to find.
+pub async fn lose_one(cluster: &Cluster) -> Result<String> {
+    let query = "DELETE FROM orders WHERE id = (SELECT id FROM orders ORDER BY created_at LIMIT 1) RETURNING id";
+    in_shard(cluster, "shard1", query).await?.into_iter().next().context("there was no order")
+}
+
 /// What is only in the one, and what is only in the other.
 fn differences(expected: &[String], found: &[String]) -> (Vec<String>, Vec<String>) {
     let without = |these: &[String], those: &[String]| {

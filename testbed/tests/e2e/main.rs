@@ -64,6 +64,12 @@ async fn story(cluster: &Cluster, clock: &Clock) -> Result<()> {
     ledger.settle(cluster).await.context("after everything")?;
     clock.says(&format!("all {} orders have their row, receipt and notification, once each", ledger.len()));
 
+    let lost = ledger::lose_one(cluster).await?;
+    let noticed =
+        ledger.settle(cluster).await.err().context("an order was taken away, and the check did not notice")?;
+    ensure!(format!("{noticed:#}").contains(&lost), "{lost} was taken away, but: {noticed:#}");
+    clock.says("the check notices an order that was taken away");
+
     installation.uninstall(cluster).await?;
     clock.says("uninstalled");
     Ok(())
