@@ -34,18 +34,23 @@ pub async fn bucket(client: Client, bucket: String, dependency: Dependency, stop
 
 pub async fn topics(settings: kafka::Settings, topics: Topics, dependency: Dependency, stop: CancellationToken) {
     let config = settings.consumer("orderflow.probe");
-    let mut client = None;
+    let (mut client, mut made) = (None, false);
     loop {
         let (kept, config, topics) = (client.take(), config.clone(), topics.clone());
         match tokio::task::spawn_blocking(move || ask(kept, &config, &topics)).await {
             Ok(Ok((consumer, missing))) => {
-                client = Some(consumer);
+                (client, made) = (Some(consumer), true);
                 match missing {
                     None => dependency.up(),
                     Some(topic) => dependency.down(format!("the topic {topic} is not there: run orderflow-provision")),
                 }
             }
-            Ok(Err(Unasked::Answer(error))) => dependency.down(error),
+            Ok(Err(Unasked::Answer(error, kept))) => {
+                (client, made) = (kept, true);
+                dependency.down(error);
+            }
+            // The settings were good once: what else fails must not make a pod unready whose orders wait for no Kafka.
+            Ok(Err(Unasked::Client(error))) if made => dependency.down(error),
             Ok(Err(Unasked::Client(error))) => dependency.unusable(error),
             Err(_) => return,
         }
@@ -59,11 +64,12 @@ pub async fn topics(settings: kafka::Settings, topics: Topics, dependency: Depen
 enum Unasked {
     /// One could not be made.
     Client(KafkaError),
-    Answer(kafka::Unanswered),
+    /// With the client, unless a new one has to be made: that reads its CA file again, which may have been mended. Any other
+    /// goes on trying to connect, for which one look may be too short.
+    Answer(kafka::Unanswered, Option<BaseConsumer<Quiet>>),
 }
 
-/// Returns the client and the topic that is not there. A client without an answer is dropped: a new one reads its CA file
-/// again, which may have been mended.
+/// Returns the client and the topic that is not there.
 fn ask(
     kept: Option<BaseConsumer<Quiet>>,
     config: &ClientConfig,
@@ -72,7 +78,13 @@ fn ask(
     let make = || BaseConsumer::from_config_and_context(config, Quiet::default()).map_err(Unasked::Client);
     let consumer = kept.map_or_else(make, Ok)?;
     for topic in [&topics.orders, &topics.relay] {
-        let metadata = kafka::fetch_metadata(&consumer, topic, TIMEOUT).map_err(Unasked::Answer)?;
+        let metadata = match kafka::fetch_metadata(&consumer, topic, TIMEOUT) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let kept = (error.trouble != Some(kafka::Trouble::Certificate)).then_some(consumer);
+                return Err(Unasked::Answer(error, kept));
+            }
+        };
         if !metadata.topics().iter().any(|topic| topic.error().is_none()) {
             return Ok((consumer, Some(topic.clone())));
         }

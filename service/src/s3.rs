@@ -1,6 +1,6 @@
 //! The one place where an S3 client is built.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use aws_config::{
     BehaviorVersion, Region, default_provider::credentials::DefaultCredentialsChain, identity::IdentityCache, imds,
@@ -133,19 +133,49 @@ impl NoCredentials {
 
     /// By STS, or by a metadata service.
     fn answered(causes: &[&(dyn Error + 'static)]) -> Self {
-        const NOT_NOW: [&str; 5] =
-            ["IDPCommunicationError", "InternalFailure", "ServiceUnavailable", "Throttling", "ThrottlingException"];
-        // Its whole text also holds the request's id.
-        let answer = causes.iter().find_map(|cause| cause.downcast_ref::<ErrorMetadata>());
-        match answer.map(|answer| (answer.code().unwrap_or("no code"), answer.message().unwrap_or("no message"))) {
-            Some((code, _)) if NOT_NOW.contains(&code) => Self::NotNow("AWS has troubles of its own"),
-            Some((code, message)) => Self::Refused(format!("{code}: {message}")),
-            None => Self::Refused(causes.last().map(ToString::to_string).unwrap_or_default()),
+        /// What somebody has to mend; anything else may be a trouble of AWS' own, and pass. Without `Exception`, with which
+        /// most of them end.
+        const REFUSALS: [&str; 9] = [
+            "AccessDenied",
+            "ExpiredToken",
+            "IdpRejectedClaim",
+            "InvalidClientTokenId",
+            "InvalidIdentityToken",
+            "MalformedPolicyDocument",
+            "PackedPolicyTooLarge",
+            "RegionDisabled",
+            "ValidationError",
+        ];
+        /// What the agents of containers and instances say: `… StatusCode(403)`. Asked too often is not refused.
+        const STATUS: &str = "StatusCode(4";
+        const AGAIN: [&str; 2] = ["StatusCode(408)", "StatusCode(429)"];
+
+        let text = causes.last().map(ToString::to_string).unwrap_or_default();
+        // What the SDK has a type for names itself in its text; the metadata's own text also holds the request's id.
+        let (code, message) = match causes.iter().find_map(|cause| cause.downcast_ref::<ErrorMetadata>()) {
+            Some(answer) => (answer.code().unwrap_or_default(), answer.message().unwrap_or_default()),
+            None => text.split_once(": ").unwrap_or((&text, "")),
+        };
+        let code = code.split(' ').next().unwrap_or_default().trim_end_matches("Exception");
+        // Of the file with the token, not of a connection.
+        let is_local = causes
+            .iter()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied));
+        if REFUSALS.iter().any(|refusal| refusal.eq_ignore_ascii_case(code)) {
+            // How long ago a token expired changes with each answer.
+            let told = if code.starts_with("ExpiredToken") { "the token has expired" } else { message };
+            Self::Refused(format!("{code}: {told}"))
+        } else if is_local || (text.contains(STATUS) && !AGAIN.iter().any(|again| text.contains(again))) {
+            Self::Refused(text)
+        } else {
+            Self::NotNow("AWS has troubles of its own")
         }
     }
 
+    /// Also when there are none: a metadata service that does not answer looks the same.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::NotNow(_))
+        !matches!(self, Self::Refused(_))
     }
 }
 
@@ -174,5 +204,38 @@ where
         SdkError::ServiceError(context) => format!("{}", DisplayErrorContext(context.err())),
         SdkError::DispatchFailure(failure) if failure.is_io() => "cannot connect".to_owned(),
         other => format!("{other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Said(&'static str);
+
+    #[test]
+    fn only_what_somebody_has_to_mend_is_a_refusal() {
+        let not_now = NoCredentials::NotNow("AWS has troubles of its own");
+        let said = |text| NoCredentials::answered(&[&Said(text)]);
+        for passing in [
+            "IdpCommunicationErrorException [IDPCommunicationErrorException]: the provider does not answer",
+            "Non-success status from HTTP credential provider: StatusCode(503)",
+            "Non-success status from HTTP credential provider: StatusCode(429)",
+            "expected value at line 1",
+        ] {
+            assert_eq!(said(passing), not_now, "{passing}");
+        }
+        let expired = "ExpiredTokenException: Token expired: current date/time 1639523040 must be before 1639523000";
+        assert_eq!(said(expired), NoCredentials::Refused("ExpiredToken: the token has expired".to_owned()));
+        let rejected = "IdpRejectedClaimException [IDPRejectedClaimException]: no such audience";
+        assert_eq!(said(rejected), NoCredentials::Refused("IdpRejectedClaim: no such audience".to_owned()));
+        let forbidden = "Non-success status from HTTP credential provider: StatusCode(403)";
+        assert_eq!(said(forbidden), NoCredentials::Refused(forbidden.to_owned()));
+
+        let answered = |code| NoCredentials::answered(&[&ErrorMetadata::builder().code(code).message("no").build()]);
+        assert_eq!(answered("AccessDenied"), NoCredentials::Refused("AccessDenied: no".to_owned()));
+        assert_eq!(answered("Throttling"), not_now);
     }
 }

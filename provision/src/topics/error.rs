@@ -55,14 +55,21 @@ impl Error {
     }
 }
 
-/// While brokers are still coming up, there are too few of them, or the one that knows the group does not know it yet.
+/// While brokers come, go or are too busy, there are too few of them, or the one that knows the group does not know it yet.
 fn is_not_yet(code: Code) -> bool {
     matches!(
         code,
         Code::CoordinatorLoadInProgress
             | Code::CoordinatorNotAvailable
+            | Code::Fail
             | Code::InvalidReplicationFactor
+            | Code::KafkaStorageError
             | Code::NotCoordinator
+            | Code::NotLeaderForPartition
+            | Code::ReplicaNotAvailable
+            | Code::ThrottlingQuotaExceeded
+            | Code::TimedOutQueue
+            | Code::Unknown
     )
 }
 

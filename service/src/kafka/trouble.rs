@@ -51,7 +51,9 @@ impl Trouble {
             // It follows from what was told before.
             Code::AllBrokersDown => return None,
             // "Local:" would be an error of the connection during the log-in.
-            Code::Authentication if !text.contains("Local: ") => Self::LogIn(without_place(text).to_owned()),
+            Code::Authentication if !text.contains("Local: ") && !text.contains("Disconnected") => {
+                Self::LogIn(words(text).to_owned())
+            }
             Code::SSL if text.contains("certificate verify failed") => Self::Certificate,
             Code::Resolve => Self::Unresolved,
             _ => Self::guessed(text).unwrap_or_else(|| Self::Other(without_place(text).to_owned())),
@@ -103,6 +105,12 @@ fn without_place(text: &str) -> &str {
         Some((place, rest)) if place.contains("://") => rest,
         _ => text,
     }
+}
+
+/// What brokers say of a log-in, without what is new with each: the two signatures that should be one.
+fn words(text: &str) -> &str {
+    let text = without_place(text);
+    text.split_once(" (server's ").map_or(text, |(text, _)| text)
 }
 
 /// What a client was told last.
@@ -181,17 +189,17 @@ pub fn why(error: &KafkaError, trouble: Option<&Trouble>) -> String {
     }
 }
 
-/// The metadata of `topic`. For a consumer that reads nothing yet: if there is no answer, it is polled.
+/// The metadata of `topic`. For a consumer that reads nothing yet: it is polled, since what it is told would else be kept for
+/// ever, and told when it is long over.
 pub fn fetch_metadata<C: ConsumerContext + Told>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     timeout: Duration,
 ) -> Result<Metadata, Unanswered> {
     let troubles = consumer.context().troubles();
-    consumer.fetch_metadata(Some(topic), timeout).inspect(|_| troubles.forget()).map_err(|error| {
-        serve(consumer);
-        Unanswered { error, trouble: troubles.last() }
-    })
+    let answer = consumer.fetch_metadata(Some(topic), timeout);
+    serve(consumer);
+    answer.inspect(|_| troubles.forget()).map_err(|error| Unanswered { error, trouble: troubles.last() })
 }
 
 /// Why the brokers do not answer, found out by another client: for one that cannot be polled. Blocks for `timeout`.
@@ -228,6 +236,10 @@ mod tests {
                     state AUTH_REQ, 3 identical error(s) suppressed)";
         let refused = trouble(Code::Authentication, text).unwrap();
         assert_eq!(refused, Trouble::LogIn("SASL authentication error: Authentication failed".to_owned()));
+        let other = "sasl_ssl://10.0.0.1:9093/1: SASL SCRAM server authentication failed: ServerSignature mismatch (server's \
+                     aGVsbG8= != ours d29ybGQ=)";
+        let words = "SASL SCRAM server authentication failed: ServerSignature mismatch";
+        assert_eq!(trouble(Code::Authentication, other), Some(Trouble::LogIn(words.to_owned())));
         let gone = "sasl_ssl://10.0.0.1:9093/1: SASL SCRAM-SHA-512 mechanism handshake failed: Local: Broker transport \
                     failure: broker's supported mechanisms: ";
         assert!(!trouble(Code::Authentication, gone).unwrap().is_refusal());
