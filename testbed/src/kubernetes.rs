@@ -26,11 +26,13 @@ mod api_server;
 mod certificates;
 mod controller_manager;
 mod etcd;
+mod fake_kubelet;
 mod kubeconfig;
 mod node;
 
 use api_server::Reach;
 use certificates::Certificates;
+pub use fake_kubelet::FakeKubelet;
 use kubeconfig::{Credentials, kubeconfig};
 pub use node::{NAME as NODE, Node};
 

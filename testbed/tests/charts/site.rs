@@ -11,9 +11,9 @@ use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope, pinned_kind};
 use kube::{Api, Client, ResourceExt};
 use orderflow_testbed::helm::Release;
+use orderflow_testbed::kubernetes::FakeKubelet;
 use orderflow_testbed::{Helm, Kubernetes, folder};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::control_plane::kubernetes;
@@ -128,24 +128,9 @@ impl Site {
         Ok(found)
     }
 
-    /// THE ONE FAKE: there is no node, so this plays the kubelet and says of every pod that it runs and is ready. Stops when
-    /// it is dropped.
-    pub fn kubelet(&self) -> Kubelet {
-        let pods: Api<Pod> = self.api();
-        Kubelet(tokio::spawn(async move {
-            loop {
-                if let Ok(list) = pods.list(&ListParams::default()).await {
-                    for pod in list.iter().filter(|pod| !runs(pod)) {
-                        let ready = json!({ "status": {
-                            "phase": "Running",
-                            "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
-                        }});
-                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(ready)).await;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }))
+    /// Says of every pod of this namespace that it is ready, as there is no node.
+    pub fn kubelet(&self) -> FakeKubelet {
+        FakeKubelet::start(self.api())
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -204,19 +189,6 @@ impl Site {
         let metadata = json!({ "name": account, "namespace": pod["metadata"]["namespace"] });
         self.apply(&json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata })).await
     }
-}
-
-/// Plays the kubelet until it is dropped.
-pub struct Kubelet(JoinHandle<()>);
-
-impl Drop for Kubelet {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-fn runs(pod: &Pod) -> bool {
-    pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
 }
 
 /// What is in every namespace, or of Helm's own.

@@ -48,6 +48,13 @@ async fn story(cluster: &Cluster, clock: &Clock) -> Result<()> {
     clock.says("their rows, receipts and notifications are there, once each");
 
     for disturbance in disturbances::ALL {
+        if disturbance.needs_next_schema && cluster.is_kind() {
+            clock.says(&format!(
+                "SKIPPED, {}: images of a next version are built for a node of our own only",
+                disturbance.name
+            ));
+            continue;
+        }
         let traffic = Traffic::start(&installation.url, &ledger)?;
         traffic.takes(50).await.with_context(|| disturbance.name.to_owned())?;
         disturbance.happen(cluster, &installation).await.with_context(|| disturbance.name.to_owned())?;

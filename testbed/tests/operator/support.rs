@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{self as core, Namespace, Pod, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{self as core, Namespace, Secret, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -21,12 +21,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
+use orderflow_testbed::kubernetes::FakeKubelet;
 use orderflow_testbed::product::Environment;
 use orderflow_testbed::{Kubernetes, Operator, Stack, eventually, folder, http, localstack};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// For everything that only has to happen; generous, because nothing is decided by it.
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// With an operator that has made `main`, and pods that run: see [`World::kubelet`].
-    pub async fn ready() -> Result<(Self, Operator, Kubelet)> {
+    pub async fn ready() -> Result<(Self, Operator, FakeKubelet)> {
         let world = Self::new().await?;
         let operator = world.operator().await?;
         let kubelet = world.kubelet();
@@ -325,24 +325,9 @@ impl World {
             .collect())
     }
 
-    /// THE ONE FAKE: there is no node, so this plays the kubelet and says of every pod that it runs and is ready. The
-    /// Deployments' status is then made by the real controllers. Stops when it is dropped.
-    pub fn kubelet(&self) -> Kubelet {
-        let pods: Api<Pod> = self.api();
-        Kubelet(tokio::spawn(async move {
-            loop {
-                if let Ok(list) = pods.list(&ListParams::default()).await {
-                    for pod in list.iter().filter(|pod| !is_ready(pod)) {
-                        let ready = json!({ "status": {
-                            "phase": "Running",
-                            "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
-                        }});
-                        let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(ready)).await;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }))
+    /// Says of every pod of this namespace that it is ready, as there is no node.
+    pub fn kubelet(&self) -> FakeKubelet {
+        FakeKubelet::start(self.api())
     }
 
     // ---- Settled ----
@@ -430,15 +415,6 @@ impl World {
             )
         }));
         Ok(audit.requests.clone())
-    }
-}
-
-/// Plays the kubelet until it is dropped.
-pub struct Kubelet(JoinHandle<()>);
-
-impl Drop for Kubelet {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -530,9 +506,4 @@ pub fn merge(target: &mut Value, patch: &Value) {
 
 fn pairs(environment: &[(&str, &str)]) -> Environment {
     environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
