@@ -4,8 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Stack, eventually};
-use rcgen::generate_simple_self_signed;
+use orderflow_testbed::{Authority, Stack, eventually};
 use serde_json::{Value, json};
 
 use crate::control_plane::has_strimzi;
@@ -105,7 +104,7 @@ async fn a_restricted_namespace_takes_the_pods_of_each_example() -> Result<()> {
         // The brokers here have neither TLS nor a log-in. By now the Deployments are there, and are kept as the spec says.
         let topic = example(&file)?.remove(0)["spec"]["topic"].clone();
         if !topic["tls"].is_null() {
-            let authority = generate_simple_self_signed(["kafka.example.com".to_owned()])?.cert.pem();
+            let authority = Authority::new("kafka")?.pem();
             put_secret(&site, "kafka-ca", &[("ca.crt", &authority)]).await?;
             put_secret(&site, "kafka-user", &[("password", "a-password")]).await?;
             let mut with_tls = orderflow.clone();

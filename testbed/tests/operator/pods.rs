@@ -10,10 +10,8 @@ use k8s_openapi::api::core::v1::{EnvVar, Namespace, Pod, PodTemplateSpec, Secret
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Consumer, Isolation, Postgres, Producer, eventually, folder, http, postgres};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use orderflow_testbed::{Authority, Consumer, Isolation, Postgres, Producer, eventually, folder, http};
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 
 use crate::support::{NAME, PATIENCE, World, create};
 
@@ -188,7 +186,10 @@ async fn mounted(world: &World, component: &str) -> Result<BTreeMap<String, Path
 /// Makes `main` with everything that a spec can turn on for its pods, and waits until both Deployments have it. The Postgres
 /// of its first shard.
 async fn everything(world: &World) -> Result<Postgres> {
-    let (postgres, authority) = postgres_with_tls(world).await?;
+    let authority = Authority::new("a company")?;
+    let name = format!("postgres-{}", world.namespace);
+    let postgres = Postgres::start_secured(folder::of_this_test_process()?, &name, &authority).await?;
+    let authority = authority.pem();
     let dsn = postgres.create_database("orders").await?;
     world.put_secret("postgres-shard1", &[("dsn", &dsn), ("ca.crt", &authority)]).await?;
     let credentials = [
@@ -219,31 +220,6 @@ async fn everything(world: &World) -> Result<Postgres> {
         world.deployment_that(component, "that logs in to Kafka", logs_in).await?;
     }
     Ok(postgres)
-}
-
-/// A server of this test's own that speaks TLS, and the certificate of the authority that signed its certificate.
-async fn postgres_with_tls(world: &World) -> Result<(Postgres, String)> {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
-
-    let name = format!("postgres-{}", world.namespace);
-    let postgres = Postgres::start(folder::of_this_test_process()?, &name).await?;
-    let dsn = postgres.dsn("postgres");
-    let mut connection = postgres::connect(&dsn).await?;
-    // The server itself writes its files, as the key must be its own.
-    for (file, pem) in [("server.crt", certificate.pem()), ("server.key", key.serialize_pem())] {
-        let lines = format!("SELECT unnest(string_to_array('{}', E'\\n'))", pem.trim().replace('\r', ""));
-        let copy = format!("COPY ({lines}) TO PROGRAM 'umask 077 && cat > {file}'");
-        sqlx::raw_sql(AssertSqlSafe(copy)).execute(&mut connection).await?;
-    }
-    sqlx::raw_sql("ALTER SYSTEM SET ssl = on").execute(&mut connection).await?;
-    sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await?;
-    let with_tls = format!("{dsn}?sslmode=require");
-    eventually("Postgres to speak TLS", PATIENCE, async || postgres::connect(&with_tls).await.map(drop)).await?;
-    Ok((postgres, authority.pem()))
 }
 
 fn template(deployment: &Deployment) -> Result<PodTemplateSpec> {

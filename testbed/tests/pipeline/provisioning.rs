@@ -1,8 +1,6 @@
 //! `orderflow-provision`: safe to run again and by several at once, and never on what is another's, neither to make nor to
 //! remove.
 
-use std::{path::PathBuf, time::Duration};
-
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
 use futures_util::{
@@ -11,9 +9,8 @@ use futures_util::{
     stream,
 };
 use orderflow_testbed::{
-    Launch, Postgres, Process, Service, Stack, eventually, folder, postgres, product::Environment, provision, tools,
+    Authority, Launch, Postgres, Process, Service, Stack, folder, postgres, product::Environment, provision, tools,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
@@ -311,40 +308,14 @@ async fn topics_are_left_as_long_as_their_group_has_members() -> Result<()> {
     Ok(())
 }
 
-/// A new authority and a certificate that it signed for 127.0.0.1: its PEM file, certificate and key.
-fn authority(name: &str) -> Result<(PathBuf, String, String)> {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
-    let file = folder::of_this_test_process()?.join(format!("{name}.crt"));
-    std::fs::write(&file, authority.pem())?;
-    Ok((file, certificate.pem(), key.serialize_pem()))
-}
-
-/// Gives a server a certificate and its key. The server itself writes them, as the key must be its own.
-async fn speak_tls(postgres: &Postgres, certificate: &str, key: &str) -> Result<()> {
-    let dsn = postgres.dsn("postgres");
-    for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
-        let lines = format!("SELECT unnest(string_to_array('{}', E'\\n'))", pem.trim().replace('\r', ""));
-        execute(&dsn, &format!("COPY ({lines}) TO PROGRAM 'umask 077 && cat > {name}'")).await?;
-    }
-    execute(&dsn, "ALTER SYSTEM SET ssl = on").await?;
-    execute(&dsn, "SELECT pg_reload_conf()").await?;
-    eventually("the server to speak TLS", Duration::from_secs(30), async || {
-        execute(&format!("{dsn}?sslmode=require"), "SELECT 1").await
-    })
-    .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_trusted_by_the_ca_file_beside_its_dsn_alone() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (right, certificate, key) = authority("right-authority")?;
-    let (wrong, ..) = authority("wrong-authority")?;
-    let postgres = Postgres::start(folder::of_this_test_process()?, "tls-postgres").await?;
-    speak_tls(&postgres, &certificate, &key).await?;
+    let folder = folder::of_this_test_process()?;
+    let postgres = Postgres::start_secured(folder, "tls-postgres", &Authority::new("right")?).await?;
+    let right = postgres.ca_file().context("a secured Postgres has an authority")?;
+    let wrong = folder.join("wrong-authority.crt");
+    std::fs::write(&wrong, Authority::new("wrong")?.pem())?;
     let dsns = [postgres.create_database("tls1").await?, postgres.create_database("tls2").await?];
 
     let fresh = fresh(&stack).await?;
