@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use orderflow_service::failpoint::defect;
 use rdkafka::{
     Message,
     consumer::{BaseConsumer, Consumer},
@@ -40,18 +41,25 @@ pub fn gather<'consumer>(
 ) -> Result<Vec<BorrowedMessage<'consumer>>, Interruption> {
     let rebalances = consumer.context().rebalances();
     let (mut batch, mut bytes) = (Vec::new(), 0);
+    // With this one a batch is gathered until there is a rebalance, so that there is one to keep it across.
+    let keeps_batch = defect("consumer::keeps-batch-across-rebalance");
     let mut until = Instant::now() + LONGEST_IDLING;
     loop {
         let polled = consumer.poll(until.saturating_duration_since(Instant::now()));
         if consumer.context().rebalances() != rebalances {
-            return Ok(Vec::new());
+            if !keeps_batch || batch.is_empty() {
+                return Ok(Vec::new());
+            }
+            if consumer.context().assignment().is_some() {
+                return Ok(batch);
+            }
         }
         match polled {
             Some(Ok(record)) => {
                 order.follow(record.partition(), record.offset()).map_err(Interruption::Broken)?;
                 bytes += record.key_len() + record.payload_len();
                 if batch.is_empty() {
-                    until = Instant::now() + LONGEST_GATHERING;
+                    until = Instant::now() + if keeps_batch { Duration::from_secs(60) } else { LONGEST_GATHERING };
                 }
                 batch.push(record);
                 if batch.len() >= MOST_RECORDS || bytes >= MOST_BYTES {

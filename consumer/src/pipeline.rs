@@ -8,10 +8,10 @@ use std::{
 };
 
 use orderflow_core::{Timestamp, Topics};
-use orderflow_service::{Backoff, Dependency, kafka::Told, shutdown::CancellationToken};
+use orderflow_service::{Backoff, Dependency, failpoint::defect, kafka::Told, shutdown::CancellationToken};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaResult,
     message::BorrowedMessage,
 };
@@ -72,6 +72,9 @@ impl Pipeline {
             .set("heartbeat.interval.ms", "2000")
             // The longest that the loop may be busy with one transaction and its abort.
             .set("max.poll.interval.ms", "90000");
+        if defect("consumer::reads-uncommitted") {
+            consumer.set("isolation.level", "read_uncommitted");
+        }
         let mut producer = settings.kafka.transactional_producer(&settings.transactional_id());
         // Dead letters carry more than what they were made of.
         producer.set("message.max.bytes", "2097152");
@@ -165,6 +168,10 @@ impl Pipeline {
             }
             match self.settle(&transactions, &batch, &assignment, partitions) {
                 Ok(()) => {
+                    if defect("consumer::commits-offsets-apart") {
+                        let apart = offsets(&self.topics.orders, &batch::next_offsets(&batch));
+                        let _ = apart.and_then(|apart| consumer.commit(&apart, CommitMode::Sync));
+                    }
                     aborts = 0;
                     self.backoff.reset();
                     self.kafka.up();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use orderflow_service::{
+    failpoint::defect,
     kafka::{self, TransactionError, Troubles},
     shutdown::CancellationToken,
 };
@@ -119,9 +120,11 @@ impl Transactions {
         }
         self.deliver()?;
         fail::fail_point!("consumer::after-produce", |_| std::process::abort());
-        self.insist("send_offsets_to_transaction", || {
-            producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT)
-        })?;
+        if !defect("consumer::commits-offsets-apart") {
+            self.insist("send_offsets_to_transaction", || {
+                producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT)
+            })?;
+        }
         fail::fail_point!("consumer::before-commit", |_| std::process::abort());
         // One that timed out may have been committed. Asking again tells; aborting could only guess.
         self.insist("commit_transaction", || producer.commit_transaction(CALL_TIMEOUT))?;

@@ -15,7 +15,7 @@ use anyhow::Context;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use futures_util::{StreamExt, stream};
 use orderflow_core::{Order, OrderId, receipt};
-use orderflow_service::{Backoff, Dependency, postgres, s3, shutdown::CancellationToken};
+use orderflow_service::{Backoff, Dependency, failpoint::defect, postgres, s3, shutdown::CancellationToken};
 use sqlx::{FromRow, PgConnection, PgPool, Row, postgres::PgRow};
 use tokio::sync::Notify;
 
@@ -88,6 +88,9 @@ impl Receipts {
         if claimed == 0 {
             return Ok(0);
         }
+        if defect("receipts::deletes-before-put") {
+            self.delete(&jobs.iter().map(|job| job.order.id).collect::<Vec<_>>()).await?;
+        }
         let failing = AtomicBool::new(false);
         let results: Vec<_> = stream::iter(jobs)
             .map(async |job| {
@@ -154,6 +157,7 @@ impl Receipts {
     }
 
     async fn put(&self, job: &Job) -> Result<(), String> {
+        fail::fail_point!("receipts::before-put", |_| std::process::abort());
         let text = receipt::text(&job.order, &self.shard);
         let put = self
             .client

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use orderflow_core::Topics;
-use orderflow_service::{Backoff, Dependency, kafka, shutdown::CancellationToken};
+use orderflow_service::{Backoff, Dependency, failpoint::defect, kafka, shutdown::CancellationToken};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{sync::Notify, time::timeout};
 
@@ -106,7 +106,7 @@ impl Relay {
         let (mut publisher, last) =
             started.inspect_err(|error| self.dependency.down(format!("{error:#}"))).context("take over in Kafka")?;
         self.dependency.up();
-        if let Some(last) = last {
+        if let Some(last) = last.filter(|_| !defect("relay::ignores-progress")) {
             let deleted = session.delete_published(&last).await.context("delete what had been published")?;
             tracing::debug!(shard = self.shard.name, deleted, "settled the last batch of the relay before");
         }
@@ -133,6 +133,9 @@ impl Relay {
                 continue;
             }
             let full = batch.len() == BATCH;
+            if defect("relay::deletes-before-commit") {
+                session.delete(&batch).await?;
+            }
             let published = session
                 .beside(move || {
                     let published = publisher.publish(&batch);

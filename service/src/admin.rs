@@ -67,11 +67,10 @@ pub async fn serve_with(
         let readiness = dependencies.readiness();
         (if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))
     };
-    let app = Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(registry));
+    let app = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/metrics", get(metrics));
+    #[cfg(feature = "failpoints")]
+    let app = app.merge(crate::failpoint::routes());
+    let app = app.with_state(Arc::new(registry));
     axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.context("serve the admin port")
 }
 

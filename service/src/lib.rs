@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod backoff;
 pub mod dependency;
+pub mod failpoint;
 pub mod shutdown;
 pub mod telemetry;
 

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use orderflow_core::{OrderCreated, Topics, event::header};
-use orderflow_service::kafka::{self, TransactionError, Troubles, drain};
+use orderflow_service::{
+    failpoint::defect,
+    kafka::{self, TransactionError, Troubles, drain},
+};
 use rdkafka::{
     ClientContext, Message,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
@@ -62,7 +65,12 @@ impl Publisher {
         shard: &orderflow_core::Shard,
     ) -> anyhow::Result<(Self, Option<Progress>)> {
         let transactional_id = format!("{}.{}", topics.relay, shard.name);
-        let config = settings.transactional_producer(&transactional_id);
+        let mut config = settings.transactional_producer(&transactional_id);
+        if defect("relay::fences-nobody") {
+            config.set("transactional.id", format!("{transactional_id}.{}", std::process::id()));
+            // The frozen one's must still be open when it wakes.
+            config.set("transaction.timeout.ms", "60000");
+        }
         let producer = BaseProducer::from_config_and_context(&config, Reports::default()).context("make a producer")?;
         if let Err(error) = retry(INIT_TIMEOUT, |left| producer.init_transactions(left)) {
             // It says no more than that it timed out; the reason is among the events.

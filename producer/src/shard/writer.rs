@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
-use orderflow_service::{Backoff, postgres, shutdown::CancellationToken};
+use orderflow_service::{Backoff, failpoint::defect, postgres, shutdown::CancellationToken};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
+use uuid::Uuid;
 
 use super::{
-    Doorbells, Health, PlaceError, Presence, Trouble,
+    Doorbells, Health, PlaceError, Placed, Presence, Trouble,
     meta::{Expected, MetaError},
     queue::{Submission, Submissions},
     statement::{self, Failure, Outcomes},
@@ -122,6 +126,9 @@ impl Writer {
                     self.metrics.batch_size.observe(batch.len() as f64);
                     let started = Instant::now();
                     statement::sort(&mut batch);
+                    if defect("writer::answers-before-commit") {
+                        answer_early(&mut batch);
+                    }
                     self.store_and_answer(&mut connection, batch).await;
                     self.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
                 }
@@ -144,7 +151,7 @@ impl Writer {
 
     /// Answers every submission. A batch whose outcome is unknown is sent again over a new connection, with the same ids,
     /// until its requests have given up. Leaves `None` behind if the last connection is of no more use.
-    async fn store_and_answer(&self, connection: &mut Option<Connection>, batch: Vec<Submission>) {
+    async fn store_and_answer(&self, connection: &mut Option<Connection>, mut batch: Vec<Submission>) {
         let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
         // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
         let mut unknown = false;
@@ -173,6 +180,9 @@ impl Writer {
                     }
                 }
                 unknown = true;
+                if defect("writer::sends-again-with-new-ids") {
+                    batch.iter_mut().for_each(|submission| submission.order.id = Uuid::now_v7());
+                }
             }
             if Instant::now() >= deadline {
                 let outcomes = batch.iter().map(|submission| Some(Err(outcome_unknown(submission)))).collect();
@@ -242,6 +252,15 @@ impl Writer {
             // Nobody is there to read it if the request has given up.
             let _ = submission.reply.send(outcome);
         }
+    }
+}
+
+/// A defect for the proof: whoever waits is told what has not happened yet.
+fn answer_early(batch: &mut [Submission]) {
+    for submission in batch {
+        let nobody = oneshot::channel().0;
+        let created = Placed::Created(submission.order.clone());
+        let _ = std::mem::replace(&mut submission.reply, nobody).send(Ok(created));
     }
 }
 

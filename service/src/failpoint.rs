@@ -1,0 +1,29 @@
+//! Failpoints: named places in the code where a test stops, delays or kills this process, and defects that a test has it
+//! make on purpose, so that the proof's checker has something to find. Nothing of this is in a build without the feature
+//! `failpoints`; with it all of them are inert until `FAILPOINTS` or [`routes`] says otherwise.
+
+/// Whether this process is to make the mistake of that name. Always false in a build without failpoints.
+#[cfg(feature = "failpoints")]
+pub fn defect(name: &str) -> bool {
+    fail::eval(name, |_| ()).is_some()
+}
+
+/// Whether this process is to make the mistake of that name. Always false in a build without failpoints.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub fn defect(_name: &str) -> bool {
+    false
+}
+
+/// `PUT /failpoints/NAME` with actions as the crate `fail` knows them (`return`, `pause`, `off`, …), on the admin port: the
+/// one that a test means may be known only while it runs, such as the relay that leads.
+#[cfg(feature = "failpoints")]
+pub fn routes<S: Clone + Send + Sync + 'static>() -> axum::Router<S> {
+    use axum::{extract::Path, http::StatusCode, routing::put};
+
+    let configure = async |Path(name): Path<String>, actions: String| match fail::cfg(name, &actions) {
+        Ok(()) => (StatusCode::NO_CONTENT, String::new()),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    axum::Router::new().route("/failpoints/{name}", put(configure))
+}
