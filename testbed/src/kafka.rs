@@ -39,6 +39,15 @@ pub struct Kafka {
     tls: Option<Tls>,
 }
 
+/// A further listener for clients that come by another way, such as a [`Proxy`](crate::Proxy).
+#[derive(Debug, Clone, Copy)]
+pub struct Listener {
+    /// Where Kafka listens.
+    pub port: u16,
+    /// Where it tells those clients to come.
+    pub advertised: u16,
+}
+
 /// The files of a secured Kafka.
 #[derive(Debug)]
 struct Tls {
@@ -56,28 +65,39 @@ impl Kafka {
 
     /// The same with the client port chosen.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
-        Self::start_with(folder, name, port, None).await
+        Self::start_with(folder, name, port, &[], None).await
+    }
+
+    /// One that has further listeners, beside the one that [`Kafka::bootstrap`] names.
+    pub async fn start_behind(folder: &Path, name: &str, listeners: &[Listener]) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, listeners, None).await
     }
 
     /// A secured one: `authority` signs its certificate, which names 127.0.0.1 and no other host.
     pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, Some(authority)).await
+        Self::start_with(folder, name, port::free()?, &[], Some(authority)).await
     }
 
-    async fn start_with(folder: &Path, name: &str, port: u16, authority: Option<&Authority>) -> Result<Self> {
+    async fn start_with(
+        folder: &Path,
+        name: &str,
+        port: u16,
+        further: &[Listener],
+        authority: Option<&Authority>,
+    ) -> Result<Self> {
         let storage = folder::data(folder, name)?;
         let log = folder::log(folder, name)?;
         let tls = authority.map(|_| Tls::in_folder(&storage));
         let settings = storage.join("server.properties");
         if !settings.exists() {
-            format(&storage, &log, port, tls.as_ref()).await?;
+            format(&storage, &log, port, further, tls.as_ref()).await?;
         }
         if let (Some(tls), Some(authority)) = (&tls, authority) {
             tls.write(authority)?;
         }
         // The broker's port may be another one than last time; the controller's was written into the storage.
         let controller = controller_port(&storage)?;
-        write(&settings, &server_properties(&storage, port, controller, tls.as_ref()))?;
+        write(&settings, &server_properties(&storage, port, controller, further, tls.as_ref()))?;
         let launch =
             java(name, &log, &storage)?.arguments(["-Xms256m", "-Xmx512m"]).argument("kafka.Kafka").argument(&settings);
         let kafka = Self { process: Process::start(launch)?, port, tls };
@@ -193,14 +213,14 @@ fn java(name: &str, log: &Path, storage: &Path) -> Result<Launch> {
 }
 
 /// Prepares new storage. The settings file is written last: while it is missing, the storage is not there.
-async fn format(storage: &Path, log: &Path, port: u16, tls: Option<&Tls>) -> Result<()> {
+async fn format(storage: &Path, log: &Path, port: u16, further: &[Listener], tls: Option<&Tls>) -> Result<()> {
     let _ = std::fs::remove_dir_all(storage);
     folder::create(storage)?;
     let controller = port::free()?;
     write(&storage.join("controller.port"), &controller.to_string())?;
     write(&storage.join("log4j2.properties"), LOGGING)?;
     let settings = storage.join("format.properties");
-    write(&settings, &server_properties(storage, port, controller, tls))?;
+    write(&settings, &server_properties(storage, port, controller, further, tls))?;
     // The first user has to be there before anybody can log in to make one.
     let user = tls.map(|_| format!("--add-scram=SCRAM-SHA-512=[name={USER},password={PASSWORD}]"));
     let launch = java("kafka format", log, storage)?
@@ -230,13 +250,24 @@ fn controller_port(storage: &Path) -> Result<u16> {
         .with_context(|| format!("read a port from {}", file.display()))
 }
 
-fn server_properties(storage: &Path, port: u16, controller: u16, tls: Option<&Tls>) -> String {
+fn server_properties(storage: &Path, port: u16, controller: u16, further: &[Listener], tls: Option<&Tls>) -> String {
     let protocol = if tls.is_some() { "SASL_SSL" } else { "PLAINTEXT" };
-    let listeners = format!("{protocol}://{HOST}:{port},CONTROLLER://{HOST}:{controller}");
+    let mut listeners = format!("{protocol}://{HOST}:{port},CONTROLLER://{HOST}:{controller}");
+    let (mut advertised, mut protocols) = (listeners.clone(), String::new());
+    for (number, listener) in further.iter().enumerate() {
+        let _ = write!(listeners, ",FURTHER{number}://{HOST}:{}", listener.port);
+        let _ = write!(advertised, ",FURTHER{number}://{HOST}:{}", listener.advertised);
+        let _ = write!(protocols, ",FURTHER{number}:PLAINTEXT");
+    }
     let mut text = format!("log.dirs={}\n", storage.join("log").display());
     let _ = writeln!(text, "controller.quorum.bootstrap.servers={HOST}:{controller}");
     let _ = writeln!(text, "listeners={listeners}");
-    let _ = writeln!(text, "advertised.listeners={listeners}");
+    let _ = writeln!(text, "advertised.listeners={advertised}");
+    let _ = writeln!(text, "inter.broker.listener.name={protocol}");
+    let _ = writeln!(
+        text,
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT{protocols}"
+    );
     if let Some(Tls { key_store, ca }) = tls {
         let _ = writeln!(text, "ssl.keystore.location={}", key_store.display());
         let _ = writeln!(text, "ssl.truststore.location={}", ca.display());
@@ -253,9 +284,6 @@ fn server_properties(storage: &Path, port: u16, controller: u16, tls: Option<&Tl
 
 /// Everything that is the same for each secured Kafka here.
 const SECURED_PROPERTIES: &str = "\
-listener.security.protocol.map=SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
-# Its transaction coordinators are clients of the broker, too.
-inter.broker.listener.name=SASL_SSL
 sasl.enabled.mechanisms=SCRAM-SHA-512
 sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512
 ssl.keystore.type=PEM
