@@ -1,5 +1,5 @@
-//! The real services OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack and the product's own
-//! processes.
+//! The real services OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack, versitygw and the product's
+//! own processes.
 //!
 //! Every integration test starts from a [`Stack`]; `orderflow-dev` keeps one running on a laptop. Nothing here is
 //! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
@@ -21,10 +21,12 @@ pub mod postgres;
 pub mod process;
 pub mod product;
 pub mod proxy;
+pub mod s3;
 pub mod service;
 pub mod stack;
 pub mod tools;
 pub mod topic;
+pub mod versitygw;
 pub mod wait;
 
 mod process_tree;
@@ -43,4 +45,5 @@ pub use proxy::{Link, Proxy};
 pub use service::Service;
 pub use stack::Stack;
 pub use topic::{Isolation, Record, read_topic};
+pub use versitygw::Versitygw;
 pub use wait::eventually;

@@ -12,12 +12,12 @@ use serde_json::Value;
 
 use crate::process::{Launch, Process};
 use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, port, tools};
+use crate::{folder, http, port, s3, tools};
 
 /// LocalStack takes any credentials; these are the usual ones.
 pub const ACCESS_KEY_ID: &str = "test";
 pub const SECRET_ACCESS_KEY: &str = "test";
-pub const REGION: &str = "us-east-1";
+pub const REGION: &str = s3::REGION;
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
@@ -70,18 +70,7 @@ impl LocalStack {
 
     /// An S3 client of the caller's own, for this LocalStack.
     pub fn s3(&self) -> aws_sdk_s3::Client {
-        use aws_sdk_s3::config::{
-            BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation::WhenRequired,
-        };
-        let settings = Builder::new()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::from_static(REGION))
-            .credentials_provider(Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY, None, None, "testbed"))
-            .endpoint_url(self.endpoint())
-            .force_path_style(true)
-            .request_checksum_calculation(WhenRequired)
-            .build();
-        aws_sdk_s3::Client::from_conf(settings)
+        s3::client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where the programs of the services are on this machine.
 //!
-//! Postgres comes from the system's packages; Kafka, LocalStack and Kubernetes from the cache folder that
+//! Postgres comes from the system's packages; Kafka, LocalStack, versitygw and Kubernetes from the cache folder that
 //! `scripts/prepare` fills. What is missing is an error that says so and names that script.
 
 use std::ffi::OsString;
@@ -24,6 +24,9 @@ pub const KUBERNETES_VERSION: &str = "1.35.4";
 
 /// The CoreDNS that a node's pods ask.
 pub const COREDNS_VERSION: &str = "1.15.0";
+
+/// The versitygw that keeps objects on disk.
+pub const VERSITYGW_VERSION: &str = "1.8.0";
 
 /// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
 pub fn postgres_program(name: &str) -> Result<PathBuf> {
@@ -100,6 +103,15 @@ pub fn coredns() -> Result<PathBuf> {
     let program = cache()?.join(format!("coredns-{COREDNS_VERSION}/coredns"));
     if !program.is_file() {
         bail!("{} node", missing(&format!("CoreDNS {COREDNS_VERSION} ({})", program.display())));
+    }
+    Ok(program)
+}
+
+/// The S3 server that keeps objects on disk.
+pub fn versitygw() -> Result<PathBuf> {
+    let program = cache()?.join(format!("versitygw-{VERSITYGW_VERSION}/versitygw"));
+    if !program.is_file() {
+        bail!("{} s3", missing(&format!("versitygw {VERSITYGW_VERSION} ({})", program.display())));
     }
     Ok(program)
 }

@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use orderflow_testbed::{Isolation, Kafka, LocalStack, Postgres, Service, eventually, folder, postgres, read_topic};
+use aws_sdk_s3::primitives::ByteStream;
+use orderflow_testbed::{
+    Isolation, Kafka, LocalStack, Postgres, Service, Versitygw, eventually, folder, postgres, read_topic,
+};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -119,6 +122,32 @@ async fn a_killed_localstack_comes_back_empty_on_its_port() -> Result<()> {
     assert!(asked.is_err(), "the frozen LocalStack answered");
     localstack.resume();
     localstack.s3().list_buckets().send().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn versitygw_keeps_objects_when_it_is_killed() -> Result<()> {
+    let started = Instant::now();
+    let versitygw = Versitygw::start(folder()?, "killed-versitygw").await?;
+    println!("versitygw, new: {:?}", started.elapsed());
+    let client = versitygw.s3();
+    client.create_bucket().bucket("receipts").send().await?;
+    let put = client.put_object().bucket("receipts").key("2024/05/word.json").content_type("application/json");
+    put.body(ByteStream::from_static(br#""kept""#)).send().await?;
+
+    versitygw.kill();
+    assert!(!versitygw.is_running());
+    let started = Instant::now();
+    versitygw.start_again().await?;
+    println!("versitygw, after a kill: {:?}", started.elapsed());
+
+    let object = versitygw.s3().get_object().bucket("receipts").key("2024/05/word.json").send().await?;
+    assert_eq!(object.content_type(), Some("application/json"));
+    assert_eq!(object.body.collect().await?.into_bytes(), r#""kept""#);
+
+    let started = Instant::now();
+    versitygw.stop().await?;
+    println!("versitygw, stop: {:?}", started.elapsed());
     Ok(())
 }
 

@@ -1,0 +1,164 @@
+//! The clients: place orders at a steady rate, whatever happens, and write down each request and its outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fastrand::Rng;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use uuid::Uuid;
+
+use crate::history::{Clock, Outcome, Recorder, Try};
+use crate::workload::{Manner, Plan};
+
+/// Orders under way; beyond it new ones wait. During an outage each takes seconds.
+const UNDER_WAY: usize = 512;
+
+/// Longer than any deadline of the API, so that what is noted is its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often an order is sent at most, and the pause between two times: together longer than any fault.
+const MOST_TRIES: usize = 200;
+const SHORTEST_PAUSE: u64 = 50;
+const LONGEST_PAUSE: u64 = 1000;
+
+/// One API that orders can be sent to.
+#[derive(Debug, Clone)]
+pub struct Producer {
+    pub name: String,
+    pub url: String,
+}
+
+#[derive(Debug)]
+pub struct Clients {
+    pub seed: u64,
+    pub producers: Vec<Producer>,
+    pub recorder: Arc<Recorder>,
+    pub clock: Clock,
+}
+
+impl Clients {
+    /// Places the orders `numbers`, so many a second, and returns how many were begun when `until` has come or all are placed.
+    /// What is under way then is carried to its end.
+    pub async fn run(self: Arc<Self>, first: u64, most: u64, rate: u32, until: Instant) -> Result<u64> {
+        let client = client()?;
+        let room = Arc::new(Semaphore::new(UNDER_WAY));
+        let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut orders = JoinSet::new();
+        let mut begun = 0;
+        while Instant::now() < until && begun < most {
+            ticks.tick().await;
+            let room = room.clone().acquire_owned().await.context("wait for room")?;
+            let (clients, client, number) = (self.clone(), client.clone(), first + begun);
+            begun += 1;
+            orders.spawn(async move {
+                let placed = clients.place(&client, Plan::of(clients.seed, number)).await;
+                drop(room);
+                placed
+            });
+            while let Some(ended) = orders.try_join_next() {
+                ended.context("place an order")??;
+            }
+        }
+        while let Some(ended) = orders.join_next().await {
+            ended.context("place an order")??;
+        }
+        Ok(begun)
+    }
+
+    /// Places one order in its manner.
+    pub async fn place(&self, client: &Client, plan: Plan) -> Result<()> {
+        let mut rng = Rng::with_seed(self.seed ^ plan.number.rotate_left(32));
+        self.recorder.plan(plan.clone())?;
+        if plan.manner == Manner::Together {
+            let mut chosen = || rng.usize(..self.producers.len());
+            let (one, two, three) = (chosen(), chosen(), chosen());
+            tokio::try_join!(
+                self.send(client, &plan, one, false),
+                self.send(client, &plan, two, false),
+                self.send(client, &plan, three, false)
+            )?;
+        }
+        for _ in 0..MOST_TRIES {
+            let chosen = rng.usize(..self.producers.len());
+            match self.send(client, &plan, chosen, false).await? {
+                Outcome::Acked { .. } | Outcome::Refused { .. } => break,
+                Outcome::Unknown { .. } if plan.manner == Manner::Once => return Ok(()),
+                Outcome::Unknown { .. } | Outcome::NotAccepted => {
+                    // The fault itself is what is waited out, as a person would.
+                    sleep(Duration::from_millis(rng.u64(SHORTEST_PAUSE..LONGEST_PAUSE))).await;
+                }
+            }
+        }
+        let chosen = rng.usize(..self.producers.len());
+        match plan.manner {
+            Manner::Again => self.send(client, &plan, chosen, false).await.map(drop),
+            Manner::Conflicting => self.send(client, &plan, chosen, true).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&self, client: &Client, plan: &Plan, producer: usize, conflicting: bool) -> Result<Outcome> {
+        let producer = &self.producers[producer];
+        let mut request = client
+            .post(format!("{}/api/orders", producer.url))
+            .header("content-type", "application/json")
+            .body(plan.body(conflicting));
+        if let Some(key) = &plan.idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
+        let sent = self.clock.now();
+        let outcome = match request.send().await {
+            Ok(response) => read(response).await,
+            Err(error) if error.is_connect() => Outcome::NotAccepted,
+            Err(error) => lost(&error),
+        };
+        let answered = self.clock.now();
+        self.recorder.tried(Try {
+            attempt: plan.number,
+            conflicting,
+            producer: producer.name.clone(),
+            sent,
+            answered,
+            outcome: outcome.clone(),
+        })?;
+        Ok(outcome)
+    }
+}
+
+/// Without idle connections: one that a killed producer left could not be told from one that it broke.
+pub fn client() -> Result<Client> {
+    let client = Client::builder().timeout(ANSWER_TIMEOUT).connect_timeout(Duration::from_secs(2));
+    client.pool_max_idle_per_host(0).no_proxy().build().context("make a client")
+}
+
+async fn read(response: Response) -> Outcome {
+    let (status, replayed) = (response.status(), response.headers().contains_key("idempotency-replayed"));
+    let answer: Value = match response.json().await {
+        Ok(answer) => answer,
+        Err(error) => return lost(&error),
+    };
+    let id = |value: &Value| value.as_str().and_then(|id| Uuid::parse_str(id).ok());
+    let problem = answer["type"].as_str().unwrap_or_default();
+    match status {
+        StatusCode::CREATED => match id(&answer["order"]["id"]) {
+            Some(id) => Outcome::Acked { id, replayed },
+            None => Outcome::Refused { status: 201, problem: format!("a 201 without an order: {answer}") },
+        },
+        StatusCode::SERVICE_UNAVAILABLE if problem.ends_with("/not-accepted") => Outcome::NotAccepted,
+        StatusCode::SERVICE_UNAVAILABLE if problem.ends_with("/outcome-unknown") => {
+            Outcome::Unknown { id: id(&answer["order_id"]), why: "outcome-unknown".to_owned() }
+        }
+        status => Outcome::Refused { status: status.as_u16(), problem: answer.to_string() },
+    }
+}
+
+fn lost(error: &reqwest::Error) -> Outcome {
+    let why = if error.is_timeout() { "no answer in time" } else { "connection lost" };
+    Outcome::Unknown { id: None, why: why.to_owned() }
+}
