@@ -44,6 +44,12 @@ test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=par
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
 
+.PHONY: proof
+proof: ## Kill, freeze and cut off everything while orders flow, and check every order [SEED=n] [MINUTES=n] [RATE=per second]
+	@scripts/prepare build services s3
+	cargo build --locked --workspace --bins $(FAILPOINTS)
+	@exec $(CARGO_TARGET_DIR)/debug/orderflow-proof $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(STORE),--store $(STORE))
+
 .PHONY: e2e
 e2e: ## Install all of it on a real cluster and disturb it: on kind, or as root on a node without Docker
 	@scripts/e2e

@@ -45,8 +45,19 @@ pub struct Finding {
 pub struct Verdict {
     pub findings: Vec<Finding>,
     pub counts: Counts,
-    /// From 201 to notification, in microseconds, one for each acked order.
-    pub delays: Vec<Time>,
+    /// One for each order that arrived everywhere and that a client was told of.
+    pub journeys: Vec<Journey>,
+}
+
+/// When an order was where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Journey {
+    /// From 1.
+    pub shard: usize,
+    pub sent: Time,
+    pub acked: Time,
+    pub notified: Time,
+    pub receipt: Time,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
@@ -74,11 +85,8 @@ pub(crate) struct Attempt<'a> {
 
 /// Checks everything.
 pub fn check(history: &History, seen: &Observation) -> Verdict {
-    let mut attempts: BTreeMap<u64, Attempt<'_>> = history
-        .plans
-        .iter()
-        .map(|plan| (plan.number, Attempt { plan, tries: Vec::new(), rows: Vec::new() }))
-        .collect();
+    let mut attempts: BTreeMap<u64, Attempt<'_>> =
+        history.plans.iter().map(|plan| (plan.number, Attempt { plan, tries: Vec::new(), rows: Vec::new() })).collect();
     for tried in &history.tries {
         if let Some(attempt) = attempts.get_mut(&tried.attempt) {
             attempt.tries.push(tried);

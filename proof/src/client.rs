@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use fastrand::Rng;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use uuid::Uuid;
 
 use crate::history::{Clock, Outcome, Recorder, Try};
@@ -42,16 +42,22 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Places the orders `numbers`, so many a second, and returns how many were begun when `until` has come or all are placed.
-    /// What is under way then is carried to its end.
-    pub async fn run(self: Arc<Self>, first: u64, most: u64, rate: u32, until: Instant) -> Result<u64> {
+    /// Places `most` orders from number `first` on, so many a second, or fewer if the other end of `stopped` is dropped
+    /// before. What is under way then is carried to its end.
+    pub async fn run(
+        self: Arc<Self>,
+        first: u64,
+        most: u64,
+        rate: u32,
+        mut stopped: oneshot::Receiver<()>,
+    ) -> Result<()> {
         let client = client()?;
         let room = Arc::new(Semaphore::new(UNDER_WAY));
         let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut orders = JoinSet::new();
         let mut begun = 0;
-        while Instant::now() < until && begun < most {
+        while begun < most && matches!(stopped.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
             ticks.tick().await;
             let room = room.clone().acquire_owned().await.context("wait for room")?;
             let (clients, client, number) = (self.clone(), client.clone(), first + begun);
@@ -68,7 +74,7 @@ impl Clients {
         while let Some(ended) = orders.join_next().await {
             ended.context("place an order")??;
         }
-        Ok(begun)
+        Ok(())
     }
 
     /// Places one order in its manner.

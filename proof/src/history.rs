@@ -114,6 +114,7 @@ impl Recorder {
 }
 
 fn write(out: &mut impl Write, what: &str, entry: &impl Serialize) -> Result<()> {
-    let line = serde_json::to_string(&std::collections::BTreeMap::from([(what, entry)])).context("print the history")?;
+    let line =
+        serde_json::to_string(&std::collections::BTreeMap::from([(what, entry)])).context("print the history")?;
     writeln!(out, "{line}").context("write the history")
 }

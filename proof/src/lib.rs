@@ -1,11 +1,19 @@
 //! The proof: orders flow while everything is killed, frozen, cut off and filled up, and a checker then looks whether each
 //! order that was answered 201 is everywhere, once. In the manner of Jepsen and of etcd's robustness tests.
 //!
-//! [`run`] is the table of contents of a run. `make proof` runs it, and a short one is part of `make test`, beside the
-//! controls: defects that the checker must notice.
+//! [`run`] is one run from its start to its verdict. `make proof` runs it, and a short one is part of `make test`, beside
+//! the controls: defects that the checker must notice.
 
 pub mod checker;
 pub mod client;
+pub mod deployment;
+pub mod fault;
 pub mod history;
 pub mod observation;
+pub mod report;
+pub mod run;
+pub mod storm;
+pub mod story;
 pub mod workload;
+
+pub use run::{Settings, run};

@@ -46,11 +46,12 @@ pub(super) fn check(attempt: &Attempt<'_>, seen: &Observation, verdict: &mut Ver
         rows.iter().map(|row| row.id).filter(|id| !acked.contains(id) && !unknown.contains(id)).collect();
     let most = if keyed { usize::from(acked.is_empty() && anonymous + unknown.len() > 0) } else { anonymous };
     if unexplained.len() > most {
-        let kind = if attempt.tries.is_empty() || attempt.plan.manner == Manner::Invalid || acked.is_empty() && most == 0 {
-            Kind::Unexpected
-        } else {
-            Kind::Duplicated
-        };
+        let kind =
+            if attempt.tries.is_empty() || attempt.plan.manner == Manner::Invalid || acked.is_empty() && most == 0 {
+                Kind::Unexpected
+            } else {
+                Kind::Duplicated
+            };
         let what = format!("{} rows, of which its requests explain {most}: {unexplained:?}", unexplained.len());
         verdict.find(kind, number, unexplained.first().copied(), what);
     } else if keyed && rows.len() > 1 {

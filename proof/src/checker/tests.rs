@@ -108,7 +108,7 @@ fn what_arrived_everywhere_once_is_fine() {
     let (history, seen, _) = healthy();
     let verdict = check(&history, &seen);
     assert_eq!(verdict.findings, []);
-    assert_eq!((verdict.counts.attempts, verdict.counts.acked, verdict.delays.len()), (2, 2, 2));
+    assert_eq!((verdict.counts.attempts, verdict.counts.acked, verdict.journeys.len()), (2, 2, 2));
 }
 
 #[test]
@@ -215,7 +215,9 @@ fn one_key_with_two_answers_is_noticed() {
     let history =
         History { plans: vec![plan(1, Some("key"))], tries: vec![acked(1, ids[0], 0), acked(1, ids[1], 100)] };
     let mut seen = Observation::default();
-    ids.map(|id| place(&mut seen, &history.plans[0], id));
+    for id in ids {
+        place(&mut seen, &history.plans[0], id);
+    }
     assert!(kinds(&history, &seen).contains(&Kind::Duplicated));
 }
 

@@ -3,10 +3,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use orderflow_core::{Money, Notification, Order, OrderCreated, ProductName, Quantity, ShardMap, Timestamp, UserId, receipt};
+use orderflow_core::{
+    Money, Notification, Order, OrderCreated, ProductName, Quantity, ShardMap, Timestamp, UserId, receipt,
+};
 use uuid::Uuid;
 
-use super::{Attempt, Kind, Verdict};
+use super::{Attempt, Journey, Kind, Verdict};
 use crate::history::{Outcome, Time, Try};
 use crate::observation::{Found, Observation, Row};
 
@@ -27,12 +29,13 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
         if row.receipt_s3_key != receipt::key(&order.user_id, row.id) {
             find(Kind::Different, format!("its receipt is at {}", row.receipt_s3_key));
         }
+        let mut receipt_stored = 0;
         match seen.receipts.get(&row.receipt_s3_key) {
             None => find(Kind::Lost, format!("no receipt ({told})")),
             Some(stored) if stored.text != receipt::text(&order, shard) => {
                 find(Kind::Different, format!("its receipt says {:?}", stored.text));
             }
-            Some(_) => {}
+            Some(stored) => receipt_stored = stored.stored,
         }
 
         let event = match events.get(&row.id).map(Vec::as_slice) {
@@ -69,8 +72,9 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
                     );
                     find(Kind::Different, what);
                 }
-                if let Some(acked) = owner.acked_at(row.id) {
-                    verdict.delays.push((value.notified_at.unix_microseconds() - acked).max(0));
+                if let (Some(sent), Some(acked)) = (owner.sent(row.id), owner.acked_at(row.id)) {
+                    let notified = value.notified_at.unix_microseconds();
+                    verdict.journeys.push(Journey { shard: row.shard, sent, acked, notified, receipt: receipt_stored });
                 }
             }
             Some(several) => {

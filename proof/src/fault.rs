@@ -1,0 +1,361 @@
+//! The faults: what can happen to one part of the deployment, and how it is made to happen and to end.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use fastrand::Rng;
+use hyper::StatusCode;
+use orderflow_testbed::{Link, Service, eventually};
+use tokio::time::sleep;
+
+use crate::deployment::{Deployment, Part, Peer, SIDES, Store, set_failpoint};
+
+/// Within this a failpoint that was set is reached, or it is not reached at all.
+const REACHED: Duration = Duration::from_secs(25);
+
+/// Longest wait for a process to end by itself before it is killed.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// Longer than every lease, session, transaction and deadline of the product: the longest is the consumer's patience with
+/// one step, 30 s.
+const LONGER_THAN_EVERYTHING: Duration = Duration::from_secs(36);
+
+/// What is struck, as far as it is known before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Victim {
+    Producer,
+    Consumer,
+    /// The producer that leads the relay of some shard.
+    RelayLeader,
+    Shard,
+    Kafka,
+    S3,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// `kill -9`, and started again after a moment.
+    Kill(Victim),
+    /// SIGTERM, and started again.
+    Terminate(Victim),
+    /// SIGSTOP and SIGCONT.
+    Freeze(Victim, Length),
+    /// The network between one side, or both, and one peer.
+    Network(Toward, Link),
+    /// S3 answers with an error.
+    Answering(StatusCode),
+    DiskFull,
+    /// A process of ours ends at a named point of its code.
+    Failpoint(&'static str),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// Shorter than most timeouts.
+    Moment,
+    /// Longer than all of them.
+    Eternity,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Toward {
+    Shard,
+    Kafka,
+    S3,
+}
+
+/// Failpoints at which a process ends. A test holds that this is all of them.
+pub const FAILPOINTS: [&str; 11] = [
+    "writer::before-commit",
+    "writer::after-commit",
+    "relay::before-commit",
+    "relay::after-commit",
+    "relay::before-delete",
+    "receipts::before-put",
+    "receipts::before-delete",
+    "consumer::after-produce",
+    "consumer::before-commit",
+    "consumer::after-commit",
+    "consumer::in-rebalance",
+];
+
+const SLOW: Duration = Duration::from_millis(150);
+
+/// All faults, in lanes: those of one lane come one after the other, the lanes side by side.
+pub fn lanes(store: Store, disk: bool) -> [Vec<Fault>; 4] {
+    use Fault::{Answering, DiskFull, Failpoint, Freeze, Kill, Network, Terminate};
+    use Length::{Eternity, Moment};
+    use Victim::{Consumer, Kafka, Producer, RelayLeader, S3, Shard};
+
+    let failpoints = |ours: bool| {
+        let wanted = move |name: &&&str| name.starts_with("consumer") != ours;
+        FAILPOINTS.iter().filter(wanted).map(|name| Failpoint(name)).collect::<Vec<_>>()
+    };
+    let producers = [
+        Kill(Producer),
+        Kill(RelayLeader),
+        Terminate(Producer),
+        Terminate(RelayLeader),
+        Freeze(RelayLeader, Moment),
+        Freeze(RelayLeader, Eternity),
+    ];
+    let consumers = [Kill(Consumer), Terminate(Consumer), Freeze(Consumer, Moment), Freeze(Consumer, Eternity)];
+    let mut services = vec![
+        Kill(Shard),
+        Terminate(Shard),
+        Freeze(Shard, Moment),
+        Freeze(Shard, Eternity),
+        Kill(Kafka),
+        Terminate(Kafka),
+        Freeze(Kafka, Moment),
+        Freeze(Kafka, Eternity),
+        Freeze(S3, Moment),
+        Freeze(S3, Eternity),
+    ];
+    if store == Store::Versitygw {
+        services.extend([Kill(S3), Terminate(S3)]);
+    }
+    if disk {
+        services.push(DiskFull);
+    }
+    let ways = [Link::Cut, Link::Slow(SLOW), Link::Swallowing, Link::SwallowingAnswers, Link::Stalled];
+    let towards = [Toward::Shard, Toward::Kafka, Toward::S3];
+    let mut network: Vec<_> =
+        towards.iter().flat_map(|toward| ways.iter().map(|link| Network(*toward, *link))).collect();
+    network.extend([Answering(StatusCode::INTERNAL_SERVER_ERROR), Answering(StatusCode::SERVICE_UNAVAILABLE)]);
+    [[&producers[..], &failpoints(true)].concat(), [&consumers[..], &failpoints(false)].concat(), services, network]
+}
+
+impl Fault {
+    /// Makes it happen, and end. Returns what was struck, when all is as it was. `None`: it could not be made to happen.
+    pub async fn strike(self, deployment: &Deployment, rng: &mut Rng) -> Result<Option<String>> {
+        match self {
+            Self::Kill(victim) => {
+                let part = find(victim, deployment, rng).await;
+                let _alone = deployment.lock(part).await;
+                let service = deployment.service(part);
+                service.kill();
+                sleep(moment(rng)).await;
+                service.start_again().await?;
+                Ok(Some(part.to_string()))
+            }
+            Self::Terminate(victim) => {
+                let part = find(victim, deployment, rng).await;
+                let _alone = deployment.lock(part).await;
+                restart(deployment.service(part)).await?;
+                Ok(Some(part.to_string()))
+            }
+            Self::Freeze(victim, length) => {
+                let part = find(victim, deployment, rng).await;
+                let _alone = deployment.lock(part).await;
+                let service = deployment.service(part);
+                service.pause();
+                sleep(length.of(rng)).await;
+                service.resume();
+                Ok(Some(part.to_string()))
+            }
+            Self::Network(toward, link) => {
+                let peer = toward.peer(rng);
+                // One side alone, or nobody has a way.
+                let sides = [vec![0], vec![1], vec![0, 1]][rng.usize(..3)].clone();
+                let mut alone = Vec::new();
+                for &side in &sides {
+                    alone.push(deployment.lock(Part::Link(side, peer)).await);
+                }
+                let set = |link| sides.iter().for_each(|side| deployment.link(*side, peer).set(link));
+                set(link);
+                sleep(Duration::from_millis(rng.u64(4000..12_000))).await;
+                set(Link::Open);
+                Ok(Some(format!("{peer} ({})", sides.iter().map(|side| SIDES[*side]).collect::<Vec<_>>().join(", "))))
+            }
+            Self::Answering(status) => {
+                let mut alone = Vec::new();
+                for side in 0..SIDES.len() {
+                    alone.push(deployment.lock(Part::Link(side, Peer::S3)).await);
+                    deployment.link(side, Peer::S3).set(Link::Answering(status));
+                }
+                sleep(Duration::from_millis(rng.u64(4000..10_000))).await;
+                for side in 0..SIDES.len() {
+                    deployment.link(side, Peer::S3).set(Link::Open);
+                }
+                Ok(Some(Part::S3.to_string()))
+            }
+            Self::DiskFull => {
+                let Some(disk) = &deployment.disk else { return Ok(None) };
+                let part = Part::Shard(2);
+                let _alone = deployment.lock(part).await;
+                disk.fill()?;
+                sleep(Duration::from_millis(rng.u64(5000..10_000))).await;
+                disk.clear()?;
+                let service = deployment.service(part);
+                // A Postgres that cannot write its log ends.
+                if !service.is_running() {
+                    service.start_again().await?;
+                }
+                service.wait_until_up().await?;
+                Ok(Some(part.to_string()))
+            }
+            Self::Failpoint(name) => end_at(name, deployment, rng).await,
+        }
+    }
+}
+
+/// Lets the process that comes to the failpoint first end there, and starts it again.
+async fn end_at(name: &'static str, deployment: &Deployment, rng: &mut Rng) -> Result<Option<String>> {
+    let victim = match name.split("::").next() {
+        Some("relay") => Victim::RelayLeader,
+        Some("consumer") => Victim::Consumer,
+        _ => Victim::Producer,
+    };
+    let part = find(victim, deployment, rng).await;
+    // Always in the same order, or two of these could wait for each other.
+    let other = match part {
+        Part::Consumer(side) if name == "consumer::in-rebalance" => Some(Part::Consumer(1 - side)),
+        _ => None,
+    };
+    let mut parts = vec![part];
+    parts.extend(other);
+    parts.sort();
+    let mut alone = Vec::new();
+    for part in parts {
+        alone.push(deployment.lock(part).await);
+    }
+    let service = deployment.service(part);
+    let admin_url = match part {
+        Part::Producer(side) => deployment.side(side).producer.admin_url()?,
+        Part::Consumer(side) => deployment.side(side).consumer.admin_url()?,
+        _ => bail!("{part} has no failpoints"),
+    };
+    set_failpoint(&admin_url, name, "return").await?;
+    if let Some(other) = other {
+        restart(deployment.service(other)).await?;
+    }
+    let reached = service.process().wait_for_exit(REACHED).await.is_ok();
+    if reached {
+        sleep(moment(rng)).await;
+        service.start_again().await?;
+    } else {
+        // Nothing came by: what it needs was away meanwhile.
+        set_failpoint(&admin_url, name, "off").await?;
+    }
+    Ok(reached.then(|| part.to_string()))
+}
+
+async fn restart(service: &dyn Service) -> Result<()> {
+    // A Postgres ends at once by SIGINT, and waits for its clients by SIGTERM.
+    let name = service.name().to_owned();
+    if name.starts_with("postgres") {
+        service.stop().await?;
+    } else {
+        service.process().terminate(GRACE).await.with_context(|| format!("end {name}"))?;
+    }
+    service.start_again().await
+}
+
+async fn find(victim: Victim, deployment: &Deployment, rng: &mut Rng) -> Part {
+    match victim {
+        Victim::Producer => Part::Producer(rng.usize(..SIDES.len())),
+        Victim::Consumer => Part::Consumer(rng.usize(..SIDES.len())),
+        Victim::RelayLeader => {
+            let shard = rng.usize(1..=2);
+            let leader = eventually("a relay to lead", REACHED, || deployment.relay_leader(shard)).await;
+            Part::Producer(leader.unwrap_or_else(|_| rng.usize(..SIDES.len())))
+        }
+        Victim::Shard => Part::Shard(rng.usize(1..=2)),
+        Victim::Kafka => Part::Kafka,
+        Victim::S3 => Part::S3,
+    }
+}
+
+/// How long something that died stays away.
+fn moment(rng: &mut Rng) -> Duration {
+    Duration::from_millis(rng.u64(0..4000))
+}
+
+impl Length {
+    fn of(self, rng: &mut Rng) -> Duration {
+        match self {
+            Self::Moment => Duration::from_millis(rng.u64(500..8000)),
+            Self::Eternity => LONGER_THAN_EVERYTHING,
+        }
+    }
+}
+
+impl Toward {
+    fn peer(self, rng: &mut Rng) -> Peer {
+        match self {
+            Self::Shard => Peer::Shard(rng.usize(1..=2)),
+            Self::Kafka => Peer::Kafka,
+            Self::S3 => Peer::S3,
+        }
+    }
+}
+
+/// The kind of a fault, by which it is counted.
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(victim) => write!(out, "kill -9: {victim}"),
+            Self::Terminate(victim) => write!(out, "SIGTERM: {victim}"),
+            Self::Freeze(victim, Length::Moment) => write!(out, "freeze, short: {victim}"),
+            Self::Freeze(victim, Length::Eternity) => write!(out, "freeze, long: {victim}"),
+            Self::Network(toward, link) => {
+                let how = match link {
+                    Link::Open => "open",
+                    Link::Slow(_) => "slow",
+                    Link::Cut => "cut",
+                    Link::Swallowing => "half-open",
+                    Link::SwallowingAnswers => "answers lost",
+                    Link::Stalled => "late",
+                    Link::Answering(_) => "answered by another",
+                };
+                let whom = match toward {
+                    Toward::Shard => "a shard",
+                    Toward::Kafka => "Kafka",
+                    Toward::S3 => "S3",
+                };
+                write!(out, "network, {how}: {whom}")
+            }
+            Self::Answering(status) => write!(out, "answers {}: S3", status.as_u16()),
+            Self::DiskFull => write!(out, "disk full: a shard"),
+            Self::Failpoint(name) => write!(out, "ends at {name}"),
+        }
+    }
+}
+
+impl fmt::Display for Victim {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Producer => "a producer",
+            Self::Consumer => "a consumer",
+            Self::RelayLeader => "a relay's leader",
+            Self::Shard => "a shard",
+            Self::Kafka => "Kafka",
+            Self::S3 => "S3",
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Producer(side) => write!(out, "producer-{}", SIDES[*side]),
+            Self::Consumer(side) => write!(out, "consumer-{}", SIDES[*side]),
+            Self::Shard(shard) => write!(out, "shard{shard}"),
+            Self::Kafka => write!(out, "Kafka"),
+            Self::S3 => write!(out, "S3"),
+            Self::Link(side, peer) => write!(out, "{}–{peer}", SIDES[*side]),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shard(shard) => write!(out, "shard{shard}"),
+            Self::Kafka => write!(out, "Kafka"),
+            Self::S3 => write!(out, "S3"),
+        }
+    }
+}

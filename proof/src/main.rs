@@ -1,0 +1,18 @@
+//! `orderflow-proof`: one run of the proof, and what came of it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use orderflow_proof::{Settings, run};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Settings::parse()).await {
+        Ok(report) if report.passed() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("orderflow-proof: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One run: start, let orders flow through a storm, wait until all is calm, look, check, tell.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use orderflow_testbed::folder;
+use tokio::time::{Instant, sleep};
+
+use crate::checker::{self, Kind};
+use crate::client::Clients;
+use crate::deployment::{Deployment, Store};
+use crate::fault::{self, Fault, Length};
+use crate::history::{Clock, Recorder};
+use crate::report::Report;
+use crate::storm;
+use crate::story;
+
+/// After the storm everything must have arrived within this.
+const CALM: Duration = Duration::from_secs(240);
+
+/// Orders before the first fault and after the last one.
+const LULL: Duration = Duration::from_secs(4);
+
+/// A shorter run has no time for faults that outlast every timeout.
+const SHORT: Duration = Duration::from_secs(120);
+
+/// Breaks a running OrderFlow in every way it knows while orders flow, then checks that each order is everywhere, once.
+///
+/// It starts all that it needs, on loopback. Programs built with failpoints must be beside it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "orderflow-proof", version, max_term_width = 120)]
+pub struct Settings {
+    /// What orders and faults are drawn from; the same gives the same ones. Absent: by chance
+    #[arg(long, env = "SEED")]
+    pub seed: Option<u64>,
+    /// How long faults happen, in minutes; 4 are enough for each of them
+    #[arg(long, env = "MINUTES", default_value_t = 4.0)]
+    pub minutes: f64,
+    /// Orders per second
+    #[arg(long, env = "RATE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rate: u32,
+    /// Where receipts go
+    #[arg(long, env = "STORE", value_enum, default_value_t = Store::Versitygw)]
+    pub store: Store,
+    /// Folder for data, logs and history; absent: one below the temp folder. Data goes after a run that passed
+    #[arg(long, env = "FOLDER")]
+    pub folder: Option<PathBuf>,
+}
+
+/// A whole run. `Err`: it could not be carried out.
+pub async fn run(settings: Settings) -> Result<Report> {
+    let seed = settings.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let folder = settings.folder.clone().unwrap_or_else(|| default_folder(seed));
+    folder::create(&folder)?;
+    let storm = Duration::from_secs_f64(settings.minutes * 60.0);
+    eprintln!("SEED={seed} MINUTES={} RATE={}, in {}", settings.minutes, settings.rate, folder.display());
+
+    let deployment = Arc::new(Deployment::start(&folder, settings.store).await.context("start OrderFlow")?);
+    if deployment.disk.is_none() {
+        eprintln!("        no disk is filled up: only root can mount one");
+    }
+    let clock = Clock::start();
+    let recorder = Arc::new(Recorder::create(&folder.join("history.jsonl"))?);
+    let clients = Arc::new(Clients { seed, producers: deployment.producers(), recorder: recorder.clone(), clock });
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let load = tokio::spawn({
+        let clients = clients.clone();
+        async move { clients.run(0, u64::MAX, settings.rate, stopped).await }
+    });
+
+    sleep(LULL).await;
+    let lanes = fault::lanes(settings.store, deployment.disk.is_some()).map(|lane| {
+        lane.into_iter()
+            .filter(|fault| storm >= SHORT || !matches!(fault, Fault::Freeze(_, Length::Eternity)))
+            .collect()
+    });
+    let record = storm::rage(&deployment, lanes, seed, Instant::now() + storm, clock).await?;
+    eprintln!("{:6} s  calm; {} orders so far", seconds(&clock), recorder.acked());
+    sleep(LULL).await;
+    drop(stop);
+    load.await.context("place orders")??;
+    drop(clients);
+    let history = Arc::into_inner(recorder).context("a client still writes")?.finish()?;
+    write_faults(&folder, &record)?;
+
+    let dead = raise_the_dead(&deployment).await?;
+    let sites = deployment.sites();
+    let settled = sites.settled(CALM).await;
+    let seen = sites.observe().await.context("look at what is there")?;
+    let mut verdict = checker::check(&history, &seen);
+    for what in dead {
+        verdict.find(Kind::Unexpected, None, None, what);
+    }
+    if let Err(error) = settled {
+        verdict.find(Kind::Lost, None, None, format!("{error:#}"));
+    }
+    let report = Report::of(seed, &settings, &history, &record, verdict, (clock.now() - clock.beginning()) / 1_000_000);
+    let mut told = report.to_string();
+    if let Some(finding) = report.verdict.findings.first() {
+        told += &story::of(finding, &history, &seen, &record, clock.beginning(), &sites).await;
+    }
+    println!("{told}");
+    std::fs::write(folder.join("report.txt"), &told).context("write the report")?;
+    drop(deployment);
+    if report.passed() {
+        let _ = std::fs::remove_dir_all(folder.join("data"));
+    } else {
+        println!(
+            "Logs, history and data are in {}\nAgain: make proof SEED={seed} MINUTES={} RATE={}",
+            folder.display(),
+            settings.minutes,
+            settings.rate
+        );
+    }
+    Ok(report)
+}
+
+/// What ended by itself while nothing struck it, which nothing should; it is started again, so that the rest can be judged.
+async fn raise_the_dead(deployment: &Deployment) -> Result<Vec<String>> {
+    let mut dead = Vec::new();
+    for (part, service) in deployment.processes() {
+        if let Some(status) = service.process().exit_status() {
+            dead.push(format!("{part} ended by itself ({status}); log: {}", service.process().log_path().display()));
+            service.start_again().await?;
+        }
+    }
+    Ok(dead)
+}
+
+fn write_faults(folder: &Path, record: &storm::Record) -> Result<()> {
+    let mut out = std::fs::File::create(folder.join("faults.jsonl")).context("create faults.jsonl")?;
+    for struck in &record.struck {
+        writeln!(out, "{}", serde_json::to_string(struck)?).context("write faults.jsonl")?;
+    }
+    Ok(())
+}
+
+fn default_folder(seed: u64) -> PathBuf {
+    std::env::temp_dir().join(format!("orderflow-proof-{seed}-{}", std::process::id()))
+}
+
+fn seconds(clock: &Clock) -> i64 {
+    (clock.now() - clock.beginning()) / 1_000_000
+}

@@ -1,0 +1,87 @@
+//! The storm: faults drawn from a seed, lane beside lane, until their time is over.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fastrand::Rng;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::deployment::Deployment;
+use crate::fault::Fault;
+use crate::history::{Clock, Time};
+
+/// Between two faults of a lane.
+const SHORTEST_CALM: u64 = 1000;
+const LONGEST_CALM: u64 = 5000;
+
+/// A fault that happened.
+#[derive(Debug, Clone, Serialize)]
+pub struct Struck {
+    pub kind: String,
+    /// What it struck.
+    pub part: String,
+    pub from: Time,
+    /// When all was as before: a killed process was up again, a frozen one went on.
+    pub to: Time,
+}
+
+/// What happened, and what did not.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub struck: Vec<Struck>,
+    /// Kinds that were to happen and for which there was no time, or no occasion.
+    pub missed: Vec<String>,
+}
+
+/// Strikes until `until`; a fault that has begun then is carried to its end.
+pub async fn rage(
+    deployment: &Arc<Deployment>,
+    lanes: impl IntoIterator<Item = Vec<Fault>>,
+    seed: u64,
+    until: Instant,
+    clock: Clock,
+) -> Result<Record> {
+    let struck = Arc::new(Mutex::new(Vec::new()));
+    let mut raging = JoinSet::new();
+    let mut kinds = Vec::new();
+    for (number, lane) in (1..).zip(lanes) {
+        kinds.extend(lane.iter().map(ToString::to_string));
+        let (deployment, struck) = (deployment.clone(), struck.clone());
+        let mut rng = Rng::with_seed(seed.wrapping_add(number));
+        raging.spawn(async move {
+            let mut deck = Vec::new();
+            while Instant::now() < until {
+                if deck.is_empty() {
+                    deck.clone_from(&lane);
+                    rng.shuffle(&mut deck);
+                }
+                let Some(fault) = deck.pop() else { return Ok(()) };
+                let from = clock.now();
+                let part = fault.strike(&deployment, &mut rng).await.with_context(|| fault.to_string())?;
+                let to = clock.now();
+                let second = (from - clock.beginning()) / 1_000_000;
+                let seconds = (to - from) as f64 / 1e6;
+                match part {
+                    Some(part) => {
+                        eprintln!("{second:6} s  {fault} [{part}], {seconds:.1} s");
+                        let struck_now = Struck { kind: fault.to_string(), part, from, to };
+                        struck.lock().unwrap_or_else(PoisonError::into_inner).push(struck_now);
+                    }
+                    None => eprintln!("{second:6} s  {fault}: there was no occasion"),
+                }
+                sleep(Duration::from_millis(rng.u64(SHORTEST_CALM..LONGEST_CALM))).await;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = raging.join_next().await {
+        ended.context("a lane of faults")??;
+    }
+    let mut struck = std::mem::take(&mut *struck.lock().unwrap_or_else(PoisonError::into_inner));
+    struck.sort_by_key(|struck| struck.from);
+    kinds.retain(|kind| !struck.iter().any(|struck| struck.kind == *kind));
+    Ok(Record { struck, missed: kinds })
+}
