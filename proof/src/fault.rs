@@ -10,6 +10,7 @@ use orderflow_testbed::{Link, Service, eventually};
 use tokio::time::sleep;
 
 use crate::deployment::{Deployment, Part, Peer, SIDES, Store, set_failpoint};
+use crate::history::{Clock, Time};
 
 /// Within this a failpoint that was set is reached, or it is not reached at all.
 const REACHED: Duration = Duration::from_secs(25);
@@ -128,32 +129,36 @@ pub fn lanes(store: Store, disk: bool) -> [Vec<Fault>; 4] {
 }
 
 impl Fault {
-    /// Makes it happen, and end. Returns what was struck, when all is as it was. `None`: it could not be made to happen.
-    pub async fn strike(self, deployment: &Deployment, rng: &mut Rng) -> Result<Option<String>> {
+    /// Makes it happen, and end. Returns what was struck and when, once all is as it was. `None`: it could not be made to
+    /// happen.
+    pub async fn strike(self, deployment: &Deployment, clock: Clock, rng: &mut Rng) -> Result<Option<(String, Time)>> {
         match self {
             Self::Kill(victim) => {
                 let part = find(victim, deployment, rng).await;
                 let _alone = deployment.lock(part).await;
+                let from = clock.now();
                 let service = deployment.service(part);
                 service.kill();
                 sleep(moment(rng)).await;
                 service.start_again().await?;
-                Ok(Some(part.to_string()))
+                Ok(Some((part.to_string(), from)))
             }
             Self::Terminate(victim) => {
                 let part = find(victim, deployment, rng).await;
                 let _alone = deployment.lock(part).await;
+                let from = clock.now();
                 restart(deployment.service(part)).await?;
-                Ok(Some(part.to_string()))
+                Ok(Some((part.to_string(), from)))
             }
             Self::Freeze(victim, length) => {
                 let part = find(victim, deployment, rng).await;
                 let _alone = deployment.lock(part).await;
+                let from = clock.now();
                 let service = deployment.service(part);
                 service.pause();
                 sleep(length.of(rng)).await;
                 service.resume();
-                Ok(Some(part.to_string()))
+                Ok(Some((part.to_string(), from)))
             }
             Self::Network(toward, link) => {
                 let peer = toward.peer(rng);
@@ -163,28 +168,34 @@ impl Fault {
                 for &side in &sides {
                     alone.push(deployment.lock(Part::Link(side, peer)).await);
                 }
+                let from = clock.now();
                 let set = |link| sides.iter().for_each(|side| deployment.link(*side, peer).set(link));
                 set(link);
                 sleep(Duration::from_millis(rng.u64(4000..12_000))).await;
                 set(Link::Open);
-                Ok(Some(format!("{peer} ({})", sides.iter().map(|side| SIDES[*side]).collect::<Vec<_>>().join(", "))))
+                let sides: Vec<_> = sides.iter().map(|side| SIDES[*side]).collect();
+                Ok(Some((format!("{peer} ({})", sides.join(", ")), from)))
             }
             Self::Answering(status) => {
                 let mut alone = Vec::new();
                 for side in 0..SIDES.len() {
                     alone.push(deployment.lock(Part::Link(side, Peer::S3)).await);
+                }
+                let from = clock.now();
+                for side in 0..SIDES.len() {
                     deployment.link(side, Peer::S3).set(Link::Answering(status));
                 }
                 sleep(Duration::from_millis(rng.u64(4000..10_000))).await;
                 for side in 0..SIDES.len() {
                     deployment.link(side, Peer::S3).set(Link::Open);
                 }
-                Ok(Some(Part::S3.to_string()))
+                Ok(Some((Part::S3.to_string(), from)))
             }
             Self::DiskFull => {
                 let Some(disk) = &deployment.disk else { return Ok(None) };
                 let part = Part::Shard(2);
                 let _alone = deployment.lock(part).await;
+                let from = clock.now();
                 disk.fill()?;
                 sleep(Duration::from_millis(rng.u64(5000..10_000))).await;
                 disk.clear()?;
@@ -194,15 +205,20 @@ impl Fault {
                     service.start_again().await?;
                 }
                 service.wait_until_up().await?;
-                Ok(Some(part.to_string()))
+                Ok(Some((part.to_string(), from)))
             }
-            Self::Failpoint(name) => end_at(name, deployment, rng).await,
+            Self::Failpoint(name) => end_at(name, deployment, clock, rng).await,
         }
     }
 }
 
 /// Lets the process that comes to the failpoint first end there, and starts it again.
-async fn end_at(name: &'static str, deployment: &Deployment, rng: &mut Rng) -> Result<Option<String>> {
+async fn end_at(
+    name: &'static str,
+    deployment: &Deployment,
+    clock: Clock,
+    rng: &mut Rng,
+) -> Result<Option<(String, Time)>> {
     let victim = match name.split("::").next() {
         Some("relay") => Victim::RelayLeader,
         Some("consumer") => Victim::Consumer,
@@ -227,6 +243,7 @@ async fn end_at(name: &'static str, deployment: &Deployment, rng: &mut Rng) -> R
         Part::Consumer(side) => deployment.side(side).consumer.admin_url()?,
         _ => bail!("{part} has no failpoints"),
     };
+    let from = clock.now();
     set_failpoint(&admin_url, name, "return").await?;
     if let Some(other) = other {
         restart(deployment.service(other)).await?;
@@ -239,7 +256,7 @@ async fn end_at(name: &'static str, deployment: &Deployment, rng: &mut Rng) -> R
         // Nothing came by: what it needs was away meanwhile.
         set_failpoint(&admin_url, name, "off").await?;
     }
-    Ok(reached.then(|| part.to_string()))
+    Ok(reached.then(|| (part.to_string(), from)))
 }
 
 async fn restart(service: &dyn Service) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orderflow_core::{Notification, OrderCreated};
-use orderflow_testbed::{Isolation, Record, eventually, postgres, read_topic};
+use orderflow_testbed::{Isolation, Record, Stack, eventually, postgres, read_topic};
 use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -74,24 +74,35 @@ pub struct Found<T> {
 }
 
 impl Sites {
+    /// Of a test's own.
+    pub fn of(stack: &Stack) -> Self {
+        Self {
+            dsns: vec![stack.dsn(1), stack.dsn(2)],
+            bootstrap: stack.kafka().bootstrap(),
+            topic: stack.topic(),
+            s3: stack.s3(),
+            bucket: stack.bucket(),
+        }
+    }
+
     pub fn notifications(&self) -> String {
         format!("{}.notifications", self.topic)
     }
 
-    /// Waits until nothing is on its way any more.
+    /// Waits until nothing is on its way any more. What is lost by then is lost.
     pub async fn settled(&self, patience: Duration) -> Result<()> {
         eventually("all queues to be empty and all events to be notified", patience, async || {
-            let mut orders = 0;
             for (shard, dsn) in self.dsns.iter().enumerate() {
-                const COUNT: &str = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM receipt_jobs), \
-                                     (SELECT count(*) FROM orders)";
+                const COUNT: &str = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM receipt_jobs)";
                 let mut connection = postgres::connect(dsn).await?;
-                let (outbox, jobs, rows): (i64, i64, i64) = sqlx::query_as(COUNT).fetch_one(&mut connection).await?;
+                let (outbox, jobs): (i64, i64) = sqlx::query_as(COUNT).fetch_one(&mut connection).await?;
                 ensure!((outbox, jobs) == (0, 0), "shard{}: {outbox} events and {jobs} receipts wait", shard + 1);
-                orders += rows as usize;
             }
-            let notified = read_topic(&self.bootstrap, &self.notifications(), Isolation::ReadCommitted).await?.len();
-            ensure!(notified >= orders, "{notified} notifications of {orders} orders");
+            let count = async |topic: &str| {
+                anyhow::Ok(read_topic(&self.bootstrap, topic, Isolation::ReadCommitted).await?.len())
+            };
+            let (events, notified) = (count(&self.topic).await?, count(&self.notifications()).await?);
+            ensure!(notified >= events, "{notified} notifications of {events} events");
             Ok(())
         })
         .await

@@ -59,18 +59,17 @@ pub async fn rage(
                     rng.shuffle(&mut deck);
                 }
                 let Some(fault) = deck.pop() else { return Ok(()) };
-                let from = clock.now();
-                let part = fault.strike(&deployment, &mut rng).await.with_context(|| fault.to_string())?;
+                let struck_now = fault.strike(&deployment, clock, &mut rng).await.with_context(|| fault.to_string())?;
                 let to = clock.now();
-                let second = (from - clock.beginning()) / 1_000_000;
-                let seconds = (to - from) as f64 / 1e6;
-                match part {
-                    Some(part) => {
+                let second = |time: Time| (time - clock.beginning()) / 1_000_000;
+                match struck_now {
+                    Some((part, from)) => {
+                        let (second, seconds) = (second(from), (to - from) as f64 / 1e6);
                         eprintln!("{second:6} s  {fault} [{part}], {seconds:.1} s");
                         let struck_now = Struck { kind: fault.to_string(), part, from, to };
                         struck.lock().unwrap_or_else(PoisonError::into_inner).push(struck_now);
                     }
-                    None => eprintln!("{second:6} s  {fault}: there was no occasion"),
+                    None => eprintln!("{:6} s  {fault}: there was no occasion", second(to)),
                 }
                 sleep(Duration::from_millis(rng.u64(SHORTEST_CALM..LONGEST_CALM))).await;
             }

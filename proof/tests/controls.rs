@@ -1,0 +1,298 @@
+//! The controls: each lets the product make one mistake on purpose, at the moment at which it does harm, and the checker has
+//! to notice. The same is done without the mistake, which the checker has to pass: else it would have noticed something
+//! else.
+//!
+//! The services are real; the mistakes are `defect`s of builds with failpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use orderflow_proof::checker::{self, Kind};
+use orderflow_proof::client::{self, Clients};
+use orderflow_proof::deployment::set_failpoint;
+use orderflow_proof::history::{Clock, Recorder};
+use orderflow_proof::observation::Sites;
+use orderflow_proof::workload::{Manner, Plan};
+use orderflow_testbed::product::Builder;
+use orderflow_testbed::{Isolation, Link, Producer, Proxy, Service, Stack, eventually, folder, port};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Long enough for anything that is going to happen on two busy cores.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const ORDERS: u64 = 120;
+
+/// Orders per second.
+const RATE: u32 = 100;
+
+/// A stack, clients that order of two producers, and what they were told.
+struct Scene {
+    stack: Stack,
+    clients: Arc<Clients>,
+    recorder: Arc<Recorder>,
+    ports: [u16; 2],
+    /// `None`: without the mistake.
+    defect: Option<&'static str>,
+}
+
+/// Plays a scene without the mistake and with it.
+async fn must_notice(kind: Kind, defect: &'static str, play: impl AsyncFn(&Scene) -> Result<()>) -> Result<()> {
+    for defect in [None, Some(defect)] {
+        let scene = Scene::set(defect).await?;
+        play(&scene).await.with_context(|| format!("with {defect:?}"))?;
+        let Scene { stack, clients, recorder, .. } = scene;
+        drop(clients);
+        let history = Arc::into_inner(recorder).context("a client still writes")?.finish()?;
+        let sites = Sites::of(&stack);
+        let seen = sites.observe().await?;
+        let verdict = checker::check(&history, &seen);
+        match defect {
+            None => ensure!(verdict.passed(), "nothing was wrong, and the checker found {:#?}", verdict.findings),
+            Some(defect) => {
+                ensure!(verdict.count(kind) > 0, "{defect} was not noticed: {:#?}", verdict.findings);
+                println!("{defect}: {} × {kind:?}, as in: {}", verdict.count(kind), verdict.findings[0].what);
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Scene {
+    async fn set(defect: Option<&'static str>) -> Result<Self> {
+        let stack = Stack::shared().await?;
+        let ports = [port::free()?, port::free()?];
+        let file = folder::of_this_test_process()?.join(format!("{}.history.jsonl", stack.topic()));
+        let recorder = Arc::new(Recorder::create(&file)?);
+        let producers =
+            ports.map(|port| client::Producer { name: port.to_string(), url: format!("http://127.0.0.1:{port}") });
+        let clients =
+            Clients { seed: 1, producers: producers.into(), recorder: recorder.clone(), clock: Clock::start() };
+        Ok(Self { stack, clients: Arc::new(clients), recorder, ports, defect })
+    }
+
+    /// The first or second of the producers that the clients know.
+    fn producer(&self, number: usize, failpoints: &str) -> Builder<Producer> {
+        self.stack
+            .producer()
+            .env("PORT", self.ports[number].to_string())
+            .env("S3_TIMEOUT_MS", "500")
+            .env("RECEIPT_LEASE_MS", "5000")
+            .env("FAILPOINTS", failpoints)
+    }
+
+    /// As `FAILPOINTS` takes them: the mistake, if there is to be one, and these.
+    fn failpoints(&self, others: &str) -> String {
+        let defect = self.defect.map(|defect| format!("{defect}=return"));
+        defect.into_iter().chain((!others.is_empty()).then(|| others.to_owned())).collect::<Vec<_>>().join(";")
+    }
+
+    /// Begins to place orders. Those that find no producer try again until there is one.
+    fn order(&self, first: u64) -> JoinHandle<Result<()>> {
+        let clients = self.clients.clone();
+        tokio::spawn(async move {
+            // Nobody stops them.
+            let (_running, stopped) = oneshot::channel();
+            clients.run(first, ORDERS, RATE, stopped).await
+        })
+    }
+
+    /// A first producer that ends at a failpoint while orders flow, and a second one that goes on.
+    async fn second_goes_on(&self, failpoints_of_first: &str, failpoints_of_second: &str) -> Result<()> {
+        let _consumer = self.stack.consumer().start().await?;
+        let first = self.producer(0, failpoints_of_first).start().await?;
+        let orders = self.order(0);
+        first.process().wait_for_exit(PATIENCE).await.context("the failpoint was never reached")?;
+        let _second = self.producer(1, failpoints_of_second).start().await?;
+        orders.await??;
+        self.settled().await
+    }
+
+    async fn settled(&self) -> Result<()> {
+        Sites::of(&self.stack).settled(PATIENCE).await
+    }
+
+    async fn count(&self, topic: &str, isolation: Isolation) -> Result<usize> {
+        Ok(self.stack.read_topic(topic, isolation).await?.len())
+    }
+
+    /// Waits until a transaction is open that has events in it.
+    async fn events_are_uncommitted(&self) -> Result<()> {
+        eventually("an open transaction", PATIENCE, async || {
+            ensure!(self.count(&self.stack.topic(), Isolation::ReadUncommitted).await? > 0, "no events");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn leads_both_relays(&self, producer: &Producer) -> Result<()> {
+        eventually("one leads both relays", PATIENCE, async || {
+            let metrics = reqwest::get(format!("{}/metrics", producer.admin_url()?)).await?.text().await?;
+            for shard in [1, 2] {
+                let line = format!("orderflow_relay_leads{{shard=\"shard{shard}\"}} 1");
+                ensure!(metrics.lines().any(|metric| metric == line), "not of shard{shard}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn outboxes_are_empty(&self) -> Result<()> {
+        eventually("empty outboxes", PATIENCE, async || {
+            for shard in [1, 2] {
+                let mut connection = self.stack.shard(shard).await?;
+                let left: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&mut connection).await?;
+                ensure!(left == 0, "{left} events of shard{shard}");
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_deletes_before_its_commit_loses_events() -> Result<()> {
+    must_notice(Kind::Lost, "relay::deletes-before-commit", async |scene: &Scene| {
+        scene.second_goes_on(&scene.failpoints("relay::before-commit=1*off->return"), "").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_the_progress_record_publishes_twice() -> Result<()> {
+    must_notice(Kind::Duplicated, "relay::ignores-progress", async |scene: &Scene| {
+        scene.second_goes_on("relay::after-commit=1*off->return", &scene.failpoints("")).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_fences_nobody_publishes_beside_a_frozen_leader() -> Result<()> {
+    must_notice(Kind::Duplicated, "relay::fences-nobody", async |scene: &Scene| {
+        let _consumer = scene.stack.consumer().start().await?;
+        let first = scene.producer(0, &scene.failpoints("relay::before-commit=pause")).start().await?;
+        scene.leads_both_relays(&first).await?;
+        let second = scene.producer(1, &scene.failpoints("")).start().await?;
+        let orders = scene.order(0);
+        scene.events_are_uncommitted().await?;
+        first.pause();
+        scene.leads_both_relays(&second).await?;
+        orders.await??;
+        scene.outboxes_are_empty().await?;
+        first.resume();
+        set_failpoint(&first.admin_url()?, "relay::before-commit", "off").await?;
+        scene.settled().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_commits_its_offsets_apart_notifies_twice() -> Result<()> {
+    must_notice(Kind::Duplicated, "consumer::commits-offsets-apart", async |scene: &Scene| {
+        let _producer = scene.producer(0, "").start().await?;
+        let failpoints = scene.failpoints("consumer::after-commit=return");
+        let dying = scene.stack.consumer().env("FAILPOINTS", failpoints).start().await?;
+        let orders = scene.order(0);
+        dying.process().wait_for_exit(PATIENCE).await.context("the failpoint was never reached")?;
+        let _living = scene.stack.consumer().start().await?;
+        orders.await??;
+        scene.settled().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_keeps_its_batch_across_a_rebalance_notifies_twice() -> Result<()> {
+    must_notice(Kind::Duplicated, "consumer::keeps-batch-across-rebalance", async |scene: &Scene| {
+        let _producer = scene.producer(0, "").start().await?;
+        scene.order(0).await??;
+        scene.outboxes_are_empty().await?;
+        // With the mistake it gathers until there is a rebalance.
+        let first = scene.stack.consumer().env("FAILPOINTS", scene.failpoints("")).start().await?;
+        first.ready(PATIENCE).await?;
+        let _second = scene.stack.consumer().start().await?;
+        scene.settled().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_reads_what_is_not_committed_notifies_twice() -> Result<()> {
+    must_notice(Kind::Duplicated, "consumer::reads-uncommitted", async |scene: &Scene| {
+        let _consumer = scene.stack.consumer().env("FAILPOINTS", scene.failpoints("")).start().await?;
+        let first = scene.producer(0, "relay::before-commit=pause").start().await?;
+        scene.leads_both_relays(&first).await?;
+        let orders = scene.order(0);
+        scene.events_are_uncommitted().await?;
+        if scene.defect.is_some() {
+            let notifications = format!("{}.notifications", scene.stack.topic());
+            eventually("a notification of an event that may yet be aborted", PATIENCE, async || {
+                ensure!(scene.count(&notifications, Isolation::ReadCommitted).await? > 0, "none");
+                Ok(())
+            })
+            .await?;
+        }
+        first.kill();
+        let _second = scene.producer(1, "").start().await?;
+        orders.await??;
+        scene.settled().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_whose_jobs_are_deleted_before_the_put_are_lost() -> Result<()> {
+    must_notice(Kind::Lost, "receipts::deletes-before-put", async |scene: &Scene| {
+        scene.second_goes_on(&scene.failpoints("receipts::before-put=return"), "").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_are_answered_before_their_commit_are_lost() -> Result<()> {
+    must_notice(Kind::Lost, "writer::answers-before-commit", async |scene: &Scene| {
+        scene.second_goes_on(&scene.failpoints("writer::before-commit=3*off->return"), "").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_sent_again_with_new_ids_is_stored_twice() -> Result<()> {
+    must_notice(Kind::Duplicated, "writer::sends-again-with-new-ids", async |scene: &Scene| {
+        let stack = &scene.stack;
+        let _consumer = stack.consumer().start().await?;
+        let way = Proxy::start(stack.postgres(1).port()).await?;
+        let (direct, proxied) = (format!(":{}/", stack.postgres(1).port()), format!(":{}/", way.port()));
+        let producer = scene.producer(0, &scene.failpoints(""));
+        let producer = producer.env("PG_SHARD1_DSN", stack.dsn(1).replace(&direct, &proxied)).start().await?;
+        producer.ready(PATIENCE).await?;
+        let plan = Plan {
+            number: 0,
+            user_id: "alice".to_owned(),
+            product_name: "Lamp #0".to_owned(),
+            quantity: 1,
+            cents: 100,
+            // With a key it would be stored once whatever the writer does.
+            idempotency_key: None,
+            manner: Manner::Once,
+        };
+        // What it asks is stored, and it does not hear of it.
+        way.set(Link::SwallowingAnswers);
+        let only = client::Producer { name: "only".to_owned(), url: producer.url()? };
+        let (recorder, clock) = (scene.recorder.clone(), scene.clients.clock);
+        let clients = Clients { seed: 1, producers: vec![only], recorder, clock };
+        let order = tokio::spawn(async move { clients.place(&client::client()?, plan).await });
+        eventually("the order to be stored", PATIENCE, async || {
+            let mut shard = stack.shard(1).await?;
+            let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(&mut shard).await?;
+            ensure!(stored > 0, "not yet");
+            Ok(())
+        })
+        .await?;
+        way.set(Link::Open);
+        order.await??;
+        scene.settled().await
+    })
+    .await
+}
