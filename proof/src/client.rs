@@ -16,7 +16,7 @@ use crate::history::{Clock, Outcome, Recorder, Try};
 use crate::workload::{Manner, Plan};
 
 /// Orders under way; beyond it new ones wait. During an outage each takes seconds.
-const UNDER_WAY: usize = 512;
+const UNDER_WAY: usize = 1024;
 
 /// Longer than any deadline of the API, so that what is noted is its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

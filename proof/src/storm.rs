@@ -50,15 +50,17 @@ pub async fn rage(
     for (number, lane) in (1..).zip(lanes) {
         kinds.extend(lane.iter().map(ToString::to_string));
         let (deployment, struck) = (deployment.clone(), struck.clone());
-        let mut rng = Rng::with_seed(seed.wrapping_add(number));
+        let mut dealer = Rng::with_seed(seed.wrapping_add(number));
         raging.spawn(async move {
             let mut deck = Vec::new();
             while Instant::now() < until {
                 if deck.is_empty() {
                     deck.clone_from(&lane);
-                    rng.shuffle(&mut deck);
+                    dealer.shuffle(&mut deck);
                 }
                 let Some(fault) = deck.pop() else { return Ok(()) };
+                // Of its own: what one fault draws depends on what it finds, and must not change those after it.
+                let mut rng = dealer.fork();
                 let struck_now = fault.strike(&deployment, clock, &mut rng).await.with_context(|| fault.to_string())?;
                 let to = clock.now();
                 let second = |time: Time| (time - clock.beginning()) / 1_000_000;

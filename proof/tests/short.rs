@@ -1,0 +1,53 @@
+//! A short run of the proof with a fixed seed, as a part of `make test`; `make proof` is the long one.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use orderflow_proof::deployment::Store;
+use orderflow_proof::{Settings, fault, run};
+use orderflow_testbed::folder;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_storm_loses_and_doubles_nothing() -> Result<()> {
+    let report = run(Settings {
+        seed: Some(6),
+        minutes: 0.5,
+        rate: 60,
+        store: Store::Versitygw,
+        folder: Some(folder::of_this_test_process()?.join("short")),
+    })
+    .await?;
+    ensure!(report.passed(), "{report}");
+    let struck: usize = report.faults.values().map(|recoveries| recoveries.times).sum();
+    ensure!(struck >= 10 && report.verdict.counts.acked > 500, "too little happened to show anything: {report}");
+    Ok(())
+}
+
+/// Or a point that was added to the code would never be tried.
+#[test]
+fn every_failpoint_in_the_code_is_among_the_faults() -> Result<()> {
+    let mut named = BTreeSet::new();
+    for program in ["producer", "consumer", "provision"] {
+        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(program).join("src"), &mut named)?;
+    }
+    let known: BTreeSet<String> = fault::FAILPOINTS.iter().map(ToString::to_string).collect();
+    assert_eq!(named, known);
+    Ok(())
+}
+
+/// The names in `fail_point!("…"` of all sources below a folder.
+fn collect(folder: &Path, named: &mut BTreeSet<String>) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, named)?;
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        for found in source.split("fail_point!(\"").skip(1) {
+            named.extend(found.split('"').next().map(str::to_owned));
+        }
+    }
+    Ok(())
+}
