@@ -90,10 +90,15 @@ impl Clients {
                 self.send(client, &plan, three, false)
             )?;
         }
+        let mut acked = false;
         for _ in 0..MOST_TRIES {
             let chosen = rng.usize(..self.producers.len());
             match self.send(client, &plan, chosen, false).await? {
-                Outcome::Acked { .. } | Outcome::Refused { .. } => break,
+                Outcome::Acked { .. } => {
+                    acked = true;
+                    break;
+                }
+                Outcome::Refused { .. } => break,
                 Outcome::Unknown { .. } if plan.manner == Manner::Once => return Ok(()),
                 Outcome::Unknown { .. } | Outcome::NotAccepted => {
                     // The fault itself is what is waited out, as a person would.
@@ -103,6 +108,8 @@ impl Clients {
         }
         let chosen = rng.usize(..self.producers.len());
         match plan.manner {
+            // Before that it would be another first try.
+            Manner::Again | Manner::Conflicting if !acked => Ok(()),
             Manner::Again => self.send(client, &plan, chosen, false).await.map(drop),
             Manner::Conflicting => self.send(client, &plan, chosen, true).await.map(drop),
             _ => Ok(()),

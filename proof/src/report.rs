@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use hdrhistogram::Histogram;
 
 use crate::checker::{Journey, Kind, Verdict};
-use crate::history::{History, Time};
+use crate::history::Time;
 use crate::run::Settings;
 use crate::storm::{Record, Struck};
 
@@ -41,14 +41,7 @@ pub struct Recoveries {
 }
 
 impl Report {
-    pub fn of(
-        seed: u64,
-        settings: &Settings,
-        _history: &History,
-        record: &Record,
-        verdict: Verdict,
-        seconds: i64,
-    ) -> Self {
+    pub fn of(seed: u64, settings: &Settings, record: &Record, verdict: Verdict, seconds: i64) -> Self {
         let mut delays = Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are valid");
         for journey in &verdict.journeys {
             delays.saturating_record((journey.notified - journey.acked).max(1).cast_unsigned());

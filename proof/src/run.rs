@@ -98,7 +98,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
     if let Err(error) = settled {
         verdict.find(Kind::Lost, None, None, format!("{error:#}"));
     }
-    let report = Report::of(seed, &settings, &history, &record, verdict, (clock.now() - clock.beginning()) / 1_000_000);
+    let report = Report::of(seed, &settings, &record, verdict, (clock.now() - clock.beginning()) / 1_000_000);
     let mut told = report.to_string();
     if let Some(finding) = report.verdict.findings.first() {
         told += &story::of(finding, &history, &seen, &record, clock.beginning(), &sites).await;

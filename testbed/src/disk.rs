@@ -16,7 +16,7 @@ use crate::{command, folder};
 const FIRST_STEP: i64 = 1 << 30;
 const LAST_STEP: i64 = 1 << 12;
 
-/// A mounted disk.
+/// A mounted disk. The file that it is in stays beside it.
 #[derive(Debug)]
 pub struct SmallDisk {
     mounted_at: PathBuf,
@@ -44,8 +44,6 @@ impl SmallDisk {
         if command::output(mount).await.is_err() {
             return Ok(None);
         }
-        // The mount holds it from here on.
-        std::fs::remove_file(&image).with_context(|| format!("remove {}", image.display()))?;
         folder::create(at)?;
         Ok(Some(Self { mounted_at: at.to_owned(), ballast: at.join("ballast") }))
     }
