@@ -5,6 +5,7 @@ use std::fmt;
 
 use comfy_table::{Table, presets};
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use crate::checker::{Journey, Kind, Verdict};
 use crate::history::Time;
@@ -32,7 +33,7 @@ pub struct Report {
 }
 
 /// Of one kind of fault.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Recoveries {
     pub times: usize,
     /// How long it took, from the end of each, until an order of each shard that was sent after it had gone all its way, in
@@ -58,6 +59,21 @@ impl Report {
 
     pub fn passed(&self) -> bool {
         self.verdict.passed()
+    }
+
+    /// For whoever puts several runs together; times in microseconds.
+    pub fn to_json(&self) -> serde_json::Value {
+        let delay = |share| self.delays.value_at_quantile(share);
+        serde_json::json!({
+            "seed": self.seed,
+            "rate": self.rate,
+            "seconds": self.seconds,
+            "counts": self.verdict.counts,
+            "findings": self.verdict.findings,
+            "delays": { "count": self.delays.len(), "p50": delay(0.5), "p99": delay(0.99), "worst": self.delays.max() },
+            "faults": self.faults,
+            "missed": self.missed,
+        })
     }
 }
 

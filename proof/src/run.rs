@@ -105,6 +105,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
     }
     println!("{told}");
     std::fs::write(folder.join("report.txt"), &told).context("write the report")?;
+    std::fs::write(folder.join("report.json"), report.to_json().to_string()).context("write the report")?;
     drop(deployment);
     if report.passed() {
         let _ = std::fs::remove_dir_all(folder.join("data"));
