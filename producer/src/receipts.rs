@@ -36,8 +36,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// Longest wait for an answer of the database.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest pause before a single receipt is tried again that failed while others were stored.
-const RETRY_CAP_SECONDS: f64 = 300.0;
+/// Longest pause before a single receipt is tried again that failed while others were stored. Most of those failed because
+/// S3 was going away just then, and should not wait long when it is back; one that S3 refuses costs a request each time.
+const RETRY_CAP_SECONDS: f64 = 30.0;
 
 /// What one claim takes at the longest.
 pub fn longest_batch(put_timeout: Duration) -> Duration {

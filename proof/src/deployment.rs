@@ -118,7 +118,7 @@ impl Deployment {
         for shard in &postgres {
             shard.create_database(DATABASE).await?;
         }
-        let environment = environment(&[postgres[0].port(), postgres[1].port()], &kafka.bootstrap(), s3.port(), &s3);
+        let environment = environment([postgres[0].port(), postgres[1].port()], &kafka.bootstrap(), s3.port(), &s3);
         provision(folder, environment).await?;
 
         let mut links = Vec::new();
@@ -225,7 +225,7 @@ impl Side {
     async fn start(folder: &Path, name: &str, links: Links, s3: &S3) -> Result<Self> {
         let shards = [links.shards[0].port(), links.shards[1].port()];
         let kafka = format!("127.0.0.1:{}", links.kafka.port());
-        let environment = environment(&shards, &kafka, links.s3.port(), s3);
+        let environment = environment(shards, &kafka, links.s3.port(), s3);
         let of_kafka = environment.iter().filter(|(name, _)| name.starts_with("KAFKA_")).cloned().collect();
         // A producer that was started again is found where it was.
         let producer_port = port::free()?;
@@ -269,7 +269,7 @@ impl S3 {
 }
 
 /// What a process needs that reaches everything at these ports of loopback.
-fn environment(shards: &[u16; 2], kafka: &str, s3_port: u16, s3: &S3) -> Environment {
+fn environment(shards: [u16; 2], kafka: &str, s3_port: u16, s3: &S3) -> Environment {
     let [access_key_id, secret_access_key] = s3.credentials();
     let dsn = |port| format!("postgres://{}:{}@127.0.0.1:{port}/{DATABASE}", postgres::USER, postgres::PASSWORD);
     [

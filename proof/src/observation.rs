@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use md5::{Digest, Md5};
 use orderflow_core::{Notification, OrderCreated};
-use orderflow_testbed::{Isolation, Record, Stack, eventually, postgres, read_topic};
+use orderflow_testbed::{Isolation, Record, Stack, postgres, read_topic};
 use sqlx::FromRow;
 use time::OffsetDateTime;
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::history::Time;
 
-/// GETs in flight.
-const IN_FLIGHT: usize = 64;
+/// Between two looks at what is left to be done.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Where to look, without any proxy between.
 #[derive(Debug, Clone)]
@@ -61,9 +62,21 @@ pub struct Row {
 
 #[derive(Debug, Clone)]
 pub struct Receipt {
-    pub text: String,
+    /// MD5 of its text, in hexadecimal digits.
+    pub tag: String,
     pub stored: Time,
 }
+
+/// What is left to be done.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Work {
+    events: i64,
+    receipts: i64,
+    notifications: i64,
+}
+
+/// Numbers that change as long as anything is done.
+type Done = Vec<i64>;
 
 /// What a record holds, and where it is.
 #[derive(Debug, Clone)]
@@ -90,22 +103,26 @@ impl Sites {
     }
 
     /// Waits until nothing is on its way any more. What is lost by then is lost.
+    ///
+    /// # Errors
+    /// If nothing moves for as long as `patience` while something is left to be done.
     pub async fn settled(&self, patience: Duration) -> Result<()> {
-        eventually("all queues to be empty and all events to be notified", patience, async || {
-            for (shard, dsn) in self.dsns.iter().enumerate() {
-                const COUNT: &str = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM receipt_jobs)";
-                let mut connection = postgres::connect(dsn).await?;
-                let (outbox, jobs): (i64, i64) = sqlx::query_as(COUNT).fetch_one(&mut connection).await?;
-                ensure!((outbox, jobs) == (0, 0), "shard{}: {outbox} events and {jobs} receipts wait", shard + 1);
-            }
-            let count = async |topic: &str| {
-                anyhow::Ok(read_topic(&self.bootstrap, topic, Isolation::ReadCommitted).await?.len())
+        let (mut before, mut moved) = (Done::default(), Instant::now());
+        loop {
+            let seen = match timeout(patience, self.progress()).await {
+                Ok(Ok((left, _))) if left == Work::default() => return Ok(()),
+                Ok(Ok((left, done))) => {
+                    if done != before {
+                        (before, moved) = (done, Instant::now());
+                    }
+                    format!("{left:?}")
+                }
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => "no answer".to_owned(),
             };
-            let (events, notified) = (count(&self.topic).await?, count(&self.notifications()).await?);
-            ensure!(notified >= events, "{notified} notifications of {events} events");
-            Ok(())
-        })
-        .await
+            ensure!(moved.elapsed() < patience, "nothing moved for {patience:?}, and is not done: {seen}");
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Looks at everything.
@@ -145,22 +162,49 @@ impl Sites {
         Ok(seen)
     }
 
+    /// As they are listed: the tag of an object that was put in one piece is its MD5.
     async fn receipts(&self) -> Result<BTreeMap<String, Receipt>> {
         let mut pages = self.s3.list_objects_v2().bucket(&self.bucket).into_paginator().send();
-        let mut keys = Vec::new();
+        let mut receipts = BTreeMap::new();
         while let Some(page) = pages.next().await {
-            keys.extend(page?.contents().iter().filter_map(|object| object.key().map(str::to_owned)));
-        }
-        stream::iter(keys)
-            .map(async |key| {
-                let object = self.s3.get_object().bucket(&self.bucket).key(&key).send().await?;
+            for object in page?.contents() {
+                let key = object.key().context("an object without a key")?.to_owned();
+                let tag = object.e_tag().unwrap_or_default().trim_matches('"').to_owned();
                 let stored = object.last_modified().and_then(|at| at.to_millis().ok()).unwrap_or_default() * 1000;
-                let bytes = object.body.collect().await?.into_bytes();
-                let text = String::from_utf8(bytes.to_vec()).with_context(|| format!("read {key} as text"))?;
-                anyhow::Ok((key, Receipt { text, stored }))
-            })
-            .buffer_unordered(IN_FLIGHT)
-            .try_collect()
-            .await
+                receipts.insert(key, Receipt { tag, stored });
+            }
+        }
+        Ok(receipts)
     }
+
+    /// What is left to be done, and the last that was done.
+    async fn progress(&self) -> Result<(Work, Done)> {
+        let (mut left, mut done) = (Work::default(), Done::default());
+        for dsn in &self.dsns {
+            const COUNT: &str = "SELECT (SELECT count(*) FROM outbox), (SELECT count(*) FROM receipt_jobs)";
+            let mut connection = postgres::connect(dsn).await?;
+            let (outbox, jobs): (i64, i64) = sqlx::query_as(COUNT).fetch_one(&mut connection).await?;
+            left.events += outbox;
+            left.receipts += jobs;
+        }
+        let count = async |topic: &str| {
+            anyhow::Ok(read_topic(&self.bootstrap, topic, Isolation::ReadCommitted).await?.len() as i64)
+        };
+        let (events, notified) = (count(&self.topic).await?, count(&self.notifications()).await?);
+        left.notifications = (events - notified).max(0);
+        done.extend([-left.events, -left.receipts, events, notified]);
+        Ok((left, done))
+    }
+}
+
+impl Receipt {
+    /// Whether it is this text.
+    pub fn is(&self, text: &str) -> bool {
+        self.tag == tag_of(text)
+    }
+}
+
+/// The tag of an object with this text.
+pub fn tag_of(text: &str) -> String {
+    Md5::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -53,7 +53,9 @@ impl Report {
             recoveries.times += 1;
             recoveries.took.extend(recovery(struck, &verdict.journeys));
         }
-        faults.values_mut().for_each(|recoveries| recoveries.took.sort_unstable());
+        for recoveries in faults.values_mut() {
+            recoveries.took.sort_unstable();
+        }
         Self { seed, rate: settings.rate, seconds, verdict, delays, faults, missed: record.missed.clone() }
     }
 

@@ -19,8 +19,9 @@ use crate::report::Report;
 use crate::storm;
 use crate::story;
 
-/// After the storm everything must have arrived within this.
-const CALM: Duration = Duration::from_secs(240);
+/// After the storm everything must arrive, and never stand still for so long while something is left to be done: longer
+/// than every lease and pause of the product.
+const STANDSTILL: Duration = Duration::from_secs(60);
 
 /// Orders before the first fault and after the last one.
 const LULL: Duration = Duration::from_secs(4);
@@ -89,7 +90,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
 
     let dead = raise_the_dead(&deployment).await?;
     let sites = deployment.sites();
-    let settled = sites.settled(CALM).await;
+    let settled = sites.settled(STANDSTILL).await;
     let seen = sites.observe().await.context("look at what is there")?;
     let mut verdict = checker::check(&history, &seen);
     for what in dead {

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::history::Outcome;
-use crate::observation::{Found, Receipt, Row};
+use crate::observation::{Found, Receipt, Row, tag_of};
 use crate::workload::Manner;
 
 /// A plan whose user is on shard 1.
@@ -64,7 +64,8 @@ fn place(seen: &mut Observation, plan: &Plan, id: Uuid) {
         receipt_s3_key: order.receipt_s3_key.clone(),
         created_at: OffsetDateTime::from(order.created_at),
     });
-    seen.receipts.insert(order.receipt_s3_key.clone(), Receipt { text: receipt::text(&order, shard), stored: 0 });
+    seen.receipts
+        .insert(order.receipt_s3_key.clone(), Receipt { tag: tag_of(&receipt::text(&order, shard)), stored: 0 });
     let offset = seen.events.len() as i64;
     seen.notifications.push(Found {
         partition: 0,
@@ -144,7 +145,7 @@ fn what_nobody_ordered_is_unexpected() {
     assert!(kinds(&history, &seen).contains(&Kind::Unexpected));
 
     let (history, mut seen, _) = healthy();
-    seen.receipts.insert("receipts/x/y.txt".to_owned(), Receipt { text: String::new(), stored: 0 });
+    seen.receipts.insert("receipts/x/y.txt".to_owned(), Receipt { tag: tag_of(""), stored: 0 });
     assert_eq!(kinds(&history, &seen), [Kind::Unexpected]);
 }
 
@@ -157,7 +158,7 @@ fn other_values_than_were_ordered_are_noticed() {
     seen.rows[0].shard = 2;
     assert_eq!(kinds(&history, &seen), [Kind::Different]);
     let (history, mut seen, _) = healthy();
-    seen.receipts.values_mut().for_each(|receipt| receipt.text.push('!'));
+    seen.receipts.values_mut().for_each(|receipt| receipt.tag = tag_of("!"));
     assert_eq!(kinds(&history, &seen), [Kind::Different]);
 }
 

@@ -1,0 +1,51 @@
+//! An S3 that forgets everything when it dies is outside of the promise; `verify --repair` brings back what it forgot, and
+//! then the checker has to find every receipt, while orders flow all the time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use orderflow_proof::checker;
+use orderflow_proof::client::{self, Clients};
+use orderflow_proof::history::{Clock, Recorder};
+use orderflow_proof::observation::Sites;
+use orderflow_testbed::{Service, Stack, eventually, folder};
+use tokio::sync::oneshot;
+
+/// Long enough for anything that is going to happen on two busy cores.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_that_s3_forgot_are_all_there_after_a_repair() -> Result<()> {
+    let stack = Stack::own().await?;
+    let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000").start().await?;
+    let _consumer = stack.consumer().start().await?;
+    let sites = Sites::of(&stack);
+    let recorder = Arc::new(Recorder::create(&folder::of_this_test_process()?.join("forgetful.history.jsonl"))?);
+    let only = client::Producer { name: "only".to_owned(), url: producer.url()? };
+    let clients = Clients { seed: 9, producers: vec![only], recorder: recorder.clone(), clock: Clock::start() };
+    let (_running, stopped) = oneshot::channel();
+    let orders = tokio::spawn(Arc::new(clients).run(0, 600, 50, stopped));
+
+    eventually("some receipts to be there", PATIENCE, async || {
+        let page = stack.s3().list_objects_v2().bucket(stack.bucket()).send().await?;
+        ensure!(page.key_count().unwrap_or_default() >= 100, "{:?}", page.key_count());
+        Ok(())
+    })
+    .await?;
+    stack.localstack().kill();
+    stack.localstack().start_again().await?;
+    stack.provision().await?;
+    let repaired = stack.verify(&["--repair"]).await?;
+    ensure!(repaired.status.success(), "{}", repaired.output);
+    ensure!(!repaired.output.contains("queued again: 0 receipts"), "nothing was forgotten: {}", repaired.output);
+
+    orders.await??;
+    sites.settled(PATIENCE).await?;
+    let history = Arc::into_inner(recorder).context("a client still writes")?.finish()?;
+    let verdict = checker::check(&history, &sites.observe().await?);
+    ensure!(verdict.passed(), "{:#?}", verdict.findings);
+    let verified = stack.verify(&[]).await?;
+    ensure!(verified.status.success(), "the checker is content, and verify is not: {}", verified.output);
+    Ok(())
+}
