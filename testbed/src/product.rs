@@ -5,6 +5,7 @@
 //! process that was started again may have others. Its `INSTANCE` stays the same.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ const LIVE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Four topics, a bucket and two sets of migrations take a second; a machine under load gets a minute.
 const PROVISION_DEADLINE: Duration = Duration::from_mins(1);
+
+/// 100,000 orders are verified in seconds; a transaction that somebody left open takes 20 s to end.
+const VERIFY_DEADLINE: Duration = Duration::from_mins(3);
 
 /// Environment of a product process.
 pub type Environment = Vec<(String, String)>;
@@ -157,6 +161,25 @@ pub async fn provision(folder: &Path, environment: Environment) -> Result<()> {
         provision.log_since_start()
     );
     Ok(())
+}
+
+/// What `orderflow-producer verify` ended with.
+#[derive(Debug)]
+pub struct Verified {
+    pub status: ExitStatus,
+    /// Its report, and what it told meanwhile.
+    pub output: String,
+}
+
+/// Runs the real `orderflow-producer verify` to its end.
+pub async fn verify(folder: &Path, environment: Environment, arguments: &[&str]) -> Result<Verified> {
+    static STARTED: AtomicUsize = AtomicUsize::new(1);
+    let name = format!("verify-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+    let launch = Launch::new(&name, tools::product_binary("orderflow-producer")?, folder::log(folder, &name)?);
+    let launch = environment.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    let verify = Process::start(launch.argument("verify").arguments(arguments))?;
+    let status = verify.wait_for_exit(VERIFY_DEADLINE).await?;
+    Ok(Verified { status, output: verify.log_since_start() })
 }
 
 /// Whether `admin_url` answers `path` with 200.

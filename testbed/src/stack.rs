@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::certificates::Authority;
-use crate::product::{self, Builder, Environment};
+use crate::product::{self, Builder, Environment, Verified};
 use crate::{Consumer, Isolation, Kafka, LocalStack, Postgres, Producer, Record, Service};
 use crate::{folder, localstack, postgres, topic};
 
@@ -127,6 +127,18 @@ impl Stack {
         // A machine that does more than this may not answer at once.
         environment.push(("WAIT".to_owned(), "30".to_owned()));
         product::provision(self.folder, environment).await
+    }
+
+    /// Runs `orderflow-producer verify` with these arguments.
+    pub async fn verify(&self, arguments: &[&str]) -> Result<Verified> {
+        self.verify_with(&[], arguments).await
+    }
+
+    /// The same with other variables.
+    pub async fn verify_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Result<Verified> {
+        let mut environment = self.env();
+        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        product::verify(self.folder, environment, arguments).await
     }
 
     pub fn services(&self) -> &Services {
