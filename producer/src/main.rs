@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     let _failpoints = fail::FailScenario::setup();
     let settings = Settings::parse();
     let command = settings.command.clone();
-    let logs = match command {
+    let logs = match &command {
         None => telemetry::start(&settings.telemetry),
         Some(_) => telemetry::start_on_stderr(&settings.telemetry),
     };
@@ -25,7 +25,10 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the async runtime");
     let (result, failure) = match command {
-        None => (runtime.block_on(serve(settings)).map(|()| true), ExitCode::FAILURE),
+        None => {
+            let served = runtime.block_on(serve(settings)).map(|()| true);
+            (served.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "stopped")), ExitCode::FAILURE)
+        }
         // A signal ends it at once, which is fine at any time.
         Some(Command::Verify(options)) => {
             let mut stdout = std::io::stdout();
@@ -35,7 +38,6 @@ fn main() -> ExitCode {
     // A client library stuck on a dead peer must not keep the process: all that matters has been written.
     runtime.shutdown_background();
     if let Err(error) = &result {
-        tracing::error!(error = format!("{error:#}"), "stopped");
         eprintln!("orderflow-producer: {error:#}");
     }
     drop(logs);

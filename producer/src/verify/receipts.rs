@@ -101,8 +101,8 @@ impl Bucket {
             let objects =
                 page.contents().iter().filter_map(|object| Some((object.key()?, object.size().unwrap_or_default())));
             sizes.extend(objects.clone().filter_map(|(key, size)| Some((*of_user.get(key)?, size))));
-            match objects.last() {
-                Some((last, _)) if page.is_truncated() == Some(true) && last < *highest => after = last.to_owned(),
+            match objects.map(|(key, _)| key).max() {
+                Some(last) if page.is_truncated() == Some(true) && last < *highest => last.clone_into(&mut after),
                 _ => return Ok(sizes),
             }
         }

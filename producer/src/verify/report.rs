@@ -172,7 +172,7 @@ impl Report {
     }
 
     fn show(&mut self, finding: Finding, ids: &[OrderId]) {
-        if finding.is_shown() {
+        if finding.is_shown() && !ids.is_empty() {
             let examples = self.examples.entry(finding).or_default();
             examples.extend(ids.iter().take(EXAMPLES - examples.len()));
         }
@@ -226,16 +226,16 @@ impl fmt::Display for Report {
         if outside > 0 {
             writeln!(
                 f,
-                "\noutside: so old that Kafka may have had and deleted it, by retention or with the topic. Nothing is done \
-                 about it but by --repair --renotify --since TIME."
+                "\noutside: so old that Kafka may have had it and deleted it, by retention or with the topic.\n\
+                 It is queued again by --repair --renotify --since TIME alone."
             )?;
         }
         if !self.lost.is_empty() {
             let partitions: Vec<String> = self.lost.iter().map(ToString::to_string).collect();
             writeln!(
                 f,
-                "\nThe group {} has committed offsets beyond the end of partitions {}: the topic was made anew. Its consumers \
-                 stop and say what to do; what they have not read counts as waiting.",
+                "\nThe group {} has committed offsets beyond the end of partitions {}: the log was cut or made anew.\n\
+                 Its consumers stop and say what to do; meanwhile these events count as waiting.",
                 self.group,
                 partitions.join(", ")
             )?;

@@ -12,7 +12,11 @@ use time::OffsetDateTime;
 use super::{announced::Place, receipts::Receipt};
 use crate::{
     Settings,
-    shard::{StoredOrder, meta::Expected, order_columns},
+    shard::{
+        StoredOrder,
+        meta::{Expected, MetaError},
+        order_columns,
+    },
 };
 
 /// Orders in a slice, over all shards: about 50 MB. Far more than a slice costs besides (its margins in Kafka are 5 minutes
@@ -61,12 +65,17 @@ pub enum Queued {
 
 /// Where the slice that begins with `from` ends, so that it has no more than [`SLICE`] orders; `None` if these are all.
 pub async fn end(shards: &mut [Session], from: Timestamp) -> anyhow::Result<Option<Timestamp>> {
-    let most = SLICE / shards.len();
+    let most = orders_in_a_slice() / shards.len();
     let mut beyond = Vec::new();
     for shard in shards {
         beyond.push(shard.accepted_after(from, most).await?);
     }
     Ok(first_after(from, &beyond))
+}
+
+fn orders_in_a_slice() -> usize {
+    fail::fail_point!("verify::orders-in-a-slice", |fewer| fewer.and_then(|fewer| fewer.parse().ok()).unwrap_or(SLICE));
+    SLICE
 }
 
 /// The earliest of the orders that would be too many. If even those of one moment are, the slice is that moment.
@@ -107,7 +116,7 @@ impl Session {
         let connection = postgres::connect(&options).await.with_context(|| shard.name.clone())?;
         let mut session = Self { shard: shard.clone(), connection };
         let expected = Expected::of(shard, &settings.shards);
-        session.ask(async |connection| expected.check(connection).await.map_err(|error| error.into_sqlx())).await?;
+        session.ask(async |connection| expected.check(connection).await.map_err(MetaError::into_sqlx)).await?;
 
         const NAMES: &str = "SELECT topic, bucket FROM orderflow_meta";
         let (topic, bucket): (Option<String>, Option<String>) =

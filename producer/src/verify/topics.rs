@@ -17,6 +17,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::BorrowedMessage,
+    topic_partition_list::TopicPartitionListElem,
 };
 
 /// How far clocks may be apart, in microseconds: of the producer that accepted an order, of the one that published its event,
@@ -127,7 +128,7 @@ impl<'kafka> Log<'kafka> {
         asked.add_partition_range(self.topic, 0, self.kafka.partitions[self.topic] - 1);
         let committed = self.kafka.ask("ask what the group has committed", || {
             let committed = self.kafka.committed.committed_offsets(asked.clone(), CALL_TIMEOUT)?;
-            committed.elements().iter().try_for_each(|partition| partition.error())?;
+            committed.elements().iter().try_for_each(TopicPartitionListElem::error)?;
             Ok(committed)
         })?;
         let next = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
@@ -148,7 +149,7 @@ impl<'kafka> Log<'kafka> {
         // After the ends: a record that comes in between would be missed by an answer that knew of none.
         let found = self.kafka.ask("ask for offsets by time", || {
             let found = self.kafka.committed.offsets_for_times(times.clone(), CALL_TIMEOUT)?;
-            found.elements().iter().try_for_each(|partition| partition.error())?;
+            found.elements().iter().try_for_each(TopicPartitionListElem::error)?;
             Ok(found)
         })?;
         let starts = found.elements().into_iter().filter_map(|found| match found.offset() {
