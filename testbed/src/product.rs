@@ -24,9 +24,6 @@ const LIVE_DEADLINE: Duration = Duration::from_secs(20);
 /// Four topics, a bucket and two sets of migrations take a second; a machine under load gets a minute.
 const PROVISION_DEADLINE: Duration = Duration::from_mins(1);
 
-/// 100,000 orders are verified in seconds; a transaction that somebody left open takes 20 s to end.
-const VERIFY_DEADLINE: Duration = Duration::from_mins(3);
-
 /// Environment of a product process.
 pub type Environment = Vec<(String, String)>;
 
@@ -172,13 +169,18 @@ pub struct Verified {
 }
 
 /// Runs the real `orderflow-producer verify` to its end.
-pub async fn verify(folder: &Path, environment: Environment, arguments: &[&str]) -> Result<Verified> {
+pub async fn verify(
+    folder: &Path,
+    environment: Environment,
+    arguments: &[&str],
+    deadline: Duration,
+) -> Result<Verified> {
     static STARTED: AtomicUsize = AtomicUsize::new(1);
     let name = format!("verify-{}", STARTED.fetch_add(1, Ordering::Relaxed));
     let launch = Launch::new(&name, tools::product_binary("orderflow-producer")?, folder::log(folder, &name)?);
     let launch = environment.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let verify = Process::start(launch.argument("verify").arguments(arguments))?;
-    let status = verify.wait_for_exit(VERIFY_DEADLINE).await?;
+    let status = verify.wait_for_exit(deadline).await?;
     Ok(Verified { status, output: verify.log_since_start() })
 }
 

@@ -57,8 +57,9 @@ impl FromStr for Since {
             None => text.parse::<Timestamp>().ok().map(Timestamp::unix_microseconds),
         };
         moment
-            .and_then(Timestamp::from_unix_microseconds)
-            .map(|moment| Self(moment.max(Timestamp::EPOCH)))
+            // Nothing is older, and a longer time ago is in no year that a time can hold.
+            .and_then(|moment| Timestamp::from_unix_microseconds(moment.max(0)))
+            .map(Self)
             .ok_or_else(|| "neither a time as in 2026-11-24T18:00:00Z nor a duration as in 90m, 24h, 7d".to_owned())
     }
 }

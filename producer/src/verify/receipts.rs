@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use anyhow::{anyhow, bail};
+use anyhow::anyhow;
 use aws_sdk_s3::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
+    operation::list_objects_v2::{ListObjectsV2Output, builders::ListObjectsV2FluentBuilder},
 };
 use futures_util::{StreamExt, stream};
 use orderflow_core::OrderId;
@@ -41,10 +42,9 @@ type OfUser<'slice> = BTreeMap<&'slice str, OrderId>;
 impl Bucket {
     pub async fn open(settings: &s3::Settings) -> anyhow::Result<Self> {
         let bucket = Self { client: s3::client(settings).await, name: settings.s3_bucket.clone() };
-        match bucket.ask(async || bucket.client.head_bucket().bucket(&bucket.name).send().await).await? {
-            Some(_) => Ok(bucket),
-            None => bail!("the bucket {} is not there: run orderflow-provision", bucket.name),
-        }
+        let head = bucket.ask(async || bucket.client.head_bucket().bucket(&bucket.name).send().await).await?;
+        head.ok_or_else(|| bucket.is_not_there())?;
+        Ok(bucket)
     }
 
     /// Notes of each order whether its receipt is there. What had a job in the shards' snapshots stays `Pending`; what had
@@ -64,6 +64,10 @@ impl Bucket {
 
     /// Sizes, in bytes, of the receipts that are there.
     async fn sizes(&self, slice: &Slice, progress: &Progress) -> anyhow::Result<Vec<(OrderId, i64)>> {
+        // A bucket that lost everything is told by one question.
+        if self.list(|list| list.prefix("receipts/").max_keys(1)).await?.contents().is_empty() {
+            return Ok(Vec::new());
+        }
         let mut users: HashMap<&str, OfUser<'_>> = HashMap::new();
         for (id, order) in slice.orders.iter().filter(|(_, order)| order.receipt.is_none()) {
             let (folder, _) = order.receipt_key.rsplit_once('/').unwrap_or_default();
@@ -93,11 +97,7 @@ impl Bucket {
         let mut sizes = Vec::new();
         let mut after = just_before(lowest).to_owned();
         loop {
-            let list =
-                self.client.list_objects_v2().bucket(&self.name).prefix(format!("{folder}/")).start_after(&after);
-            let Some(page) = self.ask(async || list.clone().send().await).await? else {
-                bail!("the bucket {} is not there: run orderflow-provision", self.name);
-            };
+            let page = self.list(|list| list.prefix(format!("{folder}/")).start_after(&after)).await?;
             let objects =
                 page.contents().iter().filter_map(|object| Some((object.key()?, object.size().unwrap_or_default())));
             sizes.extend(objects.clone().filter_map(|(key, size)| Some((*of_user.get(key)?, size))));
@@ -106,6 +106,18 @@ impl Bucket {
                 _ => return Ok(sizes),
             }
         }
+    }
+
+    async fn list(
+        &self,
+        what: impl FnOnce(ListObjectsV2FluentBuilder) -> ListObjectsV2FluentBuilder,
+    ) -> anyhow::Result<ListObjectsV2Output> {
+        let list = what(self.client.list_objects_v2().bucket(&self.name));
+        self.ask(async || list.clone().send().await).await?.ok_or_else(|| self.is_not_there())
+    }
+
+    fn is_not_there(&self) -> anyhow::Error {
+        anyhow!("the bucket {} is not there: run orderflow-provision", self.name)
     }
 
     /// `None`: it is not there (404).

@@ -14,7 +14,7 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 
-use crate::support::{Acked, Api, PATIENCE, expect_each_exactly_once, receipts};
+use crate::support::{Acked, Api, PATIENCE, dependencies_up, expect_each_exactly_once, receipts, serving};
 
 /// Orders of 40 users: enough for each partition to have events of several.
 const ORDERS: usize = 120;
@@ -57,9 +57,8 @@ fn expect_requeued(verified: &Verified, receipts: usize, events: usize) -> Resul
 /// A stack on which everything has arrived.
 async fn settled() -> Result<(Stack, Producer, Consumer, Vec<Acked>)> {
     let stack = Stack::shared().await?;
-    let (producer, consumer) = (stack.producer().start().await?, stack.consumer().start().await?);
-    producer.ready(PATIENCE).await?;
-    let acked = Api::of(&producer)?.place_many(ORDERS).await?;
+    let ((producer, api), consumer) = (serving(&stack).await?, stack.consumer().start().await?);
+    let acked = api.place_many(ORDERS).await?;
     expect_each_exactly_once(&stack, &acked).await?;
     Ok((stack, producer, consumer, acked))
 }
@@ -290,9 +289,8 @@ async fn a_deleted_topic_is_repaired_only_with_renotify() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_that_are_still_on_their_way_are_not_repaired() -> Result<()> {
     let stack = Stack::shared().await?;
-    let producer = stack.producer().start().await?;
-    producer.ready(PATIENCE).await?;
-    let mut acked = Api::of(&producer)?.place_many(ORDERS).await?;
+    let (producer, api) = serving(&stack).await?;
+    let mut acked = api.place_many(ORDERS).await?;
     published(&stack).await?;
     producer.stop().await?;
     // Whoever holds the relays' lock keeps the events in the outbox.
@@ -303,7 +301,7 @@ async fn orders_that_are_still_on_their_way_are_not_repaired() -> Result<()> {
         relays.push(connection);
     }
     producer.start_again().await?;
-    producer.ready(PATIENCE).await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
     acked.extend(Api::of(&producer)?.place_many(ORDERS).await?);
 
     for variables in [&[], &SMALL_SLICES[..]] {
