@@ -2,12 +2,11 @@
 //! the pipeline, read by the `dlq` commands.
 
 use orderflow_core::Timestamp;
+use orderflow_service::kafka::header;
 use rdkafka::{
     Message,
     message::{Header, Headers, OwnedHeaders},
 };
-
-use crate::header;
 
 /// What a dead letter of this size needs fits into the 2 MiB that `orders.dlq` takes: key, value and headers, in bytes.
 /// The rest is for Kafka's framing.
@@ -17,9 +16,7 @@ pub const SIZE_LIMIT: usize = 2 * 1024 * 1024 - 4096;
 pub mod name {
     /// All of them begin like this, and none is written back by a replay.
     pub const PREFIX: &str = "dlq.";
-    pub const TOPIC: &str = "dlq.topic";
-    pub const PARTITION: &str = "dlq.partition";
-    pub const OFFSET: &str = "dlq.offset";
+    pub use orderflow_core::event::source_header::{OFFSET, PARTITION, TOPIC};
     pub const REASON: &str = "dlq.reason";
     /// The consumer group that could not read it.
     pub const GROUP: &str = "dlq.group";

@@ -6,7 +6,6 @@
 mod batch;
 mod dead_letter;
 pub mod dlq;
-mod header;
 mod membership;
 pub mod metrics;
 mod pipeline;

@@ -4,10 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use orderflow_core::{Notification, OrderCreated, Timestamp, event};
+use orderflow_service::kafka::header;
 use rdkafka::Message;
 use uuid::Uuid;
-
-use crate::header;
 
 /// Longest reason kept, in characters: a parser's message may quote all that it could not read.
 const REASON_CHARACTERS: usize = 500;

@@ -15,6 +15,13 @@ pub mod header {
     pub const TRACEPARENT: &str = "traceparent";
 }
 
+/// Header names of a dead letter that say which record it was.
+pub mod source_header {
+    pub const TOPIC: &str = "dlq.topic";
+    pub const PARTITION: &str = "dlq.partition";
+    pub const OFFSET: &str = "dlq.offset";
+}
+
 /// `order.created`, version 1. Key of the record: the user id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderCreated {
@@ -68,6 +75,11 @@ impl OrderCreated {
     /// event of the demo, which has no event id, gets the same.
     pub fn event_id(&self) -> Uuid {
         self.order_id
+    }
+
+    /// A trace for an order that came without a client's: one that everybody can find who knows the order.
+    pub fn traceparent(&self) -> String {
+        format!("00-{}-{:016x}-00", self.order_id.simple(), self.order_id.as_u64_pair().1)
     }
 
     pub fn encode(&self) -> Vec<u8> {

@@ -1,9 +1,9 @@
 //! A moment in UTC with microseconds, the precision of Postgres: what was written and what is read back are equal.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
-use time::{OffsetDateTime, UtcOffset};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 /// Serialized as RFC 3339 in UTC with as many decimals as are needed: `2026-11-22T19:25:32.123456Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -14,6 +14,9 @@ impl Timestamp {
     pub fn now() -> Self {
         OffsetDateTime::now_utc().into()
     }
+
+    /// Before every order.
+    pub const EPOCH: Self = Self(OffsetDateTime::UNIX_EPOCH);
 
     /// After every moment that Postgres and RFC 3339 can hold an order of.
     pub const MAX: Self = Self(time::macros::datetime!(9999-12-31 0:00 UTC));
@@ -51,9 +54,22 @@ impl From<Timestamp> for OffsetDateTime {
     }
 }
 
+/// Reads RFC 3339, in any zone.
+impl FromStr for Timestamp {
+    type Err = time::error::Parse;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let moment = OffsetDateTime::parse(text, &Rfc3339)?;
+        moment
+            .checked_to_offset(UtcOffset::UTC)
+            .map(Self::from)
+            .ok_or(time::error::Parse::TryFromParsed(time::error::TryFromParsed::InsufficientInformation))
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.format(&time::format_description::well_known::Rfc3339).map_err(|_| fmt::Error)?;
+        let text = self.0.format(&Rfc3339).map_err(|_| fmt::Error)?;
         f.write_str(&text)
     }
 }

@@ -11,6 +11,7 @@ mod receipts;
 mod relay;
 mod settings;
 mod shard;
+pub mod verify;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use orderflow_service::{
 use tokio_util::task::TaskTracker;
 
 pub use http::openapi;
-pub use settings::Settings;
+pub use settings::{Command, Settings};
 
 use crate::{
     feed::Feed,

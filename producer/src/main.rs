@@ -1,9 +1,9 @@
-//! `orderflow-producer`: settings, telemetry, run until the signal.
+//! `orderflow-producer`: settings, telemetry, run until the signal; or `verify`.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use orderflow_producer::{Settings, run};
+use orderflow_producer::{Command, Settings, run, verify};
 use orderflow_service::{install_tls, shutdown, telemetry};
 
 fn main() -> ExitCode {
@@ -11,7 +11,12 @@ fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
     let settings = Settings::parse();
-    let logs = match telemetry::start(&settings.telemetry) {
+    let command = settings.command.clone();
+    let logs = match &command {
+        None => telemetry::start(&settings.telemetry),
+        Some(_) => telemetry::start_on_stderr(&settings.telemetry),
+    };
+    let logs = match logs {
         Ok(guard) => guard,
         Err(error) => {
             eprintln!("orderflow-producer: {error:#}");
@@ -19,16 +24,31 @@ fn main() -> ExitCode {
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the async runtime");
-    let result = runtime.block_on(async {
-        let stop = shutdown::on_signal()?;
-        shutdown::within_deadline(&stop, run(settings, stop.clone())).await
-    });
+    let (result, failure) = match command {
+        None => {
+            let served = runtime.block_on(serve(settings)).map(|()| true);
+            (served.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "stopped")), ExitCode::FAILURE)
+        }
+        // A signal ends it at once, which is fine at any time.
+        Some(Command::Verify(options)) => {
+            let mut stdout = std::io::stdout();
+            (runtime.block_on(verify::run(&settings, &options, &mut stdout)), ExitCode::from(2))
+        }
+    };
     // A client library stuck on a dead peer must not keep the process: all that matters has been written.
     runtime.shutdown_background();
     if let Err(error) = &result {
-        tracing::error!(error = format!("{error:#}"), "stopped");
         eprintln!("orderflow-producer: {error:#}");
     }
     drop(logs);
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(_) => failure,
+    }
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    shutdown::within_deadline(&stop, run(settings, stop.clone())).await
 }

@@ -22,6 +22,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use crate::{metrics::ShardMetrics, shard::meta::Expected};
 use publisher::{Published, Publisher};
+pub use session::CHANNEL;
 use session::{BATCH, Session};
 
 /// How long a quiet relay waits before it looks by itself: only a safety net, it is woken by the writers.

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use orderflow_core::ShardMap;
 use orderflow_service::{admin, kafka, s3, telemetry};
+
+use crate::verify;
 
 /// OrderFlow's REST API: stores orders on their users' shards, publishes their events, writes their receipts.
 ///
@@ -67,6 +69,19 @@ pub struct Settings {
 
     #[command(flatten)]
     pub telemetry: telemetry::Settings,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Compare the orders of all shards with their receipts, events and notifications, while everything runs
+    ///
+    /// The exit code is 0 if nothing is wrong, or all that was is queued again; 1 if something is missing, different, there
+    /// twice or of no order; 2 if it could not be found out.
+    Verify(verify::Options),
 }
 
 impl Settings {

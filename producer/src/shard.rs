@@ -154,9 +154,8 @@ impl Shard {
         let fingerprint = Fingerprint::of(&new);
         let id = Uuid::now_v7();
         let order = new.into_order(id, Timestamp::now());
-        let payload = OrderCreated::of(&order, &inner.shard).encode();
-        // Without a trace of the client's, one that everybody can find who knows the order.
-        let traceparent = traceparent.unwrap_or_else(|| format!("00-{}-{:016x}-00", id.simple(), id.as_u64_pair().1));
+        let event = OrderCreated::of(&order, &inner.shard);
+        let (payload, traceparent) = (event.encode(), traceparent.unwrap_or_else(|| event.traceparent()));
         let deadline = Instant::now() + inner.order_timeout;
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();

@@ -1,6 +1,7 @@
 //! The one place where Kafka's clients get their options. Every client here is bounded in memory, makes no topic by
 //! itself, and hashes keys as Kafka's Java clients do.
 
+pub mod header;
 mod trouble;
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,7 @@
-//! Logs: lines for people or JSON for collectors, to stdout, never on the path of an order.
+//! Logs: lines for people or JSON for collectors, to stdout unless that is for a command's result, never on the path of an
+//! order.
+
+use std::io::{IsTerminal, Write, stderr, stdout};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -28,12 +31,22 @@ pub enum Format {
 /// dropped when stdout does not keep up: a stuck terminal must not stop orders. Keep the guard until the end of `main`;
 /// dropping it flushes.
 pub fn start(settings: &Settings) -> anyhow::Result<WorkerGuard> {
+    start_on(stdout(), settings)
+}
+
+/// The same for a command whose stdout is its result.
+pub fn start_on_stderr(settings: &Settings) -> anyhow::Result<WorkerGuard> {
+    start_on(stderr(), settings)
+}
+
+fn start_on(output: impl Write + IsTerminal + Send + 'static, settings: &Settings) -> anyhow::Result<WorkerGuard> {
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| anyhow::anyhow!("LOG: {:?} is not a log filter: {error}", settings.log))?;
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stdout());
+    let is_terminal = output.is_terminal();
+    let (writer, guard) = tracing_appender::non_blocking(output);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match settings.log_format {
-        Format::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stdout())).with_target(false).init(),
+        Format::Text => lines.with_ansi(is_terminal).with_target(false).init(),
         Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
     }
     Ok(guard)

@@ -14,6 +14,7 @@ mod interrupt;
 mod load;
 mod ports;
 mod progress;
+mod receipts;
 mod running;
 mod state;
 mod status;

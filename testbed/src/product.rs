@@ -5,6 +5,7 @@
 //! process that was started again may have others. Its `INSTANCE` stays the same.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -157,6 +158,30 @@ pub async fn provision(folder: &Path, environment: Environment) -> Result<()> {
         provision.log_since_start()
     );
     Ok(())
+}
+
+/// What `orderflow-producer verify` ended with.
+#[derive(Debug)]
+pub struct Verified {
+    pub status: ExitStatus,
+    /// Its report, and what it told meanwhile.
+    pub output: String,
+}
+
+/// Runs the real `orderflow-producer verify` to its end.
+pub async fn verify(
+    folder: &Path,
+    environment: Environment,
+    arguments: &[&str],
+    deadline: Duration,
+) -> Result<Verified> {
+    static STARTED: AtomicUsize = AtomicUsize::new(1);
+    let name = format!("verify-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+    let launch = Launch::new(&name, tools::product_binary("orderflow-producer")?, folder::log(folder, &name)?);
+    let launch = environment.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    let verify = Process::start(launch.argument("verify").arguments(arguments))?;
+    let status = verify.wait_for_exit(deadline).await?;
+    Ok(Verified { status, output: verify.log_since_start() })
 }
 
 /// Whether `admin_url` answers `path` with 200.

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::future::try_join3;
@@ -14,9 +15,12 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::certificates::Authority;
-use crate::product::{self, Builder, Environment};
+use crate::product::{self, Builder, Environment, Verified};
 use crate::{Consumer, Isolation, Kafka, LocalStack, Postgres, Producer, Record, Service};
 use crate::{folder, localstack, postgres, topic};
+
+/// What a test has is verified in a second or two; a transaction that somebody left open takes 20 s to end.
+const VERIFY_DEADLINE: Duration = Duration::from_mins(2);
 
 /// The backing services of a stack. They may live in a `static` beyond the runtime of the test that started them, so
 /// nothing in here may hold a connection, a client or a task.
@@ -127,6 +131,18 @@ impl Stack {
         // A machine that does more than this may not answer at once.
         environment.push(("WAIT".to_owned(), "30".to_owned()));
         product::provision(self.folder, environment).await
+    }
+
+    /// Runs `orderflow-producer verify` with these arguments.
+    pub async fn verify(&self, arguments: &[&str]) -> Result<Verified> {
+        self.verify_with(&[], arguments).await
+    }
+
+    /// The same with other variables.
+    pub async fn verify_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Result<Verified> {
+        let mut environment = self.env();
+        environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        product::verify(self.folder, environment, arguments, VERIFY_DEADLINE).await
     }
 
     pub fn services(&self) -> &Services {

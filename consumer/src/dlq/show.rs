@@ -2,10 +2,11 @@
 
 use std::{fmt::Write as _, io::Write};
 
+use orderflow_service::kafka::header;
 use rdkafka::Message;
 
 use super::{Names, letters::Letters};
-use crate::{Settings, header};
+use crate::Settings;
 
 /// Most bytes of a text that are printed.
 const MOST_TEXT: usize = 64 * 1024;

@@ -37,6 +37,8 @@ pub fn of_producer(pipeline: &Pipeline) -> Environment {
         environment.shard(pipeline, shard);
     }
     environment.kafka(&pipeline.topic);
+    // For `verify`, which asks how far the consumers are.
+    environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
     environment.bucket(&pipeline.bucket);
     environment
 }
@@ -177,6 +179,7 @@ mod tests {
             "KAFKA_BROKERS=orderflow-kafka-bootstrap:9092",
             "KAFKA_TOPIC=orders",
             "KAFKA_TLS=false",
+            "KAFKA_GROUP_ID=store.shop",
             "S3_ENDPOINT=http://localstack:4566",
             "S3_BUCKET=order-receipts",
             "AWS_REGION=us-east-1",

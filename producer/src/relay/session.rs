@@ -24,8 +24,8 @@ const IDLE_TIMEOUT: &str = "5s";
 /// Longest wait for an answer of the database. Deleting what was published before may have to pass by a large outbox.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The channel on which processes that do not lead announce new events.
-const CHANNEL: &str = "orderflow_outbox";
+/// The channel on which new events are announced by whoever does not lead.
+pub const CHANNEL: &str = "orderflow_outbox";
 
 /// Key of the advisory lock (`orderflw` in ASCII): part of the contract between versions.
 const LOCK: i64 = 0x6f72_6465_7266_6c77;

@@ -29,8 +29,8 @@ pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
         row("Data", shown(&home.folder().join("data"))),
     ];
     Ok(format!(
-        "\n{}\n  Kept when this stops: orders (Postgres) and events (Kafka). Not kept: receipts, because LocalStack keeps its\n  \
-         objects in memory.\n  Ctrl-C stops everything; orderflow-dev down also removes the data.\n",
+        "\n{}\n  Kept when this stops: orders (Postgres) and events (Kafka). Receipts are written again at the next start, because\n  \
+         LocalStack keeps its objects in memory.\n  Ctrl-C stops everything; orderflow-dev down also removes the data.\n",
         aligned(&rows)
     ))
 }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use futures_util::FutureExt;
 
 use super::ports::Ports;
 use super::progress::Progress;
+use super::receipts;
 use super::state::{Entry, Probe, State};
 use crate::product::Environment;
 use crate::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, localstack, provision};
@@ -58,7 +60,8 @@ impl Running {
         let consumer = Consumer::builder(folder, consumer_environment)
             .instance("consumer")
             .env("ADMIN_PORT", ports.consumer_admin_port.to_string());
-        let (producer, consumer) = tokio::try_join!(
+        let receipts = receipts::queue_again(folder, environment.clone());
+        let (producer, consumer, ()) = tokio::try_join!(
             progress.part("producer", async {
                 let producer = producer.start().await?;
                 producer.ready(READY_DEADLINE).await.map(|()| producer)
@@ -66,6 +69,11 @@ impl Running {
             progress.part("consumer", async {
                 let consumer = consumer.start().await?;
                 consumer.ready(READY_DEADLINE).await.map(|()| consumer)
+            }),
+            // Without them everything works, and it says what is wrong.
+            progress.part("looking for receipts that S3 forgot", receipts).map(|looked| {
+                looked.unwrap_or_else(|error| eprintln!("  {error:#}"));
+                Ok(())
             }),
         )?;
         Ok(Self {
@@ -82,6 +90,11 @@ impl Running {
     /// Makes tables, topics and bucket again: LocalStack comes back without its bucket.
     pub(super) async fn provision(&self) -> Result<()> {
         provision(&self.folder, self.environment.clone()).await
+    }
+
+    /// Queues the receipts again that LocalStack comes back without.
+    pub(super) async fn queue_receipts_again(&self) -> Result<()> {
+        receipts::queue_again(&self.folder, self.environment.clone()).await
     }
 
     /// Every process, in the order in which they are stopped.

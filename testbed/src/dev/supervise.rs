@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use super::home::Home;
+use super::receipts;
 use super::running::Running;
 use crate::{Service, eventually};
 
@@ -47,6 +48,7 @@ async fn keep_running(service: Arc<dyn Service>, running: &Running, home: &Home)
         up_since = Instant::now();
         if service.name() == running.localstack.name() {
             make_bucket_again(running).await;
+            write_receipts_again(running).await;
         }
         if let Err(error) = running.state().and_then(|state| home.write_state(&state)) {
             eprintln!("note the restart of {}: {error:#}", service.name());
@@ -58,6 +60,14 @@ async fn keep_running(service: Arc<dyn Service>, running: &Running, home: &Home)
 async fn make_bucket_again(running: &Running) {
     if let Err(error) = eventually("the bucket to be made again", BUCKET_DEADLINE, || running.provision()).await {
         eprintln!("receipts cannot be stored: {error:#}");
+    }
+}
+
+/// Ends when LocalStack does, so that it is watched again.
+async fn write_receipts_again(running: &Running) {
+    match running.queue_receipts_again().await {
+        Ok(()) => receipts::tell(running).await,
+        Err(error) => eprintln!("receipts are missing, and not queued again: {error:#}"),
     }
 }
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use futures_util::future;
 
 use super::home::{self, Claim, Home};
 use super::interrupt::Interrupts;
 use super::ports::Ports;
 use super::progress::Progress;
+use super::receipts;
 use super::running::Running;
 use super::supervise::supervise;
 use super::{addresses, table};
@@ -58,7 +60,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
     println!("{}", addresses::table(&running, &home)?);
 
     tokio::select! {
-        () = supervise(&running, &home) => {}
+        _ = future::join(supervise(&running, &home), receipts::tell(&running)) => {}
         () = interrupts.next() => {}
     }
 

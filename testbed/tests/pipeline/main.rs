@@ -12,3 +12,4 @@ mod outages;
 mod provisioning;
 mod secured;
 mod support;
+mod verify;

@@ -21,6 +21,8 @@ async fn orders_go_all_the_way_over_tls_and_log_ins() -> Result<()> {
 
     let orders = api.place_many(40).await?;
     expect_each_exactly_once(&stack, &orders).await?;
+    let verified = stack.verify(&[]).await?;
+    ensure!(verified.status.success(), "{}", verified.output);
     every_session_of_postgres_is_encrypted(&stack).await?;
     kafka_takes_nobody_without_tls(&stack).await
 }

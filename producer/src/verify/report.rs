@@ -1,0 +1,260 @@
+//! What was found, as a table with a column for each shard, and what was done about it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use comfy_table::{CellAlignment, Table, presets};
+use orderflow_core::{OrderId, ShardMap};
+
+use super::{
+    announced::{Announced, Event, Notification, Unknown},
+    options::{Options, Part},
+    receipts::Receipt,
+    slice::Slice,
+};
+
+/// Orders that are shown of each kind of trouble.
+pub const EXAMPLES: usize = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Finding {
+    Order,
+    Receipt(Receipt),
+    Event(Event),
+    UnknownEvent,
+    Notification(Notification),
+    UnknownNotification,
+}
+
+impl Finding {
+    const ALL: [Self; 20] = [
+        Self::Order,
+        Self::Receipt(Receipt::Stored),
+        Self::Receipt(Receipt::Pending),
+        Self::Receipt(Receipt::Missing),
+        Self::Receipt(Receipt::Different),
+        Self::Event(Event::Published),
+        Self::Event(Event::Waiting),
+        Self::Event(Event::Dead),
+        Self::Event(Event::Missing),
+        Self::Event(Event::Outside),
+        Self::Event(Event::Twice),
+        Self::UnknownEvent,
+        Self::Notification(Notification::Sent),
+        Self::Notification(Notification::Waiting),
+        Self::Notification(Notification::DeadLetter),
+        Self::Notification(Notification::NoEvent),
+        Self::Notification(Notification::Missing),
+        Self::Notification(Notification::Outside),
+        Self::Notification(Notification::Twice),
+        Self::UnknownNotification,
+    ];
+
+    fn part(self) -> &'static str {
+        match self {
+            Self::Order => "orders",
+            Self::Receipt(_) => "receipts",
+            Self::Event(_) | Self::UnknownEvent => "events",
+            Self::Notification(_) | Self::UnknownNotification => "notifications",
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Order => "",
+            Self::Receipt(Receipt::Stored) => "stored",
+            Self::Receipt(Receipt::Pending) => "pending",
+            Self::Receipt(Receipt::Different) => "different",
+            Self::Event(Event::Published) => "published",
+            Self::Event(Event::Waiting) | Self::Notification(Notification::Waiting) => "waiting",
+            Self::Event(Event::Dead) => "refused by Kafka",
+            Self::Receipt(Receipt::Missing)
+            | Self::Event(Event::Missing)
+            | Self::Notification(Notification::Missing) => "missing",
+            Self::Event(Event::Outside) | Self::Notification(Notification::Outside) => "outside",
+            Self::Event(Event::Twice) | Self::Notification(Notification::Twice) => "twice",
+            Self::Notification(Notification::Sent) => "sent",
+            Self::Notification(Notification::DeadLetter) => "dead letter",
+            Self::Notification(Notification::NoEvent) => "without event",
+            Self::UnknownEvent | Self::UnknownNotification => "of no order",
+        }
+    }
+
+    /// What a repair queues again.
+    fn is_repaired(self) -> bool {
+        matches!(
+            self,
+            Self::Receipt(Receipt::Missing | Receipt::Different)
+                | Self::Event(Event::Missing)
+                | Self::Notification(Notification::Missing)
+        )
+    }
+
+    fn is_wrong(self) -> bool {
+        let is_too_much = matches!(
+            self,
+            Self::Event(Event::Twice)
+                | Self::Notification(Notification::Twice)
+                | Self::UnknownEvent
+                | Self::UnknownNotification
+        );
+        is_too_much || self.is_repaired()
+    }
+
+    /// Whether some of them are shown: what is wrong, and what somebody may have to look at.
+    fn is_shown(self) -> bool {
+        self.is_wrong() || matches!(self, Self::Event(Event::Dead) | Self::Notification(Notification::DeadLetter))
+    }
+}
+
+#[derive(Default)]
+pub struct Requeued {
+    pub receipts: u64,
+    pub events: u64,
+    /// Events that are in their topic already.
+    pub again: u64,
+}
+
+pub struct Report {
+    shards: Vec<String>,
+    only: Option<Part>,
+    repair: bool,
+    group: String,
+    /// By position in the shard map.
+    counts: BTreeMap<Finding, Vec<u64>>,
+    examples: BTreeMap<Finding, Vec<OrderId>>,
+    lost: BTreeSet<i32>,
+    pub requeued: Requeued,
+}
+
+impl Report {
+    pub fn new(map: &ShardMap, options: &Options) -> Self {
+        Self {
+            shards: map.iter().map(|shard| shard.name.clone()).collect(),
+            only: options.only,
+            repair: options.repair,
+            group: options.group.clone(),
+            counts: BTreeMap::new(),
+            examples: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            requeued: Requeued::default(),
+        }
+    }
+
+    pub fn add(&mut self, slice: &Slice, announced: Option<&Announced>) {
+        for (id, order) in &slice.orders {
+            let receipt = order.receipt.map(Finding::Receipt);
+            let event = announced.map(|announced| Finding::Event(announced.event(order)));
+            let notification = announced.map(|announced| Finding::Notification(announced.notification(order)));
+            for finding in [Some(Finding::Order), receipt, event, notification].into_iter().flatten() {
+                self.count(finding, order.shard, 1);
+                self.show(finding, &[*id]);
+            }
+        }
+        if let Some(announced) = announced {
+            self.lost.extend(&announced.lost);
+            self.add_unknown(Finding::UnknownEvent, &announced.unknown_events);
+            self.add_unknown(Finding::UnknownNotification, &announced.unknown_notifications);
+        }
+    }
+
+    fn add_unknown(&mut self, finding: Finding, unknown: &Unknown) {
+        for (shard, count) in &unknown.counts {
+            self.count(finding, *shard, *count);
+        }
+        self.show(finding, &unknown.first);
+    }
+
+    fn count(&mut self, finding: Finding, shard: usize, count: u64) {
+        self.counts.entry(finding).or_insert_with(|| vec![0; self.shards.len()])[shard] += count;
+    }
+
+    fn show(&mut self, finding: Finding, ids: &[OrderId]) {
+        if finding.is_shown() && !ids.is_empty() {
+            let examples = self.examples.entry(finding).or_default();
+            examples.extend(ids.iter().take(EXAMPLES - examples.len()));
+        }
+    }
+
+    fn total(&self, finding: Finding) -> u64 {
+        self.counts.get(&finding).into_iter().flatten().sum()
+    }
+
+    /// Nothing is wrong, or all that was is queued again.
+    pub fn is_well(&self) -> bool {
+        let is_left = |finding: &Finding| finding.is_wrong() && !(self.repair && finding.is_repaired());
+        Finding::ALL.into_iter().filter(is_left).all(|finding| self.total(finding) == 0)
+    }
+
+    fn table(&self) -> String {
+        let is_asked = |finding: &Finding| match finding {
+            Finding::Order => true,
+            Finding::Receipt(_) => self.only != Some(Part::Events),
+            _ => self.only != Some(Part::Receipts),
+        };
+        let mut part = "";
+        let rows = Finding::ALL.into_iter().filter(is_asked).map(|finding| {
+            // Said once.
+            let first = if part == finding.part() { "" } else { finding.part() };
+            part = finding.part();
+            let counts =
+                (0..self.shards.len()).map(|shard| self.counts.get(&finding).map_or(0, |counts| counts[shard]));
+            let counts = counts.map(|count| count.to_string());
+            [first.to_owned(), finding.label().to_owned()].into_iter().chain(counts).collect::<Vec<_>>()
+        });
+        let headings =
+            ["", ""].into_iter().map(str::to_owned).chain(self.shards.iter().map(|name| name.to_uppercase()));
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(headings).add_rows(rows);
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, 2));
+            if index > 1 {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table.trim_fmt()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.table())?;
+        let outside =
+            self.total(Finding::Event(Event::Outside)) + self.total(Finding::Notification(Notification::Outside));
+        if outside > 0 {
+            writeln!(
+                f,
+                "\noutside: so old that Kafka may have had it and deleted it, by retention or with the topic.\n\
+                 It is queued again by --repair --renotify --since TIME alone."
+            )?;
+        }
+        if !self.lost.is_empty() {
+            let partitions: Vec<String> = self.lost.iter().map(ToString::to_string).collect();
+            writeln!(
+                f,
+                "\nThe group {} has committed offsets beyond the end of partitions {}: the log was cut or made anew.\n\
+                 Its consumers stop and say what to do; meanwhile these events count as waiting.",
+                self.group,
+                partitions.join(", ")
+            )?;
+        }
+        if self.repair {
+            let Requeued { receipts, events, again } = self.requeued;
+            writeln!(f, "\nqueued again: {receipts} receipts, {events} events")?;
+            if again > 0 {
+                writeln!(
+                    f,
+                    "and {again} events whose notifications are missing: these events then stand twice in their topic"
+                )?;
+            }
+        }
+        for (finding, ids) in &self.examples {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            let first = if self.total(*finding) > ids.len() as u64 { "the first are " } else { "" };
+            writeln!(f, "\n{} {}: {first}{}", finding.part(), finding.label(), ids.join(" "))?;
+        }
+        Ok(())
+    }
+}
