@@ -51,7 +51,7 @@ pub async fn run(settings: &Settings, options: &Options, out: &mut impl Write) -
     };
     let kafka = match options.only {
         Some(Part::Receipts) => None,
-        Some(Part::Events) | None => Some(Kafka::open(&settings.kafka, &topics, &options.group)?),
+        Some(Part::Events) | None => Some(Kafka::open(&settings.kafka, &topics, &options.group).await?),
     };
     let (mut report, mut progress) = (Report::new(&settings.shards, options), Progress::default());
 

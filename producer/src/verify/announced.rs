@@ -33,8 +33,10 @@ pub enum Event {
     /// Refused by Kafka, in `outbox_dead`.
     Dead,
     Missing,
-    /// Older than what the topic is known to have kept.
-    Outside,
+    /// Older than the topic's retention.
+    Expired,
+    /// Younger than that, and the topic does not reach back to it: somebody deleted or cut it.
+    Deleted,
     Twice,
 }
 
@@ -48,8 +50,10 @@ pub enum Notification {
     /// Of an event that is not in Kafka.
     NoEvent,
     Missing,
-    /// Its event is older than what the notifications are known to have kept.
-    Outside,
+    /// Its event is older than the notifications' retention.
+    Expired,
+    /// Younger than that, and the notifications do not reach back to it.
+    Deleted,
     Twice,
 }
 
@@ -70,7 +74,6 @@ pub struct Unknown {
 }
 
 /// What Kafka says of the orders of a slice, beside what each of them notes.
-#[derive(Default)]
 pub struct Announced {
     /// Next offsets of the group.
     committed: Offsets,
@@ -79,6 +82,9 @@ pub struct Announced {
     /// Since when the topics have everything; only asked if something is not there.
     events_since: Option<Timestamp>,
     notifications_since: Option<Timestamp>,
+    /// What is older, retention may have taken.
+    events_kept: Timestamp,
+    notifications_kept: Timestamp,
     /// Partitions whose committed offset is beyond their end: the topic was made anew, and consumers stop.
     pub lost: BTreeSet<i32>,
     pub unknown_events: Unknown,
@@ -93,7 +99,17 @@ impl Announced {
         map: &ShardMap,
         progress: &Progress,
     ) -> anyhow::Result<Self> {
-        let mut announced = Self::default();
+        let mut announced = Self {
+            committed: Offsets::new(),
+            dead_letters: HashSet::new(),
+            events_since: None,
+            notifications_since: None,
+            events_kept: kafka.orders().kept_since(),
+            notifications_kept: kafka.notifications().kept_since(),
+            lost: BTreeSet::new(),
+            unknown_events: Unknown::default(),
+            unknown_notifications: Unknown::default(),
+        };
         let published = |order: &Accepted| order.queued == Queued::No;
         let mut search = Search { shards, map, progress };
         announced.unknown_events = search.run(kafka.orders(), slice, |order| &mut order.events, published).await?;
@@ -122,7 +138,8 @@ impl Announced {
             (0, Queued::Waiting) => Event::Waiting,
             (0, Queued::Dead) => Event::Dead,
             (0, Queued::No) if is_since(self.events_since, order.created_at) => Event::Missing,
-            (0, Queued::No) => Event::Outside,
+            (0, Queued::No) if order.created_at < self.events_kept => Event::Expired,
+            (0, Queued::No) => Event::Deleted,
             (1, _) => Event::Published,
             _ => Event::Twice,
         }
@@ -137,7 +154,8 @@ impl Announced {
                 match events.iter().find(|event| !self.dead_letters.contains(&(event.partition, event.offset))) {
                     None => Notification::DeadLetter,
                     Some(event) if is_since(self.notifications_since, event.produced_at) => Notification::Missing,
-                    Some(_) => Notification::Outside,
+                    Some(event) if event.produced_at < self.notifications_kept => Notification::Expired,
+                    Some(_) => Notification::Deleted,
                 }
             }
             (1, _) => Notification::Sent,

@@ -48,12 +48,12 @@ pub async fn run(
         let Some(announced) = announced else { continue };
         let events = those(&|order| match announced.event(order) {
             Event::Missing => true,
-            Event::Outside => options.renotify,
+            Event::Expired | Event::Deleted => options.renotify,
             Event::Published | Event::Waiting | Event::Dead | Event::Twice => false,
         });
         let unnotified = those(&|order| match announced.notification(order) {
             Notification::Missing => true,
-            Notification::Outside => options.renotify,
+            Notification::Expired | Notification::Deleted => options.renotify,
             Notification::Sent
             | Notification::Waiting
             | Notification::DeadLetter

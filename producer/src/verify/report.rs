@@ -29,7 +29,7 @@ enum Finding {
 }
 
 impl Finding {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 22] = [
         Self::Order,
         Self::Receipt(Receipt::Stored),
         Self::Receipt(Receipt::Pending),
@@ -39,7 +39,8 @@ impl Finding {
         Self::Event(Event::Waiting),
         Self::Event(Event::Dead),
         Self::Event(Event::Missing),
-        Self::Event(Event::Outside),
+        Self::Event(Event::Expired),
+        Self::Event(Event::Deleted),
         Self::Event(Event::Twice),
         Self::UnknownEvent,
         Self::Notification(Notification::Sent),
@@ -47,7 +48,8 @@ impl Finding {
         Self::Notification(Notification::DeadLetter),
         Self::Notification(Notification::NoEvent),
         Self::Notification(Notification::Missing),
-        Self::Notification(Notification::Outside),
+        Self::Notification(Notification::Expired),
+        Self::Notification(Notification::Deleted),
         Self::Notification(Notification::Twice),
         Self::UnknownNotification,
     ];
@@ -73,7 +75,8 @@ impl Finding {
             Self::Receipt(Receipt::Missing)
             | Self::Event(Event::Missing)
             | Self::Notification(Notification::Missing) => "missing",
-            Self::Event(Event::Outside) | Self::Notification(Notification::Outside) => "outside",
+            Self::Event(Event::Expired) | Self::Notification(Notification::Expired) => "expired",
+            Self::Event(Event::Deleted) | Self::Notification(Notification::Deleted) => "deleted",
             Self::Event(Event::Twice) | Self::Notification(Notification::Twice) => "twice",
             Self::Notification(Notification::Sent) => "sent",
             Self::Notification(Notification::DeadLetter) => "dead letter",
@@ -92,6 +95,11 @@ impl Finding {
         )
     }
 
+    /// What only a person can say of that it was not notified.
+    fn is_deleted(self) -> bool {
+        matches!(self, Self::Event(Event::Deleted) | Self::Notification(Notification::Deleted))
+    }
+
     fn is_wrong(self) -> bool {
         let is_too_much = matches!(
             self,
@@ -100,7 +108,7 @@ impl Finding {
                 | Self::UnknownEvent
                 | Self::UnknownNotification
         );
-        is_too_much || self.is_repaired()
+        is_too_much || self.is_repaired() || self.is_deleted()
     }
 
     /// Whether some of them are shown: what is wrong, and what somebody may have to look at.
@@ -121,6 +129,7 @@ pub struct Report {
     shards: Vec<String>,
     only: Option<Part>,
     repair: bool,
+    renotify: bool,
     group: String,
     /// By position in the shard map.
     counts: BTreeMap<Finding, Vec<u64>>,
@@ -135,6 +144,7 @@ impl Report {
             shards: map.iter().map(|shard| shard.name.clone()).collect(),
             only: options.only,
             repair: options.repair,
+            renotify: options.renotify,
             group: options.group.clone(),
             counts: BTreeMap::new(),
             examples: BTreeMap::new(),
@@ -184,7 +194,9 @@ impl Report {
 
     /// Nothing is wrong, or all that was is queued again.
     pub fn is_well(&self) -> bool {
-        let is_left = |finding: &Finding| finding.is_wrong() && !(self.repair && finding.is_repaired());
+        let is_queued =
+            |finding: &Finding| (self.repair && finding.is_repaired()) || (self.renotify && finding.is_deleted());
+        let is_left = |finding: &Finding| finding.is_wrong() && !is_queued(finding);
         Finding::ALL.into_iter().filter(is_left).all(|finding| self.total(finding) == 0)
     }
 
@@ -221,13 +233,11 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.table())?;
-        let outside =
-            self.total(Finding::Event(Event::Outside)) + self.total(Finding::Notification(Notification::Outside));
-        if outside > 0 {
+        if Finding::ALL.into_iter().any(|finding| finding.is_deleted() && self.total(finding) > 0) {
             writeln!(
                 f,
-                "\noutside: so old that Kafka may have had it and deleted it, by retention or with the topic.\n\
-                 It is queued again by --repair --renotify --since TIME alone."
+                "\ndeleted: Kafka should have it still, and the topic does not reach back to it: it was deleted or cut.\n\
+                 Users may have been notified, so it is queued again by --repair --renotify --since TIME alone."
             )?;
         }
         if !self.lost.is_empty() {

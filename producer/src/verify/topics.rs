@@ -14,11 +14,13 @@ use orderflow_core::{Timestamp, Topics};
 use orderflow_service::kafka::{self, Quiet, Told};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::BorrowedMessage,
     topic_partition_list::TopicPartitionListElem,
 };
+use tokio::task::block_in_place;
 
 /// How far clocks may be apart, in microseconds: of the producer that accepted an order, of the one that published its event,
 /// of the consumer. Machines that keep time are within a second; the margin costs some reading and nothing else.
@@ -43,6 +45,8 @@ pub struct Kafka {
     /// Asks where logs end.
     written: BaseConsumer<Quiet>,
     partitions: BTreeMap<String, i32>,
+    /// Since when each topic keeps its records.
+    kept_since: BTreeMap<String, Timestamp>,
 }
 
 /// A topic's logs.
@@ -53,14 +57,16 @@ pub struct Log<'kafka> {
 }
 
 impl Kafka {
-    pub fn open(settings: &kafka::Settings, topics: &Topics, group: &str) -> anyhow::Result<Self> {
+    pub async fn open(settings: &kafka::Settings, topics: &Topics, group: &str) -> anyhow::Result<Self> {
         let mut config = settings.consumer(group);
         config.set("enable.partition.eof", "true");
         let committed: BaseConsumer<Quiet> =
             config.create_with_context(Quiet::default()).context("make a Kafka client")?;
         config.set("isolation.level", "read_uncommitted");
         let written = config.create_with_context(Quiet::default()).context("make a Kafka client")?;
-        let mut partitions = BTreeMap::new();
+        let admin: AdminClient<Quiet> =
+            settings.client().create_with_context(Quiet::default()).context("make a Kafka client")?;
+        let (mut partitions, mut kept_since) = (BTreeMap::new(), BTreeMap::new());
         for topic in [&topics.orders, &topics.notifications, &topics.dead_letters] {
             let metadata = kafka::fetch_metadata(&committed, topic, CALL_TIMEOUT)?;
             let count =
@@ -69,8 +75,13 @@ impl Kafka {
                 Some(count) if count > 0 => partitions.insert(topic.clone(), count as i32),
                 _ => bail!("the topic {topic} is not there: run orderflow-provision"),
             };
+            let retention = retention(&admin, topic).await.with_context(|| format!("ask what {topic} keeps"))?;
+            let since = Timestamp::now().unix_microseconds().saturating_sub(retention.saturating_mul(1000));
+            kept_since.insert(topic.clone(), Timestamp::from_unix_microseconds(since).unwrap_or(Timestamp::EPOCH));
         }
-        Ok(Self { topics: topics.clone(), committed, written, partitions })
+        // Its threads are waited for.
+        block_in_place(|| drop(admin));
+        Ok(Self { topics: topics.clone(), committed, written, partitions, kept_since })
     }
 
     pub fn orders(&self) -> Log<'_> {
@@ -101,7 +112,23 @@ impl Kafka {
     }
 }
 
+/// How long a topic keeps its records, in milliseconds.
+async fn retention(admin: &AdminClient<Quiet>, topic: &str) -> anyhow::Result<i64> {
+    let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
+    let described = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await?;
+    let resource = described.into_iter().next().context("no answer")?.map_err(KafkaError::AdminOp)?;
+    let value = resource.get("retention.ms").and_then(|entry| entry.value.as_deref()).context("no retention.ms")?;
+    let milliseconds: i64 = value.parse().with_context(|| format!("read retention.ms {value:?}"))?;
+    // -1 stands for ever.
+    Ok(if milliseconds < 0 { i64::MAX } else { milliseconds })
+}
+
 impl<'kafka> Log<'kafka> {
+    /// What is older may have been deleted by retention.
+    pub fn kept_since(self) -> Timestamp {
+        self.kafka.kept_since[self.topic]
+    }
+
     fn partitions(self) -> impl Iterator<Item = i32> {
         0..self.kafka.partitions[self.topic]
     }
