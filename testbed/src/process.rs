@@ -219,6 +219,11 @@ impl Process {
         read_from(&self.launch.log, self.log_start.load(Ordering::Relaxed))
     }
 
+    /// What it and its descendants are doing, a line each.
+    pub fn describe(&self) -> String {
+        process_tree::describe(self.pid().cast_signed())
+    }
+
     /// Prints the end of the log and where the rest is.
     pub fn show_log(&self) {
         eprintln!("--- {}: last lines of {}\n{}", self.name(), self.log_path().display(), self.log_tail(TAIL));

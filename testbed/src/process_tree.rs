@@ -25,6 +25,18 @@ pub(crate) fn all() -> Vec<Row> {
     entries.flatten().filter_map(|entry| row(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
+/// What each of `root` and its descendants is doing: its pid, the kernel's letter for its state, what it waits for in the
+/// kernel (`0`: nothing, or not to be seen by this user), and its command. For messages about one that does not answer.
+pub(crate) fn describe(root: i32) -> String {
+    let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let line = |pid| {
+        let state = row(pid).map_or('-', |process| process.state);
+        let command = read(pid, "cmdline").replace('\0', " ");
+        format!("{pid} {state} {} {}", read(pid, "wchan"), command.chars().take(80).collect::<String>())
+    };
+    tree(root).into_iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Whether a process has `folder` as its working folder. One that is dead and not yet reaped has none.
 pub(crate) fn works_in(folder: &Path) -> bool {
     all()

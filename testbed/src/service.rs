@@ -89,7 +89,7 @@ where
     let failure = match outcome.await {
         Ok(None) => return Ok(()),
         Ok(Some(status)) => anyhow!("{} ended ({status})", process.name()),
-        Err(error) => error,
+        Err(error) => anyhow!("{error:#}; its processes:\n{}\n", process.describe()),
     };
     bail!("{failure:#}; log {}:\n{}", process.log_path().display(), process.log_tail(TAIL))
 }
