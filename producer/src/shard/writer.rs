@@ -181,7 +181,9 @@ impl Writer {
                 }
                 unknown = true;
                 if defect("writer::sends-again-with-new-ids") {
-                    batch.iter_mut().for_each(|submission| submission.order.id = Uuid::now_v7());
+                    for submission in &mut batch {
+                        submission.order.id = Uuid::now_v7();
+                    }
                 }
             }
             if Instant::now() >= deadline {
