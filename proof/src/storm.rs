@@ -36,12 +36,20 @@ pub struct Record {
     pub missed: Vec<String>,
 }
 
-/// Strikes until `until`; a fault that has begun then is carried to its end.
+/// How long a storm lasts.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    pub until: Instant,
+    /// Until then it goes on with the faults that have not happened yet: some found no occasion, or came last.
+    pub latest: Instant,
+}
+
+/// Strikes as long as it shall; a fault that has begun is carried to its end.
 pub async fn rage(
     deployment: &Arc<Deployment>,
     lanes: impl IntoIterator<Item = Vec<Fault>>,
     seed: u64,
-    until: Instant,
+    span: Span,
     clock: Clock,
 ) -> Result<Record> {
     let struck = Arc::new(Mutex::new(Vec::new()));
@@ -52,10 +60,13 @@ pub async fn rage(
         let (deployment, struck) = (deployment.clone(), struck.clone());
         let mut dealer = Rng::with_seed(seed.wrapping_add(number));
         raging.spawn(async move {
-            let mut deck = Vec::new();
-            while Instant::now() < until {
+            let (mut deck, mut owed) = (Vec::new(), lane.clone());
+            while Instant::now() < span.until || (!owed.is_empty() && Instant::now() < span.latest) {
+                if Instant::now() >= span.until {
+                    deck.retain(|fault| owed.contains(fault));
+                }
                 if deck.is_empty() {
-                    deck.clone_from(&lane);
+                    deck.clone_from(if Instant::now() < span.until { &lane } else { &owed });
                     dealer.shuffle(&mut deck);
                 }
                 let Some(fault) = deck.pop() else { return Ok(()) };
@@ -70,6 +81,7 @@ pub async fn rage(
                         eprintln!("{second:6} s  {fault} [{part}], {seconds:.1} s");
                         let struck_now = Struck { kind: fault.to_string(), part, from, to };
                         struck.lock().unwrap_or_else(PoisonError::into_inner).push(struck_now);
+                        owed.retain(|other| *other != fault);
                     }
                     None => eprintln!("{:6} s  {fault}: there was no occasion", second(to)),
                 }
