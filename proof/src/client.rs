@@ -15,16 +15,17 @@ use uuid::Uuid;
 use crate::history::{Clock, Outcome, Recorder, Try};
 use crate::workload::{Manner, Plan};
 
-/// Orders under way; beyond it new ones wait. During an outage each takes seconds.
-const UNDER_WAY: usize = 1024;
+/// Orders under way; beyond it new ones wait. During an outage all of them try again and again, which must not be a fault of
+/// its own: the clients share the machine with what they test.
+const UNDER_WAY: usize = 256;
 
 /// Longer than any deadline of the API, so that what is noted is its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often an order is sent at most, and the pause between two times: together longer than any fault.
-const MOST_TRIES: usize = 200;
-const SHORTEST_PAUSE: u64 = 50;
-const LONGEST_PAUSE: u64 = 1000;
+/// How often an order is sent at most, and the pauses between: together longer than any fault.
+const MOST_TRIES: usize = 100;
+const FIRST_PAUSE: u64 = 100;
+const LONGEST_PAUSE: u64 = 3000;
 
 /// One API that orders can be sent to.
 #[derive(Debug, Clone)]
@@ -91,6 +92,7 @@ impl Clients {
             )?;
         }
         let mut acked = false;
+        let mut pause = FIRST_PAUSE;
         for _ in 0..MOST_TRIES {
             let chosen = rng.usize(..self.producers.len());
             match self.send(client, &plan, chosen, false).await? {
@@ -102,7 +104,8 @@ impl Clients {
                 Outcome::Unknown { .. } if plan.manner == Manner::Once => return Ok(()),
                 Outcome::Unknown { .. } | Outcome::NotAccepted => {
                     // The fault itself is what is waited out, as a person would.
-                    sleep(Duration::from_millis(rng.u64(SHORTEST_PAUSE..LONGEST_PAUSE))).await;
+                    sleep(Duration::from_millis(rng.u64(pause / 2..=pause))).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }
