@@ -14,6 +14,7 @@ use orderflow_testbed::{
     port, postgres, provision, versitygw,
 };
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
 
 use crate::client;
 use crate::observation::Sites;
@@ -178,13 +179,9 @@ impl Deployment {
 
     /// The side whose producer leads the relay of a shard, if any says so.
     pub async fn relay_leader(&self, shard: usize) -> Option<usize> {
-        let client = http::client();
         for (number, side) in self.sides.iter().enumerate() {
-            let Ok(url) = side.producer.admin_url() else { continue };
-            let asked = client.get(format!("{url}/metrics")).timeout(Duration::from_secs(1)).send().await;
-            let Ok(answer) = asked else { continue };
-            let line = format!("orderflow_relay_leads{{shard=\"shard{shard}\"}} 1");
-            if answer.text().await.unwrap_or_default().lines().any(|metric| metric == line) {
+            // One that is frozen or dead does not say anything.
+            if let Ok(Ok(true)) = timeout(Duration::from_secs(1), side.producer.leads_relay(shard)).await {
                 return Some(number);
             }
         }

@@ -16,6 +16,7 @@ use orderflow_proof::observation::Sites;
 use orderflow_proof::workload::{Manner, Plan};
 use orderflow_testbed::product::Builder;
 use orderflow_testbed::{Isolation, Link, Producer, Proxy, Service, Stack, eventually, folder, port};
+use sqlx::Connection as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -88,6 +89,13 @@ impl Scene {
         defect.into_iter().chain((!others.is_empty()).then(|| others.to_owned())).collect::<Vec<_>>().join(";")
     }
 
+    /// Clients that know that producer only.
+    fn only(&self, producer: &Producer) -> Result<Clients> {
+        let producer = client::Producer { name: "only".to_owned(), url: producer.url()? };
+        let (recorder, clock) = (self.recorder.clone(), self.clients.clock);
+        Ok(Clients { seed: 1, producers: vec![producer], recorder, clock })
+    }
+
     /// Begins to place orders. Those that find no producer try again until there is one.
     fn order(&self, first: u64) -> JoinHandle<Result<()>> {
         let clients = self.clients.clone();
@@ -128,10 +136,8 @@ impl Scene {
 
     async fn leads_both_relays(&self, producer: &Producer) -> Result<()> {
         eventually("one leads both relays", PATIENCE, async || {
-            let metrics = reqwest::get(format!("{}/metrics", producer.admin_url()?)).await?.text().await?;
             for shard in [1, 2] {
-                let line = format!("orderflow_relay_leads{{shard=\"shard{shard}\"}} 1");
-                ensure!(metrics.lines().any(|metric| metric == line), "not of shard{shard}");
+                ensure!(producer.leads_relay(shard).await?, "not of shard{shard}");
             }
             Ok(())
         })
@@ -252,7 +258,23 @@ async fn receipts_whose_jobs_are_deleted_before_the_put_are_lost() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_that_are_answered_before_their_commit_are_lost() -> Result<()> {
     must_notice(Kind::Lost, "writer::answers-before-commit", async |scene: &Scene| {
-        scene.second_goes_on(&scene.failpoints("writer::before-commit=3*off->return"), "").await
+        let _consumer = scene.stack.consumer().start().await?;
+        let first = scene.producer(0, &scene.failpoints("")).start().await?;
+        first.ready(PATIENCE).await?;
+        // Nothing is stored while this is held, so an answer that is good news comes before the commit.
+        let mut shard = scene.stack.shard(1).await?;
+        let mut holding = shard.begin().await?;
+        sqlx::query("LOCK TABLE orders").execute(&mut *holding).await?;
+        scene.only(&first)?.place(&client::client()?, keyless(0)).await?;
+        first.kill();
+        // Else what waits for the table would be carried out, although nobody is there to hear of it.
+        let waiting = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        sqlx::query(waiting).execute(&mut *holding).await?;
+        holding.rollback().await?;
+        let _second = scene.producer(1, "").start().await?;
+        scene.order(1).await??;
+        scene.settled().await
     })
     .await
 }
@@ -270,24 +292,12 @@ async fn a_batch_that_is_sent_again_with_new_ids_is_stored_twice() -> Result<()>
             .env("PG_SHARD1_DSN", stack.dsn(1).replace(&direct, &proxied));
         let producer = producer.start().await?;
         producer.ready(PATIENCE).await?;
-        let plan = |number| Plan {
-            number,
-            user_id: "alice".to_owned(),
-            product_name: format!("Lamp #{number}"),
-            quantity: 1,
-            cents: 100,
-            // With a key it would be stored once whatever the writer does.
-            idempotency_key: None,
-            manner: Manner::Once,
-        };
-        let only = client::Producer { name: "only".to_owned(), url: producer.url()? };
-        let (recorder, clock) = (scene.recorder.clone(), scene.clients.clock);
-        let clients = Clients { seed: 1, producers: vec![only], recorder, clock };
+        let clients = scene.only(&producer)?;
         // The first order has the statement prepared, for which the answer is needed.
-        clients.place(&client::client()?, plan(0)).await?;
+        clients.place(&client::client()?, keyless(0)).await?;
         // What is asked from here on is done, and nobody hears of it.
         way.set(Link::SwallowingAnswers);
-        let order = tokio::spawn(async move { clients.place(&client::client()?, plan(1)).await });
+        let order = tokio::spawn(async move { clients.place(&client::client()?, keyless(1)).await });
         eventually("the order to be stored", PATIENCE, async || {
             let mut shard = stack.shard(1).await?;
             let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(&mut shard).await?;
@@ -300,4 +310,17 @@ async fn a_batch_that_is_sent_again_with_new_ids_is_stored_twice() -> Result<()>
         scene.settled().await
     })
     .await
+}
+
+/// An order of a user of the first shard, which is sent once and stored as often as the writer pleases: it has no key.
+fn keyless(number: u64) -> Plan {
+    Plan {
+        number,
+        user_id: "alice".to_owned(),
+        product_name: format!("Lamp #{number}"),
+        quantity: 1,
+        cents: 100,
+        idempotency_key: None,
+        manner: Manner::Once,
+    }
 }

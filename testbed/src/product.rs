@@ -95,6 +95,12 @@ impl Producer {
     pub async fn ready(&self, deadline: Duration) -> Result<()> {
         wait_until_ready(&self.process, deadline).await
     }
+
+    /// Whether it says that it publishes the events of that shard.
+    pub async fn leads_relay(&self, shard: usize) -> Result<bool> {
+        let metrics = http::client().get(format!("{}/metrics", self.admin_url()?)).send().await?.text().await?;
+        Ok(metrics.lines().any(|line| line == format!("orderflow_relay_leads{{shard=\"shard{shard}\"}} 1")))
+    }
 }
 
 /// A running `orderflow-consumer`.

@@ -129,11 +129,6 @@ async fn a_consumer_killed_in_the_middle_notifies_once_and_another_takes_over() 
     expect_each_exactly_once(&stack, &acked).await
 }
 
-async fn leads(api: &Api, producer: &Producer, shard: usize) -> Result<bool> {
-    let metrics = api.client.get(format!("{}/metrics", producer.admin_url()?)).send().await?.text().await?;
-    Ok(metrics.lines().any(|line| line == format!("orderflow_relay_leads{{shard=\"shard{shard}\"}} 1")))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_frozen_for_30_seconds_neither_doubles_nor_loses_events_when_it_wakes() -> Result<()> {
     let stack = Stack::shared().await?;
@@ -142,8 +137,7 @@ async fn a_relay_frozen_for_30_seconds_neither_doubles_nor_loses_events_when_it_
     first.ready(PATIENCE).await?;
     let first_api = Api::of(&first)?;
     for shard in [1, 2] {
-        eventually("the first leads", PATIENCE, async || leads(&first_api, &first, shard).await.unwrap_or(false))
-            .await?;
+        eventually("the first leads", PATIENCE, async || first.leads_relay(shard).await.unwrap_or(false)).await?;
     }
     let second = producer(&stack).start().await?;
     second.ready(PATIENCE).await?;
@@ -158,10 +152,8 @@ async fn a_relay_frozen_for_30_seconds_neither_doubles_nor_loses_events_when_it_
     let thaw = Instant::now() + Duration::from_secs(30);
     acked.extend(place_in_series(&second_api, "while").await?);
     for shard in [1, 2] {
-        eventually("the second takes over", PATIENCE, async || {
-            leads(&second_api, &second, shard).await.unwrap_or(false)
-        })
-        .await?;
+        eventually("the second takes over", PATIENCE, async || second.leads_relay(shard).await.unwrap_or(false))
+            .await?;
     }
     // The fault itself: longer than every lease and timeout.
     sleep_until(thaw).await;
@@ -184,8 +176,7 @@ async fn two_producers_keep_each_users_order_and_leadership_moves_when_one_is_ki
 
     first.kill();
     for shard in [1, 2] {
-        eventually("the second leads", PATIENCE, async || leads(&second_api, &second, shard).await.unwrap_or(false))
-            .await?;
+        eventually("the second leads", PATIENCE, async || second.leads_relay(shard).await.unwrap_or(false)).await?;
     }
     acked.extend(place_in_series(&second_api, "alone").await?);
     expect_each_exactly_once(&stack, &acked).await?;

@@ -222,6 +222,18 @@ async fn an_s3_that_is_down_is_an_error_and_no_lost_receipt() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_down_is_named_and_nothing_is_queued() -> Result<()> {
+    let (stack, _producer, _consumer, _) = settled().await?;
+    empty_bucket(&stack).await?;
+    let unreachable = "postgres://postgres@127.0.0.1:1/orders?sslmode=disable";
+    let verified = stack.verify_with(&[("PG_SHARD2_DSN", unreachable)], &["--repair"]).await?;
+    expect(&verified, 2, &[])?;
+    ensure!(verified.output.contains("shard2"), "it is not named: {}", verified.output);
+    ensure!(queued(&stack, "receipt_jobs").await? == 0, "half of a report was acted on");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_was_never_published_is_found_and_published_once() -> Result<()> {
     let (stack, producer, _consumer, mut acked) = settled().await?;
     execute(
