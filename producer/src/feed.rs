@@ -86,22 +86,19 @@ impl Feed {
         serde_json::from_str(self.ring().find(order_id)?).ok()
     }
 
-    /// From here on streams know where they are: after these notifications.
-    fn begin(&self, latest: Latest) {
+    /// From here on streams know where they are: after these notifications. `gap`: others were missed before.
+    fn begin(&self, latest: Latest, gap: bool) {
         let mut ring = self.ring();
         ring.set_recent(latest);
+        if gap {
+            ring.gap();
+        }
         self.inner.newest.send_replace(Some(ring.newest().number));
     }
 
     fn push(&self, pending: &Pending) {
         let mut ring = self.ring();
         ring.push(pending, &self.inner.map, Instant::now());
-        self.inner.newest.send_replace(Some(ring.newest().number));
-    }
-
-    fn gap(&self) {
-        let mut ring = self.ring();
-        ring.gap();
         self.inner.newest.send_replace(Some(ring.newest().number));
     }
 

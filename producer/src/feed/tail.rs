@@ -59,6 +59,8 @@ pub struct Tail {
     due: Instant,
     /// In a row.
     lost: u32,
+    /// To be told when it is known where to go on: until then all that comes belongs to it.
+    gap: bool,
 }
 
 /// What was notified before the epoch began is shown to streams that begin, and counted nowhere.
@@ -73,7 +75,7 @@ impl Tail {
     pub fn new(feed: Feed, kafka: kafka::Settings, topic: String) -> Self {
         let pending = Pending::new(&feed.inner.map);
         let (positions, beginning, due) = (BTreeMap::new(), None, Instant::now());
-        Self { feed, kafka, topic, positions, beginning, pending, due, lost: 0 }
+        Self { feed, kafka, topic, positions, beginning, pending, due, lost: 0, gap: false }
     }
 
     /// Reads until `stop`, on the calling thread, which it blocks.
@@ -197,7 +199,7 @@ impl Tail {
 
     fn begin(&mut self) {
         if let Some(beginning) = self.beginning.take_if(|beginning| beginning.unread.is_empty()) {
-            self.feed.begin(beginning.latest);
+            self.feed.begin(beginning.latest, std::mem::take(&mut self.gap));
         }
     }
 
@@ -207,9 +209,9 @@ impl Tail {
         if self.lost >= SIGHTINGS {
             tracing::warn!(topic = self.topic, "the feed has a gap: its position is not in the log any more");
             self.cut();
-            self.feed.gap();
             self.lost = 0;
             self.positions.clear();
+            self.gap = true;
         }
         bail!("a position is outside of its log")
     }

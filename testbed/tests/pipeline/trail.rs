@@ -121,16 +121,16 @@ async fn there_is_no_trail_of_no_order_and_few_are_looked_up_at_once() -> Result
     trail_says(&api, &order.id, "the event to be published", |trail| trail["published"]["state"] == "published")
         .await?;
     let path = format!("/api/orders/{}/trail", order.id);
-    let answers = join_all((0..64).map(async |_| api.get(&path).await)).await;
-    let mut refused = 0;
-    for answer in answers {
+    let mut answered = 0;
+    for answer in join_all((0..32).map(async |_| api.get(&path).await)).await {
         let answer = answer?;
-        if answer.status != StatusCode::OK {
+        if answer.status == StatusCode::OK {
+            answered += 1;
+        } else {
             answer.expect_problem(503, "too-many-look-ups")?;
             ensure!(answer.header("retry-after").is_some(), "{answer:?}");
-            refused += 1;
         }
     }
-    assert!(refused < 64, "all were refused");
+    assert!(answered > 0, "all were refused");
     Ok(())
 }
