@@ -28,6 +28,9 @@ impl Money {
     /// The first unit price that `numeric(10,2)` cannot hold, in cents.
     const PRICE_LIMIT: i64 = 100_000_000 * 100;
 
+    /// The largest unit price.
+    pub const MAX_PRICE: Money = Money(Self::PRICE_LIMIT - 1);
+
     /// The largest price × quantity: 10^13 units, in cents. Its 15 significant digits also survive a reader that
     /// takes JSON numbers for doubles.
     pub const MAX_TOTAL: Money = Money(10_000_000_000_000 * 100);

@@ -106,6 +106,8 @@ impl ProductName {
 }
 
 impl Quantity {
+    pub const MAX: i32 = i32::MAX;
+
     /// Reads the text of a JSON number.
     pub fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
         match text.parse::<i32>() {

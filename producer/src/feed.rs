@@ -1,124 +1,147 @@
-//! The feed: tails the notifications of all users (read_committed, all partitions, no group) into a bounded ring, from
-//! which every open stream reads.
+//! The feed: what the page and others see of the notifications of all users. A thread tails their topic (`tail`), cuts what
+//! came into frames (`frame`), and keeps the latest in one ring (`ring`). A stream is a place in that ring and nothing more:
+//! however many there are and however slowly they read, they hold no frames of their own.
+
+mod frame;
+mod ring;
+mod tail;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
-use anyhow::{Context, bail, ensure};
-use orderflow_core::Topics;
-use orderflow_service::{
-    Backoff,
-    kafka::{self, Quiet},
-    shutdown::CancellationToken,
-};
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    config::FromClientConfigAndContext,
-    consumer::{BaseConsumer, Consumer},
-};
-use tokio::sync::broadcast;
+use axum::body::Bytes;
+use orderflow_core::{Notification, OrderId, ShardMap};
+use tokio::sync::watch;
+use uuid::Uuid;
 
-/// Notifications that a slow stream may be behind before it is told that it missed some.
-const RING: usize = 1024;
+use frame::{Latest, Pending};
+use ring::{Next, Place, Refusal, Ring};
 
-/// Latest notifications that a new stream begins with.
-const RECENT: usize = 20;
-
-/// How often the topic is asked whether it has grown by a partition or was made anew.
-const REFRESH: Duration = Duration::from_secs(30);
+pub use tail::Tail;
 
 /// Cheap to clone; clones share.
 #[derive(Clone)]
 pub struct Feed {
-    live: broadcast::Sender<Arc<str>>,
-    recent: Arc<Mutex<VecDeque<Arc<str>>>>,
+    inner: Arc<Inner>,
 }
 
-impl Default for Feed {
-    fn default() -> Self {
-        Self { live: broadcast::channel(RING).0, recent: Arc::default() }
-    }
+struct Inner {
+    map: ShardMap,
+    ring: Mutex<Ring>,
+    /// Number of the newest frame; `None` until it is known where the epoch begins on the topic.
+    newest: watch::Sender<Option<u64>>,
+}
+
+/// One stream of events.
+pub struct Stream {
+    feed: Feed,
+    newest: watch::Receiver<Option<u64>>,
+    /// What is to be said before anything else.
+    first: VecDeque<Bytes>,
+    /// `None` until the epoch begins.
+    place: Option<Place>,
 }
 
 impl Feed {
-    /// The latest notifications (JSON), and the ones from now on.
-    pub fn subscribe(&self) -> (Vec<Arc<str>>, broadcast::Receiver<Arc<str>>) {
-        // Under the lock, so that none is in both or in neither.
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        (recent.iter().cloned().collect(), self.live.subscribe())
+    pub fn new(map: ShardMap) -> Self {
+        let ring = Mutex::new(Ring::new(Uuid::now_v7()));
+        Self { inner: Arc::new(Inner { map, ring, newest: watch::Sender::new(None) }) }
     }
 
-    fn push(&self, notification: &str) {
-        let notification: Arc<str> = notification.into();
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() == RECENT {
-            recent.pop_front();
+    /// A stream from now on, or from the frame on after the one with this id, if it is still there.
+    pub fn stream(&self, last_event_id: Option<&str>) -> Stream {
+        let newest = self.inner.newest.subscribe();
+        let ring = self.ring();
+        let resumed = last_event_id.map(|id| ring.resume(id));
+        let place = resumed.and_then(Result::ok);
+        let total = place.unwrap_or(ring.newest()).total;
+        let (epoch, resumes) = (ring.epoch(), place.is_some());
+        let hello =
+            format!("event: hello\ndata: {{\"epoch\":\"{epoch}\",\"resumed\":{resumes},\"total\":{total}}}\n\n");
+        drop(ring);
+        let mut first = VecDeque::from([Bytes::from(hello)]);
+        match resumed {
+            Some(Err(Refusal::OtherReplica)) => first.push_back(reset("other-replica")),
+            Some(Err(Refusal::TooOld)) => first.push_back(reset("too-old")),
+            None | Some(Ok(_)) => {}
         }
-        recent.push_back(notification.clone());
-        // Nobody listening is fine.
-        let _ = self.live.send(notification);
+        Stream { feed: self.clone(), newest, first, place }
     }
 
-    /// Reads until `stop`, on the calling thread, which it blocks.
-    pub fn run(&self, settings: &kafka::Settings, topics: &Topics, stop: &CancellationToken) {
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-        while !stop.is_cancelled() {
-            if let Err(error) = self.tail(settings, topics, stop, &mut backoff) {
-                tracing::debug!(error = format!("{error:#}"), "the feed starts anew");
-                let until = Instant::now() + backoff.next_delay();
-                while Instant::now() < until && !stop.is_cancelled() {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-            }
-        }
+    pub fn epoch(&self) -> Uuid {
+        self.ring().epoch()
     }
 
-    fn tail(
-        &self,
-        settings: &kafka::Settings,
-        topics: &Topics,
-        stop: &CancellationToken,
-        backoff: &mut Backoff,
-    ) -> anyhow::Result<()> {
-        let topic = topics.notifications.as_str();
-        let mut config = settings.consumer(&format!("{topic}.feed"));
-        // A gap in the feed is shown by the page's own look at the orders; what matters here is to go on.
-        config.set("auto.offset.reset", "latest").set("topic.metadata.refresh.interval.ms", "30000");
-        let consumer = BaseConsumer::from_config_and_context(&config, Quiet::default()).context("make a consumer")?;
-        let partitions = partitions_of(&consumer, topic)?;
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..partitions {
-            assignment.add_partition_offset(topic, partition, Offset::OffsetTail(RECENT as i64))?;
+    /// Notifications since the epoch began, and per second over the last 10 s.
+    pub fn figures(&self) -> (u64, f64) {
+        let mut ring = self.ring();
+        (ring.newest().total, ring.pace(Instant::now()))
+    }
+
+    /// The notification of an order, if it was one of the latest that were shown.
+    pub fn notification(&self, order_id: OrderId) -> Option<Notification> {
+        serde_json::from_str(self.ring().find(order_id)?).ok()
+    }
+
+    /// From here on streams know where they are: after these notifications. `gap`: others were missed before.
+    fn begin(&self, latest: Latest, gap: bool) {
+        let mut ring = self.ring();
+        ring.set_recent(latest);
+        if gap {
+            ring.gap();
         }
-        consumer.assign(&assignment).context("assign the notifications' partitions")?;
-        let mut refresh = Instant::now() + REFRESH;
-        while !stop.is_cancelled() {
-            match consumer.poll(Duration::from_millis(250)) {
-                None => {}
-                Some(Ok(message)) => {
-                    backoff.reset();
-                    if let Some(Ok(notification)) = message.payload_view::<str>() {
-                        self.push(notification);
-                    }
-                }
-                Some(Err(error)) => return Err(error).context("read the notifications"),
-            }
-            if Instant::now() >= refresh {
-                ensure!(partitions_of(&consumer, topic)? == partitions, "{topic} has another number of partitions now");
-                refresh = Instant::now() + REFRESH;
-            }
-        }
-        Ok(())
+        self.inner.newest.send_replace(Some(ring.newest().number));
+    }
+
+    fn push(&self, pending: &Pending) {
+        let mut ring = self.ring();
+        ring.push(pending, &self.inner.map, Instant::now());
+        self.inner.newest.send_replace(Some(ring.newest().number));
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.inner.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn partitions_of(consumer: &BaseConsumer<Quiet>, topic: &str) -> anyhow::Result<i32> {
-    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(5)).context("read the topic's metadata")?;
-    match metadata.topics().first() {
-        Some(found) if found.error().is_none() && !found.partitions().is_empty() => Ok(found.partitions().len() as i32),
-        _ => bail!("the topic {topic} is not there"),
+impl Stream {
+    /// The next event, as it is sent. Can be dropped while it waits, and called again.
+    pub async fn next(&mut self) -> Bytes {
+        loop {
+            if let Some(event) = self.first.pop_front() {
+                return event;
+            }
+            let Some(place) = self.place else {
+                // The feed outlives its streams.
+                let _ = self.newest.wait_for(Option::is_some).await;
+                let ring = self.feed.ring();
+                self.place = Some(ring.newest());
+                self.first.push_back(ring.recent().render());
+                continue;
+            };
+            self.newest.mark_unchanged();
+            let next = self.feed.ring().after(place);
+            match next {
+                Next::Nothing => {
+                    let _ = self.newest.changed().await;
+                }
+                Next::Frame(text, after) => {
+                    self.place = Some(after);
+                    return text;
+                }
+                Next::Lagged { missed, newest } => {
+                    self.place = Some(newest);
+                    self.first.push_back(format!("event: lagged\ndata: {{\"missed\":{missed}}}\n\n").into());
+                    self.first.push_back(reset("lagged"));
+                }
+            }
+        }
     }
+}
+
+fn reset(reason: &str) -> Bytes {
+    format!("event: reset\ndata: {{\"reason\":\"{reason}\"}}\n\n").into()
 }

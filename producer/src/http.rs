@@ -1,6 +1,7 @@
 //! The public port: the API's routes, what every request passes, and the OpenAPI document that is made from the same code.
 
 mod body;
+mod config;
 mod cursor;
 mod dashboard;
 mod feed;
@@ -11,6 +12,7 @@ mod problem;
 mod receipt;
 pub mod server;
 mod stats;
+mod trail;
 mod view;
 
 use std::{sync::Arc, time::Instant};
@@ -37,10 +39,14 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    Settings,
     feed::Feed,
     metrics::{Metrics, RequestLabels},
     shard::Shard,
+    stats::Stats,
+    trail::Trails,
 };
+pub use config::Config;
 use problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -56,6 +62,9 @@ pub struct App {
     pub feed: Feed,
     /// One permit for each feed that may be open.
     pub feeds: Arc<Semaphore>,
+    pub stats: Stats,
+    pub trails: Arc<Trails>,
+    pub config: Arc<Config>,
     pub metrics: Metrics,
     /// Ends the feeds at once.
     pub stop: CancellationToken,
@@ -75,14 +84,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().into_openapi()
 }
 
-pub fn router(app: App, cors_origins: &[String]) -> anyhow::Result<Router> {
+pub fn router(app: App, settings: &Settings) -> anyhow::Result<Router> {
+    let cors_origins = &settings.cors_allow_origin;
     let (api, document) = routes().split_for_parts();
     let document = document.to_json().context("encode the OpenAPI document")?;
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let metrics = app.metrics.clone();
     let router = api
         .route("/openapi.json", get(openapi))
-        .merge(dashboard::routes())
+        .merge(dashboard::routes(settings.controls_url.as_deref())?)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(app)
@@ -101,9 +111,11 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(place::place_order, orders::list_orders))
         .routes(routes!(orders::get_order))
         .routes(routes!(receipt::get_receipt))
+        .routes(routes!(trail::get_trail))
         .routes(routes!(stats::list_shards))
         .routes(routes!(stats::get_stats))
         .routes(routes!(feed::get_feed))
+        .routes(routes!(config::get_config))
 }
 
 #[derive(Serialize, ToSchema)]

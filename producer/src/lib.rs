@@ -4,6 +4,7 @@
 
 mod feed;
 mod http;
+mod kafka_reader;
 mod metrics;
 mod probe;
 mod purge;
@@ -11,6 +12,8 @@ mod receipts;
 mod relay;
 mod settings;
 mod shard;
+mod stats;
+mod trail;
 pub mod verify;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -26,11 +29,13 @@ pub use http::openapi;
 pub use settings::{Command, Settings};
 
 use crate::{
-    feed::Feed,
+    feed::{Feed, Tail},
     metrics::Metrics,
     receipts::Receipts,
     relay::Relay,
     shard::{Doorbells, Shard, meta::Expected},
+    stats::{DeadLetters, GroupProgress, Sources, Stats},
+    trail::Trails,
 };
 
 /// Longest wait for requests in flight after the signal; what is left of the deadline is for the writers and the relay.
@@ -95,20 +100,35 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     working.spawn(probe::topics(settings.kafka.clone(), topics.clone(), kafka, stop_workers.clone()));
     working.spawn(probe::bucket(client.clone(), settings.s3.s3_bucket.clone(), bucket, stop_workers.clone()));
 
-    let feed = Feed::default();
+    let feed = Feed::new(settings.shards.clone());
+    let tail = Tail::new(feed.clone(), settings.kafka.clone(), topics.notifications.clone());
     let tail = {
-        let (feed, kafka, topics, stop) = (feed.clone(), settings.kafka.clone(), topics.clone(), stop_workers.clone());
-        move || feed.run(&kafka, &topics, &stop)
+        let stop = stop_workers.clone();
+        move || tail.run(&stop)
     };
     std::thread::Builder::new().name("feed".to_owned()).spawn(tail).context("start the feed's thread")?;
 
+    let shards: Arc<[Shard]> = shards.into();
+    let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
+    let sources = Sources {
+        shards: shards.clone(),
+        feed: feed.clone(),
+        s3: client.clone(),
+        bucket: bucket.clone(),
+        consumer: GroupProgress::new(&settings.kafka, &settings.kafka_group_id, &topics),
+        dead_letters: DeadLetters::new(&settings.kafka, &settings.kafka_group_id, &topics),
+    };
+    let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone());
     let app = http::App {
         map: settings.shards.clone(),
-        shards: shards.into(),
+        shards,
         s3: client,
-        bucket: Arc::from(settings.s3.s3_bucket.as_str()),
+        bucket,
         feed,
         feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
+        stats: Stats::new(sources),
+        trails: Arc::new(trails),
+        config: Arc::new(http::Config::of(&settings)),
         metrics,
         stop: stop.clone(),
     };
@@ -125,7 +145,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             dependencies.stop();
         }
     });
-    let router = http::router(app, &settings.cors_allow_origin)?;
+    let router = http::router(app, &settings)?;
     http::server::serve(listener, router, settings.max_connections, stop, DRAIN).await;
     unready.await.context("become unready")?;
 

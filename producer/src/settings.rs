@@ -41,6 +41,14 @@ pub struct Settings {
     #[arg(long, env = "MAX_FEEDS", default_value_t = 256, help_heading = "API")]
     pub max_feeds: usize,
 
+    /// Let dead letters be replayed by whoever can reach the API
+    #[arg(long, env = "DEAD_LETTER_REPLAY", default_value_t = false, help_heading = "Dashboard")]
+    pub dead_letter_replay: bool,
+
+    /// Where a local stack lets its services be stopped and started, as in http://127.0.0.1:8082; the dashboard may call it
+    #[arg(long, env = "CONTROLS_URL", value_name = "ORIGIN", help_heading = "Dashboard")]
+    pub controls_url: Option<String>,
+
     /// The shards and the first letters of their users; what no range names goes to the last
     #[arg(long, env = "SHARDS", default_value = "shard1=A-M,shard2=N-Z", help_heading = "Shards")]
     pub shards: ShardMap,
@@ -59,6 +67,10 @@ pub struct Settings {
 
     #[command(flatten)]
     pub kafka: kafka::Settings,
+
+    /// Group of the consumers that notify, whose progress is shown and verified
+    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "order-consumer-group", help_heading = "Kafka")]
+    pub kafka_group_id: String,
 
     #[command(flatten)]
     pub s3: s3::Settings,
@@ -100,6 +112,10 @@ impl Settings {
         ensure!((2..=256).contains(&self.shard_readers), "SHARD_READERS: must be from 2 to 256");
         ensure!((10..=60_000).contains(&self.order_timeout_ms), "ORDER_TIMEOUT_MS: must be from 10 to 60000");
         ensure!(self.max_connections > 0, "MAX_CONNECTIONS: must be at least 1");
+        ensure!((1..=100_000).contains(&self.max_feeds), "MAX_FEEDS: must be from 1 to 100000");
+        if let Some(url) = &self.controls_url {
+            ensure!(is_origin(url), "CONTROLS_URL: must be an origin, as in http://127.0.0.1:8082");
+        }
         let longest = crate::receipts::longest_batch(self.s3.timeout());
         ensure!(
             self.receipt_lease() > longest,
@@ -107,5 +123,59 @@ impl Settings {
             longest.as_millis()
         );
         Ok(())
+    }
+}
+
+/// It becomes part of the page's policy, where a blank or a semicolon would begin another rule.
+fn is_origin(url: &str) -> bool {
+    let Some(place) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
+    let host = match place.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            if port.parse::<u16>().is_err() {
+                return false;
+            }
+            host
+        }
+        _ => place,
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(plain),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn the_controls_are_an_origin_and_nothing_else() {
+        for url in ["http://127.0.0.1:8082", "http://localhost", "https://dev.example.com:443", "http://[::1]:8082"] {
+            assert!(is_origin(url), "{url}");
+        }
+        for url in [
+            "",
+            "127.0.0.1:8082",
+            "ftp://localhost",
+            "http://",
+            "http://:80",
+            "http://localhost:",
+            "http://localhost:808200",
+            "http://localhost/",
+            "http://a b",
+            "http://a;script-src *",
+            "http://user@localhost",
+            "http://*",
+            "http://[::1",
+        ] {
+            assert!(!is_origin(url), "{url}");
+        }
     }
 }

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 pub use order_row::StoredOrder;
 pub(crate) use order_row::order_columns;
-pub use reader::{Position, ReadError};
+pub use reader::{Figures, MOST_COUNTED, Position, Queued, ReadError};
 pub use writer::Writer;
 
 use crate::metrics::Metrics;
@@ -128,10 +128,6 @@ impl Shard {
 
     pub fn name(&self) -> &str {
         &self.inner.shard.name
-    }
-
-    pub fn is_up(&self) -> bool {
-        self.inner.health.dependency.is_up()
     }
 
     /// Connections for reading, also used by the receipt workers and the purge.

@@ -120,7 +120,15 @@ impl Dependency {
     }
 
     pub fn is_up(&self) -> bool {
-        self.all.lock().states.get(&self.name).is_some_and(|(_, state)| *state == State::Up)
+        self.trouble().is_none()
+    }
+
+    /// Why it is not up. Holds no secret.
+    pub fn trouble(&self) -> Option<String> {
+        match &self.all.lock().states.get(&self.name)?.1 {
+            State::Up => None,
+            State::Down { reason } | State::Unusable { reason } => Some(reason.clone()),
+        }
     }
 
     /// Logs a change of kind once; the same outage with another wording is not news.

@@ -37,7 +37,7 @@ pub fn of_producer(pipeline: &Pipeline) -> Environment {
         environment.shard(pipeline, shard);
     }
     environment.kafka(&pipeline.topic);
-    // For `verify`, which asks how far the consumers are.
+    // They show and verify how far the consumers are.
     environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
     environment.bucket(&pipeline.bucket);
     environment

@@ -1,5 +1,6 @@
 //! The dashboard: static files embedded in the binary, under a policy that lets a page run nothing but them.
 
+use anyhow::Context;
 use axum::{
     Router,
     extract::{Path, rejection::PathRejection},
@@ -13,21 +14,28 @@ use super::{App, problem::Problem};
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/dashboard");
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-    base-uri 'none'; form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
-
-pub fn routes() -> Router<App> {
-    Router::new().route("/", get(|| async { file("index.html") })).route("/dashboard/{name}", get(named))
+/// `controls`: the one other origin that the page may call.
+pub fn routes(controls: Option<&str>) -> anyhow::Result<Router<App>> {
+    let connect = controls.map_or("'self'".to_owned(), |origin| format!("'self' {origin}"));
+    let policy = format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {connect}; base-uri 'none'; \
+         form-action 'self'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    );
+    let policy = HeaderValue::try_from(policy).context("put CONTROLS_URL into the page's policy")?;
+    let page = {
+        let policy = policy.clone();
+        move || async move { file("index.html", policy) }
+    };
+    let named = move |name: Result<Path<String>, PathRejection>| async move {
+        match name {
+            Ok(Path(name)) => file(&name, policy),
+            Err(_) => Problem::not_found("there is no file of that name").into_response(),
+        }
+    };
+    Ok(Router::new().route("/", get(page)).route("/dashboard/{name}", get(named)))
 }
 
-async fn named(name: Result<Path<String>, PathRejection>) -> Response {
-    match name {
-        Ok(Path(name)) => file(&name),
-        Err(_) => Problem::not_found("there is no file of that name").into_response(),
-    }
-}
-
-fn file(name: &str) -> Response {
+fn file(name: &str, policy: HeaderValue) -> Response {
     let Some(file) = FILES.get_file(name) else {
         return Problem::not_found(format!("there is no file {name}")).into_response();
     };
@@ -40,7 +48,7 @@ fn file(name: &str) -> Response {
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
         // The files change with the binary; asking costs nothing beside a page that mixes two versions.

@@ -1,51 +1,71 @@
-//! `GET /api/feed`: notifications as server-sent events.
+//! `GET /api/feed`: notifications as server-sent events. A stream is ended by its client, or at once when the process stops.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
+    body::{Body, Bytes},
     extract::State,
-    response::sse::{Event, KeepAlive, Sse},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
+    response::{IntoResponse, Response},
 };
-use futures_util::{Stream, StreamExt, stream};
-use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
+use futures_util::{StreamExt, stream};
+use orderflow_service::prometheus::metrics::gauge::Gauge;
 
 use super::{App, problem::Problem};
 
+/// Shorter than what proxies usually wait for.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
 /// Watch notifications
 ///
-/// Server-sent events: `notification` (JSON, as on the topic of notifications), first the latest ones, then live; `reset`
-/// when this stream was too slow and missed some: fetch anew what you show.
+/// Server-sent events. First `hello` (`epoch`: of this process; `resumed`; `total`: notifications of the epoch before what
+/// follows), then `recent` (the latest `notifications`, at most 20, as on their topic), then `frame`, at most five a second:
+/// `count` of its notifications, `total` with them, the latest 20 `notifications`, `latency` from accepted to notified as
+/// pairs of an upper bound in milliseconds (-1: more than all) and a count, and the count of each of the `shards`.
+///
+/// A stream that comes with the `Last-Event-ID` of a frame goes on right after it. Where that cannot be, `reset` says why
+/// (`other-replica`, `too-old`, `gap`, `lagged`): fetch anew what you show. Before a `reset` for `lagged`, the event `lagged`
+/// says how many were `missed` by a client that read too slowly.
 #[utoipa::path(
     get, path = "/api/feed", tag = "feed",
+    params(("Last-Event-ID" = Option<String>, Header, description = "Id of the frame to go on after")),
     responses(
         (status = 200, body = String, content_type = "text/event-stream", description = "Stays open"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many feeds are open"),
     )
 )]
-pub async fn get_feed(State(app): State<App>) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+pub async fn get_feed(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
     let permit = app.feeds.clone().try_acquire_owned().map_err(|_| Problem::too_many_feeds())?;
-    let (recent, live) = app.feed.subscribe();
-    let open = app.metrics.feeds.clone();
-    open.inc();
-    let counted = Counted(open);
-    let live = BroadcastStream::new(live).map(|received| match received {
-        Ok(notification) => notification_event(&notification),
-        Err(BroadcastStreamRecvError::Lagged(missed)) => Event::default().event("reset").data(missed.to_string()),
+    let counted = Counted::new(app.metrics.feeds.clone());
+    // One that is no text is none of ours, as one that cannot be parsed.
+    let last_event_id = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
+    let stream = app.feed.stream(last_event_id);
+    let events = stream::unfold(stream, async |mut stream| {
+        let event = tokio::time::timeout(KEEP_ALIVE, stream.next()).await;
+        Some((event.unwrap_or(Bytes::from_static(b": keep-alive\n\n")), stream))
     });
-    let recent = stream::iter(recent).map(|notification| notification_event(&notification));
-    let events = recent.chain(live).map(Ok).take_until(app.stop.cancelled_owned()).map(move |event| {
+    let events = events.take_until(app.stop.cancelled_owned()).map(move |event| {
         // Held as long as the stream.
         let _ = (&permit, &counted);
-        event
+        Ok::<_, Infallible>(event)
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))))
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        // nginx would gather events until its buffer is full.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    Ok((headers, Body::from_stream(events)).into_response())
 }
 
-fn notification_event(notification: &Arc<str>) -> Event {
-    Event::default().event("notification").data(&**notification)
-}
+struct Counted(Gauge);
 
-struct Counted(orderflow_service::prometheus::metrics::gauge::Gauge);
+impl Counted {
+    fn new(open: Gauge) -> Self {
+        open.inc();
+        Self(open)
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {

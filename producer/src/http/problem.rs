@@ -115,6 +115,11 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-feeds", "Too many feeds", detail)
     }
 
+    pub fn too_many_look_ups() -> Self {
+        let detail = "too many trails are being looked up";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-look-ups", "Too many look-ups", detail)
+    }
+
     pub fn receipt_absent(status: &'static str) -> Self {
         let detail = match status {
             "pending" => "the receipt is not written yet",

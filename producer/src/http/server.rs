@@ -15,6 +15,10 @@ use tokio::{net::TcpListener, sync::Semaphore};
 /// Longest wait for the head of a request; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What a connection may hold of an answer that its client does not read, before more of it is asked for: a feed is to be
+/// held by its ring alone. Also the longest head of a request.
+const BUFFER: usize = 64 * 1024;
+
 /// Serves until `stop`, then lets requests in flight end for at most `drain`.
 pub async fn serve(
     listener: TcpListener,
@@ -24,7 +28,7 @@ pub async fn serve(
     drain: Duration,
 ) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
     let connections = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(max_connections));
     loop {

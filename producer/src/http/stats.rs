@@ -1,11 +1,11 @@
-//! What the dashboard shows of the shards.
+//! What the dashboard shows of the shards, and of everything else that is at work.
 
 use axum::{Json, extract::State};
-use futures_util::future::join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
+use crate::stats::Snapshot;
 
 #[derive(Serialize, ToSchema)]
 pub struct ShardList {
@@ -28,36 +28,11 @@ pub async fn list_shards(State(app): State<App>) -> Json<ShardList> {
     Json(ShardList { shards })
 }
 
-#[derive(Serialize, ToSchema)]
-pub struct Stats {
-    shards: Vec<ShardStats>,
-}
-
-#[derive(Serialize, ToSchema)]
-pub struct ShardStats {
-    #[schema(example = "shard1")]
-    name: String,
-    #[schema(example = "A-M")]
-    users: String,
-    up: bool,
-    /// Events that wait to be published, counted up to 10000; null when the shard is down
-    outbox: Option<i64>,
-    /// Receipts that wait to be written, counted up to 10000; null when the shard is down
-    receipt_jobs: Option<i64>,
-}
-
-/// How much work waits in each shard
-#[utoipa::path(get, path = "/api/stats", tag = "shards", responses((status = 200, body = Stats, description = "All shards, in their order")))]
-pub async fn get_stats(State(app): State<App>) -> Json<Stats> {
-    let asked = app.shards.iter().map(async |shard| {
-        let backlog = shard.backlog().await.ok();
-        ShardStats {
-            name: shard.name().to_owned(),
-            users: shard.shard().users(),
-            up: shard.is_up() && backlog.is_some(),
-            outbox: backlog.map(|backlog| backlog.outbox),
-            receipt_jobs: backlog.map(|backlog| backlog.receipt_jobs),
-        }
-    });
-    Json(Stats { shards: join_all(asked).await })
+/// How all parts do
+///
+/// Found out at most once a second, for all who ask. What does not answer in time is `up: false`, with the reason, and its
+/// numbers are null.
+#[utoipa::path(get, path = "/api/stats", tag = "process", responses((status = 200, body = Snapshot, description = "As of `at`")))]
+pub async fn get_stats(State(app): State<App>) -> Json<Snapshot> {
+    Json((*app.stats.snapshot().await).clone())
 }

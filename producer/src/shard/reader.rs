@@ -1,10 +1,10 @@
-//! Reading orders of one shard: by id, newest first, and how much work waits.
+//! Reading of one shard: orders by id, orders newest first, and the figures of what there is and what waits.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
 use orderflow_core::{OrderId, Timestamp, UserId};
 use orderflow_service::postgres;
-use sqlx::PgConnection;
+use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
 use super::{
@@ -30,17 +30,31 @@ pub struct ReadError {
     pub reason: String,
 }
 
-/// Work that waits in a shard; counts stop at [`Backlog::MOST`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backlog {
+/// What a shard has, and what waits in it. Counts stop at [`MOST_COUNTED`]; ages are in seconds, by the shard's clock.
+#[derive(Clone, Copy, Debug, PartialEq, FromRow)]
+pub struct Figures {
+    /// One more than can be counted stands for many.
+    pub orders_counted: i64,
+    pub orders_estimate: i64,
     pub outbox: i64,
+    pub outbox_age: Option<f64>,
     pub receipt_jobs: i64,
+    pub receipt_jobs_age: Option<f64>,
+    pub dead_events: i64,
 }
 
-impl Backlog {
-    /// Counting further would cost more than the number is worth.
-    pub const MOST: i64 = 10_000;
+/// What a shard has still to do for one order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
+pub struct Queued {
+    /// Tries so far to write its receipt; `None` if it is written.
+    pub receipt_attempts: Option<i32>,
+    pub in_outbox: bool,
+    /// Since when its event is one that Kafka refuses for good.
+    pub dead_since: Option<OffsetDateTime>,
 }
+
+/// Counting further would cost more than the number is worth.
+pub const MOST_COUNTED: i64 = 10_000;
 
 impl Shard {
     pub async fn order(&self, id: OrderId) -> Result<Option<StoredOrder>, ReadError> {
@@ -78,12 +92,22 @@ impl Shard {
         .await
     }
 
-    pub async fn backlog(&self) -> Result<Backlog, ReadError> {
-        const COUNT: &str = "SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting), \
-                             (SELECT count(*) FROM (SELECT FROM receipt_jobs LIMIT $1) AS waiting)";
-        let (outbox, receipt_jobs) =
-            self.read(async |connection| sqlx::query_as(COUNT).bind(Backlog::MOST).fetch_one(connection).await).await?;
-        Ok(Backlog { outbox, receipt_jobs })
+    pub async fn queued(&self, id: OrderId) -> Result<Queued, ReadError> {
+        // The outbox has no index over its events. It is nearly empty, or all of it waits, and then the deadline holds.
+        const QUEUED: &str = "SELECT (SELECT attempts FROM receipt_jobs WHERE order_id = $1) AS receipt_attempts, \
+                              EXISTS (SELECT FROM outbox WHERE event_id = $1) AS in_outbox, \
+                              (SELECT died_at FROM outbox_dead WHERE event_id = $1) AS dead_since";
+        self.read(async |connection| sqlx::query_as(QUEUED).bind(id).fetch_one(connection).await).await
+    }
+
+    pub async fn figures(&self) -> Result<Figures, ReadError> {
+        const FIGURES: &str = include_str!("figures.sql");
+        self.read(async |connection| sqlx::query_as(FIGURES).bind(MOST_COUNTED).fetch_one(connection).await).await
+    }
+
+    /// Why the shard takes no orders.
+    pub fn trouble(&self) -> Option<String> {
+        self.inner.health.dependency.trouble()
     }
 
     async fn read<T>(

@@ -16,7 +16,7 @@ use rdkafka::{
     Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult},
     message::BorrowedMessage,
     topic_partition_list::TopicPartitionListElem,
 };
@@ -296,7 +296,7 @@ impl<'kafka> Reading<'kafka> {
                     self.heard = Instant::now();
                     self.unread.remove(&partition);
                 }
-                Some(Err(error)) if !passes(&error) => {
+                Some(Err(error)) if !kafka::passes(&error) => {
                     return Err(error).with_context(|| format!("read {}", self.log.topic));
                 }
                 Some(Err(_)) | None if self.heard.elapsed() > PATIENCE => {
@@ -314,18 +314,6 @@ impl Drop for Reading<'_> {
         // What fails here fails again, and is told, where the next reading starts.
         let _ = self.log.kafka.committed.unassign();
     }
-}
-
-/// Whether librdkafka mends this by itself.
-fn passes(error: &KafkaError) -> bool {
-    matches!(
-        error,
-        KafkaError::MessageConsumption(
-            RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::OperationTimedOut
-        )
-    )
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ async fn an_event_becomes_one_notification_a_log_line_and_a_message_of_the_feed(
         let chunk = feed.chunk().await?.with_context(|| format!("the feed ended after {fed:?}"))?;
         fed.push_str(&String::from_utf8_lossy(&chunk));
     }
-    assert!(fed.contains("event: notification"), "{fed}");
+    assert!(fed.contains("event: frame"), "{fed}");
     Ok(())
 }
 

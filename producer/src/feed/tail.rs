@@ -1,0 +1,240 @@
+//! Tails the notifications: read_committed, all partitions, no group. It remembers how far it has read, so that a Kafka that
+//! was away, or a client that had to be made anew, leaves no gap in the feed and repeats nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use orderflow_core::Notification;
+use orderflow_service::{
+    Backoff,
+    kafka::{self, Quiet},
+    shutdown::CancellationToken,
+};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::BorrowedMessage,
+};
+
+use super::{
+    Feed,
+    frame::{Latest, Pending, SHOWN, Shown},
+};
+
+/// Longest time between two frames while notifications flow: a page that changes five times a second is alive, and costs the
+/// same however many there are.
+const CUT: Duration = Duration::from_millis(200);
+
+/// What is read already may still go into a frame that is due.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Longest wait for a notification before `stop` is looked at.
+const POLL: Duration = Duration::from_millis(250);
+
+/// How often the topic is asked whether it has grown by a partition.
+const REFRESH: Duration = Duration::from_secs(30);
+
+/// Longest wait for one answer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a position must have been found outside of its log before it is given up: after a change of leader the end of a
+/// log may lag for a moment.
+const SIGHTINGS: u32 = 3;
+
+pub struct Tail {
+    feed: Feed,
+    kafka: kafka::Settings,
+    topic: String,
+    /// The next offset of each partition; empty until the first look.
+    positions: BTreeMap<i32, i64>,
+    /// Until all that was there before the epoch is read.
+    beginning: Option<Beginning>,
+    pending: Pending,
+    /// Before which no frame is cut.
+    due: Instant,
+    /// In a row.
+    lost: u32,
+    /// To be told when it is known where to go on: until then all that comes belongs to it.
+    gap: bool,
+}
+
+/// What was notified before the epoch began is shown to streams that begin, and counted nowhere.
+#[derive(Default)]
+struct Beginning {
+    ends: BTreeMap<i32, i64>,
+    unread: BTreeSet<i32>,
+    latest: Latest,
+}
+
+impl Tail {
+    pub fn new(feed: Feed, kafka: kafka::Settings, topic: String) -> Self {
+        let pending = Pending::new(&feed.inner.map);
+        let (positions, beginning, due) = (BTreeMap::new(), None, Instant::now());
+        Self { feed, kafka, topic, positions, beginning, pending, due, lost: 0, gap: false }
+    }
+
+    /// Reads until `stop`, on the calling thread, which it blocks.
+    pub fn run(mut self, stop: &CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
+        while !stop.is_cancelled() {
+            if let Err(error) = self.read(stop, &mut backoff) {
+                tracing::debug!(error = format!("{error:#}"), "the feed asks Kafka anew");
+                self.cut();
+                let until = Instant::now() + backoff.next_delay();
+                while Instant::now() < until && !stop.is_cancelled() {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, stop: &CancellationToken, backoff: &mut Backoff) -> anyhow::Result<()> {
+        let mut config = self.kafka.consumer(&format!("{}.feed", self.topic));
+        config.set("enable.partition.eof", "true").set("topic.metadata.refresh.interval.ms", "30000");
+        let consumer = BaseConsumer::from_config_and_context(&config, Quiet::default()).context("make a consumer")?;
+        let partitions = self.partitions(&consumer)?;
+        self.locate(&consumer, partitions)?;
+        let mut assignment = TopicPartitionList::new();
+        for (partition, position) in &self.positions {
+            assignment.add_partition_offset(&self.topic, *partition, Offset::Offset(*position))?;
+        }
+        consumer.assign(&assignment).context("assign the notifications' partitions")?;
+
+        let mut refresh = Instant::now() + REFRESH;
+        while !stop.is_cancelled() {
+            match consumer.poll(self.patience()) {
+                None => self.cut_if_due(Duration::ZERO),
+                Some(Ok(record)) => {
+                    backoff.reset();
+                    self.take(&record);
+                    self.cut_if_due(GATHER);
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.passed(partition),
+                Some(Err(KafkaError::MessageConsumption(Code::AutoOffsetReset))) => return self.lose(),
+                Some(Err(error)) if kafka::passes(&error) => {}
+                Some(Err(error)) => return Err(error).context("read the notifications"),
+            }
+            if Instant::now() >= refresh {
+                ensure!(self.partitions(&consumer)? == partitions, "{} has grown by a partition", self.topic);
+                refresh = Instant::now() + REFRESH;
+            }
+        }
+        Ok(())
+    }
+
+    fn partitions(&self, consumer: &BaseConsumer<Quiet>) -> anyhow::Result<i32> {
+        let metadata = consumer.fetch_metadata(Some(&self.topic), CALL_TIMEOUT).context("read the topic's metadata")?;
+        match metadata.topics().first() {
+            Some(found) if found.error().is_none() && !found.partitions().is_empty() => {
+                Ok(found.partitions().len() as i32)
+            }
+            _ => bail!("the topic {} is not there", self.topic),
+        }
+    }
+
+    /// Says where to begin each partition that has no position yet.
+    fn locate(&mut self, consumer: &BaseConsumer<Quiet>, partitions: i32) -> anyhow::Result<()> {
+        if !self.positions.is_empty() {
+            // All of a partition that was added is new.
+            for partition in 0..partitions {
+                self.positions.entry(partition).or_insert(0);
+            }
+            return Ok(());
+        }
+        let (mut beginning, mut positions) = (Beginning::default(), BTreeMap::new());
+        for partition in 0..partitions {
+            let ends = consumer.fetch_watermarks(&self.topic, partition, CALL_TIMEOUT).context("ask for the ends")?;
+            let (start, end) = ends;
+            positions.insert(partition, start.max(end - SHOWN as i64));
+            beginning.ends.insert(partition, end);
+            if start < end {
+                beginning.unread.insert(partition);
+            }
+        }
+        self.positions = positions;
+        self.beginning = Some(beginning);
+        self.begin();
+        Ok(())
+    }
+
+    fn take(&mut self, record: &BorrowedMessage<'_>) {
+        let (partition, offset) = (record.partition(), record.offset());
+        self.positions.insert(partition, offset + 1);
+        self.lost = 0;
+        let text = record.payload_view::<str>().and_then(Result::ok).unwrap_or_default();
+        let old = self.beginning.as_ref().is_some_and(|beginning| offset < beginning.ends[&partition]);
+        match serde_json::from_str::<Notification>(text) {
+            Ok(notification) => match &mut self.beginning {
+                Some(beginning) if old => {
+                    if let Some(shown) = Shown::new(&notification, text) {
+                        beginning.latest.push(shown);
+                    }
+                }
+                _ => {
+                    if self.pending.is_empty() {
+                        self.due = self.due.max(Instant::now());
+                    }
+                    self.pending.add(&notification, text, &self.feed.inner.map);
+                }
+            },
+            Err(error) => tracing::debug!(partition, offset, %error, "no notification: left out of the feed"),
+        }
+        if self.beginning.as_ref().is_some_and(|beginning| offset + 1 >= beginning.ends[&partition]) {
+            self.passed(partition);
+        }
+    }
+
+    /// What was in this partition before the epoch is read. The last of it may be no record but the end of a transaction.
+    fn passed(&mut self, partition: i32) {
+        if let Some(beginning) = &mut self.beginning {
+            beginning.unread.remove(&partition);
+        }
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        if let Some(beginning) = self.beginning.take_if(|beginning| beginning.unread.is_empty()) {
+            self.feed.begin(beginning.latest, std::mem::take(&mut self.gap));
+        }
+    }
+
+    /// Kafka has no record at a position: retention overtook the tail, or the topic was made anew.
+    fn lose(&mut self) -> anyhow::Result<()> {
+        self.lost += 1;
+        if self.lost >= SIGHTINGS {
+            tracing::warn!(topic = self.topic, "the feed has a gap: its position is not in the log any more");
+            self.cut();
+            self.lost = 0;
+            self.positions.clear();
+            self.gap = true;
+        }
+        bail!("a position is outside of its log")
+    }
+
+    /// How long to wait for the next record: at most until a frame is due.
+    fn patience(&self) -> Duration {
+        let left = self.due.saturating_duration_since(Instant::now());
+        // In whole milliseconds, as librdkafka counts: it would spin through the rest.
+        let left = Duration::from_millis(left.as_micros().div_ceil(1000) as u64);
+        if self.pending.is_empty() { POLL } else { left }
+    }
+
+    /// Cuts a frame that was due this long ago. None before the epoch begins: streams would not know what came before it.
+    fn cut_if_due(&mut self, grace: Duration) {
+        if Instant::now() >= self.due + grace {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        if self.beginning.is_none() && !self.pending.is_empty() {
+            self.feed.push(&std::mem::replace(&mut self.pending, Pending::new(&self.feed.inner.map)));
+            self.due = Instant::now() + CUT;
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `GET /api/orders/{id}/trail`: how far an order has come, station by station.
+
+use axum::{Json, extract::State};
+use futures_util::future::join;
+use orderflow_core::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{
+    App, orders,
+    parameter::IdOfPath,
+    problem::Problem,
+    view::{MISSING, OrderView, PENDING, STORED, receipt_status},
+};
+use crate::{
+    shard::{Queued, StoredOrder},
+    trail::{Announced, Published},
+};
+
+const WAITING: &str = "waiting";
+const UNKNOWN: &str = "unknown";
+
+#[derive(Serialize, ToSchema)]
+pub struct TrailView {
+    order: OrderView,
+    #[schema(example = "shard1")]
+    shard: String,
+    accepted: Accepted,
+    stored: Stored,
+    receipt: Receipt,
+    published: Publication,
+    notified: Notified,
+    /// How far was looked for what is unknown
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Accepted {
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Stored {
+    shard: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Receipt {
+    /// `pending`, `stored`, `missing` or `unknown` (S3 is down)
+    #[schema(example = "stored")]
+    state: &'static str,
+    /// When S3 got it
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<Timestamp>,
+    /// Tries so far, while it is pending
+    attempts: Option<i32>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Publication {
+    /// `waiting`, `published`, `dead` (Kafka refuses it) or `unknown`
+    #[schema(example = "published")]
+    state: &'static str,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<Timestamp>,
+    partition: Option<i32>,
+    offset: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Notified {
+    /// `waiting`, `notified` or `unknown`
+    #[schema(example = "notified")]
+    state: &'static str,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    at: Option<Timestamp>,
+}
+
+/// Follow an order
+#[utoipa::path(
+    get, path = "/api/orders/{id}/trail", tag = "orders",
+    params(("id" = String, Path, description = "The order's UUID")),
+    responses(
+        (status = 200, body = TrailView, description = "How far it has come"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID"),
+        (status = 404, body = Problem, content_type = "application/problem+json", description = "No shard has it"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+         description = "Not found, and a shard that may have it is down; or too many are looked up"),
+    )
+)]
+pub async fn get_trail(State(app): State<App>, IdOfPath(id): IdOfPath) -> Result<Json<TrailView>, Problem> {
+    let place = app.trails.begin().ok_or_else(Problem::too_many_look_ups)?;
+    let (stored, shard) = orders::find(&app, id).await?;
+    let queued = shard.queued(id).await.ok();
+    let (trails, order) = (app.trails.clone(), stored.order.clone());
+    // A task of its own: a client that goes away does not end the look at Kafka, and its place is taken until then.
+    let announced = tokio::spawn(async move {
+        let _place = place;
+        trails.follow(&order, queued).await
+    });
+    let (receipt, announced) = join(receipt(&app, &stored, queued), announced).await;
+    let announced = announced.map_err(|_| Problem::internal())?;
+    let (published, notified, note) = stations(announced);
+    let shard = shard.name().to_owned();
+    Ok(Json(TrailView {
+        accepted: Accepted { at: stored.order.created_at },
+        order: OrderView::new(stored.order, receipt_status(stored.receipt_pending)),
+        stored: Stored { shard: shard.clone() },
+        shard,
+        receipt,
+        published,
+        notified,
+        note,
+    }))
+}
+
+async fn receipt(app: &App, stored: &StoredOrder, queued: Option<Queued>) -> Receipt {
+    if stored.receipt_pending {
+        let attempts = queued.and_then(|queued| queued.receipt_attempts);
+        return Receipt { state: PENDING, at: None, attempts };
+    }
+    let asked = app.s3.head_object().bucket(&*app.bucket).key(&stored.order.receipt_s3_key).send().await;
+    let (state, at) = match asked {
+        Ok(object) => {
+            let at =
+                object.last_modified().and_then(|at| Timestamp::from_unix_microseconds((at.as_nanos() / 1000) as i64));
+            (STORED, at)
+        }
+        Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => (MISSING, None),
+        Err(_) => (UNKNOWN, None),
+    };
+    Receipt { state, at, attempts: None }
+}
+
+fn stations(announced: Announced) -> (Publication, Notified, Option<String>) {
+    let nowhere = |state, at| Publication { state, at, partition: None, offset: None };
+    let there = |published: &Published| Publication {
+        state: "published",
+        at: Some(published.at),
+        partition: Some(published.partition),
+        offset: Some(published.offset),
+    };
+    let not_yet = |state| Notified { state, at: None };
+    match announced {
+        Announced::Waiting => (nowhere(WAITING, None), not_yet(WAITING), None),
+        Announced::Dead(since) => (nowhere("dead", Some(since)), not_yet(WAITING), None),
+        Announced::Published(published) => {
+            let notified = if published.note.is_some() { UNKNOWN } else { WAITING };
+            (there(&published), not_yet(notified), published.note)
+        }
+        Announced::Notified(published, at) => (there(&published), Notified { state: "notified", at: Some(at) }, None),
+        Announced::Unknown(note) => (nowhere(UNKNOWN, None), not_yet(UNKNOWN), Some(note)),
+    }
+}
