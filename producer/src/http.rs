@@ -3,6 +3,7 @@
 mod body;
 mod cursor;
 mod dashboard;
+mod dead_letters;
 mod feed;
 mod orders;
 mod parameter;
@@ -37,6 +38,7 @@ use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
+    dead_letters::Office,
     feed::Feed,
     metrics::{Metrics, RequestLabels},
     shard::Shard,
@@ -53,6 +55,7 @@ pub struct App {
     pub shards: Arc<[Shard]>,
     pub s3: aws_sdk_s3::Client,
     pub bucket: Arc<str>,
+    pub dead_letters: Office,
     pub feed: Feed,
     /// One permit for each feed that may be open.
     pub feeds: Arc<Semaphore>,
@@ -104,6 +107,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(stats::list_shards))
         .routes(routes!(stats::get_stats))
         .routes(routes!(feed::get_feed))
+        .routes(routes!(dead_letters::list_dead_letters))
+        .routes(routes!(dead_letters::replay_dead_letters))
 }
 
 #[derive(Serialize, ToSchema)]

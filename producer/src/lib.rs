@@ -2,6 +2,7 @@
 //!
 //! `run` is the table of contents: it makes the parts, starts them, and stops them in the order in which an order passes.
 
+mod dead_letters;
 mod feed;
 mod http;
 mod metrics;
@@ -17,6 +18,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use orderflow_core::Topics;
+use orderflow_dead_letters::DeadLetters;
 use orderflow_service::{
     Dependencies, Need, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
 };
@@ -26,6 +28,7 @@ pub use http::openapi;
 pub use settings::{Command, Settings};
 
 use crate::{
+    dead_letters::Office,
     feed::Feed,
     metrics::Metrics,
     receipts::Receipts,
@@ -107,6 +110,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         shards: shards.into(),
         s3: client,
         bucket: Arc::from(settings.s3.s3_bucket.as_str()),
+        dead_letters: Office::new(
+            DeadLetters::of(&settings.kafka, &settings.kafka_group_id),
+            settings.dead_letter_replay,
+            stop.clone(),
+        ),
         feed,
         feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
         metrics,

@@ -60,6 +60,14 @@ pub struct Settings {
     #[command(flatten)]
     pub kafka: kafka::Settings,
 
+    /// Group of the consumers that notify
+    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "order-consumer-group", help_heading = "Kafka")]
+    pub kafka_group_id: String,
+
+    /// Let the API send dead letters back to where they came from
+    #[arg(long, env = "DEAD_LETTER_REPLAY", default_value_t = false, help_heading = "API")]
+    pub dead_letter_replay: bool,
+
     #[command(flatten)]
     pub s3: s3::Settings,
 

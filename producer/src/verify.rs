@@ -51,9 +51,9 @@ pub async fn run(settings: &Settings, options: &Options, out: &mut impl Write) -
     };
     let kafka = match options.only {
         Some(Part::Receipts) => None,
-        Some(Part::Events) | None => Some(Kafka::open(&settings.kafka, &topics, &options.group).await?),
+        Some(Part::Events) | None => Some(Kafka::open(&settings.kafka, &topics, &settings.kafka_group_id).await?),
     };
-    let (mut report, mut progress) = (Report::new(&settings.shards, options), Progress::default());
+    let (mut report, mut progress) = (Report::new(settings, options), Progress::default());
 
     let mut from = options.since();
     loop {

@@ -21,10 +21,6 @@ pub struct Options {
     #[arg(long, value_name = "TIME")]
     since: Option<Since>,
 
-    /// Group of the consumers that notify
-    #[arg(long, env = "KAFKA_GROUP_ID", default_value = "order-consumer-group")]
-    pub group: String,
-
     /// Only this part; with `receipts` Kafka is not asked at all, with `events` (and their notifications) S3 is not
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,

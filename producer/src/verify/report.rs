@@ -6,7 +6,7 @@ use std::{
 };
 
 use comfy_table::{CellAlignment, Table, presets};
-use orderflow_core::{OrderId, ShardMap};
+use orderflow_core::OrderId;
 
 use super::{
     announced::{Announced, Event, Notification, Unknown},
@@ -14,6 +14,7 @@ use super::{
     receipts::Receipt,
     slice::Slice,
 };
+use crate::Settings;
 
 /// Orders that are shown of each kind of trouble.
 pub const EXAMPLES: usize = 10;
@@ -139,13 +140,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(map: &ShardMap, options: &Options) -> Self {
+    pub fn new(settings: &Settings, options: &Options) -> Self {
         Self {
-            shards: map.iter().map(|shard| shard.name.clone()).collect(),
+            shards: settings.shards.iter().map(|shard| shard.name.clone()).collect(),
             only: options.only,
             repair: options.repair,
             renotify: options.renotify,
-            group: options.group.clone(),
+            group: settings.kafka_group_id.clone(),
             counts: BTreeMap::new(),
             examples: BTreeMap::new(),
             lost: BTreeSet::new(),

@@ -11,12 +11,12 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use orderflow_core::{Timestamp, Topics};
-use orderflow_service::kafka::{self, Quiet, Told};
+use orderflow_service::kafka::{self, Quiet, Told, passes};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult},
     message::BorrowedMessage,
     topic_partition_list::TopicPartitionListElem,
 };
@@ -314,18 +314,6 @@ impl Drop for Reading<'_> {
         // What fails here fails again, and is told, where the next reading starts.
         let _ = self.log.kafka.committed.unassign();
     }
-}
-
-/// Whether librdkafka mends this by itself.
-fn passes(error: &KafkaError) -> bool {
-    matches!(
-        error,
-        KafkaError::MessageConsumption(
-            RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::OperationTimedOut
-        )
-    )
 }
 
 #[cfg(test)]

@@ -287,7 +287,7 @@ async fn a_deleted_topic_is_repaired_only_with_renotify() -> Result<()> {
     let _consumer = stack.consumer().env("KAFKA_GROUP_ID", &group).start().await?;
     expect_each_exactly_once(&stack, &acked).await?;
     let counts = [("events published", ORDERS), ("notifications sent", ORDERS)];
-    expect(&stack.verify(&["--group", &group]).await?, 0, &counts)
+    expect(&stack.verify_with(&[("KAFKA_GROUP_ID", &group)], &[]).await?, 0, &counts)
 }
 
 #[tokio::test(flavor = "multi_thread")]
