@@ -1,15 +1,15 @@
-//! What an operator does about dead letters: `list` them, `show` one, and `replay` them after a fix. Needs nothing but
-//! Kafka; which letters were replayed is the committed offsets of the group `<KAFKA_GROUP_ID>.dlq-replay`.
+//! What an operator does about dead letters: `list` them, `show` one, and `replay` them after a fix. How that is done is in
+//! `orderflow_dead_letters`; here it becomes lines of text.
 
-mod letters;
 mod list;
 mod replay;
 mod show;
 
 use std::io::Write;
 
+use anyhow::Context;
 use clap::Subcommand;
-use orderflow_core::Topics;
+use orderflow_dead_letters::DeadLetters;
 
 use crate::Settings;
 
@@ -40,22 +40,13 @@ pub enum Command {
     },
 }
 
-/// Names of what the commands work on.
-struct Names {
-    topics: Topics,
-    /// The group whose committed offsets say what was replayed. It never has members.
-    group: String,
-}
-
 /// Runs one command, with its result on `out`. Can be stopped at any time; what it did not finish did not happen.
 pub fn run(settings: &Settings, command: &Command, out: &mut impl Write) -> anyhow::Result<()> {
-    let names = Names {
-        topics: Topics::named(&settings.kafka.kafka_topic),
-        group: format!("{}.dlq-replay", settings.kafka_group_id),
+    let dead_letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
+    let done = match command {
+        Command::List { all, limit } => list::run(&dead_letters, *all, *limit, out),
+        Command::Show { partition, offset } => show::run(&dead_letters, *partition, *offset, out),
+        Command::Replay { limit } => replay::run(&dead_letters, limit.unwrap_or(usize::MAX), out),
     };
-    match command {
-        Command::List { all, limit } => list::run(settings, &names, *all, *limit, out),
-        Command::Show { partition, offset } => show::run(settings, &names, *partition, *offset, out),
-        Command::Replay { limit } => replay::run(settings, &names, limit.unwrap_or(usize::MAX), out),
-    }
+    done.with_context(|| format!("dead letters at {}", settings.kafka.kafka_brokers))
 }

@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod batch;
-mod dead_letter;
 pub mod dlq;
 mod membership;
 pub mod metrics;
@@ -13,7 +12,6 @@ mod position;
 mod record;
 mod settings;
 mod topics;
-mod transaction;
 
 use anyhow::Context;
 use orderflow_service::{

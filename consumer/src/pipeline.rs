@@ -8,7 +8,16 @@ use std::{
 };
 
 use orderflow_core::{Timestamp, Topics};
-use orderflow_service::{Backoff, Dependency, failpoint::defect, kafka::Told, shutdown::CancellationToken};
+use orderflow_dead_letters::{DeadLetter, letter};
+use orderflow_service::{
+    Backoff, Dependency,
+    failpoint::defect,
+    kafka::{
+        Told,
+        transaction::{Failure, Outgoing, Transactions},
+    },
+    shutdown::CancellationToken,
+};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
@@ -19,13 +28,11 @@ use rdkafka::{
 use crate::{
     Settings,
     batch::{self, Interruption, Order},
-    dead_letter::{self, DeadLetter},
     membership::{Assignment, Membership},
     metrics::{Metrics, OutcomeLabel, OutcomeValue, RejoinLabel, RejoinReason},
     position::{self, Group, LostPosition, Unresolved},
     record::{self, Outcome},
     topics::Partitions,
-    transaction::{Failure, Outgoing, Transactions},
 };
 
 /// How long a member may be without an answer from its group before the process says that it is unready.
@@ -88,7 +95,7 @@ impl Pipeline {
             metrics,
             stop,
             backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(5)),
-            dead_letter_limit: dead_letter::SIZE_LIMIT,
+            dead_letter_limit: letter::SIZE_LIMIT,
         }
     }
 
@@ -176,7 +183,9 @@ impl Pipeline {
                     self.backoff.reset();
                     self.kafka.up();
                 }
-                Err(Failure::Broken(cause)) => return Err(End::Rejoin(RejoinReason::transaction, cause)),
+                Err(Failure::Broken(cause) | Failure::Fenced(cause)) => {
+                    return Err(End::Rejoin(RejoinReason::transaction, cause));
+                }
                 Err(Failure::Aborted(cause)) => {
                     self.metrics.aborts.inc();
                     self.kafka.down(&cause.reason);

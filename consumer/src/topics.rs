@@ -4,11 +4,8 @@
 use std::time::Duration;
 
 use orderflow_core::Topics;
-use orderflow_service::kafka::{self, Told};
-use rdkafka::{
-    consumer::{BaseConsumer, ConsumerContext},
-    error::RDKafkaErrorCode,
-};
+use orderflow_service::kafka::{Told, count_partitions};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 
 /// Longest wait for the description of one topic.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,10 +21,11 @@ pub struct Partitions {
 impl Partitions {
     /// Asks Kafka, and checks. The error is for people.
     pub fn of<C: ConsumerContext + Told>(topics: &Topics, consumer: &BaseConsumer<C>) -> Result<Self, String> {
+        let count = |topic: &str| count_partitions(consumer, topic, CALL_TIMEOUT);
         let partitions = Self {
-            orders: count(consumer, &topics.orders)?,
-            notifications: count(consumer, &topics.notifications)?,
-            dead_letters: count(consumer, &topics.dead_letters)?,
+            orders: count(&topics.orders)?,
+            notifications: count(&topics.notifications)?,
+            dead_letters: count(&topics.dead_letters)?,
         };
         partitions.check(topics).map(|()| partitions)
     }
@@ -46,19 +44,6 @@ impl Partitions {
              least as many are needed: kafka-topics.sh --alter --topic {} --partitions {}",
             topics.notifications, self.notifications, topics.orders, self.orders, topics.notifications, self.orders,
         ))
-    }
-}
-
-/// Number of partitions of one topic.
-pub fn count<C: ConsumerContext + Told>(consumer: &BaseConsumer<C>, name: &str) -> Result<usize, String> {
-    let metadata = kafka::fetch_metadata(consumer, name, CALL_TIMEOUT)
-        .map_err(|unanswered| format!("cannot ask for topic {name}: {unanswered}"))?;
-    let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-    let topic = topic.ok_or_else(|| format!("topic {name} does not exist"))?;
-    match topic.error().map(RDKafkaErrorCode::from) {
-        None if !topic.partitions().is_empty() => Ok(topic.partitions().len()),
-        None | Some(RDKafkaErrorCode::UnknownTopicOrPartition) => Err(format!("topic {name} does not exist")),
-        Some(error) => Err(format!("topic {name}: {error}")),
     }
 }
 

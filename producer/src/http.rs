@@ -4,6 +4,7 @@ mod body;
 mod config;
 mod cursor;
 mod dashboard;
+mod dead_letters;
 mod feed;
 mod orders;
 mod parameter;
@@ -40,6 +41,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Settings,
+    dead_letters::Office,
     feed::Feed,
     metrics::{Metrics, RequestLabels},
     shard::Shard,
@@ -59,6 +61,7 @@ pub struct App {
     pub shards: Arc<[Shard]>,
     pub s3: aws_sdk_s3::Client,
     pub bucket: Arc<str>,
+    pub dead_letters: Office,
     pub feed: Feed,
     /// One permit for each feed that may be open.
     pub feeds: Arc<Semaphore>,
@@ -116,6 +119,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(stats::get_stats))
         .routes(routes!(feed::get_feed))
         .routes(routes!(config::get_config))
+        .routes(routes!(dead_letters::list_dead_letters))
+        .routes(routes!(dead_letters::replay_dead_letters))
 }
 
 #[derive(Serialize, ToSchema)]

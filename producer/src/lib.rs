@@ -2,6 +2,7 @@
 //!
 //! `run` is the table of contents: it makes the parts, starts them, and stops them in the order in which an order passes.
 
+mod dead_letters;
 mod feed;
 mod http;
 mod kafka_reader;
@@ -20,6 +21,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use orderflow_core::Topics;
+use orderflow_dead_letters::DeadLetters;
 use orderflow_service::{
     Dependencies, Need, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
 };
@@ -29,12 +31,13 @@ pub use http::openapi;
 pub use settings::{Command, Settings};
 
 use crate::{
+    dead_letters::Office,
     feed::{Feed, Tail},
     metrics::Metrics,
     receipts::Receipts,
     relay::Relay,
     shard::{Doorbells, Shard, meta::Expected},
-    stats::{DeadLetters, GroupProgress, Sources, Stats},
+    stats::{GroupProgress, Sources, Stats},
     trail::Trails,
 };
 
@@ -110,13 +113,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     let shards: Arc<[Shard]> = shards.into();
     let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
+    let letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
+    let office = Office::new(letters, settings.dead_letter_replay, stop.clone());
     let sources = Sources {
         shards: shards.clone(),
         feed: feed.clone(),
         s3: client.clone(),
         bucket: bucket.clone(),
         consumer: GroupProgress::new(&settings.kafka, &settings.kafka_group_id, &topics),
-        dead_letters: DeadLetters::new(&settings.kafka, &settings.kafka_group_id, &topics),
+        dead_letters: office.clone(),
     };
     let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone());
     let app = http::App {
@@ -124,6 +129,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         shards,
         s3: client,
         bucket,
+        dead_letters: office,
         feed,
         feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
         stats: Stats::new(sources),

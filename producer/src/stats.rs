@@ -1,7 +1,6 @@
 //! How all parts do, found out at most once a second for all who ask. Each part has a deadline of its own and is asked beside
 //! the others, so that one that is down is named and hides nothing else.
 
-mod dead_letters;
 mod group;
 mod snapshot;
 
@@ -16,12 +15,12 @@ use orderflow_service::s3;
 use tokio::sync::watch;
 
 use crate::{
+    dead_letters::Office,
     feed::Feed,
     shard::{Figures, MOST_COUNTED, Shard},
 };
-pub use dead_letters::DeadLetters;
 pub use group::GroupProgress;
-use snapshot::{Dependency, Notifications, ShardFigures};
+use snapshot::{DeadLetterCounts, Dependency, Notifications, ShardFigures};
 
 pub use snapshot::Snapshot;
 
@@ -45,7 +44,7 @@ pub struct Sources {
     pub s3: aws_sdk_s3::Client,
     pub bucket: Arc<str>,
     pub consumer: GroupProgress,
-    pub dead_letters: DeadLetters,
+    pub dead_letters: Office,
 }
 
 /// One look, under way or done, and who waits for it.
@@ -96,7 +95,7 @@ impl Sources {
             join_all(self.shards.iter().map(shard)),
             self.bucket(),
             self.consumer.look(ANSWER_TIMEOUT),
-            self.dead_letters.look(ANSWER_TIMEOUT),
+            self.dead_letters.counts(ANSWER_TIMEOUT),
         )
         .await;
         let (total, per_second) = self.feed.figures();
@@ -113,7 +112,10 @@ impl Sources {
             kafka,
             consumer,
             partitions,
-            dead_letters,
+            dead_letters: DeadLetterCounts {
+                waiting: dead_letters.map(|counts| counts.waiting),
+                total: dead_letters.map(|counts| counts.total),
+            },
         }
     }
 

@@ -15,6 +15,13 @@ pub fn defect(_name: &str) -> bool {
     false
 }
 
+/// A place of that name, at which a test may delay this process or end it (`return`), just as `kill -9` would.
+pub fn reached(name: &str) {
+    if defect(name) {
+        std::process::abort();
+    }
+}
+
 /// `PUT /failpoints/NAME` with actions as the crate `fail` knows them (`return`, `pause`, `off`, …), on the admin port: the
 /// one that a test means may be known only while it runs, such as the relay that leads.
 #[cfg(feature = "failpoints")]

@@ -2,6 +2,8 @@
 //! itself, and hashes keys as Kafka's Java clients do.
 
 pub mod header;
+mod reading;
+pub mod transaction;
 mod trouble;
 
 use std::time::{Duration, Instant};
@@ -16,6 +18,7 @@ use rdkafka::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+pub use reading::{count_partitions, passes};
 pub use trouble::{Told, Trouble, Troubles, Unanswered, diagnose, fetch_metadata, why};
 
 #[derive(Args, Clone, Debug)]

@@ -3,16 +3,14 @@
 use std::{collections::BTreeMap, io::Write, ops::ControlFlow};
 
 use comfy_table::{CellAlignment, Table, presets};
+use orderflow_dead_letters::{DeadLetters, Description, Patience};
 use rdkafka::Message;
-
-use super::{Names, letters::Letters};
-use crate::{Settings, dead_letter::Description};
 
 /// Of a key and a reason; `dlq show` has all of them.
 const MOST_CHARACTERS: usize = 60;
 
-pub fn run(settings: &Settings, names: &Names, all: bool, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
-    let letters = Letters::open(settings, names)?;
+pub fn run(dead_letters: &DeadLetters, all: bool, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
+    let letters = dead_letters.open(Patience::WhileHeard)?;
     let (mut rows, mut more) = (BTreeMap::new(), false);
     letters.visit(all, |letter| {
         if rows.len() == limit {
@@ -84,10 +82,10 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use orderflow_core::Timestamp;
+    use orderflow_dead_letters::{DeadLetter, letter::SIZE_LIMIT};
     use rdkafka::message::{OwnedHeaders, OwnedMessage};
 
     use super::*;
-    use crate::dead_letter::{DeadLetter, SIZE_LIMIT};
 
     #[test]
     fn a_row_is_one_line_whatever_the_record_holds() {

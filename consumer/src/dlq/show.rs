@@ -2,25 +2,17 @@
 
 use std::{fmt::Write as _, io::Write};
 
+use orderflow_dead_letters::{DeadLetters, Patience};
 use orderflow_service::kafka::header;
 use rdkafka::Message;
-
-use super::{Names, letters::Letters};
-use crate::Settings;
 
 /// Most bytes of a text that are printed.
 const MOST_TEXT: usize = 64 * 1024;
 /// Most bytes that are printed as hexadecimal digits.
 const MOST_HEX: usize = 4 * 1024;
 
-pub fn run(
-    settings: &Settings,
-    names: &Names,
-    partition: i32,
-    offset: i64,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let letters = Letters::open(settings, names)?;
+pub fn run(dead_letters: &DeadLetters, partition: i32, offset: i64, out: &mut impl Write) -> anyhow::Result<()> {
+    let letters = dead_letters.open(Patience::WhileHeard)?;
     let letter = letters.at(partition, offset)?;
     out.write_all(render(&letter).as_bytes())?;
     Ok(())

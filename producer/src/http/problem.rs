@@ -8,7 +8,10 @@ use orderflow_core::{OrderId, order::Invalid};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::shard::{PlaceError, ReadError};
+use crate::{
+    dead_letters,
+    shard::{PlaceError, ReadError},
+};
 
 /// Seconds after which a client may try again; outages of a shard are usually a failover or a restart.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -120,6 +123,35 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-look-ups", "Too many look-ups", detail)
     }
 
+    /// A body that is not the JSON that was asked for.
+    pub fn malformed(title: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", title, detail)
+    }
+
+    pub fn kafka_unavailable(reason: &str) -> Self {
+        let detail = format!("Kafka is down: {reason}");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "kafka-unavailable", "Kafka is down", detail)
+    }
+
+    pub fn too_many_lists() -> Self {
+        let detail = "too many lists of dead letters are being read";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-lists", "Too many lists", detail)
+    }
+
+    pub fn replay_off() -> Self {
+        let detail = "this producer may not replay dead letters: DEAD_LETTER_REPLAY (--dead-letter-replay) is off";
+        Self::new(StatusCode::FORBIDDEN, "replay-off", "Replay is off", detail)
+    }
+
+    pub fn replay_under_way() -> Self {
+        let detail = "another replay is under way; when it has ended, this one may be sent again: no letter goes twice";
+        Self::new(StatusCode::CONFLICT, "replay-under-way", "A replay is under way", detail)
+    }
+
+    pub fn not_implemented(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not-implemented", "Not implemented", detail)
+    }
+
     pub fn receipt_absent(status: &'static str) -> Self {
         let detail = match status {
             "pending" => "the receipt is not written yet",
@@ -171,6 +203,18 @@ impl From<Invalid> for Problem {
                 let title = "The order breaks a rule";
                 Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "invalid-order", title, detail.join("; ")) }
             }
+        }
+    }
+}
+
+impl From<dead_letters::Error> for Problem {
+    fn from(error: dead_letters::Error) -> Self {
+        match error {
+            dead_letters::Error::Kafka(reason) => Self::kafka_unavailable(&reason),
+            dead_letters::Error::SeveralPartitions(several) => Self::not_implemented(several.to_string()),
+            dead_letters::Error::TooManyReaders => Self::too_many_lists(),
+            dead_letters::Error::ReplayIsOff => Self::replay_off(),
+            dead_letters::Error::ReplayUnderWay => Self::replay_under_way(),
         }
     }
 }

@@ -91,9 +91,9 @@ pub struct Partition {
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub struct DeadLetterCounts {
     /// That were not replayed yet
-    pub waiting: Option<usize>,
+    pub waiting: Option<u64>,
     /// That Kafka has
-    pub total: Option<usize>,
+    pub total: Option<u64>,
 }
 
 impl Dependency {

@@ -13,7 +13,7 @@ use tokio::time::Duration;
 
 use crate::support::PATIENCE;
 
-fn event(number: usize) -> String {
+pub fn event(number: usize) -> String {
     json!({
         "event_type": "order.created",
         "order_id": format!("00000000-0000-7000-8000-{number:012}"),
@@ -29,7 +29,7 @@ fn event(number: usize) -> String {
 }
 
 /// All go to partition 0, so that what blocks would block.
-async fn send(stack: &Stack, topic: &str, value: &[u8], headers: OwnedHeaders) -> Result<()> {
+pub async fn send(stack: &Stack, topic: &str, value: &[u8], headers: OwnedHeaders) -> Result<()> {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", stack.kafka().bootstrap())
         .set("message.max.bytes", "2000000")
@@ -39,7 +39,16 @@ async fn send(stack: &Stack, topic: &str, value: &[u8], headers: OwnedHeaders) -
     Ok(())
 }
 
-async fn notified(stack: &Stack) -> Result<Vec<Value>> {
+/// The headers of a letter that came from partition 0 of `topic`.
+pub fn letter_headers(topic: &str, offset: &str) -> OwnedHeaders {
+    OwnedHeaders::new()
+        .insert(Header { key: "dlq.topic", value: Some(topic) })
+        .insert(Header { key: "dlq.partition", value: Some("0") })
+        .insert(Header { key: "dlq.offset", value: Some(offset) })
+        .insert(Header { key: "dlq.reason", value: Some("unknown to an older version") })
+}
+
+pub async fn notified(stack: &Stack) -> Result<Vec<Value>> {
     let topic = format!("{}.notifications", stack.topic());
     stack.read_topic(&topic, Isolation::ReadCommitted).await?.iter().map(orderflow_testbed::Record::json).collect()
 }
@@ -111,13 +120,7 @@ async fn replayed_letters_are_processed_and_what_is_still_poison_comes_back() ->
     let stack = Stack::shared().await?;
     let (topic, letters) = (stack.topic(), format!("{}.dlq", stack.topic()));
     // What an older consumer could not read and this one can: the fix is the newer consumer.
-    let headers = |offset: &'static str| {
-        OwnedHeaders::new()
-            .insert(Header { key: "dlq.topic", value: Some(&topic) })
-            .insert(Header { key: "dlq.partition", value: Some("0") })
-            .insert(Header { key: "dlq.offset", value: Some(offset) })
-            .insert(Header { key: "dlq.reason", value: Some("unknown to an older version") })
-    };
+    let headers = |offset| letter_headers(&topic, offset);
     send(&stack, &letters, event(1).as_bytes(), headers("0")).await?;
     send(&stack, &letters, b"still poison", headers("1")).await?;
     send(&stack, &letters, event(2).as_bytes(), headers("2")).await?;
@@ -153,12 +156,7 @@ async fn replayed_letters_are_processed_and_what_is_still_poison_comes_back() ->
 async fn a_second_replay_finds_nothing() -> Result<()> {
     let stack = Stack::shared().await?;
     let (topic, letters) = (stack.topic(), format!("{}.dlq", stack.topic()));
-    let headers = OwnedHeaders::new()
-        .insert(Header { key: "dlq.topic", value: Some(&topic) })
-        .insert(Header { key: "dlq.partition", value: Some("0") })
-        .insert(Header { key: "dlq.offset", value: Some("0") })
-        .insert(Header { key: "dlq.reason", value: Some("unknown to an older version") });
-    send(&stack, &letters, event(1).as_bytes(), headers).await?;
+    send(&stack, &letters, event(1).as_bytes(), letter_headers(&topic, "0")).await?;
     for _ in 0..2 {
         let (replayed, output) = dlq(&stack, &["replay"]).await?;
         ensure!(replayed, "{output}");

@@ -8,6 +8,7 @@ mod bad_input;
 mod consumer_faults;
 mod crashes;
 mod dead_letters;
+mod dead_letters_api;
 mod feed;
 mod outages;
 mod provisioning;

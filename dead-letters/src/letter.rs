@@ -1,5 +1,5 @@
 //! The form of a dead letter: the record as it was, and headers that say where it came from and why it is here. Written by
-//! the pipeline, read by the `dlq` commands.
+//! the consumer's pipeline, read by whoever looks at letters or replays them.
 
 use orderflow_core::Timestamp;
 use orderflow_service::kafka::header;

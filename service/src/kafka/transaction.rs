@@ -1,16 +1,11 @@
 //! One Kafka transaction: records and the offsets they came from, all or nothing. Knows what each kind of error asks for.
-//! Used by the pipeline and by the replay of dead letters.
+//! Used by the consumer's pipeline and by the replay of dead letters.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use orderflow_service::{
-    failpoint::defect,
-    kafka::{self, TransactionError, Troubles},
-    shutdown::CancellationToken,
-};
 use rdkafka::{
     ClientConfig, ClientContext, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -18,6 +13,12 @@ use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{DeliveryResult, Message, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
+};
+
+use super::{TransactionError, Troubles, drain, why};
+use crate::{
+    failpoint::{defect, reached},
+    shutdown::CancellationToken,
 };
 
 /// Longest wait inside of one call; then it is called again, which goes on with what is under way.
@@ -45,6 +46,8 @@ pub enum Failure {
     Aborted(Cause),
     /// The producer is dead, or the outcome unknown. A new producer of the same transactional id settles it.
     Broken(String),
+    /// The producer is dead because a newer one of the same transactional id is there.
+    Fenced(String),
 }
 
 /// Why a transaction had to be aborted.
@@ -75,7 +78,7 @@ impl Transactions {
         let opened = transactions.insist("init_transactions", || transactions.producer.init_transactions(CALL_TIMEOUT));
         match opened {
             Ok(()) => Ok(transactions),
-            Err(Stopped::Abort(Cause { reason, .. }) | Stopped::Broken(reason)) => Err(reason),
+            Err(stopped) => Err(stopped.reason()),
         }
     }
 
@@ -89,13 +92,13 @@ impl Transactions {
         match self.attempt(records, offsets, group) {
             Ok(()) => Ok(()),
             Err(Stopped::Broken(reason)) => Err(Failure::Broken(reason)),
+            Err(Stopped::Fenced(reason)) => Err(Failure::Fenced(reason)),
             Err(Stopped::Abort(cause)) => {
                 tracing::debug!(reason = cause.reason, "aborting");
                 match self.insist("abort_transaction", || self.producer.abort_transaction(CALL_TIMEOUT / 4)) {
                     Ok(()) => Err(Failure::Aborted(cause)),
-                    Err(Stopped::Abort(Cause { reason, .. }) | Stopped::Broken(reason)) => {
-                        Err(Failure::Broken(format!("{reason}, after {}", cause.reason)))
-                    }
+                    Err(Stopped::Fenced(reason)) => Err(Failure::Fenced(reason)),
+                    Err(stopped) => Err(Failure::Broken(format!("{}, after {}", stopped.reason(), cause.reason))),
                 }
             }
         }
@@ -119,16 +122,16 @@ impl Transactions {
             self.send(&record)?;
         }
         self.deliver()?;
-        fail::fail_point!("consumer::after-produce", |_| std::process::abort());
+        reached("consumer::after-produce");
         if !defect("consumer::commits-offsets-apart") {
             self.insist("send_offsets_to_transaction", || {
                 producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT)
             })?;
         }
-        fail::fail_point!("consumer::before-commit", |_| std::process::abort());
+        reached("consumer::before-commit");
         // One that timed out may have been committed. Asking again tells; aborting could only guess.
         self.insist("commit_transaction", || producer.commit_transaction(CALL_TIMEOUT))?;
-        fail::fail_point!("consumer::after-commit", |_| std::process::abort());
+        reached("consumer::after-commit");
         Ok(())
     }
 
@@ -154,7 +157,7 @@ impl Transactions {
     fn deliver(&self) -> Result<(), Stopped> {
         let began = Instant::now();
         loop {
-            let delivered = kafka::drain(&self.producer, Instant::now() + Duration::from_millis(100));
+            let delivered = drain(&self.producer, Instant::now() + Duration::from_millis(100));
             if let Some(cause) = self.producer.context().failed() {
                 return Err(Stopped::Abort(cause));
             }
@@ -175,8 +178,9 @@ impl Transactions {
             let Err(error) = call() else { return Ok(()) };
             // What is behind a timeout is among the events, which only a poll hands over.
             let trouble = self.producer.context().troubles.last();
-            let reason = format!("{step}: {}", kafka::why(&error, trouble.as_ref()));
+            let reason = format!("{step}: {}", why(&error, trouble.as_ref()));
             match TransactionError::of(&error) {
+                _ if is_fenced(&error) => return Err(Stopped::Fenced(reason)),
                 TransactionError::Abortable => return Err(Stopped::abort(&reason)),
                 TransactionError::Retriable if began.elapsed() < self.patience() => {
                     (self.waiting)(&reason);
@@ -197,12 +201,24 @@ impl Transactions {
 enum Stopped {
     Abort(Cause),
     Broken(String),
+    Fenced(String),
 }
 
 impl Stopped {
     fn abort(reason: &str) -> Self {
         Self::Abort(Cause { reason: reason.to_owned(), too_large_for: None })
     }
+
+    fn reason(self) -> String {
+        match self {
+            Self::Abort(Cause { reason, .. }) | Self::Broken(reason) | Self::Fenced(reason) => reason,
+        }
+    }
+}
+
+/// Whether a newer producer of the same transactional id is why.
+fn is_fenced(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced))
 }
 
 impl Cause {

@@ -6,61 +6,66 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
-use orderflow_service::kafka::Quiet;
+use anyhow::{Context, anyhow};
+use orderflow_service::kafka::{self, Quiet, Told, count_partitions, passes};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult},
     message::BorrowedMessage,
 };
 
-use super::Names;
-use crate::{Settings, topics};
+use crate::{DeadLetters, Patience};
 
-/// Longest wait for one answer of Kafka.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// A transaction that a killed replay left open hides which offsets are committed for 10 s, and up to 10 s more.
-const PATIENCE: Duration = Duration::from_secs(30);
-
+/// The letters as they were when [`DeadLetters::open`] asked; what comes later is in none of its answers.
 pub struct Letters {
-    pub consumer: BaseConsumer<Quiet>,
+    pub(crate) consumer: BaseConsumer<Quiet>,
     pub topic: String,
-    partitions: BTreeMap<i32, Extent>,
+    pub(crate) partitions: BTreeMap<i32, Extent>,
+    patience: Patience,
 }
 
-/// Offsets of one partition, as they were when [`Letters::open`] asked.
-#[derive(Clone, Copy, Debug)]
-struct Extent {
+/// Offsets of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
     /// The oldest that Kafka has.
-    start: i64,
+    pub(crate) start: i64,
     /// The first that was not replayed; `None` if none ever was.
-    replayed: Option<i64>,
+    pub(crate) replayed: Option<i64>,
     /// Behind the last. Transaction markers have offsets too, so `end - start` says nothing about how many letters there
     /// are.
-    end: i64,
+    pub(crate) end: i64,
 }
 
-impl Letters {
-    pub fn open(settings: &Settings, names: &Names) -> anyhow::Result<Self> {
-        let mut config = settings.kafka.consumer(&names.group);
+impl Extent {
+    /// The oldest that was not replayed, if there is one.
+    pub(crate) fn waiting_from(self) -> i64 {
+        self.replayed.unwrap_or(0).max(self.start)
+    }
+}
+
+impl DeadLetters {
+    /// Asks where the letters are.
+    pub fn open(&self, patience: Patience) -> anyhow::Result<Letters> {
+        let mut config = self.kafka.consumer(&self.group);
         config.set("enable.partition.eof", "true");
         let consumer: BaseConsumer<Quiet> =
             config.create_with_context(Quiet::default()).context("make a Kafka client")?;
-        let topic = names.topics.dead_letters.clone();
-        let count = topics::count(&consumer, &topic)
-            .map_err(|reason| anyhow!("{reason} (brokers: {})", settings.kafka.kafka_brokers))?;
-        let committed = committed(&consumer, &topic, count as i32)?;
+        let topic = self.topics.dead_letters.clone();
+        let count = count_partitions(&consumer, &topic, patience.call()).map_err(|reason| anyhow!(reason))?;
         let mut partitions = BTreeMap::new();
-        for (partition, replayed) in committed {
+        for (partition, replayed) in committed(&consumer, &topic, count as i32, patience)? {
             let (start, end) = consumer
-                .fetch_watermarks(&topic, partition, CALL_TIMEOUT)
+                .fetch_watermarks(&topic, partition, patience.call())
+                .map_err(|error| unanswered(&consumer, &error))
                 .with_context(|| format!("ask for the offsets of {topic}/{partition}"))?;
             partitions.insert(partition, Extent { start, replayed, end });
         }
-        Ok(Self { consumer, topic, partitions })
+        Ok(Letters { consumer, topic, partitions, patience })
     }
+}
 
+impl Letters {
     /// Partition and number of offsets that were deleted by retention before they were replayed.
     pub fn expired(&self) -> Vec<(i32, i64)> {
         let expired = self.partitions.iter().filter_map(|(partition, extent)| {
@@ -69,27 +74,37 @@ impl Letters {
         expired.collect()
     }
 
-    /// Visits the letters that were there at [`Letters::open`], all of them or those not replayed, in order within each
-    /// partition, until the visitor breaks.
+    /// Visits the letters, all of them or those not replayed, in order within each partition, until the visitor breaks.
     pub fn visit(
         &self,
         all: bool,
+        visitor: impl FnMut(BorrowedMessage<'_>) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        let ranges = self.partitions.iter().map(|(partition, extent)| {
+            (*partition, (if all { extent.start } else { extent.waiting_from() }, extent.end))
+        });
+        self.visit_ranges(ranges.collect(), visitor)
+    }
+
+    /// The same for offsets from the first up to the second, which is none of them, of each partition.
+    pub(crate) fn visit_ranges(
+        &self,
+        mut ranges: BTreeMap<i32, (i64, i64)>,
         mut visitor: impl FnMut(BorrowedMessage<'_>) -> anyhow::Result<ControlFlow<()>>,
     ) -> anyhow::Result<()> {
-        let starts = self.partitions.iter().map(|(partition, extent)| {
-            let start = if all { extent.start } else { extent.replayed.unwrap_or(0).max(extent.start) };
-            (*partition, start)
-        });
-        let starts: Vec<_> = starts.filter(|(partition, start)| *start < self.partitions[partition].end).collect();
-        let mut unread: BTreeSet<i32> = starts.iter().map(|(partition, _)| *partition).collect();
-        self.assign(&starts)?;
+        ranges.retain(|_, (start, end)| start < end);
+        let mut unread: BTreeSet<i32> = ranges.keys().copied().collect();
+        self.assign(ranges.iter().map(|(partition, (start, _))| (*partition, *start)))?;
         let mut heard = Instant::now();
         while !unread.is_empty() {
-            match self.consumer.poll(Duration::from_secs(1)) {
+            if self.patience.is_over(heard) {
+                return Err(self.nothing_heard());
+            }
+            match self.poll() {
                 Some(Ok(letter)) => {
                     heard = Instant::now();
                     let (partition, offset) = (letter.partition(), letter.offset());
-                    let end = self.partitions.get(&partition).map_or(0, |extent| extent.end);
+                    let end = ranges.get(&partition).map_or(0, |(_, end)| *end);
                     if offset < end && unread.contains(&partition) && visitor(letter)?.is_break() {
                         break;
                     }
@@ -102,8 +117,7 @@ impl Letters {
                     unread.remove(&partition);
                 }
                 Some(Err(error)) if !passes(&error) => return Err(error).context("read dead letters"),
-                _ if heard.elapsed() > PATIENCE => bail!("no answer from Kafka for {} s", PATIENCE.as_secs()),
-                _ => {}
+                Some(Err(_)) | None => {}
             }
         }
         self.consumer.unassign().context("stop reading")
@@ -117,25 +131,36 @@ impl Letters {
         if !(extent.start..extent.end).contains(&offset) {
             return Err(nothing());
         }
-        self.assign(&[(partition, offset)])?;
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            match self.consumer.poll(Duration::from_secs(1)) {
+        self.assign([(partition, offset)])?;
+        let began = Instant::now();
+        while !self.patience.is_over(began) {
+            match self.poll() {
                 Some(Ok(letter)) if letter.offset() == offset => return Ok(letter),
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Err(nothing()),
                 Some(Err(error)) if !passes(&error) => return Err(error).context("read dead letters"),
-                _ => {}
+                Some(Err(_)) | None => {}
             }
         }
-        bail!("no answer from Kafka for {} s", PATIENCE.as_secs())
+        Err(self.nothing_heard())
     }
 
-    fn assign(&self, starts: &[(i32, i64)]) -> anyhow::Result<()> {
+    fn poll(&self) -> Option<KafkaResult<BorrowedMessage<'_>>> {
+        self.consumer.poll(self.patience.call().min(Duration::from_secs(1)))
+    }
+
+    fn assign(&self, starts: impl IntoIterator<Item = (i32, i64)>) -> anyhow::Result<()> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in starts {
-            list.add_partition_offset(&self.topic, *partition, Offset::Offset(*offset))?;
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
         }
         self.consumer.assign(&list).context("start reading")
+    }
+
+    fn nothing_heard(&self) -> anyhow::Error {
+        match self.consumer.context().troubles().last() {
+            Some(trouble) => anyhow!("read dead letters: Kafka cannot be used: {trouble}"),
+            None => anyhow!("read dead letters: no answer from Kafka in time"),
+        }
     }
 }
 
@@ -144,15 +169,16 @@ fn committed(
     consumer: &BaseConsumer<Quiet>,
     topic: &str,
     partitions: i32,
+    patience: Patience,
 ) -> anyhow::Result<BTreeMap<i32, Option<i64>>> {
     let mut asked = TopicPartitionList::new();
     asked.add_partition_range(topic, 0, partitions - 1);
-    let deadline = Instant::now() + PATIENCE;
+    let began = Instant::now();
     let committed = loop {
-        match consumer.committed_offsets(asked.clone(), CALL_TIMEOUT) {
+        match consumer.committed_offsets(asked.clone(), patience.call()) {
             Ok(committed) => break committed,
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(200)),
-            Err(error) => return Err(error).context("ask what was replayed"),
+            Err(_) if !patience.is_over(began) => std::thread::sleep(Duration::from_millis(200)),
+            Err(error) => return Err(unanswered(consumer, &error)).context("ask what was replayed"),
         }
     };
     let mut replayed = BTreeMap::new();
@@ -164,14 +190,6 @@ fn committed(
     Ok(replayed)
 }
 
-/// Whether librdkafka mends this by itself.
-fn passes(error: &KafkaError) -> bool {
-    matches!(
-        error,
-        KafkaError::MessageConsumption(
-            RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::OperationTimedOut
-        )
-    )
+fn unanswered(consumer: &BaseConsumer<Quiet>, error: &KafkaError) -> anyhow::Error {
+    anyhow!(kafka::why(error, consumer.context().troubles().last().as_ref()))
 }

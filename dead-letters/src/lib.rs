@@ -1,0 +1,79 @@
+//! Dead letters: events that no consumer could read. What one looks like, reading those that Kafka has, and sending them
+//! back to where they came from, each once.
+//!
+//! Used by the consumer, which writes them and has the `dlq` commands, and by the producer's API. Needs nothing but Kafka;
+//! what was replayed is the committed offsets of the group `<consumers' group>.dlq-replay`. All calls block.
+
+pub mod letter;
+mod letters;
+mod page;
+mod replay;
+
+use std::time::{Duration, Instant};
+
+use orderflow_core::Topics;
+use orderflow_service::kafka;
+
+pub use letter::{DeadLetter, Description};
+pub use letters::Letters;
+pub use page::{Counts, Known, Page, SeveralPartitions};
+pub use replay::{Outcome, Progress, Replay, TakenOver};
+
+/// The dead letters of one consumer group. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    kafka: kafka::Settings,
+    topics: Topics,
+    /// The group whose committed offsets say what was replayed. It never has members.
+    group: String,
+}
+
+impl DeadLetters {
+    /// Those of the consumers in this group.
+    pub fn of(kafka: &kafka::Settings, consumers: &str) -> Self {
+        Self {
+            kafka: kafka.clone(),
+            topics: Topics::named(&kafka.kafka_topic),
+            group: format!("{consumers}.dlq-replay"),
+        }
+    }
+
+    /// The topic they are in.
+    pub fn topic(&self) -> &str {
+        &self.topics.dead_letters
+    }
+}
+
+/// How long Kafka is waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// As long as it is heard of each 30 s: for a command, which a person can end. A transaction that a killed replay left
+    /// open hides which offsets are committed for 10 s, and up to 10 s more.
+    WhileHeard,
+    /// Until then, whatever comes: for a request.
+    Until(Instant),
+}
+
+impl Patience {
+    const SILENCE: Duration = Duration::from_secs(30);
+    /// Longest wait for one answer.
+    const CALL: Duration = Duration::from_secs(10);
+
+    /// For the next call. Never none at all, which librdkafka would take for its default.
+    fn call(self) -> Duration {
+        match self {
+            Self::WhileHeard => Self::CALL,
+            Self::Until(end) => {
+                Self::CALL.min(end.saturating_duration_since(Instant::now())).max(Duration::from_millis(10))
+            }
+        }
+    }
+
+    /// `heard`: when Kafka last was.
+    fn is_over(self, heard: Instant) -> bool {
+        match self {
+            Self::WhileHeard => heard.elapsed() > Self::SILENCE,
+            Self::Until(end) => Instant::now() >= end,
+        }
+    }
+}

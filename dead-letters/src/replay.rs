@@ -1,0 +1,281 @@
+//! Replay: writes each dead letter back to the partition it came from, and commits its offset in the same transaction:
+//! either both happened, or neither. Two replays at once fence each other.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use anyhow::{Context, anyhow, bail};
+use orderflow_core::Topics;
+use orderflow_service::{
+    kafka::transaction::{Cause, Failure, Outgoing, Transactions},
+    shutdown::CancellationToken,
+};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::Consumer,
+    message::{OwnedHeaders, OwnedMessage},
+};
+
+use crate::{
+    DeadLetters, Description, Letters, Patience,
+    letter::{Source, original_headers},
+};
+
+/// Letters of one transaction, and their bytes: what fits librdkafka's buffer.
+const MOST_LETTERS: usize = 100;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// What to replay of the letters that are there when it begins: one that still cannot be read comes back as a new letter,
+/// for the next replay.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// At most so many.
+    pub limit: usize,
+    /// Up to this offset and with it; needs a topic of one partition.
+    pub through: Option<i64>,
+    pub patience: Patience,
+    /// Ends it after the transaction under way.
+    pub stop: CancellationToken,
+}
+
+/// What a replay tells while it goes on; of letters, once they are settled.
+#[derive(Debug)]
+pub enum Progress<'letter> {
+    /// So many offsets of a partition were deleted by retention before they were replayed.
+    Expired {
+        partition: i32,
+        offsets: i64,
+    },
+    Replayed {
+        letter: &'letter OwnedMessage,
+        source: &'letter Source,
+    },
+    PassedOver {
+        letter: &'letter OwnedMessage,
+        reason: &'letter str,
+    },
+}
+
+/// How many letters were settled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub replayed: usize,
+    /// They cannot go back, and stay where they are.
+    pub passed_over: usize,
+}
+
+/// Another replay has begun meanwhile, in whichever process.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another replay has taken over. {SAFE}")]
+pub struct TakenOver;
+
+const SAFE: &str = "It is safe to run this again: what was replayed is not replayed a second time";
+
+impl DeadLetters {
+    /// Replays until all is, or until it is stopped.
+    pub fn replay(
+        &self,
+        what: &Replay,
+        tell: &mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Outcome> {
+        let mut config = self.kafka.transactional_producer(&self.group);
+        config.set("message.max.bytes", "2097152");
+        // Before the committed offsets are read: this settles what an earlier replay left open.
+        let transactions = Transactions::open(&config, what.stop.clone(), |_| {}).map_err(|reason| anyhow!(reason))?;
+        let letters = self.open(what.patience)?;
+        if what.through.is_some() {
+            letters.only_partition()?;
+        }
+        for (partition, offsets) in letters.expired() {
+            tell(Progress::Expired { partition, offsets })?;
+        }
+        let mut run = Run {
+            topics: &self.topics,
+            transactions,
+            letters: &letters,
+            batch: Batch::default(),
+            outcome: Outcome::default(),
+            tell,
+        };
+        if what.limit > 0 {
+            letters.visit(false, |letter| {
+                if what.stop.is_cancelled() || what.through.is_some_and(|through| letter.offset() > through) {
+                    return Ok(ControlFlow::Break(()));
+                }
+                run.batch.push(letter.detach());
+                if run.batch.is_full() {
+                    run.commit()?;
+                }
+                let replayed = run.outcome.replayed + run.batch.replayable(&self.topics);
+                Ok(if replayed >= what.limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+        }
+        if !what.stop.is_cancelled() {
+            run.commit()?;
+        }
+        Ok(run.outcome)
+    }
+}
+
+struct Run<'run> {
+    topics: &'run Topics,
+    transactions: Transactions,
+    letters: &'run Letters,
+    batch: Batch,
+    outcome: Outcome,
+    tell: &'run mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
+}
+
+#[derive(Default)]
+struct Batch {
+    letters: Vec<OwnedMessage>,
+    bytes: usize,
+}
+
+/// A letter, and what to write back or why it cannot be.
+type Letter = (Result<Original, String>, OwnedMessage);
+
+/// What is written back.
+struct Original {
+    source: Source,
+    headers: OwnedHeaders,
+}
+
+impl Run<'_> {
+    /// Settles what was gathered.
+    fn commit(&mut self) -> anyhow::Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        let letters = batch.letters.into_iter().map(|letter| (original(&letter, self.topics), letter));
+        self.settle(letters.collect())
+    }
+
+    /// Settles letters in one transaction, then tells of them.
+    fn settle(&mut self, mut letters: Vec<Letter>) -> anyhow::Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        match self.transact(&letters)? {
+            Ok(()) => {}
+            // One of them has grown since it was first written, as it is not compressed the same way.
+            Err(_) if letters.len() > 1 => {
+                return letters.into_iter().try_for_each(|letter| self.settle(vec![letter]));
+            }
+            Err(reason) => {
+                letters[0].0 = Err(reason);
+                return self.settle(letters);
+            }
+        }
+        for (original, letter) in &letters {
+            match original {
+                Ok(Original { source, .. }) => {
+                    self.outcome.replayed += 1;
+                    (self.tell)(Progress::Replayed { letter, source })?;
+                }
+                Err(reason) => {
+                    self.outcome.passed_over += 1;
+                    (self.tell)(Progress::PassedOver { letter, reason })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes back what can be and commits the offsets of all. The inner error: Kafka refuses one as too large, and none
+    /// was replayed.
+    fn transact(&self, letters: &[Letter]) -> anyhow::Result<Result<(), String>> {
+        let outgoing = letters.iter().filter_map(|(original, letter)| {
+            let Original { source, headers } = original.as_ref().ok()?;
+            Some(Outgoing {
+                topic: &source.topic,
+                partition: source.partition,
+                key: letter.key(),
+                value: letter.payload(),
+                headers: Some(headers.clone()),
+            })
+        });
+        let next: BTreeMap<_, _> =
+            letters.iter().map(|(_, letter)| (letter.partition(), letter.offset() + 1)).collect();
+        let mut offsets = TopicPartitionList::new();
+        for (partition, offset) in next {
+            offsets.add_partition_offset(&self.letters.topic, partition, Offset::Offset(offset))?;
+        }
+        // Of a consumer that is in no group: no generation is checked. That no second replay runs is the producer's part.
+        let group = self.letters.consumer.group_metadata().context("name the group")?;
+        match self.transactions.run(outgoing, &offsets, &group) {
+            Ok(()) => Ok(Ok(())),
+            Err(Failure::Aborted(Cause { reason, too_large_for: Some(_) })) => Ok(Err(reason)),
+            Err(Failure::Aborted(Cause { reason, .. })) => bail!("{reason}: these letters were not replayed"),
+            Err(Failure::Fenced(_)) => bail!(TakenOver),
+            Err(Failure::Broken(reason)) => bail!("{reason}. {SAFE}"),
+        }
+    }
+}
+
+impl Batch {
+    fn push(&mut self, letter: OwnedMessage) {
+        self.bytes += letter.key().map_or(0, <[u8]>::len) + letter.payload().map_or(0, <[u8]>::len);
+        self.letters.push(letter);
+    }
+
+    fn is_full(&self) -> bool {
+        self.letters.len() >= MOST_LETTERS || self.bytes >= MOST_BYTES
+    }
+
+    fn replayable(&self, topics: &Topics) -> usize {
+        self.letters.iter().filter(|letter| original(*letter, topics).is_ok()).count()
+    }
+}
+
+/// What to write back, or why this letter cannot be. It is passed over then: it stays in its topic, where it can be
+/// looked at, and does not hold up those behind it.
+fn original<M: Message>(letter: &M, topics: &Topics) -> Result<Original, String> {
+    let Description { source, truncated, .. } = Description::read(letter);
+    let source = source.ok_or("its headers do not say where it came from")?;
+    if source.topic != topics.orders {
+        return Err(format!("it came from another topic, {:?}", source.topic));
+    }
+    if let Some(missing) = truncated {
+        let Source { topic, partition, offset } = source;
+        return Err(format!("it lacks {missing}; the whole record was {topic}/{partition}@{offset}"));
+    }
+    let headers = match letter.headers() {
+        Some(headers) => original_headers(Some(headers)).ok_or("a header has a name that is not UTF-8")?,
+        None => OwnedHeaders::new(),
+    };
+    Ok(Original { source, headers })
+}
+
+#[cfg(test)]
+mod tests {
+    use orderflow_core::Timestamp;
+    use rdkafka::message::{Header, Headers};
+
+    use super::*;
+    use crate::DeadLetter;
+
+    fn letter(topic: &str, limit: usize) -> OwnedMessage {
+        let time = rdkafka::Timestamp::CreateTime(1);
+        let headers = OwnedHeaders::new().insert(Header { key: "event_id", value: Some("1") });
+        let record = OwnedMessage::new(Some(vec![b'{'; 5_000]), None, topic.into(), time, 3, 42, Some(headers));
+        let letter = DeadLetter::of(&record, "no", "g", Timestamp::now(), limit);
+        let value = letter.value.map(Into::into);
+        OwnedMessage::new(value, None, "orders.dlq".into(), time, 1, 7, Some(letter.headers))
+    }
+
+    #[test]
+    fn a_letter_goes_back_to_where_it_came_from_without_our_headers() {
+        let original = original(&letter("orders", 10_000), &Topics::named("orders")).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(original.source, Source { topic: "orders".into(), partition: 3, offset: 42 });
+        assert_eq!(original.headers.iter().map(|header| header.key.to_owned()).collect::<Vec<_>>(), ["event_id"]);
+    }
+
+    #[test]
+    fn what_cannot_go_back_says_why() {
+        let topics = Topics::named("orders");
+        let reason = |letter: &OwnedMessage| original(letter, &topics).err().unwrap();
+        assert!(reason(&letter("others", 10_000)).contains("another topic"));
+        assert!(reason(&letter("orders", 4_000)).ends_with("the whole record was orders/3@42"));
+        let time = rdkafka::Timestamp::NotAvailable;
+        let foreign = OwnedMessage::new(None, None, "orders.dlq".into(), time, 0, 1, None);
+        assert!(reason(&foreign).contains("do not say where"));
+    }
+}

@@ -1,0 +1,231 @@
+//! Dead letters for the API: the blocking calls of `orderflow_dead_letters`, bounded in number and in time, and one replay
+//! at a time.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use orderflow_core::Timestamp;
+use orderflow_dead_letters::{
+    Counts, DeadLetters, Description, Known, Page, Patience, Replay, SeveralPartitions, TakenOver, letter::Source,
+};
+use orderflow_service::shutdown::CancellationToken;
+use rdkafka::{Message, message::BorrowedMessage};
+use tokio::{sync::Semaphore, time::timeout};
+
+/// Lists read at once: each has a Kafka client of its own, and up to 8 MiB of letters in it.
+const MOST_READERS: usize = 4;
+
+/// Longest wait for a list, in which each of its questions to Kafka has to be answered.
+const READING: Duration = Duration::from_secs(5);
+
+/// How old a count may be for those who look all the time: each takes a Kafka client of its own.
+const COUNTED: Duration = Duration::from_secs(5);
+
+/// When a replay is told to end: what it has not begun by then waits for the next.
+const REPLAYING: Duration = Duration::from_secs(6);
+
+/// What it may then take to end the transaction under way.
+const SETTLING: Duration = Duration::from_secs(6);
+
+/// Bytes of a value that are shown.
+const MOST_VALUE: usize = 2 * 1024;
+
+/// Bytes of a key, of a reason and of a topic's name that are shown.
+const MOST_TEXT: usize = 512;
+
+/// Cheap to clone; clones share.
+#[derive(Clone)]
+pub struct Office {
+    letters: DeadLetters,
+    /// Whether this process may replay at all.
+    replay: bool,
+    readers: Arc<Semaphore>,
+    replaying: Arc<Semaphore>,
+    known: Arc<Mutex<Known>>,
+    counted: Arc<Mutex<Option<(Instant, Counts)>>>,
+    stop: CancellationToken,
+}
+
+/// A letter as it is shown: texts are cut, and what is not UTF-8 in them is replaced.
+#[derive(Debug)]
+pub struct Letter {
+    pub offset: i64,
+    /// When its event could not be read.
+    pub at: Timestamp,
+    pub reason: String,
+    /// `None` if no consumer wrote it.
+    pub source: Option<Source>,
+    pub key: Option<String>,
+    pub value: String,
+    /// Of the whole value.
+    pub value_bytes: usize,
+    /// Not replayed yet.
+    pub waiting: bool,
+}
+
+#[derive(Debug)]
+pub enum Error {
+    /// Without secrets.
+    Kafka(String),
+    SeveralPartitions(SeveralPartitions),
+    TooManyReaders,
+    ReplayIsOff,
+    ReplayUnderWay,
+}
+
+impl Office {
+    pub fn new(letters: DeadLetters, replay: bool, stop: CancellationToken) -> Self {
+        Self {
+            letters,
+            replay,
+            readers: Arc::new(Semaphore::new(MOST_READERS)),
+            replaying: Arc::new(Semaphore::new(1)),
+            known: Arc::default(),
+            counted: Arc::default(),
+            stop,
+        }
+    }
+
+    pub fn may_replay(&self) -> bool {
+        self.replay
+    }
+
+    /// A page of letters, newest first, and how many there are in all.
+    pub async fn list(&self, before: Option<i64>, limit: usize) -> Result<(Page<Letter>, Counts), Error> {
+        let permit = self.readers.clone().try_acquire_owned().map_err(|_| Error::TooManyReaders)?;
+        let (letters, known) = (self.letters.clone(), self.known.clone());
+        let until = Instant::now() + READING;
+        blocking(READING, move || {
+            let _permit = permit;
+            let letters = letters.open(Patience::Until(until))?;
+            let page = letters.page(before, limit, Letter::of)?;
+            // Another count is not waited for longer than it may take itself.
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok((page, letters.count(&mut known)?))
+        })
+        .await
+    }
+
+    /// How many there are, or were up to 5 s ago. `None` if Kafka does not say in time.
+    pub async fn counts(&self, deadline: Duration) -> Option<Counts> {
+        let counted = *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, counts)) = counted
+            && when.elapsed() < COUNTED
+        {
+            return Some(counts);
+        }
+        let permit = self.readers.clone().try_acquire_owned().ok()?;
+        let (letters, known) = (self.letters.clone(), self.known.clone());
+        let until = Instant::now() + deadline;
+        let asked = blocking(deadline, move || {
+            let _permit = permit;
+            let letters = letters.open(Patience::Until(until))?;
+            letters.count(&mut known.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        let counts = asked
+            .await
+            .inspect_err(|error| tracing::debug!(?error, "dead letters are not counted"))
+            .ok();
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counts.map(|counts| (Instant::now(), counts));
+        counts
+    }
+
+    /// Replays what waits up to and with that offset, each letter once, and returns how many were.
+    pub async fn replay(&self, through: i64) -> Result<usize, Error> {
+        if !self.replay {
+            return Err(Error::ReplayIsOff);
+        }
+        // Held by the work and not by the request, which its client may give up.
+        let permit = self.replaying.clone().try_acquire_owned().map_err(|_| Error::ReplayUnderWay)?;
+        let (letters, stop) = (self.letters.clone(), self.stop.child_token());
+        let began = Instant::now();
+        let overdue = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                tokio::time::sleep(REPLAYING).await;
+                stop.cancel();
+            }
+        });
+        let replayed = blocking(REPLAYING + SETTLING, move || {
+            let _permit = permit;
+            // A Kafka that is not there is noticed by this, and a replay of nothing disturbs no other.
+            if !letters.open(Patience::Until(began + READING))?.may_wait_through(through)? {
+                return Ok(0);
+            }
+            let patience = Patience::Until(began + REPLAYING + SETTLING);
+            let what = Replay { limit: usize::MAX, through: Some(through), patience, stop };
+            Ok(letters.replay(&what, &mut |_| Ok(()))?.replayed)
+        })
+        .await;
+        overdue.abort();
+        replayed
+    }
+}
+
+impl Letter {
+    fn of(letter: &BorrowedMessage<'_>, waiting: bool) -> Self {
+        let Description { source, reason, failed_at, .. } = Description::read(letter);
+        let written = letter.timestamp().to_millis().unwrap_or_default().saturating_mul(1000);
+        let at = failed_at.parse().ok().or_else(|| Timestamp::from_unix_microseconds(written));
+        let value = letter.payload().unwrap_or_default();
+        Self {
+            offset: letter.offset(),
+            at: at.unwrap_or(Timestamp::EPOCH),
+            reason: text(reason.as_bytes(), MOST_TEXT),
+            source: source.map(|source| Source { topic: text(source.topic.as_bytes(), MOST_TEXT), ..source }),
+            key: letter.key().map(|key| text(key, MOST_TEXT)),
+            value: text(value, MOST_VALUE),
+            value_bytes: value.len(),
+            waiting,
+        }
+    }
+}
+
+/// Text of at most so many bytes, whatever these are.
+fn text(bytes: &[u8], most: usize) -> String {
+    // A character that was cut in two would look like one that never was text.
+    let cut = &bytes[..bytes.len().min(most)];
+    let whole = match std::str::from_utf8(cut) {
+        Err(error) if cut.len() < bytes.len() && error.error_len().is_none() => &cut[..error.valid_up_to()],
+        _ => cut,
+    };
+    let mut text = String::from_utf8_lossy(whole).into_owned();
+    // Each byte that is no text became three.
+    text.truncate(text.floor_char_boundary(most));
+    text
+}
+
+/// Runs what blocks on a thread for that. Beyond the deadline it may still end by itself, but is not waited for.
+async fn blocking<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    /// What it takes to see a deadline, which each call has itself.
+    const GRACE: Duration = Duration::from_secs(1);
+    let answer = timeout(deadline + GRACE, tokio::task::spawn_blocking(work)).await;
+    match answer {
+        Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(error))) => Err(match error.downcast::<SeveralPartitions>() {
+            Ok(several) => Error::SeveralPartitions(several),
+            Err(error) if error.is::<TakenOver>() => Error::ReplayUnderWay,
+            Err(error) => Error::Kafka(format!("{error:#}")),
+        }),
+        Ok(Err(_)) => Err(Error::Kafka("asking it panicked".to_owned())),
+        Err(_) => Err(Error::Kafka("no answer in time".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_characters_and_holds_whatever_bytes() {
+        assert_eq!(text("aä".as_bytes(), 2), "a");
+        assert_eq!(text("aä".as_bytes(), 3), "aä");
+        assert_eq!(text(&[b'a', 0xff, b'b'], 10), "a\u{fffd}b");
+        assert!(text(&[0xff; 100], 10).len() <= 10);
+    }
+}

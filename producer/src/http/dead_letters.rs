@@ -1,0 +1,166 @@
+//! `GET /api/dead-letters` and `POST /api/dead-letters/replay`: events that no consumer could read, and sending them back.
+
+use axum::{Json, body::Body, extract::State, http::HeaderMap};
+use orderflow_core::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{App, body, parameter::DeadLetterParameters, problem::Problem};
+use crate::dead_letters::Letter;
+
+const DEFAULT_LIMIT: usize = 20;
+const MAX_LIMIT: usize = 100;
+
+#[derive(Serialize, ToSchema)]
+pub struct DeadLetterList {
+    dead_letters: Vec<DeadLetterView>,
+    /// Of all: those that were not replayed yet
+    waiting: u64,
+    /// Of all, replayed or not
+    total: u64,
+    /// Whether all were counted for `waiting` and `total`, and not only the newest ones
+    complete: bool,
+    /// Whether this producer may replay them
+    replay: bool,
+    /// The `before` of the next page; null on the last
+    next_before: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct DeadLetterView {
+    #[schema(example = 4)]
+    offset: i64,
+    /// When its event could not be read
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    #[schema(example = "unknown event_type \"order.updated\"")]
+    reason: String,
+    /// Where its event is; null if no consumer wrote this letter
+    #[schema(example = "orders")]
+    source_topic: Option<String>,
+    source_partition: Option<i32>,
+    source_offset: Option<i64>,
+    #[schema(example = "alice")]
+    key: Option<String>,
+    /// The first 2 KiB, as text
+    value: String,
+    /// Of the whole value
+    value_bytes: usize,
+    /// Not replayed yet
+    waiting: bool,
+}
+
+#[derive(Deserialize, ToSchema)]
+pub struct ReplayBody {
+    /// Replay what waits up to and with this offset: the newest one that was looked at
+    #[schema(example = 4, minimum = 0)]
+    through: i64,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Replayed {
+    #[schema(example = 2)]
+    replayed: usize,
+}
+
+impl From<Letter> for DeadLetterView {
+    fn from(letter: Letter) -> Self {
+        let Letter { offset, at, reason, source, key, value, value_bytes, waiting } = letter;
+        let source_place = source.as_ref().map(|source| (source.partition, source.offset));
+        Self {
+            offset,
+            at,
+            reason,
+            source_topic: source.map(|source| source.topic),
+            source_partition: source_place.map(|(partition, _)| partition),
+            source_offset: source_place.map(|(_, offset)| offset),
+            key,
+            value,
+            value_bytes,
+            waiting,
+        }
+    }
+}
+
+/// List dead letters, newest first
+///
+/// Events that no consumer could read, as long as Kafka keeps them.
+#[utoipa::path(
+    get, path = "/api/dead-letters", tag = "dead letters",
+    params(
+        ("limit" = Option<u32>, Query, description = "Letters in a page, 1 to 100; 20 by default"),
+        ("before" = Option<i64>, Query, description = "`next_before` of the page before"),
+    ),
+    responses(
+        (status = 200, body = DeadLetterList, description = "A page"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter breaks a rule"),
+        (status = 501, body = Problem, content_type = "application/problem+json",
+         description = "The topic of dead letters was made with more than one partition"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+         description = "Kafka is down, or too many lists are being read"),
+    )
+)]
+pub async fn list_dead_letters(
+    State(app): State<App>,
+    parameters: DeadLetterParameters,
+) -> Result<Json<DeadLetterList>, Problem> {
+    let limit = match parameters.limit.as_deref().map(str::parse::<usize>) {
+        None => DEFAULT_LIMIT,
+        Some(Ok(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
+        Some(_) => return Err(Problem::invalid_parameter("limit", "must be a whole number from 1 to 100")),
+    };
+    let before = match parameters.before.as_deref().map(str::parse::<i64>) {
+        None => None,
+        Some(Ok(before)) if before >= 0 => Some(before),
+        Some(_) => return Err(Problem::invalid_parameter("before", "must be a next_before of this API")),
+    };
+    let (page, counts) = app.dead_letters.list(before, limit).await?;
+    Ok(Json(DeadLetterList {
+        dead_letters: page.letters.into_iter().map(DeadLetterView::from).collect(),
+        waiting: counts.waiting,
+        total: counts.total,
+        complete: counts.complete,
+        replay: app.dead_letters.may_replay(),
+        next_before: page.next_before,
+    }))
+}
+
+/// Replay dead letters
+///
+/// Sends those that wait back to where they came from, each once, after whatever made them unreadable was mended. One that
+/// still cannot be read comes back as a new letter. Only where DEAD_LETTER_REPLAY allows it.
+#[utoipa::path(
+    post, path = "/api/dead-letters/replay", tag = "dead letters", request_body = ReplayBody,
+    responses(
+        (status = 200, body = Replayed, description = "How many were replayed; those that could not be had their turn"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Malformed"),
+        (status = 403, body = Problem, content_type = "application/problem+json", description = "Replay is off"),
+        (status = 409, body = Problem, content_type = "application/problem+json", description = "Another replay is under way"),
+        (status = 413, body = Problem, content_type = "application/problem+json", description = "Body too large"),
+        (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json"),
+        (status = 501, body = Problem, content_type = "application/problem+json",
+         description = "The topic of dead letters was made with more than one partition"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+         description = "Kafka is down. Some may have been replayed; it is safe to send this again"),
+    )
+)]
+pub async fn replay_dead_letters(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Replayed>, Problem> {
+    // Before the body is looked at: what may not be done need not be said well.
+    if !app.dead_letters.may_replay() {
+        return Err(Problem::replay_off());
+    }
+    body::require_json(&headers)?;
+    let body = body::read(body).await?;
+    let ReplayBody { through } = serde_json::from_slice(&body).map_err(|error| {
+        Problem::malformed("Not a replay", format!("the body must be {{\"through\":OFFSET}}: {error}"))
+    })?;
+    if through < 0 {
+        return Err(Problem::invalid_parameter("through", "must be an offset, 0 or more"));
+    }
+    let replayed = app.dead_letters.replay(through).await?;
+    Ok(Json(Replayed { replayed }))
+}
