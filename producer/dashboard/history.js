@@ -8,6 +8,7 @@ export const BINS = 150;
 export const BOUNDS = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10000, 15000, 20000, 30000, 60000, Infinity];
 
 const SLOTS = BINS + 5;
+const OUTAGES = 100; // remembered; a stream that breaks off every 3 s has as many in five minutes
 const slotOf = new Map(BOUNDS.map((bound, i) => [bound === Infinity ? -1 : bound, i]));
 
 export class History {
@@ -16,16 +17,7 @@ export class History {
   #took = Array.from({ length: SLOTS }, () => new Float64Array(BOUNDS.length));
   #deaf = []; // {from, to} in ms: when the feed was not heard; `to` is null while it lasts
   #ahead = Infinity; // ms this clock is ahead of the server's: the least delay seen
-  #begun;
-
-  constructor(now) {
-    this.#begun = now;
-    this.#deaf.push({ from: 0, to: null });
-  }
-
-  get begun() {
-    return this.#begun;
-  }
+  #begun = Infinity; // ms, when the feed was heard first
 
   /** Puts a frame where it happened, which after a resumed stream is not where it arrived. */
   take({ count, latency, notifications, arrived }) {
@@ -53,24 +45,24 @@ export class History {
   }
 
   hears(now) {
+    this.#begun = Math.min(this.#begun, now);
     const last = this.#deaf.at(-1);
-    if (last && last.to === null) last.to = now;
+    if (last?.to === null) last.to = now;
   }
 
   deaf(now) {
-    if (this.#deaf.at(-1)?.to === null) return;
-    this.#deaf = [...this.#deaf, { from: now, to: null }].slice(-30);
+    if (now < this.#begun || this.#deaf.at(-1)?.to === null) return;
+    this.#deaf = [...this.#deaf, { from: now, to: null }].slice(-OUTAGES);
   }
 
   /** Nothing was missed after all: the stream went on where it broke off. */
   resumed() {
-    if (this.#deaf.length > 1) this.#deaf.pop();
+    this.#deaf.pop();
   }
 
   /** Between the last frame and now something was missed. */
   missed(from, now) {
-    const open = this.#deaf.at(-1)?.to === null ? this.#deaf.pop() : null;
-    this.#deaf = [...this.#deaf, { from, to: now }, ...(open ? [open] : [])].slice(-30);
+    this.#deaf = [...this.#deaf, { from, to: now }].slice(-OUTAGES);
   }
 
   /** The whole bins up to now, oldest first: `{at, count, took}`, with `count` null where nobody knows. */
@@ -81,7 +73,7 @@ export class History {
       const at = number * BIN;
       const slot = number % SLOTS;
       const known = this.#numbers[slot] === number;
-      const deaf = this.#deaf.some(({ from, to }) => from < at + BIN && (to ?? Infinity) > at);
+      const deaf = at < this.#begun || this.#deaf.some(({ from, to }) => from < at + BIN && (to ?? Infinity) > at);
       return { at, deaf, count: deaf ? null : known ? this.#counts[slot] : 0, took: known ? this.#took[slot] : null };
     });
   }

@@ -15,7 +15,8 @@ const ageLine = $('pipeline-age');
 
 let latest = { value: null, at: null, stale: false, error: null };
 let reachable = true;
-let live = null; // since when
+let live = false;
+let since = 0; // ms: the frames from then on are all here
 let frames = []; // {arrived, shards} of the last WINDOW
 let nodes = null; // made when the shards are known
 let routes = null;
@@ -32,8 +33,11 @@ export function start({ api, feed, stats }) {
     paint(draw);
   });
   feed.on('state', (state) => {
-    live = state === 'live' ? Date.now() : null;
+    live = state === 'live';
     paint(draw);
+  });
+  feed.on('hello', ({ resumed }) => {
+    if (!resumed) since = Date.now();
   });
   feed.on('frame', (frame) => {
     const { arrived, shards } = frame;
@@ -177,7 +181,7 @@ function expectThenDraw(value, stale) {
     const { shard: home, relay } = nodes.homes[i];
     const state = of(shard.name);
     home.set(state, [count(shard.orders, shard.orders_estimated), rate(rates && (rates.get(shard.name) ?? 0))], { covers: true });
-    relay.set(relayState(state, of('kafka')), [waiting(shard.outbox), duration(shard.outbox_age_seconds)], { covers: state.state === 'bad', urgent: shard.outbox_age_seconds > 5 ? 1 : null });
+    relay.set(relayState(state, of('kafka'), shard), [waiting(shard.outbox), duration(shard.outbox_age_seconds)], { covers: state.state === 'bad', urgent: shard.outbox_age_seconds > 5 ? 1 : null });
   });
 
   const jobs = sum(value.shards, 'receipt_jobs');
@@ -201,9 +205,10 @@ function apiState() {
 }
 
 /** A relay is a task of the producer: it stands still when its shard or Kafka does. */
-function relayState(shard, kafka) {
+function relayState(shard, kafka, { dead_events: refused }) {
   if (shard.state === 'bad') return { state: 'waiting', word: 'waits', reason: 'Its shard is down. Nothing is lost: the events wait in it.' };
   if (kafka.state === 'bad') return { state: 'waiting', word: 'waits', reason: null };
+  if (shard.state === 'good' && refused > 0) return { state: 'waiting', word: `up, ${count(refused)} refused`, reason: null };
   if (shard.state === 'good') return { state: 'good', word: 'up', reason: null };
   return { state: 'unseen', word: 'unknown', reason: null };
 }
@@ -211,9 +216,10 @@ function relayState(shard, kafka) {
 /** Notifications per second by shard, or null while the feed does not tell. */
 function ratesNow() {
   const now = Date.now();
-  frames = frames.filter(({ arrived }) => arrived > now - WINDOW);
-  if (live === null) return null;
-  const seconds = Math.max(1_000, Math.min(WINDOW, now - live)) / 1_000;
+  const from = Math.max(now - WINDOW, since);
+  frames = frames.filter(({ arrived }) => arrived >= from);
+  if (!live) return null;
+  const seconds = Math.max(1_000, now - from) / 1_000;
   const rates = new Map();
   for (const { shards } of frames) for (const [name, size] of Object.entries(shards)) rates.set(name, (rates.get(name) ?? 0) + size / seconds);
   return rates;

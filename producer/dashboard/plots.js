@@ -10,7 +10,7 @@ const QUANTILES = [['p50', 0.5], ['p95', 0.95], ['p99', 0.99]];
 const NOW = 5; // bins that "now" is taken over: 10 s
 const ROW = 15; // bins to a row of the table: 30 s
 
-const history = new History(Date.now());
+const history = new History();
 let lastFrame = Date.now();
 let throughput;
 let latency;
@@ -23,17 +23,13 @@ export function start({ feed }) {
     history.take(frame);
     lastFrame = frame.arrived;
   });
+  // A stream that went on where it broke off says so just after it opened; until then it counts as one that missed something.
   feed.on('hello', ({ resumed }) => resumed && history.resumed());
   feed.on('lagged', () => history.missed(lastFrame, Date.now()));
-  feed.on('state', (state) => (state === 'live' ? heard() : history.deaf(Date.now())));
+  feed.on('state', (state) => (state === 'live' ? history.hears(Date.now()) : history.deaf(Date.now())));
   setInterval(() => paint(draw), 1_000);
   $('plots-details').addEventListener('toggle', () => paint(drawTable));
   paint(draw);
-}
-
-/** A resumed stream says so just after it opened; until then it counts as one that missed something. */
-function heard() {
-  history.hears(Date.now());
 }
 
 function figure(id, title, [note, spelled], names, lines, area, onRead) {
