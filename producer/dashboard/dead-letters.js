@@ -58,14 +58,17 @@ async function refresh(now) {
 }
 
 async function loadOlder() {
-  older.disabled = true;
+  if (asking) return;
+  asking = true;
+  say(older, 'Loading…');
   try {
     take(await api.deadLetters({ limit: PAGE, before }), letters);
     failure = null;
   } catch (error) {
     failure = error;
   }
-  older.disabled = false;
+  asking = false;
+  say(older, 'Load older');
   draw();
 }
 
@@ -85,7 +88,7 @@ function draw() {
   const may = allowed ?? config.value().dead_letter_replay;
   replay.hidden = !may || !some;
   say(replay, replaying ? 'Replaying…' : some ? `Replay ${count(waiting)}` : 'Replay');
-  replay.disabled = replaying;
+  replay.setAttribute('aria-disabled', replaying);
   say($('letters-about'), `Events the consumer could not read. They block nothing and are kept.${some && !may ? ' Replay them with “orderflow-consumer dlq replay”.' : ''}`);
   older.hidden = before === null || letters.length >= KEPT;
   const drawn = new Map([...list.children].map((node) => [node.dataset.offset, node]));
@@ -110,6 +113,7 @@ const quotedText = (text) => h('bdi', {}, text);
 
 /** Asks before it replays; up to the newest letter that is shown, so that nothing unseen is replayed. */
 function confirm() {
+  if (replaying) return;
   const through = Math.max(...letters.map(({ offset }) => offset));
   const go = h('button', { type: 'submit', value: 'go' }, `Replay ${count(waiting)}`);
   const question = h(

@@ -17,7 +17,7 @@ export function parseOrder({ user_id, product_name, quantity, price }, limits) {
     price: unit,
   };
   const most = BigInt(limits.total_cents);
-  if (!count.error && !unit.error && count.value * unit.cents > most) found.total = { error: `The total is at most ${formatCents(most)}.` };
+  if (!count.error && !unit.error && count.value * unit.cents > most) found.total = { error: `In all at most ${formatCents(most)}.` };
   const errors = Object.fromEntries(Object.entries(found).filter(([, { error }]) => error));
   if (Object.keys(errors).length > 0) return { errors };
   const body =

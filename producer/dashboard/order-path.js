@@ -1,14 +1,15 @@
 // One order's whole path in a dialog: accepted, stored, receipt, published, notified; when each happened and how long
 // it took. It is asked for again until everything has happened, and the feed's word is taken at once.
 
-import { $, h, quoted, say, show } from './dom.js';
+import { $, h, say, show } from './dom.js';
 import { count, millis, utc } from './format.js';
 import { amounts, formatCents } from './money.js';
+import { named } from './names.js';
 import { shardOf, titleOf } from './shards.js';
 
 const TRIES = 12; // with the backoff of api.js about three minutes, then only when asked to
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3 });
-const seconds = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium' });
+const seconds = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium' });
 const OPEN = new Set(['waiting', 'pending', 'unknown', undefined]);
 
@@ -135,7 +136,7 @@ function draw({ trail, receiptText }) {
 
 function drawOrder(order) {
   const { total } = amounts(order);
-  $('path-what').replaceChildren(`${count(order.quantity)} × `, quoted(order.product_name), ' for ', h('b', {}, quoted(order.user_id)), `: ${formatCents(total)}`);
+  $('path-what').replaceChildren(`${count(order.quantity)} × `, named(order.product_name), ' for ', h('b', {}, named(order.user_id)), `: ${formatCents(total)}`);
 }
 
 function receiptWords(paper) {

@@ -2,7 +2,7 @@
 // A row is built once and then only changed, so focus and selection survive every refresh.
 
 import { h, quoted, say } from './dom.js';
-import { count, latency, stamp, utc } from './format.js';
+import { count, millis, stamp, utc } from './format.js';
 import { amounts, formatCents } from './money.js';
 import { shardOf } from './shards.js';
 
@@ -22,18 +22,19 @@ export function orderRow({ id, user_id, product_name, quantity, price, created_a
     stamp(created_at),
     h('span', { class: 'user clip', title: user_id }, quoted(user_id)),
     button,
-    h('span', { class: 'amount' }, h('span', { class: 'quiet' }, `${count(quantity)} × ${formatCents(unit)} = `), h('b', {}, formatCents(total))),
+    h('span', { class: 'amount' }, h('span', { class: 'quiet' }, `${count(quantity)} × ${formatCents(unit)} =`), ' ', h('b', {}, formatCents(total))),
     h('ol', { class: 'journey', 'aria-label': 'Journey' }, stored.node, receipt.node, published.node, notified.node),
   );
   return { node, button, update };
 
   function update({ order, shard, notification, awaited }) {
-    stored.set('done', `Stored on ${shard ?? shardOf(user_id)?.name ?? 'its shard'}`);
+    stored.set('done', `Stored ${shard ?? shardOf(user_id)?.name ?? ''}`.trim());
     receipt.set(...(RECEIPT[order.receipt_status] ?? ['waiting', 'Receipt pending']));
     if (notification) {
-      const { partition, offset, published_at, notified_at } = notification;
-      published.set('done', `Published ${partition} / ${offset}`, `Kafka partition ${partition}, offset ${offset}, at ${utc(published_at)}`);
-      notified.set('done', `Notified in ${latency(notification)}`, utc(notified_at));
+      const { partition, offset, accepted_at, published_at, notified_at } = notification;
+      published.set('done', `Published ${partition}/${offset}`, `Kafka partition ${partition}, offset ${offset}, at ${utc(published_at)}`);
+      const took = millis(Math.max(0, Date.parse(notified_at) - Date.parse(accepted_at))); // two clocks may disagree a little
+      notified.set('done', `Notified ${took}`, `${took} after it was accepted, at ${utc(notified_at)}`);
     } else if (awaited) {
       published.set('waiting', 'Publishing');
       notified.set('waiting', 'Not notified yet');
@@ -51,7 +52,7 @@ function step() {
     node,
     set(state, text, title) {
       if (node.dataset.state !== state) node.dataset.state = state;
-      if (node.title !== (title ?? '')) node.title = title ?? '';
+      if (words.title !== (title ?? '')) words.title = title ?? '';
       say(words, text);
     },
   };

@@ -11,6 +11,7 @@ import * as shards from './shards.js';
 const PAGE = 25;
 const KEPT = 200;
 const PACE = 1_000; // ms between refreshes that nobody clicked for
+const CROWDED_PACE = 2_000; // the same while more comes than anyone can read
 const NET = 10_000; // ms after which the list is asked for even if nothing told of a change
 const RIPEN = 3_000; // ms between looks at pending receipts while the list is held
 const AT_ONCE = 4; // of those
@@ -34,6 +35,7 @@ let crowdedAt = -Infinity;
 let cursor = null;
 let missing = [];
 let olderLoaded = false;
+let loadingOlder = false;
 let newer = false;
 let failure = null;
 let loadedAt = null;
@@ -115,7 +117,7 @@ function follow() {
   timer = setTimeout(() => {
     timer = null;
     if (!document.hidden) refresh();
-  }, Math.max(100, last + PACE - performance.now()));
+  }, Math.max(100, last + (isCrowded() ? CROWDED_PACE : PACE) - performance.now()));
 }
 
 function showNewest() {
@@ -125,6 +127,7 @@ function showNewest() {
 }
 
 async function refresh({ take = false } = {}) {
+  if (loadingOlder && !take) return; // what is on its way is what the reader asked for
   const mine = ++asked;
   last = performance.now();
   if (take || entries.size === 0) list.setAttribute('aria-busy', 'true');
@@ -169,7 +172,7 @@ function accept(answer) {
   missing = answer.unavailable_shards ?? [];
   newer = false;
   olderLoaded = false;
-  const watching = feed.state() === 'live' && performance.now() - crowdedAt > CROWDED;
+  const watching = feed.state() === 'live' && !isCrowded();
   for (const order of answer.orders) {
     const young = bornAfter !== null && order.created_at > bornAfter && !entries.has(order.id);
     if (watching && young && !feed.notificationOf(order.id)) awaited.add(order.id);
@@ -186,6 +189,7 @@ function learnAll(answer) {
   arrange([...entries.values()]);
 }
 
+const isCrowded = () => performance.now() - crowdedAt < CROWDED;
 const topTime = () => entries.values().next().value?.order.created_at ?? '';
 
 function learn(order) {
@@ -205,9 +209,11 @@ async function ripen() {
 }
 
 async function loadOlder() {
+  if (loadingOlder) return;
   const mine = ++asked;
   olderLoaded = true;
-  older.disabled = true;
+  loadingOlder = true; // not `disabled`: that would drop the focus
+  say(older, 'Loading…');
   try {
     const answer = await api.orders({ limit: PAGE, user: query.user, cursor });
     if (mine !== asked) return;
@@ -224,7 +230,9 @@ async function loadOlder() {
     failure = error;
     tellState();
   } finally {
-    older.disabled = false;
+    loadingOlder = false;
+    list.setAttribute('aria-busy', 'false');
+    say(older, 'Load older');
   }
 }
 
@@ -312,7 +320,7 @@ function tellState() {
     : failure
       ? ['bad', 'Not loaded', failure.message]
       : silent
-        ? ['waiting', 'Incomplete', `No answer from ${silent}: its orders are missing here until that changes.`]
+        ? ['waiting', 'Incomplete', `No answer from ${silent}: orders there are missing here.`]
         : held && !query.id
           ? ['unseen', 'Held', newer ? 'Newer orders have arrived; nothing moves while you read.' : 'Nothing moves while you read.']
           : ['good', 'Live', query.id ? 'The order with this id.' : query.user ? 'Newest first, of this user only.' : 'Newest first.'];
@@ -324,7 +332,7 @@ function tellState() {
 }
 
 function emptyText() {
-  if (failure) return 'Nothing to show until the API answers.';
+  if (failure) return failure.status ? 'Nothing could be loaded.' : 'Nothing to show until the API answers.';
   if (missing.length > 0) return 'No orders on the shards that answered.';
   if (query.id) return 'No order has this id, and no user has this name.';
   if (query.user) return 'This user has no orders. The search takes the whole name, and capitals count.';

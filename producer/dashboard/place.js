@@ -1,10 +1,11 @@
 // Placing an order. One intent is one idempotency key: it stays with the same order through every retry until the
 // API gives a definite answer, so neither a double click nor an unknown outcome can place it twice.
 
-import { $, h, quoted, say } from './dom.js';
+import { $, h, say } from './dom.js';
 import { latency } from './format.js';
 import { formatCents, parsePrice } from './money.js';
 import { parseOrder, parseQuantity } from './new-order.js';
+import { named } from './names.js';
 import * as orderPath from './order-path.js';
 import { placed } from './orders.js';
 import * as shards from './shards.js';
@@ -94,7 +95,7 @@ function whereTo(user) {
 function totalOf(quantity, price) {
   const pieces = parseQuantity(quantity, config.value().limits).value;
   const { cents } = parsePrice(price);
-  return pieces && cents ? `Total ${formatCents(pieces * cents)}` : 'The total is shown here.';
+  return pieces && cents ? `Total ${formatCents(pieces * cents)}` : 'Total –';
 }
 
 async function send(order) {
@@ -203,10 +204,8 @@ const parse = () => parseOrder(values(), config.value().limits);
 function tell(kind, headline, { user, product, quantity }, rest) {
   awaited = null;
   outcome.dataset.kind = kind;
-  outcome.replaceChildren(h('strong', {}, headline), ` ${quantity} × `, quoted(short(product)), ' for ', quoted(short(user)), rest);
+  outcome.replaceChildren(h('strong', {}, headline), ` ${quantity} × `, named(product), ' for ', named(user), rest);
 }
-
-const short = (text) => ([...text].length > 40 ? `${[...text].slice(0, 39).join('')}…` : text);
 
 /** Shows what is wrong beside each field and puts the cursor into the first such one. */
 function complain(fields) {
