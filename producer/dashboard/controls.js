@@ -5,13 +5,6 @@ import { $, h, say } from './dom.js';
 
 const CALM = 3_000; // ms between looks
 const EAGER = 700; // while a part is between two states
-const LOOK = {
-  s3: 'Orders are still accepted; receipts wait. When it is back they are all written.',
-  kafka: 'Orders are still accepted; events wait in the outboxes. When it is back everything is published and notified once.',
-  shard1: 'Its users’ orders are not accepted (503); the other shard goes on.',
-  shard2: 'Its users’ orders are not accepted (503); the other shard goes on.',
-  consumer: 'Orders are still accepted and published; notifications wait as lag. When it is back each is made once.',
-};
 const WORDS = { running: 'running', stopping: 'stopping', stopped: 'off', starting: 'starting' };
 const TONES = { running: 'good', stopping: 'waiting', stopped: 'bad', starting: 'waiting' };
 
@@ -28,7 +21,7 @@ let asking = false;
 
 export function start(context) {
   ({ api, activity } = context);
-  section.append(h('p', { class: 'quiet small' }, 'Of the stack on this machine. Switch one off, place orders, and watch what waits and what goes on.'), list, trouble);
+  section.append(h('p', { class: 'quiet small' }, 'Of the stack on this machine. Switch one off, place orders, and watch what waits and what goes on; switch it on again, and everything that waited happens once.'), list, trouble);
   context.config.on(({ controls_url }) => {
     if (!controls_url) return;
     url = controls_url;
@@ -78,11 +71,11 @@ function row(part) {
     button.setAttribute('aria-checked', is === 'running' || is === 'starting');
     const fixed = made.busy || !known || is === 'stopping' || is === 'starting';
     button.setAttribute('aria-disabled', fixed);
-    if (note !== undefined) say(about, note || LOOK[part.name] || '');
+    if (note !== undefined) say(about, note ?? '');
   }
 }
 
-async function toggle({ name, title }, made, running) {
+async function toggle({ name, title, note }, made, running) {
   if (made.node.querySelector('button').getAttribute('aria-disabled') === 'true') return;
   made.busy = true;
   made.set(running ? 'starting' : 'stopping');
@@ -91,7 +84,7 @@ async function toggle({ name, title }, made, running) {
     const { state } = await api.control(url, name, running);
     made.busy = false;
     made.set(state);
-    activity.add({ kind: 'info', id: `control-${name}`, text: `${title} switched ${running ? 'on' : 'off'}. ${running ? '' : (LOOK[name] ?? '')}`.trim() });
+    activity.add({ kind: 'info', id: `control-${name}`, text: `${title} switched ${running ? 'on: what waited for it goes on.' : `off. ${note ?? ''}`}`.trim() });
   } catch (error) {
     made.busy = false;
     tell(`${title} was not switched. ${silence(error)}`, 'switch');

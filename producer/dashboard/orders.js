@@ -12,6 +12,7 @@ const PAGE = 25;
 const KEPT = 200;
 const PACE = 1_000; // ms between refreshes that nobody clicked for
 const CROWDED_PACE = 2_000; // the same while more comes than anyone can read
+const UNSEEN_PACE = 5_000; // and while the list is scrolled out of sight
 const NET = 10_000; // ms after which the list is asked for even if nothing told of a change
 const RIPEN = 3_000; // ms between looks at pending receipts while the list is held
 const AT_ONCE = 4; // of those
@@ -42,6 +43,7 @@ let loadedAt = null;
 let asked = 0; // the latest request wins
 let timer = null;
 let last = -Infinity; // when the last refresh began
+let inView = true;
 let pointer = false;
 let touchedUntil = -Infinity;
 let held = false;
@@ -117,7 +119,7 @@ function follow() {
   timer = setTimeout(() => {
     timer = null;
     if (!document.hidden) refresh();
-  }, Math.max(100, last + (isCrowded() ? CROWDED_PACE : PACE) - performance.now()));
+  }, Math.max(100, last + (inView ? (isCrowded() ? CROWDED_PACE : PACE) : UNSEEN_PACE) - performance.now()));
 }
 
 function showNewest() {
@@ -220,11 +222,12 @@ async function loadOlder() {
     failure = null;
     cursor = answer.next_cursor ?? null;
     missing = [...new Set([...missing, ...(answer.unavailable_shards ?? [])])];
-    const all = [...entries.values(), ...answer.orders.map((order) => ({ order }))];
+    const more = answer.orders.filter(({ id }) => !entries.has(id));
+    const all = [...entries.values(), ...more.map((order) => ({ order }))];
     const cut = Math.max(0, all.length - KEPT);
     newer ||= cut > 0;
     arrange(all.slice(cut), { keepView: true });
-    if (older.hidden) entries.get(answer.orders[0]?.id)?.row.button.focus();
+    if (older.hidden) entries.get(more[0]?.id)?.row.button.focus();
   } catch (error) {
     if (mine !== asked) return;
     failure = error;
@@ -247,14 +250,14 @@ function arrange(wanted, { keepView = false } = {}) {
   }
   const nodes = new Set([...entries.values()].map(({ row }) => row.node));
   const kept = keepView ? [...list.children].find((node) => nodes.has(node)) : null;
-  const was = kept?.offsetTop;
+  const was = scroller.scrollTop - (kept?.offsetTop ?? 0);
   for (const node of [...list.children]) if (!nodes.has(node)) node.remove();
   let next = list.firstChild;
   for (const node of nodes) {
     if (node === next) next = next.nextSibling;
     else list.insertBefore(node, next);
   }
-  if (kept) scroller.scrollTop += kept.offsetTop - was;
+  if (kept) scroller.scrollTop = kept.offsetTop + was;
   redraw();
   older.hidden = !cursor || entries.size === 0;
   show($('orders-empty'), entries.size === 0 && emptyText());
@@ -291,6 +294,13 @@ function reading() {
     setTimeout(look, TOUCHED + 10);
     look();
   };
+  new IntersectionObserver(([{ isIntersecting }]) => {
+    inView = isIntersecting;
+    if (!inView) return;
+    clearTimeout(timer);
+    timer = null;
+    follow();
+  }).observe(scroller);
   scroller.addEventListener('pointerenter', ({ pointerType }) => {
     pointer = pointerType === 'mouse';
     look();
