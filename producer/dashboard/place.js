@@ -94,7 +94,7 @@ function whereTo(user) {
 
 function totalOf(quantity, price) {
   const pieces = parseQuantity(quantity, config.value().limits).value;
-  const { cents } = parsePrice(price);
+  const { cents } = parsePrice(price, BigInt(config.value().limits.price_cents));
   return pieces && cents ? `Total ${formatCents(pieces * cents)}` : 'Total –';
 }
 
