@@ -45,6 +45,22 @@ export function orders({ limit, user, cursor }) {
   return ask(`/api/orders?${query}`);
 }
 
+export const config = () => ask('/api/config');
+export const trail = (id) => ask(`/api/orders/${encodeURIComponent(id)}/trail`);
+
+export function deadLetters({ limit = 20, before = null } = {}) {
+  const query = new URLSearchParams({ limit });
+  if (before !== null) query.set('before', before);
+  return ask(`/api/dead-letters?${query}`);
+}
+
+export const replay = (through) => ask('/api/dead-letters/replay', json('POST', { through }, 60_000));
+
+/** The switches are another server's, on the reader's own machine: its silence says nothing about the API. */
+export const controls = (url) => ask(`${url}/controls`, { elsewhere: true, timeout: 5_000 });
+export const control = (url, name, running) =>
+  ask(`${url}/controls/${encodeURIComponent(name)}`, { elsewhere: true, ...json('PUT', { running }) });
+
 export const place = (body, key) =>
   ask('/api/orders', { method: 'POST', headers: { 'content-type': 'application/json', 'idempotency-key': key }, body });
 
@@ -57,26 +73,33 @@ export function newKey() {
 /** Milliseconds before try number `tries` (from 0): doubling from half a second to 30 s, spread so that pages do not march in step. */
 export const backoff = (tries) => Math.min(30_000, 500 * 2 ** tries) * (0.75 + Math.random() / 2);
 
-async function ask(path, { timeout = 15_000, read = 'json', ...options } = {}) {
+const json = (method, value, timeout = 15_000) => ({
+  method,
+  timeout,
+  headers: { 'content-type': 'application/json' },
+  body: JSON.stringify(value),
+});
+
+async function ask(path, { timeout = 15_000, read = 'json', elsewhere = false, ...options } = {}) {
+  const reachable = (whether) => elsewhere || listeners.forEach((listener) => listener(whether));
   let response;
   let text;
   try {
     response = await fetch(path, { ...options, cache: 'no-store', signal: AbortSignal.timeout(timeout) });
     text = await response.text();
   } catch {
-    return unreachable();
+    reachable(false);
+    throw new Unreachable();
   }
-  if (response.status === 502 || response.status === 504) return unreachable(); // a proxy in between, speaking for nobody
-  for (const listener of listeners) listener(true);
+  if (response.status === 502 || response.status === 504) {
+    reachable(false); // a proxy in between, speaking for nobody
+    throw new Unreachable();
+  }
+  reachable(true);
   if (response.ok && read === 'text') return text;
   const answer = parse(text);
   if (response.ok && answer) return answer;
   throw new Problem(response, answer ?? {});
-}
-
-function unreachable() {
-  for (const listener of listeners) listener(false);
-  throw new Unreachable();
 }
 
 function parse(text) {

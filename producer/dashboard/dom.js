@@ -3,8 +3,13 @@
 export const $ = (id) => document.getElementById(id);
 
 /** An element with attributes (`on…` = listeners; null and false are left out) and children (null is left out). */
-export function h(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
+export const h = (tag, attributes = {}, ...children) => build(document.createElement(tag), attributes, children);
+
+/** The same for SVG. */
+export const s = (tag, attributes = {}, ...children) =>
+  build(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
+
+function build(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
@@ -19,6 +24,12 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Sets or removes an attribute, only when it differs: each write costs a style pass. */
+export function mark(node, name, value) {
+  if (value === null || value === undefined) node.removeAttribute(name);
+  else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+}
+
 /** Shows `text` in `node`, or hides it when there is none. */
 export function show(node, text) {
   say(node, text ?? '');
@@ -27,3 +38,26 @@ export function show(node, text) {
 
 /** What a user typed, kept from turning the writing direction of the text around it. */
 export const quoted = (text) => h('bdi', {}, text);
+
+const wanted = new Set();
+
+/** Runs `draw` in the next animation frame, once however often it is asked for; a hidden page draws when it is seen again. */
+export function paint(draw) {
+  if (wanted.size === 0) requestAnimationFrame(drawAll);
+  wanted.add(draw);
+}
+
+function drawAll() {
+  const draws = [...wanted];
+  wanted.clear();
+  for (const draw of draws) {
+    try {
+      draw();
+    } catch (error) {
+      console.error(error); // one part's fault leaves the others on the page
+    }
+  }
+}
+
+const motion = matchMedia('(prefers-reduced-motion: reduce)');
+export const reduced = () => motion.matches;

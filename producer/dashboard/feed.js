@@ -1,80 +1,89 @@
-// The live feed of notifications, kept open for as long as the page is. A broken stream the browser mends itself;
-// a refused one (503) is tried again here. Each stream begins with the latest notifications; what came before those
-// may have been missed, so every new stream after a break counts as a gap.
+// The live feed of notifications, kept open for as long as the page is. A broken stream the browser mends itself and
+// goes on where it was (`Last-Event-ID`); a refused one (503) is tried again here. Where something was missed the feed
+// says so: `lagged` and `reset` come from the server, and a total that does not add up is a `reset` made here.
 
 import { backoff } from './api.js';
-import { $, h, say } from './dom.js';
-import { count, latency, moment, utc } from './format.js';
+import { Listeners } from './listeners.js';
 
-const SHOWN = 20;
-const REMEMBERED = 1_000;
+const REMEMBERED = 2_000;
 
-const list = $('feed');
+const listeners = Object.fromEntries(['hello', 'recent', 'frame', 'lagged', 'reset', 'state'].map((type) => [type, new Listeners()]));
 const known = new Map(); // order id → its notification, the latest ones
-let handlers;
 let source = null;
-let broken = false;
+let present = 'connecting';
 let tries = 0;
 let timer;
-let fresh = []; // for the next frame, oldest first
-let seen = 0;
+let restarted = false; // this stream replaces one of ours, without its Last-Event-ID
+let total = null; // notifications up to here, as the server counts; null = not to be compared
 
-/** `onNotification(n)` once for each, `onReset()` after a gap, `onLive(whether)`. */
-export function start(given) {
-  handlers = given;
-  connect();
+/** `listener(data)` for each event of that type; of `state` also at once. Stops when the answer is called. */
+export function on(type, listener) {
+  if (type === 'state') listener(present);
+  return listeners[type].add(listener);
 }
+
+/** 'connecting' | 'live' | 'reconnecting' | 'closed' (refused; tried again later) */
+export const state = () => present;
 
 export const notificationOf = (orderId) => known.get(orderId);
 
 /** There is reason to believe that the API is back: do not wait for the backoff. */
 export function tryNow() {
-  if (!source) connect();
+  if (source?.readyState === EventSource.CLOSED) start(); // one that still reconnects knows where it was
 }
 
-function connect() {
+export function start() {
   clearTimeout(timer);
+  restarted = source !== null;
   source = new EventSource('/api/feed');
   source.addEventListener('open', () => {
-    if (broken) handlers.onReset();
-    broken = false;
     tries = 0;
-    handlers.onLive(true);
+    become('live');
   });
-  source.addEventListener('error', () => {
-    broken = true;
-    handlers.onLive(false);
-    if (source.readyState !== EventSource.CLOSED) return;
-    source = null;
-    timer = setTimeout(connect, backoff(tries++));
+  source.addEventListener('error', ({ target }) => {
+    if (target !== source) return;
+    const closed = source.readyState === EventSource.CLOSED;
+    become(closed ? 'closed' : 'reconnecting');
+    if (closed) timer = setTimeout(start, backoff(tries++));
   });
-  source.addEventListener('reset', () => handlers.onReset());
-  source.addEventListener('notification', (event) => receive(JSON.parse(event.data)));
+  listen('hello', ({ resumed }) => {
+    if (!resumed) total = null;
+    if (restarted) listeners.reset.tell({ reason: 'new-stream' });
+    restarted = false;
+  });
+  listen('recent', ({ notifications }) => notifications.forEach(remember));
+  listen('frame', (frame) => {
+    if (total !== null && frame.total - frame.count !== total) listeners.reset.tell({ reason: 'gap' });
+    total = frame.total;
+    frame.arrived = Date.now();
+    frame.notifications.forEach(remember);
+  });
+  listen('lagged', () => {
+    total = null;
+  });
+  listen('reset', () => {
+    total = null;
+  });
 }
 
-function receive(notification) {
-  const { order_id, event_id } = notification;
-  if (known.get(order_id)?.event_id === event_id) return; // shown before the break
-  known.set(order_id, notification);
+function listen(type, first) {
+  const mine = source;
+  source.addEventListener(type, (event) => {
+    if (mine !== source) return;
+    const data = JSON.parse(event.data);
+    first(data);
+    listeners[type].tell(data);
+  });
+}
+
+function remember(notification) {
+  known.delete(notification.order_id);
+  known.set(notification.order_id, notification);
   if (known.size > REMEMBERED) known.delete(known.keys().next().value);
-  seen += 1;
-  if (fresh.length === 0) requestAnimationFrame(paint);
-  fresh = [...fresh, notification].slice(-SHOWN);
-  handlers.onNotification(notification);
 }
 
-/** Once per frame, however fast they come. */
-function paint() {
-  say($('seen'), count(seen));
-  $('feed-empty').hidden = true;
-  list.prepend(...fresh.map(item).reverse());
-  fresh = [];
-  while (list.children.length > SHOWN) list.lastChild.remove();
-}
-
-function item(notification) {
-  const { message, notified_at, partition, offset } = notification;
-  const when = h('time', { datetime: notified_at, title: utc(notified_at) }, moment(notified_at));
-  const where = ` · after ${latency(notification)} · partition ${partition}, offset ${offset}`;
-  return h('div', {}, h('p', { dir: 'auto' }, message), h('p', { class: 'quiet' }, when, where));
+function become(next) {
+  if (next === present) return;
+  present = next;
+  listeners.state.tell(present);
 }

@@ -1,65 +1,35 @@
-// The dashboard: starts each part and tells them of one another. What a part does is in its own file.
+// The dashboard: starts the sources and hands them to each part. What a part does is in its own file.
+//
+// A part is a module with `start(context)`; the context is
+//   api       the calls of api.js
+//   feed      live notifications: `feed.on('frame' | 'recent' | 'reset' | 'lagged' | 'hello' | 'state', listener)`
+//   stats     figures, each second: `stats.on(({ value, at, stale, error }) => …)`
+//   config    what this installation offers: `config.on((value) => …)`
+//   activity  the log of what happened: `activity.add({ kind, text })`
+// A part that fails to load or to start is named in the log, and the others go on.
 
+import * as activity from './activity.js';
 import * as api from './api.js';
-import { $, say } from './dom.js';
+import * as config from './config.js';
 import * as feed from './feed.js';
-import * as figures from './figures.js';
-import { count } from './format.js';
-import * as orders from './orders.js';
-import * as place from './place.js';
-import * as receipt from './receipt.js';
-import * as shards from './shards.js';
+import * as stats from './stats.js';
 
-const FALLBACK = 5_000; // ms between looks at the list while the feed is silent or the list incomplete
+const PARTS = ['connection', 'pipeline', 'plots', 'place', 'orders', 'order-path', 'dead-letters', 'search', 'burst', 'controls'];
 
-const placed = new Set();
-let live = false;
-let reachable = true;
+const context = { api, feed, stats, config, activity };
 
-receipt.start();
-orders.start();
-figures.start();
-place.start((answer) => {
-  placed.add(answer.order.id);
-  say($('placed'), count(placed.size));
-  orders.placed(answer);
-});
-feed.start({
-  onNotification(notification) {
-    orders.notified(notification);
-    place.notified(notification);
-  },
-  onReset: orders.reset,
-  onLive(whether) {
-    live = whether;
-    showConnection();
-  },
-});
-learnShards(0);
-setInterval(() => (live && orders.complete()) || orders.follow(), FALLBACK);
+activity.start(context);
+await Promise.all(PARTS.map(begin));
+config.start();
+stats.start();
+feed.start();
 
-api.onReachable((answers) => {
-  if (answers === reachable) return;
-  reachable = answers;
-  showConnection();
-  if (!answers) return;
-  feed.tryNow();
-  orders.refresh();
-});
-
-async function learnShards(tries) {
+async function begin(name) {
   try {
-    const answer = await api.shardMap();
-    shards.learn(answer.shards);
-    figures.expect(answer.shards);
-    orders.redraw();
-    place.hints();
-  } catch {
-    setTimeout(learnShards, api.backoff(tries), tries + 1);
+    const part = await import(`./${name}.js`);
+    await part.start(context);
+  } catch (error) {
+    activity.add({ kind: 'bad', text: `The part “${name}” of this page could not start. Reload to try again.` });
+    console.error(error);
   }
-}
-
-function showConnection() {
-  $('connection').dataset.state = !reachable ? 'bad' : live ? 'good' : 'waiting';
-  say($('connection'), !reachable ? 'API unreachable' : live ? 'Feed live' : 'Feed reconnecting…');
 }

@@ -1,21 +1,24 @@
 // What an order must be before it is sent: the API's rules per field, and the request body written by hand,
 // because the price goes out as the text that was checked and never as a float.
 
-import { parsePrice } from './money.js';
+import { formatCents, parsePrice } from './money.js';
 
-const MAX_QUANTITY = 2_147_483_647n;
+const plain = new Intl.NumberFormat();
 
-/** `{order: {user, product, quantity, cents, body}}`, or `{errors}` with one sentence per field. */
-export function parseOrder({ user_id, product_name, quantity, price }) {
-  const count = parseQuantity(quantity);
-  const unit = parsePrice(price);
+/** `{errors, order: {user, product, quantity, cents, body}}`. `errors` holds, for each field (and the total) that breaks a rule,
+    `{error, unfinished}`: one sentence, and whether going on typing can still mend it. `limits` are GET /api/config's. */
+export function parseOrder({ user_id, product_name, quantity, price }, limits) {
+  const count = parseQuantity(quantity, limits);
+  const unit = parsePrice(price, BigInt(limits.price_cents));
   const found = {
-    user_id: nameError(user_id, 100),
-    product_name: nameError(product_name, 255),
-    quantity: count.error,
-    price: unit.error,
+    user_id: checkName(user_id, limits.user_id, 'Enter a user.'),
+    product_name: checkName(product_name, limits.product_name, 'Enter a product.'),
+    quantity: count,
+    price: unit,
   };
-  const errors = Object.fromEntries(Object.entries(found).filter(([, error]) => error));
+  const most = BigInt(limits.total_cents);
+  if (!count.error && !unit.error && count.value * unit.cents > most) found.total = { error: `In all at most ${formatCents(most)}.` };
+  const errors = Object.fromEntries(Object.entries(found).filter(([, { error }]) => error));
   if (Object.keys(errors).length > 0) return { errors };
   const body =
     `{"user_id":${JSON.stringify(user_id)},"product_name":${JSON.stringify(product_name)},` +
@@ -23,21 +26,25 @@ export function parseOrder({ user_id, product_name, quantity, price }) {
   return { errors, order: { user: user_id, product: product_name, quantity: count.value, cents: unit.cents, body } };
 }
 
+/** Why `text` can be no user, or null. */
+export const userError = (text, limits) => checkName(text, limits.user_id, 'Enter a user.').error ?? null;
+
 /** Length is counted in code points, as the server does; half a surrogate pair is no character at all. */
-function nameError(text, longest) {
+function checkName(text, longest, empty) {
   const length = [...text].length;
-  if (length === 0) return 'Must not be empty.';
-  if (length > longest) return `At most ${longest} characters; this is ${length}.`;
-  if (/[\p{Cc}\p{Cs}]/u.test(text)) return 'Must not contain control characters.';
-  return null;
+  if (length === 0) return { error: empty, unfinished: true };
+  if (length > longest) return { error: `At most ${longest} characters; this is ${plain.format(length)}.` };
+  if (/[\p{Cc}\p{Cs}]/u.test(text)) return { error: 'Must have no control characters.' };
+  return {};
 }
 
-/** `{value}` as a BigInt, or `{error}`. */
-export function parseQuantity(typed) {
+/** `{value}` as a BigInt, or `{error, unfinished}`. */
+export function parseQuantity(typed, limits) {
   const text = typed.trim();
-  if (!/^\d+$/.test(text)) return { error: 'A whole number, 1 or more.' };
+  if (text === '') return { error: 'Enter a quantity.', unfinished: true };
+  if (!/^\d+$/.test(text)) return { error: 'A whole number.' };
   const value = BigInt(text);
-  if (value < 1n) return { error: 'At least 1.' };
-  if (value > MAX_QUANTITY) return { error: 'At most 2,147,483,647.' };
+  if (value < 1n) return { error: 'At least 1.', unfinished: true };
+  if (value > BigInt(limits.quantity)) return { error: `Max. ${plain.format(limits.quantity)}` };
   return { value };
 }

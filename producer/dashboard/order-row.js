@@ -1,45 +1,42 @@
-// One order in the list: what was bought, and its journey from the shard to the notification.
+// One order in the list: what was bought, and how far it has come from the shard to the notification.
 // A row is built once and then only changed, so focus and selection survive every refresh.
 
-import { receiptUrl } from './api.js';
 import { h, quoted, say } from './dom.js';
-import { latency, count, moment, utc } from './format.js';
-import { centsOf, formatCents } from './money.js';
+import { count, millis, stamp, utc } from './format.js';
+import { amounts, formatCents } from './money.js';
 import { shardOf } from './shards.js';
 
-const UNSEEN = 'Only notifications that arrive while this page is open are shown here';
+const UNSEEN = 'Its notification did not pass while this page watched; the order’s path finds it';
+const RECEIPT = { stored: ['done', 'Receipt'], pending: ['waiting', 'Receipt pending'], missing: ['lost', 'Receipt missing'] };
 
-/** `{node, update({order, shard, notification, awaited})}`; `openReceipt(id)` is called instead of following the link. */
-export function orderRow(first, openReceipt) {
-  const { id, user_id, product_name, quantity, price, created_at } = first;
-  const unit = centsOf(price);
-  const total = unit === null ? null : unit * BigInt(quantity);
-  const receipt = h('a', { href: receiptUrl(id), onclick: instead(() => openReceipt(id)) });
+/** `{node, button, update({order, shard, notification, awaited})}`; `open(id)` when the reader picks the row. */
+export function orderRow({ id, user_id, product_name, quantity, price, created_at }, open) {
+  const { unit, total } = amounts({ price, quantity });
   const stored = step();
-  const written = step(receipt);
+  const receipt = step();
   const published = step();
   const notified = step();
+  const button = h('button', { type: 'button', class: 'product clip', title: product_name, 'aria-haspopup': 'dialog', onclick: () => open(id) }, quoted(product_name));
   const node = h(
     'li', { class: 'order' },
-    h('time', { datetime: created_at, title: utc(created_at) }, moment(created_at)),
-    h('span', { class: 'user' }, quoted(user_id)),
-    h('span', { class: 'product' }, quoted(product_name)),
-    h('span', { class: 'amount' }, h('span', { class: 'quiet' }, `${count(quantity)} × ${formatCents(unit)} = `), h('b', {}, formatCents(total))),
-    h('ol', { class: 'journey', 'aria-label': 'Journey' }, stored.node, written.node, published.node, notified.node),
+    stamp(created_at),
+    h('span', { class: 'user clip', title: user_id }, quoted(user_id)),
+    button,
+    h('span', { class: 'amount' }, h('span', { class: 'quiet' }, `${count(quantity)} × ${formatCents(unit)} =`), ' ', h('b', {}, formatCents(total))),
+    h('ol', { class: 'journey', 'aria-label': 'Journey' }, stored.node, receipt.node, published.node, notified.node),
   );
-  return { node, update };
+  return { node, button, update };
 
   function update({ order, shard, notification, awaited }) {
-    const done = order.receipt_status === 'stored';
-    stored.set('done', `Stored on ${shard ?? shardOf(user_id)?.name ?? 'its shard'}`);
-    written.set(done ? 'done' : order.receipt_status === 'missing' ? 'lost' : 'waiting');
-    say(receipt, done ? 'Receipt' : `Receipt ${order.receipt_status ?? 'pending'}`);
+    stored.set('done', `Stored ${shard ?? shardOf(user_id)?.name ?? ''}`.trim());
+    receipt.set(...(RECEIPT[order.receipt_status] ?? ['waiting', 'Receipt pending']));
     if (notification) {
-      const { partition, offset, published_at, notified_at } = notification;
-      published.set('done', `Published ${partition} / ${offset}`, `Kafka partition ${partition}, offset ${offset}, at ${utc(published_at)}`);
-      notified.set('done', `Notified in ${latency(notification)}`, utc(notified_at));
+      const { partition, offset, accepted_at, published_at, notified_at } = notification;
+      published.set('done', `Published ${partition}/${offset}`, `Kafka partition ${partition}, offset ${offset}, at ${utc(published_at)}`);
+      const took = millis(Math.max(0, Date.parse(notified_at) - Date.parse(accepted_at))); // two clocks may disagree a little
+      notified.set('done', `Notified ${took}`, `${took} after it was accepted, at ${utc(notified_at)}`);
     } else if (awaited) {
-      published.set('waiting', 'Publishing…');
+      published.set('waiting', 'Publishing');
       notified.set('waiting', 'Not notified yet');
     } else {
       published.set('unseen', 'Published –', UNSEEN);
@@ -48,22 +45,15 @@ export function orderRow(first, openReceipt) {
   }
 }
 
-function step(content = h('span')) {
-  const node = h('li', {}, content);
+function step() {
+  const words = h('span', { class: 'clip' });
+  const node = h('li', {}, words);
   return {
     node,
     set(state, text, title) {
-      node.dataset.state = state;
-      if (title) node.title = title;
-      else node.removeAttribute('title');
-      if (text) say(content, text);
+      if (node.dataset.state !== state) node.dataset.state = state;
+      if (words.title !== (title ?? '')) words.title = title ?? '';
+      say(words, text);
     },
   };
 }
-
-/** A plain click does `action`; a click that asks for a new tab is left to the link. */
-const instead = (action) => (event) => {
-  if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-  event.preventDefault();
-  action();
-};

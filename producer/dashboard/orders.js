@@ -1,160 +1,350 @@
-// The list of recent orders, newest first; a shard that did not answer is named. While only the newest page is on
-// show it follows by itself; once older orders are loaded it waits to be asked, so that nothing moves under the reader.
+// The list of recent orders, newest first; a shard that did not answer is named. The list follows the newest orders
+// for as long as nobody is reading in it: under a pointer, a focus or a scrolled view nothing moves, rows only change
+// their states, and a button says that there are newer ones. At most KEPT rows are in the page.
 
-import * as api from './api.js';
-import { $, h, show } from './dom.js';
-import * as feed from './feed.js';
+import { $, h, paint, say, show } from './dom.js';
+import { moment } from './format.js';
+import * as orderPath from './order-path.js';
 import { orderRow } from './order-row.js';
-import * as receipt from './receipt.js';
-import { titleOf } from './shards.js';
-import * as watch from './watch.js';
+import * as shards from './shards.js';
 
 const PAGE = 25;
-const MOST = 500; // what the API gives in one answer
-const PACE = 1_500; // ms between refreshes that nobody clicked for
+const KEPT = 200;
+const PACE = 1_000; // ms between refreshes that nobody clicked for
+const CROWDED_PACE = 2_000; // the same while more comes than anyone can read
+const UNSEEN_PACE = 5_000; // and while the list is scrolled out of sight
+const NET = 10_000; // ms after which the list is asked for even if nothing told of a change
+const RIPEN = 3_000; // ms between looks at pending receipts while the list is held
+const AT_ONCE = 4; // of those
+const TOUCHED = 3_000; // ms for which a touch counts as reading
+const CROWDED = 5_000; // ms after a frame that could not name all its notifications
 
-const list = $('orders');
-const older = $('older');
-const filter = $('filter-user');
+const scroller = $('orders-scroll');
+const list = $('orders-list');
+const older = $('orders-older');
+const newest = $('orders-newest');
+const [pill, words] = $('orders-state').children;
 
-let entries = new Map(); // id → {row, order, shard}, as shown from top to bottom
-const awaited = new Set(); // ids placed here whose notification is still to come
+let api;
+let feed;
+let answered = () => {};
+let query = {}; // {}, { user } or { id }
+let entries = new Map(); // id → { row, order, shard }, as shown from top to bottom
+const awaited = new Set(); // ids whose notification is still to come
+let bornAfter = null; // created_at of the newest order when the list was first seen: what is newer was awaited by this page
+let crowdedAt = -Infinity;
 let cursor = null;
-let olderLoaded = false;
 let missing = [];
-let failed = false;
+let olderLoaded = false;
+let loadingOlder = false;
+let newer = false;
+let failure = null;
+let loadedAt = null;
 let asked = 0; // the latest request wins
-let loading = false;
-let following = null;
+let timer = null;
+let last = -Infinity; // when the last refresh began
+let inView = true;
+let pointer = false;
+let touchedUntil = -Infinity;
+let held = false;
+let seen = ''; // what the figures said of the shards
 
-export function start() {
-  list.append(...Array.from({ length: 6 }, () => h('li', { class: 'order blank', 'aria-hidden': 'true' })));
-  $('refresh').addEventListener('click', refresh);
+export function start(context) {
+  ({ api, feed } = context);
+  list.append(...Array.from({ length: 8 }, () => h('li', { class: 'order blank', 'aria-hidden': 'true' })));
+  newest.addEventListener('click', showNewest);
   older.addEventListener('click', loadOlder);
-  $('filter').addEventListener('submit', (event) => event.preventDefault());
-  let typing;
-  filter.addEventListener('input', () => {
-    clearTimeout(typing);
-    typing = setTimeout(() => {
-      olderLoaded = false;
-      refresh();
-    }, 350);
+  reading();
+  feed.on('frame', notifiedOf);
+  feed.on('recent', notifiedOf);
+  feed.on('reset', () => {
+    awaited.clear();
+    redraw();
+    follow();
   });
+  context.stats.on(({ value }) => {
+    const now = value ? JSON.stringify(value.shards.map(({ up, orders, outbox, receipt_jobs }) => [up, orders, outbox, receipt_jobs])) : '';
+    if (now !== seen) follow();
+    seen = now;
+  });
+  api.onReachable((answers) => answers && failure && follow());
   document.addEventListener('visibilitychange', follow);
+  shards.onKnown(() => paint(redraw));
+  setInterval(follow, NET);
+  setInterval(ripen, RIPEN);
   refresh();
+}
+
+/** Shows the orders of `wanted`: all ({}), a user's ({ user }) or one ({ id }); `onAnswer(count, error)` once it is there. */
+export function find(wanted, onAnswer = () => {}) {
+  query = wanted;
+  answered = onAnswer;
+  olderLoaded = false;
+  entries.clear();
+  list.replaceChildren();
+  show($('orders-empty'), 'Looking…');
+  older.hidden = true;
+  scroller.scrollTop = 0;
+  return refresh({ take: true });
 }
 
 /** An order this page placed: on top at once, with its journey before it. */
 export function placed({ order, shard }) {
   if (!feed.notificationOf(order.id)) awaited.add(order.id);
-  if (!matches(order)) return;
-  arrange([{ order, shard }, ...entries.values()]);
-  if (loading) refresh(); // the answer on its way may be from before this order
+  if (query.id ? query.id !== order.id : query.user && query.user !== order.user_id) return;
+  if (isHeld()) return markNewer();
+  asked += 1; // an answer on its way may be from before this order
+  arrange([{ order, shard }, ...entries.values()].slice(0, KEPT));
+  follow();
 }
 
-/** The feed told of an order: mark it, or learn from it that there are new ones. */
-export function notified({ order_id, user_id }) {
-  awaited.delete(order_id);
-  const entry = entries.get(order_id);
-  if (entry) draw(entry);
-  else if (matches({ user_id })) follow();
+function notifiedOf({ notifications, count = notifications.length }) {
+  if (count > notifications.length) {
+    crowdedAt = performance.now();
+    awaited.clear();
+    paint(redraw);
+  }
+  for (const { order_id } of notifications) {
+    awaited.delete(order_id);
+    const entry = entries.get(order_id);
+    if (entry) draw(entry);
+  }
+  const concerns = count > notifications.length || notifications.some(({ order_id, user_id }) => (query.id ? query.id === order_id : !query.user || query.user === user_id));
+  if (concerns) follow();
 }
 
-/** The feed has a gap: what was awaited may have passed unseen. Says so, and asks again for what is shown. */
-export function reset() {
-  awaited.clear();
-  redraw();
-  refresh();
+/** Refreshes soon, at most once per `PACE`, if someone looks. */
+function follow() {
+  if (timer || document.hidden) return;
+  timer = setTimeout(() => {
+    timer = null;
+    if (!document.hidden) refresh();
+  }, Math.max(100, last + (inView ? (isCrowded() ? CROWDED_PACE : PACE) : UNSEEN_PACE) - performance.now()));
 }
 
-/** Refreshes soon, at most once per `PACE`, if the newest page is all that is shown and someone looks. */
-export function follow() {
-  if (following || olderLoaded || document.hidden) return;
-  following = setTimeout(() => {
-    following = null;
-    if (!olderLoaded) refresh();
-  }, PACE);
+function showNewest() {
+  olderLoaded = false;
+  scroller.scrollTop = 0;
+  return refresh({ take: true });
 }
 
-/** Whether the last answer came, and from every shard. */
-export const complete = () => !failed && missing.length === 0;
-
-export function redraw() {
-  entries.forEach(draw);
-}
-
-export function refresh() {
-  const limit = olderLoaded ? Math.min(MOST, Math.ceil(entries.size / PAGE) * PAGE) : PAGE;
-  return load({ limit }, [], []);
-}
-
-function loadOlder() {
-  olderLoaded = true;
-  return load({ limit: PAGE, cursor }, [...entries.values()], missing);
-}
-
-/** Asks for a page and shows it below the entries `above`, of which the shards `missed` were missing already. */
-async function load(query, above, missed) {
+async function refresh({ take = false } = {}) {
+  if (loadingOlder && !take) return; // what is on its way is what the reader asked for
   const mine = ++asked;
-  loading = true;
-  list.setAttribute('aria-busy', 'true');
+  last = performance.now();
+  if (take || entries.size === 0) list.setAttribute('aria-busy', 'true');
   try {
-    const answer = await api.orders({ ...query, user: filter.value });
+    const answer = await ask();
     if (mine !== asked) return;
-    cursor = answer.next_cursor;
-    missing = [...new Set([...missed, ...(answer.unavailable_shards ?? [])])];
-    failed = false;
-    show($('orders-error'), null);
-    arrange([...above, ...answer.orders.map((order) => ({ order }))]);
+    failure = null;
+    loadedAt = new Date().toISOString();
+    bornAfter ??= query.user || query.id ? null : (answer.orders[0]?.created_at ?? '');
+    if (take || entries.size === 0 || !isHeld()) accept(answer);
+    else learnAll(answer);
+    settle(answer.orders.length);
   } catch (error) {
     if (mine !== asked) return;
-    failed = true;
-    show($('orders-error'), `The list could not be loaded. ${error.message}`);
+    failure = error;
+    if (!(error instanceof api.Problem || error instanceof api.Unreachable)) console.error(error);
     arrange([...entries.values()]);
+    settle(entries.size, error);
   }
-  loading = false;
+}
+
+function settle(found, error) {
   list.setAttribute('aria-busy', 'false');
+  const tell = answered;
+  answered = () => {};
+  tell(found, error);
 }
 
-/** Makes the list show exactly `wanted`. Rows that stay are not moved, so focus in them stays too. */
-function arrange(wanted) {
-  const before = entries;
-  entries = new Map();
-  for (const { order, shard } of wanted) {
-    if (entries.has(order.id)) continue;
-    const known = before.get(order.id);
-    entries.set(order.id, { row: known?.row ?? orderRow(order, receipt.open), order, shard: shard ?? known?.shard });
+/** What the API has for the query; an id that nobody has may still be the name of a user. */
+async function ask() {
+  if (!query.id) return api.orders({ limit: PAGE, user: query.user });
+  try {
+    return { orders: [await api.order(query.id)] };
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    return api.orders({ limit: PAGE, user: query.text });
   }
-  const nodes = new Set([...entries.values()].map(({ row }) => row.node));
-  [...list.children].filter((node) => !nodes.has(node)).forEach((node) => node.remove());
-  let next = list.firstChild;
-  for (const node of nodes) {
-    if (node === next) next = next.nextSibling;
-    else list.insertBefore(node, next);
-  }
-  watch.only(entries);
-  redraw();
-  older.hidden = !cursor;
-  const silent = missing.map(titleOf).join(' and ');
-  show($('missing-shards'), silent && `No answer from ${silent}: orders stored there are not in this list until that changes.`);
-  show($('orders-empty'), entries.size === 0 && emptyText());
 }
 
-function draw({ row, order, shard }) {
-  row.update({ order, shard, notification: feed.notificationOf(order.id), awaited: awaited.has(order.id) });
-  if (order.receipt_status === 'pending') watch.watch(order.id, learn);
+function accept(answer) {
+  cursor = answer.next_cursor ?? null;
+  missing = answer.unavailable_shards ?? [];
+  newer = false;
+  olderLoaded = false;
+  const watching = feed.state() === 'live' && !isCrowded();
+  for (const order of answer.orders) {
+    const young = bornAfter !== null && order.created_at > bornAfter && !entries.has(order.id);
+    if (watching && young && !feed.notificationOf(order.id)) awaited.add(order.id);
+  }
+  while (awaited.size > KEPT) awaited.delete(awaited.values().next().value);
+  arrange(answer.orders.map((order) => ({ order })));
 }
+
+/** While the list is held: only what is known of the rows changes. */
+function learnAll(answer) {
+  missing = [...new Set([...(answer.unavailable_shards ?? []), ...(olderLoaded ? missing : [])])];
+  answer.orders.forEach(learn);
+  if (answer.orders.some(({ id, created_at }) => !entries.has(id) && created_at >= topTime())) newer = true;
+  arrange([...entries.values()]);
+}
+
+const isCrowded = () => performance.now() - crowdedAt < CROWDED;
+const topTime = () => entries.values().next().value?.order.created_at ?? '';
 
 function learn(order) {
   const entry = entries.get(order.id);
   if (entry) draw(Object.assign(entry, { order }));
 }
 
-const matches = ({ user_id }) => filter.value === '' || filter.value === user_id;
+/** A held list is not asked for as a whole: its pending receipts are looked after a few at a time, in turn. */
+async function ripen() {
+  if (!held || document.hidden || failure) return;
+  const pending = [...entries.values()].filter(({ order }) => order.receipt_status === 'pending');
+  pending.sort((one, other) => (one.lookedAt ?? 0) - (other.lookedAt ?? 0));
+  await Promise.allSettled(pending.slice(0, AT_ONCE).map(async (entry) => {
+    entry.lookedAt = performance.now();
+    learn(await api.order(entry.order.id));
+  }));
+}
+
+async function loadOlder() {
+  if (loadingOlder) return;
+  const mine = ++asked;
+  olderLoaded = true;
+  loadingOlder = true; // not `disabled`: that would drop the focus
+  say(older, 'Loading…');
+  try {
+    const answer = await api.orders({ limit: PAGE, user: query.user, cursor });
+    if (mine !== asked) return;
+    failure = null;
+    cursor = answer.next_cursor ?? null;
+    missing = [...new Set([...missing, ...(answer.unavailable_shards ?? [])])];
+    const more = answer.orders.filter(({ id }) => !entries.has(id));
+    const all = [...entries.values(), ...more.map((order) => ({ order }))];
+    const cut = Math.max(0, all.length - KEPT);
+    newer ||= cut > 0;
+    arrange(all.slice(cut), { keepView: true });
+    if (older.hidden) entries.get(more[0]?.id)?.row.button.focus();
+  } catch (error) {
+    if (mine !== asked) return;
+    failure = error;
+    tellState();
+  } finally {
+    loadingOlder = false;
+    list.setAttribute('aria-busy', 'false');
+    say(older, 'Load older');
+  }
+}
+
+/** Makes the list show exactly `wanted`. Rows that stay are not moved, so focus in them stays too. */
+function arrange(wanted, { keepView = false } = {}) {
+  const before = entries;
+  entries = new Map();
+  for (const { order, shard } of wanted) {
+    if (entries.has(order.id)) continue;
+    const known = before.get(order.id);
+    entries.set(order.id, { row: known?.row ?? orderRow(order, open), order, shard: shard ?? known?.shard, lookedAt: known?.lookedAt });
+  }
+  const nodes = new Set([...entries.values()].map(({ row }) => row.node));
+  const kept = keepView ? [...list.children].find((node) => nodes.has(node)) : null;
+  const was = scroller.scrollTop - (kept?.offsetTop ?? 0);
+  for (const node of [...list.children]) if (!nodes.has(node)) node.remove();
+  let next = list.firstChild;
+  for (const node of nodes) {
+    if (node === next) next = next.nextSibling;
+    else list.insertBefore(node, next);
+  }
+  if (kept) scroller.scrollTop = kept.offsetTop + was;
+  redraw();
+  older.hidden = !cursor || entries.size === 0;
+  show($('orders-empty'), entries.size === 0 && emptyText());
+  tellState();
+}
+
+function redraw() {
+  entries.forEach(draw);
+}
+
+function draw({ row, order, shard }) {
+  row.update({ order, shard, notification: feed.notificationOf(order.id), awaited: awaited.has(order.id) });
+}
+
+function open(id) {
+  orderPath.open(id, entries.get(id));
+}
+
+/** Whether somebody reads in the list, so that no row may move. */
+function isHeld() {
+  return olderLoaded || scroller.scrollTop > 0 || pointer || performance.now() < touchedUntil || Boolean(scroller.querySelector(':focus-visible')) || orderPath.isOpen();
+}
+
+function reading() {
+  const look = () => {
+    const was = held;
+    held = entries.size > 0 && isHeld();
+    if (was === held) return;
+    paint(tellState);
+    if (!held && newer) follow();
+  };
+  const touch = () => {
+    touchedUntil = performance.now() + TOUCHED;
+    setTimeout(look, TOUCHED + 10);
+    look();
+  };
+  new IntersectionObserver(([{ isIntersecting }]) => {
+    inView = isIntersecting;
+    if (!inView) return;
+    clearTimeout(timer);
+    timer = null;
+    follow();
+  }).observe(scroller);
+  scroller.addEventListener('pointerenter', ({ pointerType }) => {
+    pointer = pointerType === 'mouse';
+    look();
+  });
+  scroller.addEventListener('pointerleave', () => {
+    pointer = false;
+    look();
+  });
+  scroller.addEventListener('pointerdown', ({ pointerType }) => pointerType !== 'mouse' && touch());
+  scroller.addEventListener('scroll', look, { passive: true });
+  scroller.addEventListener('focusin', look);
+  scroller.addEventListener('focusout', () => setTimeout(look));
+  $('order-path').addEventListener('close', () => setTimeout(look));
+}
+
+function markNewer() {
+  newer = true;
+  paint(tellState);
+}
+
+/** The line above the list: whether it is live, held, incomplete or old, in words. */
+function tellState() {
+  held = entries.size > 0 && isHeld();
+  const silent = missing.map(shards.titleOf).join(' and ');
+  const [state, name, text] = failure && entries.size > 0
+    ? ['bad', 'Stale', `As of ${moment(loadedAt)}. ${failure.message}`]
+    : failure
+      ? ['bad', 'Not loaded', failure.message]
+      : silent
+        ? ['waiting', 'Incomplete', `No answer from ${silent}: orders there are missing here.`]
+        : held && !query.id
+          ? ['unseen', 'Held', newer ? 'Newer orders have arrived; nothing moves while you read.' : 'Nothing moves while you read.']
+          : ['good', 'Live', query.id ? 'The order with this id.' : query.user ? 'Newest first, of this user only.' : 'Newest first.'];
+  pill.dataset.state = state;
+  say(pill, name);
+  say(words, text);
+  say(newest, newer ? 'Show newest' : 'Refresh');
+  newest.classList.toggle('primary', newer);
+}
 
 function emptyText() {
-  if (failed) return 'Nothing to show until the API answers.';
+  if (failure) return failure.status ? 'Nothing could be loaded.' : 'Nothing to show until the API answers.';
   if (missing.length > 0) return 'No orders on the shards that answered.';
-  if (filter.value) return `No orders of “${filter.value}”. The filter takes the whole user name.`;
+  if (query.id) return 'No order has this id, and no user has this name.';
+  if (query.user) return 'This user has no orders. The search takes the whole name, and capitals count.';
   return 'No orders yet. Place the first one: it appears here at once.';
 }

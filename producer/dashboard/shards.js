@@ -1,10 +1,27 @@
 // Which shard a user falls on: the API's own rule, told again so that the page can say it while one types.
+// The ranges are asked for once; whoever needs them listens with `onKnown`.
+
+import { backoff, shardMap } from './api.js';
 
 let shards = [];
+let asking = false;
+const listeners = [];
 
-/** Takes the ranges of `GET /api/shards`. */
-export function learn(list) {
-  shards = list;
+/** `listener()` is called once the ranges are known, at once if they are. */
+export function onKnown(listener) {
+  if (shards.length > 0) listener();
+  else listeners.push(listener);
+  if (!asking) ask(0);
+}
+
+async function ask(tries) {
+  asking = true;
+  try {
+    ({ shards } = await shardMap());
+    for (const listener of listeners.splice(0)) listener();
+  } catch {
+    setTimeout(ask, backoff(tries), tries + 1);
+  }
 }
 
 /** The first range that holds the first character, ASCII-upper-cased; what no range names goes to the last shard. */

@@ -1,0 +1,219 @@
+// One order's whole path in a dialog: accepted, stored, receipt, published, notified; when each happened and how long
+// it took. It is asked for again until everything has happened, and the feed's word is taken at once.
+
+import { $, h, say, show } from './dom.js';
+import { count, millis, utc } from './format.js';
+import { amounts, formatCents } from './money.js';
+import { named } from './names.js';
+import { shardOf, titleOf } from './shards.js';
+
+const TRIES = 12; // with the backoff of api.js about three minutes, then only when asked to
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3 });
+const seconds = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium' });
+const OPEN = new Set(['waiting', 'pending', 'unknown', undefined]);
+
+const dialog = $('order-path');
+const again = $('path-again');
+const receipt = $('path-receipt');
+
+let api;
+let feed;
+let hops;
+let shown = null; // { id, trail, receiptText, receiptAsked, tries }
+let timer;
+
+export function start(context) {
+  ({ api, feed } = context);
+  hops = Object.fromEntries(['Accepted', 'Stored', 'Receipt', 'Published', 'Notified'].map((name) => [name.toLowerCase(), hop(name)]));
+  $('path-hops').append(...Object.values(hops).map(({ node }) => node));
+  $('path-close').addEventListener('click', () => dialog.close());
+  dialog.addEventListener('click', (event) => {
+    if (event.target === dialog) dialog.close(); // the backdrop
+  });
+  dialog.addEventListener('close', () => {
+    shown = null;
+    clearTimeout(timer);
+  });
+  again.addEventListener('click', () => {
+    shown.tries = 0;
+    shown.receiptAsked = false;
+    ask(shown);
+  });
+  feed.on('frame', ({ notifications }) => notifications.forEach(notified));
+  document.addEventListener('visibilitychange', () => !document.hidden && shown?.paused && ask(shown));
+}
+
+export const isOpen = () => dialog.open;
+
+/** Opens the path of the order `id`; `known` = `{ order, shard }`, if the page has it already. */
+export function open(id, known = null) {
+  const mine = { id, trail: null, receiptText: null, receiptAsked: false, tries: 0 };
+  shown = mine;
+  say($('path-id'), id);
+  $('path-what').replaceChildren('\u00a0');
+  if (known) {
+    const notification = feed.notificationOf(id);
+    mine.trail = withNotification({ order: known.order, shard: known.shard, accepted: { at: known.order.created_at } }, notification);
+  }
+  draw(mine);
+  say($('path-state'), 'Looking…');
+  again.hidden = true;
+  dialog.showModal();
+  dialog.scrollTop = 0;
+  ask(mine);
+}
+
+async function ask(mine) {
+  clearTimeout(timer);
+  mine.paused = document.hidden;
+  if (mine.paused) return;
+  let failure = null;
+  try {
+    const trail = await api.trail(mine.id);
+    mine.trail = withNotification(trail, feed.notificationOf(mine.id));
+  } catch (error) {
+    failure = error;
+    if (!(error instanceof api.Problem || error instanceof api.Unreachable)) console.error(error);
+  }
+  if (shown !== mine) return;
+  draw(mine);
+  const open = failure !== null || stillOpen(mine.trail);
+  const more = open && mine.tries < TRIES;
+  if (more) timer = setTimeout(ask, Math.max(1_000 * (failure?.retryAfter ?? 0), api.backoff(mine.tries++)), mine);
+  say($('path-state'), failure ? whyNot(failure, more) : summary(mine.trail, more));
+  $('path-state').classList.toggle('error', failure !== null);
+  again.hidden = !open;
+  if (mine.trail?.receipt?.state === 'stored') loadReceipt(mine);
+}
+
+const stillOpen = ({ receipt, published, notified }) =>
+  receipt?.state === 'pending' || receipt?.state === 'unknown' || (OPEN.has(notified?.state) && published?.state !== 'dead');
+
+function notified(notification) {
+  if (!shown?.trail || shown.id !== notification.order_id || shown.trail.notified?.state === 'notified') return;
+  shown.trail = withNotification(shown.trail, notification);
+  draw(shown);
+  say($('path-state'), summary(shown.trail, true));
+}
+
+function withNotification(trail, notification) {
+  if (!notification || trail.notified?.state === 'notified') return trail;
+  const { partition, offset, published_at, notified_at } = notification;
+  return { ...trail, published: { state: 'published', at: published_at, partition, offset }, notified: { state: 'notified', at: notified_at } };
+}
+
+function summary({ receipt, published, notified }, more) {
+  const waits = [];
+  if (receipt?.state === 'pending') waits.push('its receipt');
+  if (published?.state === 'waiting') waits.push('its event');
+  if (notified?.state === 'waiting') waits.push('its notification');
+  if (published?.state === 'dead') return 'Its event was refused by Kafka for good: it will not be notified until someone requeues it.';
+  if (waits.length > 0) return `The order is safe. ${more ? 'Watching for' : 'Still to come:'} ${waits.join(', ')}.`;
+  if (receipt?.state === 'unknown' || published?.state === 'unknown' || notified?.state === 'unknown') return 'Not everything could be found out; the hops say why.';
+  if (receipt?.state === 'missing') return 'Everything happened, but the receipt is gone from S3.';
+  return 'Complete: everything that was promised has happened.';
+}
+
+function whyNot(error, more) {
+  const next = more ? ' Asking again.' : '';
+  if (error.status === 404) return `No shard has an order with this id${more ? ', so far' : ''}.${next}`;
+  return `${error.message}${next}`;
+}
+
+function draw({ trail, receiptText }) {
+  const { order, shard, accepted, stored, receipt: paper, published, notified, note } = trail ?? {};
+  const home = stored?.shard ?? shard ?? (order && shardOf(order.user_id)?.name);
+  if (order) drawOrder(order);
+  const from = accepted?.at;
+  hops.accepted.set(from ? 'done' : 'open', from ? 'Taken by the API' : '–', from);
+  hops.stored.set(home ? 'done' : 'open', home ? `Committed on ${titleOf(home)} before the answer` : '–');
+  hops.receipt.set(...receiptWords(paper), paper?.at, from && paper?.at ? roughly(from, paper.at) : null);
+  hops.published.set(...publishedWords(published, note), published?.at, since(from, published?.at, 'accepted'));
+  hops.notified.set(...notifiedWords(notified, published, note), notified?.at, since(from, notified?.at, 'accepted'), since(published?.at, notified?.at, 'published'));
+  if (receiptText === null) say(receipt, paper?.state === 'missing' ? 'It was written once, but S3 no longer has it.' : paper?.state === 'stored' ? 'Loading…' : 'Shown here once it is written.');
+}
+
+function drawOrder(order) {
+  const { total } = amounts(order);
+  $('path-what').replaceChildren(`${count(order.quantity)} × `, named(order.product_name), ' for ', h('b', {}, named(order.user_id)), `: ${formatCents(total)}`);
+}
+
+function receiptWords(paper) {
+  const tries = paper?.attempts > 1 ? `, ${count(paper.attempts)} tries so far` : '';
+  switch (paper?.state) {
+    case 'stored': return ['done', 'Written to S3'];
+    case 'pending': return ['waiting', `Waiting to be written to S3${tries}`];
+    case 'missing': return ['lost', 'Was written, but S3 no longer has it'];
+    case 'unknown': return ['unsure', 'S3 does not answer, so nobody can say'];
+    default: return ['open', '–'];
+  }
+}
+
+function publishedWords(published, note) {
+  switch (published?.state) {
+    case 'published': return ['done', `In Kafka: partition ${published.partition ?? '?'}, offset ${count(published.offset)}`];
+    case 'waiting': return ['waiting', 'In the outbox, waiting for Kafka'];
+    case 'dead': return ['lost', 'Refused by Kafka for good; kept among the shard’s dead events'];
+    case 'unknown': return ['unsure', published.note ?? note ?? 'Not found in what was searched'];
+    default: return ['open', '–'];
+  }
+}
+
+function notifiedWords(notified, published, note) {
+  switch (notified?.state) {
+    case 'notified': return ['done', 'Notification made by the consumer'];
+    case 'waiting': return ['waiting', published?.state === 'published' ? 'Waiting for the consumer' : 'Follows the event'];
+    case 'unknown': return ['unsure', notified.note ?? note ?? 'Not found in what was searched'];
+    default: return ['open', '–'];
+  }
+}
+
+/** Two machines' clocks may disagree by a little: never less than 0 ms. */
+function since(from, to, word) {
+  const ms = Date.parse(to) - Date.parse(from);
+  return Number.isNaN(ms) ? null : `${millis(Math.max(0, ms))} after ${word}`;
+}
+
+/** To the second, because that is how S3 keeps it. */
+function roughly(from, to) {
+  const seconds = Math.floor(Date.parse(to) / 1_000) - Math.floor(Date.parse(from) / 1_000);
+  return seconds < 1 ? 'within a second' : `about ${count(seconds)} s after accepted`;
+}
+
+async function loadReceipt(mine) {
+  if (mine.receiptAsked) return;
+  mine.receiptAsked = true;
+  try {
+    mine.receiptText = await api.receipt(mine.id);
+    if (shown === mine) say(receipt, mine.receiptText);
+  } catch (error) {
+    if (shown !== mine) return;
+    const pending = error.receiptStatus === 'pending';
+    say(receipt, pending ? 'Not written yet.' : `It cannot be shown now. ${error.message}`);
+    again.hidden = false;
+  }
+}
+
+function hop(name) {
+  const words = h('span', { class: 'words' });
+  const at = h('time', {});
+  const deltas = [h('span', { class: 'quiet' }), h('span', { class: 'quiet' })];
+  const state = h('span', { class: 'unseen' });
+  const node = h('li', {}, h('b', {}, name, ' '), state, words, h('span', { class: 'when' }, at, ...deltas));
+  return { node, set };
+
+  function set(is, text, iso, ...after) {
+    if (node.dataset.state !== is) node.dataset.state = is;
+    say(state, { done: 'done: ', waiting: 'waiting: ', lost: 'lost: ', unsure: 'unknown: ', open: '' }[is]);
+    say(words, text);
+    const date = iso ? new Date(iso) : null;
+    const today = date?.toDateString() === new Date().toDateString();
+    show(at, date && `${today ? '' : `${day.format(date)}, `}${(name === 'Receipt' ? seconds : clock).format(date)}`); // S3 keeps whole seconds only
+    if (date) {
+      at.dateTime = iso;
+      at.title = utc(iso);
+    }
+    deltas.forEach((delta, index) => say(delta, after[index] ?? ''));
+  }
+}

@@ -1,0 +1,65 @@
+// One field for both: a whole order id finds that order, anything else the orders of the user of that name.
+
+import { $, say } from './dom.js';
+import { count } from './format.js';
+import { userError } from './new-order.js';
+import * as orderPath from './order-path.js';
+import { find } from './orders.js';
+
+const PAUSE = 350; // ms without a keystroke that end a word
+const ID = /^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$/i;
+
+const field = $('search-text');
+const note = $('search-note');
+
+let context;
+let typing;
+let asked = ''; // the text of the list that is shown
+
+export function start(given) {
+  context = given;
+  field.addEventListener('input', () => {
+    clearTimeout(typing);
+    typing = setTimeout(look, PAUSE);
+  });
+  $('search-form').addEventListener('submit', (event) => {
+    event.preventDefault();
+    look();
+    const { id } = meant(field.value);
+    if (id) orderPath.open(id);
+  });
+  tell('The whole user name, or an order id.');
+}
+
+function look() {
+  clearTimeout(typing);
+  const text = field.value;
+  if (text === asked) return;
+  const error = text && userError(text, context.config.value().limits);
+  tell(error || 'The whole user name, or an order id.', Boolean(error));
+  if (error) return;
+  asked = text;
+  const query = meant(text);
+  find(query, (found, failure) => {
+    if (asked !== text || !text) return;
+    const more = found >= 25 ? ' or more' : '';
+    const what = failure ? failure.message : query.id ? (found ? 'Found. Enter opens its path.' : 'No such order.') : `${count(found)}${more} orders of this user.`;
+    tell(what, Boolean(failure));
+    context.activity.say(what);
+  });
+}
+
+/** `{}`, `{ id, text }` or `{ user }`. */
+function meant(text) {
+  const bare = text.trim();
+  if (text === '') return {};
+  if (!ID.test(bare)) return { user: text };
+  const digits = bare.replaceAll('-', '').toLowerCase();
+  return { text, id: digits.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-') };
+}
+
+function tell(text, wrong = false) {
+  note.classList.toggle('error', wrong);
+  field.setAttribute('aria-invalid', wrong);
+  say(note, text);
+}
