@@ -5,6 +5,7 @@
 //! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
 //! own, so that a wrong client setting in the product cannot hide itself from a test.
 
+pub mod browser;
 pub mod certificates;
 pub mod command;
 pub mod dev;
@@ -31,6 +32,7 @@ pub mod wait;
 
 mod process_tree;
 
+pub use browser::Browser;
 pub use certificates::Authority;
 pub use disk::SmallDisk;
 pub use helm::Helm;

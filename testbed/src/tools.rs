@@ -1,7 +1,7 @@
 //! Where the programs of the services are on this machine.
 //!
-//! Postgres comes from the system's packages; Kafka, LocalStack, versitygw and Kubernetes from the cache folder that
-//! `scripts/prepare` fills. What is missing is an error that says so and names that script.
+//! Postgres and Chromium come from the system's packages; Kafka, LocalStack, versitygw and Kubernetes from the cache
+//! folder that `scripts/prepare` fills. What is missing is an error that says so and names that script.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,9 @@ pub const KUBERNETES_VERSION: &str = "1.35.4";
 
 /// The CoreDNS that a node's pods ask.
 pub const COREDNS_VERSION: &str = "1.15.0";
+
+/// The axe-core that judges how accessible the dashboard is.
+pub const AXE_VERSION: &str = "4.14.1";
 
 /// The versitygw that keeps objects on disk.
 pub const VERSITYGW_VERSION: &str = "1.8.0";
@@ -105,6 +108,23 @@ pub fn coredns() -> Result<PathBuf> {
         bail!("{} node", missing(&format!("CoreDNS {COREDNS_VERSION} ({})", program.display())));
     }
     Ok(program)
+}
+
+/// The browser that shows the dashboard in tests.
+pub fn chromium() -> Result<PathBuf> {
+    on_path("chromium").or_else(|| on_path("google-chrome")).with_context(|| format!("{} browser", missing("Chromium")))
+}
+
+/// The program that moves it.
+pub fn chromedriver() -> Result<PathBuf> {
+    on_path("chromedriver").with_context(|| format!("{} browser", missing("chromedriver")))
+}
+
+/// The script of axe-core, which a page is given to be judged by.
+pub fn axe() -> Result<PathBuf> {
+    let script = cache()?.join(format!("axe-core-{AXE_VERSION}/axe.min.js"));
+    ensure!(script.is_file(), "{} browser", missing(&format!("axe-core {AXE_VERSION} ({})", script.display())));
+    Ok(script)
 }
 
 /// The S3 server that keeps objects on disk.

@@ -1,0 +1,9 @@
+//! The dashboard in a real browser, on the real pipeline: what a person does and sees, also when things break.
+//!
+//! At the end of each test the browser must have had nothing to complain about: no error, no breach of the page's policy,
+//! no request to another origin.
+
+mod complaints;
+mod ordering;
+mod page;
+mod support;

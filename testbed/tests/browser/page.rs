@@ -1,0 +1,178 @@
+//! A tab with the dashboard in it, as a person has it: what it shows is read, its fields and buttons are used.
+//!
+//! Promises that a wait ends with what was shown instead, and that whatever the browser complained about meanwhile, in any
+//! tab, is known at the end.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use orderflow_testbed::{Browser, Service, eventually, wait::accepted};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use thirtyfour::{By, Capabilities, Key, TypingData, WebDriver, WebElement, WindowHandle};
+
+use crate::complaints::{self, Failures};
+
+/// Long enough for anything that is going to happen on two busy cores.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A desktop's window, in CSS pixels.
+const DESKTOP: (u32, u32) = (1280, 900);
+
+/// The text of the first element that `arguments[0]` selects, as it is shown; null without one.
+const TEXT: &str = "return document.querySelector(arguments[0])?.innerText ?? null";
+const TEXTS: &str = "return [...document.querySelectorAll(arguments[0])].map((node) => node.innerText)";
+
+pub struct Page {
+    // Ended first: the driver's own farewell then finds nobody.
+    browser: Browser,
+    driver: WebDriver,
+    url: String,
+}
+
+impl Page {
+    /// Opens what `url` serves in a browser of its own.
+    pub async fn open(url: &str) -> Result<Self> {
+        let browser = Browser::start(orderflow_testbed::folder::of_this_test_process()?).await?;
+        let Value::Object(capabilities) = browser.capabilities() else { unreachable!("capabilities are an object") };
+        let driver = WebDriver::new(browser.driver_url(), Capabilities::from(capabilities)).await;
+        let driver = driver.with_context(|| format!("open a session:\n{}", browser.process().log_since_start()))?;
+        // The process is killed; what a dropped driver does to close its session would only block.
+        driver.clone().leak().ok().context("a driver that was just made has been closed")?;
+        let page = Self { browser, driver, url: url.to_owned() };
+        page.resize(DESKTOP.0, DESKTOP.1).await?;
+        page.load().await?;
+        Ok(page)
+    }
+
+    /// Loads the page (again) in this tab.
+    pub async fn load(&self) -> Result<()> {
+        self.driver.goto(&self.url).await.context("load the page")
+    }
+
+    /// Opens the page in a tab more, which is then the one that is used.
+    pub async fn new_tab(&self) -> Result<WindowHandle> {
+        let tab = self.driver.new_tab().await?;
+        self.switch_to(&tab).await?;
+        self.load().await?;
+        Ok(tab)
+    }
+
+    pub async fn tab(&self) -> Result<WindowHandle> {
+        Ok(self.driver.window().await?)
+    }
+
+    pub async fn switch_to(&self, tab: &WindowHandle) -> Result<()> {
+        Ok(self.driver.switch_to_window(tab.clone()).await?)
+    }
+
+    /// Makes what is shown this large, in CSS pixels: a window would not become as narrow as a phone.
+    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics).await
+    }
+
+    /// What a person prefers, `light` or `dark`.
+    pub async fn prefer(&self, scheme: &str) -> Result<()> {
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.devtools("Emulation.setEmulatedMedia", features).await
+    }
+
+    async fn devtools(&self, command: &str, parameters: Value) -> Result<()> {
+        self.driver.cdp().send_raw(command, parameters).await.map(drop).with_context(|| command.to_owned())
+    }
+
+    /// Runs `script` in the page; its arguments are `arguments`.
+    pub async fn script<T: DeserializeOwned>(&self, script: &str, arguments: &[Value]) -> Result<T> {
+        let answer = self.driver.execute(script, arguments.to_vec()).await.with_context(|| script.to_owned())?;
+        answer.convert().with_context(|| format!("{script}: {}", answer.json()))
+    }
+
+    /// The same, for one that ends later: its last argument is the function that it calls with its answer.
+    pub async fn script_later<T: DeserializeOwned>(&self, script: &str, arguments: &[Value]) -> Result<T> {
+        let answer = self.driver.execute_async(script, arguments.to_vec()).await.with_context(|| script.to_owned())?;
+        answer.convert().with_context(|| format!("{script}: {}", answer.json()))
+    }
+
+    /// What is shown of the first element that `css` selects.
+    pub async fn text(&self, css: &str) -> Result<String> {
+        let text: Option<String> = self.script(TEXT, &[json!(css)]).await?;
+        text.with_context(|| format!("there is no {css}"))
+    }
+
+    pub async fn texts(&self, css: &str) -> Result<Vec<String>> {
+        self.script(TEXTS, &[json!(css)]).await
+    }
+
+    /// Waits until the text of the first `css` is as it should be.
+    pub async fn shows(&self, css: &str, accept: impl Fn(&str) -> bool) -> Result<String> {
+        eventually(&format!("{css} to show it"), PATIENCE, async || {
+            accepted(self.text(css).await?, |text| accept(text))
+        })
+        .await
+    }
+
+    /// Waits until the texts of all `css` are as they should be.
+    pub async fn show_all(&self, css: &str, accept: impl Fn(&[String]) -> bool) -> Result<Vec<String>> {
+        eventually(&format!("{css} to show them"), PATIENCE, async || {
+            accepted(self.texts(css).await?, |texts| accept(texts))
+        })
+        .await
+    }
+
+    pub async fn find(&self, css: &str) -> Result<WebElement> {
+        self.driver.find(By::Css(css)).await.with_context(|| format!("find {css}"))
+    }
+
+    /// Clicks it as soon as it is there and takes clicks.
+    pub async fn click(&self, css: &str) -> Result<()> {
+        eventually(&format!("{css} to take a click"), PATIENCE, async || {
+            let element = self.find(css).await?;
+            ensure!(element.is_enabled().await?, "disabled");
+            Ok(element.click().await?)
+        })
+        .await
+    }
+
+    /// Replaces what is in a field.
+    pub async fn fill(&self, css: &str, text: &str) -> Result<()> {
+        let field = self.find(css).await?;
+        field.clear().await.with_context(|| format!("clear {css}"))?;
+        field.send_keys(text).await.with_context(|| format!("type into {css}"))
+    }
+
+    /// Types wherever the focus is.
+    pub async fn type_keys(&self, keys: impl Into<TypingData>) -> Result<()> {
+        Ok(self.driver.action_chain().send_keys(keys).perform().await?)
+    }
+
+    /// Moves the focus by the Tab key until it is on `css`; with a bound, for a page that cannot be left.
+    pub async fn tab_to(&self, css: &str) -> Result<()> {
+        const FOCUSED: &str = "return document.activeElement?.matches(arguments[0]) ?? false";
+        for _ in 0..100 {
+            if self.script(FOCUSED, &[json!(css)]).await? {
+                return Ok(());
+            }
+            self.type_keys(Key::Tab).await?;
+        }
+        anyhow::bail!("100 times Tab do not lead to {css}")
+    }
+
+    pub async fn screenshot(&self) -> Result<Vec<u8>> {
+        self.driver.screenshot_as_png().await.context("take a screenshot")
+    }
+
+    /// Fails if the browser complained: of an error, the policy, or a request to another origin.
+    pub async fn expect_no_complaints(&self, failures: Failures) -> Result<()> {
+        let complaints = complaints::of(&self.driver, &self.url, failures).await?;
+        ensure!(complaints.is_empty(), "the browser complained:\n{}", complaints.join("\n"));
+        Ok(())
+    }
+
+    /// For a test that failed: what there was to be seen, and where it is as a picture.
+    pub async fn describe(&self) -> Result<String> {
+        let picture = self.browser.process().log_path().with_extension("png");
+        std::fs::write(&picture, self.screenshot().await?).context("write the screenshot")?;
+        Ok(format!("the page ({}) showed:\n{}", picture.display(), self.text("body").await?))
+    }
+}
