@@ -17,7 +17,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # `exec`, so that Ctrl-C reaches orderflow-dev once, from the terminal, and its exit code is the one that make sees.
 .PHONY: up
@@ -49,6 +49,12 @@ proof: ## Kill, freeze and cut off everything while orders flow, and check every
 	@scripts/prepare build services s3
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	@exec $(CARGO_TARGET_DIR)/debug/orderflow-proof $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(STORE),--store $(STORE))
+
+.PHONY: screenshots
+screenshots: ## Take the pictures in docs/images anew, of the pipeline under load
+	@scripts/prepare build services browser
+	cargo build --locked --workspace --bins $(FAILPOINTS)
+	cargo test --locked --workspace $(FAILPOINTS) --test browser screenshots -- --ignored
 
 .PHONY: e2e
 e2e: ## Install all of it on a real cluster and disturb it: on kind, or as root on a node without Docker

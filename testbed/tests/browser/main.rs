@@ -3,7 +3,15 @@
 //! At the end of each test the browser must have had nothing to complain about: no error, no breach of the page's policy,
 //! no request to another origin.
 
+mod accessibility;
+mod burst;
 mod complaints;
+mod feed;
+mod hostile;
+mod letters;
 mod ordering;
+mod outages;
 mod page;
+mod screenshots;
+mod search;
 mod support;

@@ -1,6 +1,7 @@
-//! An order from the form to its notification, as a person sees it.
+//! An order from the form to its notification, as a person sees it: with the mouse, too eager, and by keyboard alone.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use thirtyfour::Key;
 
 use crate::support::{Shop, on_a_dashboard};
 
@@ -8,12 +9,104 @@ use crate::support::{Shop, on_a_dashboard};
 async fn an_order_is_placed_and_seen_until_it_is_notified() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
-        page.fill("#user_id", "alice").await?;
-        page.fill("#product_name", "Keyboard").await?;
-        page.fill("#price", "149.99").await?;
-        page.click("#place button").await?;
-        page.shows("#outcome", |text| text.contains("Stored on shard1")).await?;
-        page.shows("#orders", |text| text.contains("Keyboard") && text.contains("Notified in")).await?;
+        page.fill_order("alice", "Keyboard").await?;
+        page.shows("#user_id-note", |text| text.contains("Goes to shard1")).await?;
+        page.shows("#price-note", |text| text.contains("Total $299.98")).await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
+        page.shows("#orders-list", |text| text.contains("alice") && text.contains("Keyboard")).await?;
+        page.show_all("#orders-list .journey li[data-state=done]", |steps| {
+            let wanted = ["Stored on shard1", "Receipt", "Published ", "Notified in "];
+            steps.len() == wanted.len() && steps.iter().zip(wanted).all(|(step, wanted)| step.starts_with(wanted))
+        })
+        .await?;
+
+        page.click("#outcome-path").await?;
+        page.show_all("#order-path[open] #path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.shows("#path-state", |text| text.starts_with("Complete")).await?;
+        let receipt = page.shows("#path-receipt", |text| text.contains("Keyboard")).await?;
+        let order = &shop.orders_of("alice").await?[0];
+        let id = order["id"].as_str().unwrap_or_default();
+        ensure!(receipt.contains(id) && receipt.contains("299.98"), "{receipt}");
+        ensure!(page.text("#path-id").await? == id, "the dialog is of another order than {order}");
+        page.click("#path-close").await?;
+        page.show_all("#order-path[open]", <[String]>::is_empty).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_double_click_places_one_order() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        page.fill_order("bob", "Lamp").await?;
+        page.double_click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
+        // Ready for the next one: neither click is still to come.
+        page.shows("#place-form button", |text| text == "Place order").await?;
+        let orders = shop.orders_of("bob").await?;
+        ensure!(orders.len() == 1, "a double click placed {} orders: {orders:?}", orders.len());
+        page.show_all("#orders-list li.order", |rows| rows.len() == 1).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_placed_and_looked_at_by_keyboard_alone() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        page.tab_to("#user_id").await?;
+        page.type_keys("nina" + Key::Tab + "Monitor arm" + Key::Tab).await?;
+        // What is in a field that the Tab key reaches is selected, so typing replaces it.
+        page.type_keys("3" + Key::Tab + "12.50" + Key::Enter).await?;
+        page.shows("#outcome", |text| text.contains("Stored on shard2") && text.contains("3 × Monitor arm")).await?;
+        page.shows("#orders-list", |text| text.contains("Monitor arm") && text.contains("$37.50")).await?;
+
+        page.tab_to("#orders-list button").await?;
+        page.type_keys(Key::Enter).await?;
+        page.show_all("#order-path[open] #path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.type_keys(Key::Escape).await?;
+        page.show_all("#order-path[open]", <[String]>::is_empty).await?;
+        ensure!(page.focus_is_on("#orders-list button").await?, "the focus did not come back to the row");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_a_rule_is_told_beside_its_field_and_not_sent() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        page.click("#place-form button").await?;
+        page.shows("#user_id-note.error", |text| text.contains("empty")).await?;
+        ensure!(page.focus_is_on("#user_id").await?, "the focus is not on the first field that is wrong");
+        page.fill_order("alice", "Keyboard").await?;
+        page.fill("#price", "149.999").await?;
+        page.click("#place-form button").await?;
+        page.shows("#price-note.error", |text| !text.is_empty()).await?;
+        ensure!(page.focus_is_on("#price").await?, "the focus is not on the price");
+        ensure!(shop.orders_of("alice").await?.is_empty(), "an order that breaks a rule was placed");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_placed_in_one_tab_is_seen_in_another() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        let first = page.tab().await?;
+        let second = page.new_tab().await?;
+        page.shows("#feed-state", |text| text.contains("live")).await?;
+        page.switch_to(&first).await?;
+        page.fill_order("carol", "Backpack").await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Notified after")).await?;
+        page.switch_to(&second).await?;
+        let row = "#orders-list li.order:first-child";
+        page.shows(row, |text| text.contains("carol") && text.contains("Notified in")).await?;
         Ok(())
     })
     .await

@@ -78,6 +78,12 @@ impl Page {
         self.devtools("Emulation.setEmulatedMedia", features).await
     }
 
+    /// As somebody whom motion makes ill.
+    pub async fn prefer_reduced_motion(&self) -> Result<()> {
+        let features = json!({"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]});
+        self.devtools("Emulation.setEmulatedMedia", features).await
+    }
+
     async fn devtools(&self, command: &str, parameters: Value) -> Result<()> {
         self.driver.cdp().send_raw(command, parameters).await.map(drop).with_context(|| command.to_owned())
     }
@@ -136,9 +142,38 @@ impl Page {
 
     /// Replaces what is in a field.
     pub async fn fill(&self, css: &str, text: &str) -> Result<()> {
+        self.clear(css).await?;
+        self.find(css).await?.send_keys(text).await.with_context(|| format!("type into {css}"))
+    }
+
+    /// Empties a field as a person does, key by key: a field that only loses its value tells nobody.
+    pub async fn clear(&self, css: &str) -> Result<()> {
         let field = self.find(css).await?;
-        field.clear().await.with_context(|| format!("clear {css}"))?;
-        field.send_keys(text).await.with_context(|| format!("type into {css}"))
+        field.send_keys(Key::Control + "a").await.with_context(|| format!("select all in {css}"))?;
+        field.send_keys(Key::Backspace).await.with_context(|| format!("clear {css}"))
+    }
+
+    /// Fills in the form of an order: two pieces of 149.99.
+    pub async fn fill_order(&self, user: &str, product: &str) -> Result<()> {
+        for (field, text) in [("#user_id", user), ("#product_name", product), ("#quantity", "2"), ("#price", "149.99")]
+        {
+            self.fill(field, text).await?;
+        }
+        Ok(())
+    }
+
+    /// Clicks it twice, as fast as nobody can.
+    pub async fn double_click(&self, css: &str) -> Result<()> {
+        let element = self.find(css).await?;
+        Ok(self.driver.action_chain().double_click_element(&element).perform().await?)
+    }
+
+    pub async fn is_displayed(&self, css: &str) -> Result<bool> {
+        Ok(self.find(css).await?.is_displayed().await?)
+    }
+
+    pub async fn focus_is_on(&self, css: &str) -> Result<bool> {
+        self.script("return document.activeElement?.matches(arguments[0]) ?? false", &[json!(css)]).await
     }
 
     /// Types wherever the focus is.
@@ -148,9 +183,8 @@ impl Page {
 
     /// Moves the focus by the Tab key until it is on `css`; with a bound, for a page that cannot be left.
     pub async fn tab_to(&self, css: &str) -> Result<()> {
-        const FOCUSED: &str = "return document.activeElement?.matches(arguments[0]) ?? false";
         for _ in 0..100 {
-            if self.script(FOCUSED, &[json!(css)]).await? {
+            if self.focus_is_on(css).await? {
                 return Ok(());
             }
             self.type_keys(Key::Tab).await?;

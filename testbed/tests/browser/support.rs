@@ -1,9 +1,13 @@
 //! What the tests of the dashboard start from: the whole pipeline running, and the page of its producer open.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Producer, Service, Stack, http, product::Builder};
+use orderflow_testbed::{Consumer, Producer, Proxy, Stack, eventually, http, port, product::Builder};
+use rdkafka::ClientConfig;
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 
 use crate::complaints::Failures;
@@ -12,10 +16,12 @@ pub use crate::page::{PATIENCE, Page};
 /// Everything that a test of the dashboard has.
 pub struct Shop {
     pub page: Page,
+    /// The network between the page and its producer.
+    pub network: Proxy,
     pub producer: Producer,
     pub consumer: Consumer,
     pub stack: Stack,
-    provoked: AtomicBool,
+    failures_are_provoked: AtomicBool,
 }
 
 /// Runs `test` on a stack, in a browser of its own. Afterwards the browser must have had nothing to complain about.
@@ -27,14 +33,10 @@ pub async fn on_a_dashboard(test: impl AsyncFnOnce(&Shop) -> Result<()>) -> Resu
 
 /// The same on a stack and with a producer that the test chooses.
 pub async fn on(stack: Stack, producer: Builder<Producer>, test: impl AsyncFnOnce(&Shop) -> Result<()>) -> Result<()> {
-    let (producer, consumer) = tokio::try_join!(producer.start(), stack.consumer().start())?;
-    tokio::try_join!(producer.ready(PATIENCE), consumer.ready(PATIENCE))?;
-    let page = Page::open(&producer.url()?).await?;
-    let shop = Shop { page, producer, consumer, stack, provoked: AtomicBool::new(false) };
+    let shop = Shop::open(stack, producer).await?;
     let outcome = async {
         test(&shop).await?;
-        let provoked = shop.provoked.load(Ordering::Relaxed);
-        shop.page.expect_no_complaints(if provoked { Failures::Provoked } else { Failures::None }).await
+        shop.page.expect_no_complaints(shop.failures()).await
     };
     let outcome = outcome.await;
     if outcome.is_err() {
@@ -44,18 +46,65 @@ pub async fn on(stack: Stack, producer: Builder<Producer>, test: impl AsyncFnOnc
 }
 
 impl Shop {
-    /// From here on requests of the page fail, because the test makes them.
-    pub fn provokes_failures(&self) {
-        self.provoked.store(true, Ordering::Relaxed);
+    async fn open(stack: Stack, producer: Builder<Producer>) -> Result<Self> {
+        // A port that it has again when it is started again: the page goes on asking there.
+        let port = port::free()?;
+        let producer = producer.env("PORT", port.to_string());
+        let (producer, consumer) = tokio::try_join!(producer.start(), stack.consumer().start())?;
+        tokio::try_join!(producer.ready(PATIENCE), consumer.ready(PATIENCE))?;
+        let network = Proxy::start(port).await?;
+        let page = Page::open(&format!("http://127.0.0.1:{}", network.port())).await?;
+        page.shows("#feed-state", |text| text.contains("live")).await?;
+        Ok(Self { page, network, producer, consumer, stack, failures_are_provoked: AtomicBool::new(false) })
     }
 
-    /// Places an order as another client does; its reply.
+    /// From here on requests of the page fail, because the test makes them.
+    pub fn provokes_failures(&self) {
+        self.failures_are_provoked.store(true, Ordering::Relaxed);
+    }
+
+    fn failures(&self) -> Failures {
+        if self.failures_are_provoked.load(Ordering::Relaxed) { Failures::Provoked } else { Failures::None }
+    }
+
+    /// Places an order as another client does; the order.
     pub async fn place(&self, user: &str, product: &str) -> Result<Value> {
         let order = json!({"user_id": user, "product_name": product, "quantity": 2, "price": 149.99});
         let answer = http::client().post(format!("{}/api/orders", self.producer.url()?)).json(&order).send().await?;
         let status = answer.status();
         let text = answer.text().await?;
         ensure!(status == 201, "{status}: {text}");
-        serde_json::from_str(&text).context("read the reply")
+        let mut reply: Value = serde_json::from_str(&text).context("read the reply")?;
+        Ok(reply["order"].take())
+    }
+
+    /// The newest orders of `user`, as the API has them.
+    pub async fn orders_of(&self, user: &str) -> Result<Vec<Value>> {
+        let list = self.get(&format!("/api/orders?user_id={user}")).await?;
+        list["orders"].as_array().cloned().with_context(|| format!("no orders in {list}"))
+    }
+
+    /// Waits until so many notifications were made in all.
+    pub async fn notified(&self, count: u64) -> Result<()> {
+        eventually(&format!("{count} notifications"), PATIENCE, async || {
+            let stats = self.get("/api/stats").await?;
+            ensure!(stats["notifications"]["total"] == count, "{}", stats["notifications"]);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get(&self, path: &str) -> Result<Value> {
+        let answer = http::client().get(format!("{}{path}", self.producer.url()?)).send().await?;
+        answer.error_for_status()?.json().await.with_context(|| format!("read {path}"))
+    }
+
+    /// Writes a record of somebody else to a topic.
+    pub async fn send(&self, topic: &str, key: &str, value: &str, headers: OwnedHeaders) -> Result<()> {
+        let bootstrap = self.stack.kafka().bootstrap();
+        let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;
+        let record = FutureRecord::to(topic).partition(0).key(key).payload(value).headers(headers);
+        producer.send(record, Duration::from_secs(30)).await.map_err(|(error, _)| error)?;
+        Ok(())
     }
 }

@@ -1,0 +1,104 @@
+//! Whether everybody can use it: axe-core finds nothing to object to, in light and dark, with the dialog open and on a phone,
+//! and a phone shows all of it without being scrolled sideways.
+
+use anyhow::{Context, Result, ensure};
+use orderflow_testbed::tools;
+use rdkafka::message::OwnedHeaders;
+use serde_json::{Value, json};
+
+use crate::support::{Page, Shop, on_a_dashboard};
+
+/// The narrowest screen that is still sold.
+const PHONE: (u32, u32) = (360, 740);
+const DESKTOP: (u32, u32) = (1280, 900);
+
+/// All of axe's rules, its recommendations included; of each rule that is broken, where and how.
+const JUDGE: &str = "const done = arguments[0];
+    axe.run().then(
+        ({ violations }) => done(violations.map(({ id, help, nodes }) =>
+            `${id}: ${help}\\n` + nodes.map(({ html, failureSummary }) => `  ${html}\\n  ${failureSummary}`).join('\\n'))),
+        (error) => done([String(error)]),
+    );";
+
+/// What reaches beyond the right edge, unless it is in something that scrolls by itself.
+const TOO_WIDE: &str = "const width = document.documentElement.clientWidth;
+    return document.documentElement.scrollWidth <= width ? [] : [...document.body.querySelectorAll('*')]
+        .filter((node) => node.getBoundingClientRect().right > width + 1)
+        .map((node) => `${node.tagName} #${node.id} .${node.className}: ${node.getBoundingClientRect().right}`);";
+
+async fn expect_accessible(page: &Page, when: &str) -> Result<()> {
+    let script = std::fs::read_to_string(tools::axe()?).context("read axe-core")?;
+    page.script::<Value>(&script, &[]).await?;
+    let violations: Vec<String> = page.script_later(JUDGE, &[]).await?;
+    ensure!(violations.is_empty(), "{when}:\n{}", violations.join("\n"));
+    Ok(())
+}
+
+async fn expect_fits(page: &Page, when: &str) -> Result<()> {
+    let too_wide: Vec<String> = page.script(TOO_WIDE, &[]).await?;
+    ensure!(too_wide.is_empty(), "{when} it is scrolled sideways:\n{}", too_wide.join("\n"));
+    Ok(())
+}
+
+/// Something in every region, with text as long as it may be.
+async fn fill(shop: &Shop) -> Result<()> {
+    let page = &shop.page;
+    shop.place(&"w".repeat(100), &"m".repeat(255)).await?;
+    shop.place("zara", "Lamp").await?;
+    shop.send(&shop.stack.topic(), &"k".repeat(200), &"v".repeat(3_000), OwnedHeaders::new()).await?;
+    page.fill_order("alice", "Keyboard").await?;
+    page.click("#place-form button").await?;
+    page.shows("#outcome", |text| text.contains("Notified after")).await?;
+    page.show_all("#orders-list .journey li[data-state=done]", |steps| steps.len() == 12).await?;
+    page.shows("#letters-list li", |text| !text.is_empty()).await?;
+    page.fill("#price", "1.999").await?;
+    page.shows("#place-form button", |text| text == "Place order").await?;
+    page.click("#place-form button").await?;
+    page.shows("#price-note.error", |text| !text.is_empty()).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_can_use_it() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        fill(shop).await?;
+        for (screen, (width, height)) in [("a desktop", DESKTOP), ("a phone", PHONE)] {
+            page.resize(width, height).await?;
+            for scheme in ["light", "dark"] {
+                page.prefer(scheme).await?;
+                let when = format!("on {screen}, {scheme}");
+                expect_accessible(page, &when).await?;
+                expect_fits(page, &when).await?;
+                page.click("#orders-list li.order:last-child button").await?;
+                page.show_all("#order-path[open] #path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
+                page.shows("#path-receipt", |text| text.contains("mmm")).await?;
+                expect_accessible(page, &format!("{when}, with a path open")).await?;
+                expect_fits(page, &format!("{when}, with a path open")).await?;
+                page.click("#path-close").await?;
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_no_motion_gets_none() -> Result<()> {
+    const MOVING: &str = "return document.getAnimations().filter((one) => one.playState === 'running'
+        && one.effect.getComputedTiming().duration > 1).map((one) => one.animationName ?? one.transitionProperty)";
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        page.prefer_reduced_motion().await?;
+        page.load().await?;
+        page.shows("#feed-state", |text| text.contains("live")).await?;
+        page.fill("#burst-number", "20").await?;
+        page.click("#burst-form button").await?;
+        page.shows("#burst-note", |text| text.starts_with("20 of 20")).await?;
+        shop.notified(20).await?;
+        let moving: Vec<Value> = page.script(MOVING, &[]).await?;
+        ensure!(moving.is_empty(), "{}", json!(moving));
+        Ok(())
+    })
+    .await
+}

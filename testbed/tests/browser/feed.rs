@@ -1,0 +1,66 @@
+//! The live feed as the page has it: what happens while its connection is cut is there afterwards, and a feed that began
+//! anew is told of.
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::{Link, Service};
+
+use crate::support::{PATIENCE, Shop, on_a_dashboard};
+
+/// More than the latest notifications that a new stream begins with, fewer than the rows that the list shows.
+const MEANWHILE: u64 = 24;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_was_cut_goes_on_where_it_was() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        shop.place("alice", "Before").await?;
+        page.shows("#orders-list", |text| text.contains("Notified in")).await?;
+        shop.provokes_failures();
+        shop.network.set(Link::Cut);
+        page.shows("#feed-state", |text| text.contains("reconnecting")).await?;
+        for number in 0..MEANWHILE {
+            shop.place(&format!("user-{number}"), "Meanwhile").await?;
+            // So that each is in a frame of its own: a frame names no more than twenty.
+            shop.notified(number + 2).await?;
+        }
+        shop.network.set(Link::Open);
+        page.shows("#feed-state", |text| text.contains("live")).await?;
+        page.shows("#api-state", |text| text.contains("answers")).await?;
+        // That it is notified a row learns from the feed alone.
+        page.show_all("#orders-list li.order", |rows| {
+            rows.len() == 25 && rows.iter().all(|row| row.contains("Notified in"))
+        })
+        .await?;
+        let log = page.shows("#activity-log", |text| text.contains("The feed is live again")).await?;
+        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not go on where it was: {log}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_goes_on_with_a_producer_that_was_started_again() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        shop.place("alice", "Before").await?;
+        page.shows("#orders-list", |text| text.contains("Notified in")).await?;
+        shop.provokes_failures();
+        shop.producer.kill();
+        page.shows("#api-state", |text| text.contains("no answer")).await?;
+        page.fill_order("alice", "Meanwhile").await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("No answer.") && text.contains("Retrying is safe")).await?;
+        shop.producer.start_again().await?;
+        shop.producer.ready(PATIENCE).await?;
+        page.shows("#api-state", |text| text.contains("answers")).await?;
+        page.shows("#feed-state", |text| text.contains("live")).await?;
+        page.shows("#activity-log", |text| text.contains("Another replica, or a restarted one")).await?;
+
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
+        let orders = shop.orders_of("alice").await?;
+        ensure!(orders.len() == 2, "{} orders: {orders:?}", orders.len());
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,105 @@
+//! Something is gone: the page says what, says truly what became of each order, and shows how it recovers.
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::{Service, Stack, eventually};
+
+use crate::support::{PATIENCE, Shop, on};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<()> {
+    let stack = Stack::own().await?;
+    let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000");
+    on(stack, producer, async |shop: &Shop| {
+        let page = &shop.page;
+        page.shows("li.part.s3[data-state=good]", |_| true).await?;
+        shop.provokes_failures();
+        shop.stack.localstack().pause();
+        page.fill_order("alice", "Keyboard").await?;
+        page.click("#place-form button").await?;
+        // Nothing but the receipt waits for S3.
+        page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
+        page.shows("#orders-list .journey", |text| text.contains("Receipt pending") && text.contains("Notified in"))
+            .await?;
+        page.shows("li.part.s3[data-state=bad]", |text| text.contains("down")).await?;
+        page.shows("#activity-log", |text| text.contains("S3 is down")).await?;
+        page.click("#outcome-path").await?;
+        page.shows("#order-path[open] #path-hops li[data-state=waiting]", |text| text.contains("Receipt")).await?;
+        page.shows("#path-state", |text| text.contains("The order is safe")).await?;
+
+        shop.stack.localstack().resume();
+        page.show_all("#path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.shows("#path-receipt", |text| text.contains("Keyboard")).await?;
+        page.click("#path-close").await?;
+        page.show_all("#orders-list .journey li[data-state=done]", |steps| steps.len() == 4).await?;
+        page.shows("li.part.s3[data-state=good]", |_| true).await?;
+        page.shows("#activity-log", |text| text.contains("S3 is up again")).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_shard_2_is_down_its_orders_are_refused_and_others_are_taken() -> Result<()> {
+    let stack = Stack::own().await?;
+    let producer = stack.producer();
+    on(stack, producer, async |shop: &Shop| {
+        let page = &shop.page;
+        shop.place("zara", "Before").await?;
+        page.shows("#orders-list", |text| text.contains("Before")).await?;
+        shop.provokes_failures();
+        shop.stack.postgres(2).stop().await?;
+        page.shows("li.part.shard[data-state=bad]", |text| text.contains("shard2")).await?;
+        page.shows("#orders-state", |text| text.contains("No answer from shard2")).await?;
+
+        page.fill_order("zara", "Lamp").await?;
+        page.shows("#user_id-note", |text| text.contains("which is down now")).await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Not stored.")).await?;
+        page.fill_order("alice", "Keyboard").await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
+        page.shows("#orders-list", |text| text.contains("alice") && !text.contains("Lamp")).await?;
+
+        shop.stack.postgres(2).start_again().await?;
+        page.show_all("li.part.shard[data-state=good]", |shards| shards.len() == 2).await?;
+        page.shows("#orders-state", |text| !text.contains("No answer")).await?;
+        page.shows("#orders-list", |text| text.contains("Before") && text.contains("alice")).await?;
+        page.fill_order("zara", "Lamp").await?;
+        eventually("an order of shard 2", PATIENCE, async || {
+            page.click("#place-form button").await?;
+            let outcome = page.text("#outcome").await?;
+            ensure!(outcome.contains("Stored on shard2"), "{outcome}");
+            Ok(())
+        })
+        .await?;
+        ensure!(shop.orders_of("zara").await?.len() == 2, "{:?}", shop.orders_of("zara").await?);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_no_consumer_runs_notifications_wait_and_then_each_is_made_once() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let producer = stack.producer();
+    on(stack, producer, async |shop: &Shop| {
+        let page = &shop.page;
+        page.shows("li.part.consumer[data-state=good]", |_| true).await?;
+        shop.consumer.stop().await?;
+        page.shows("li.part.consumer[data-state=bad]", |text| text.contains("no members")).await?;
+        page.fill_order("alice", "Keyboard").await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Stored on shard1")).await?;
+        page.shows("#orders-list .journey", |text| text.contains("Not notified yet")).await?;
+        page.click("#outcome-path").await?;
+        page.shows("#path-hops li[data-state=waiting]", |text| text.contains("Waiting for the consumer")).await?;
+
+        shop.consumer.start_again().await?;
+        page.show_all("#path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.click("#path-close").await?;
+        page.shows("#orders-list .journey", |text| text.contains("Notified in")).await?;
+        page.shows("li.part.consumer[data-state=good]", |_| true).await?;
+        shop.notified(1).await
+    })
+    .await
+}

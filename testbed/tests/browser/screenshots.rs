@@ -1,0 +1,94 @@
+//! The pictures in `docs/images`, of the real pipeline under some load: `make screenshots` takes them anew.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join;
+use orderflow_testbed::{Service, Stack};
+use rdkafka::message::OwnedHeaders;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::support::{Page, Shop, on};
+
+const DESKTOP: (u32, u32) = (1280, 1000);
+const PHONE: (u32, u32) = (390, 844);
+
+/// Pictures that everybody who opens the README downloads.
+const LARGEST: usize = 300_000; // bytes
+
+/// Orders before the first picture, so many per second: the plots then have something to show.
+const ORDERS: u64 = 1_200;
+const RATE: u64 = 20;
+
+const USERS: [&str; 12] =
+    ["alice", "zara", "bob", "nina", "carol", "omar", "dave", "peter", "erin", "rosa", "frank", "tom"];
+const PRODUCTS: [&str; 7] =
+    ["Mechanical keyboard", "Desk lamp", "Notebook", "Monitor arm", "Headphones", "Coffee grinder", "Backpack"];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes docs/images: make screenshots"]
+async fn the_dashboard_for_the_docs() -> Result<()> {
+    let stack = Stack::own().await?;
+    let producer = stack.producer().env("S3_TIMEOUT_MS", "500");
+    on(stack, producer, async |shop: &Shop| {
+        let page = &shop.page;
+        page.resize(DESKTOP.0, DESKTOP.1).await?;
+        shop.send(&shop.stack.topic(), "mallory", r#"{"event_type":"order.updated"}"#, OwnedHeaders::new()).await?;
+        load(shop, 0..ORDERS).await?;
+        page.fill_order("alice", "Mechanical keyboard").await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Notified after")).await?;
+
+        // Under load, as somebody sees it.
+        let (_, ()) = try_join(load(shop, 0..5 * RATE), async {
+            page.prefer("light").await?;
+            page.shows("#orders-list", |text| text.contains("Notified in")).await?;
+            save(page, "light").await?;
+            page.prefer("dark").await?;
+            save(page, "dark").await?;
+            page.prefer("light").await?;
+            page.resize(PHONE.0, PHONE.1).await?;
+            save(page, "phone").await
+        })
+        .await?;
+
+        page.resize(DESKTOP.0, DESKTOP.1).await?;
+        shop.provokes_failures();
+        shop.stack.localstack().pause();
+        shop.stack.postgres(2).stop().await?;
+        page.shows("li.part.shard[data-state=bad]", |text| text.contains("shard2")).await?;
+        for user in USERS.iter().filter(|user| **user < "n").cycle().take(40) {
+            shop.place(user, "Desk lamp").await?;
+        }
+        page.shows("li.part.s3[data-state=bad]", |text| text.contains("down")).await?;
+        page.shows("#orders-list", |text| text.contains("Receipt pending")).await?;
+        page.fill_order("zara", "Desk lamp").await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Not stored.")).await?;
+        save(page, "fault").await?;
+        shop.stack.localstack().resume();
+        Ok(())
+    })
+    .await
+}
+
+/// Orders as they come in a shop, at a steady rate.
+async fn load(shop: &Shop, numbers: std::ops::Range<u64>) -> Result<()> {
+    let mut ticks = interval(Duration::from_millis(1_000 / RATE));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for number in numbers {
+        ticks.tick().await;
+        let number = number as usize;
+        shop.place(USERS[number % USERS.len()], PRODUCTS[number % PRODUCTS.len()]).await?;
+    }
+    Ok(())
+}
+
+async fn save(page: &Page, name: &str) -> Result<()> {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/images/{name}.png"));
+    let picture = page.screenshot().await?;
+    ensure!(picture.len() < LARGEST, "{name}.png would have {} bytes", picture.len());
+    std::fs::create_dir_all(file.parent().context("a file is in a folder")?)?;
+    std::fs::write(&file, picture).with_context(|| format!("write {}", file.display()))
+}
