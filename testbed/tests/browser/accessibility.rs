@@ -6,6 +6,7 @@ use orderflow_testbed::tools;
 use rdkafka::message::OwnedHeaders;
 use serde_json::{Value, json};
 
+use crate::page::DONE;
 use crate::support::{Page, Shop, on_a_dashboard};
 
 /// The narrowest screen that is still sold.
@@ -49,7 +50,7 @@ async fn fill(shop: &Shop) -> Result<()> {
     page.fill_order("alice", "Keyboard").await?;
     page.click("#place-form button").await?;
     page.shows("#outcome", |text| text.contains("Notified after")).await?;
-    page.show_all("#orders-list .journey li[data-state=done]", |steps| steps.len() == 12).await?;
+    page.show_all(DONE, |steps| steps.len() == 12).await?;
     page.shows("#letters-list li", |text| !text.is_empty()).await?;
     page.fill("#price", "1.999").await?;
     page.shows("#place-form button", |text| text == "Place order").await?;
@@ -63,6 +64,12 @@ async fn everybody_can_use_it() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         fill(shop).await?;
+        // A control: what nobody could use is objected to.
+        page.script::<()>("document.querySelector('label[for=price]').removeAttribute('for')", &[]).await?;
+        let objection =
+            expect_accessible(page, "without a label").await.err().context("a field lost its label, unnoticed")?;
+        ensure!(format!("{objection:#}").contains("label: "), "{objection:#}");
+        page.script::<()>("document.querySelector('label:not([for])').htmlFor = 'price'", &[]).await?;
         for (screen, (width, height)) in [("a desktop", DESKTOP), ("a phone", PHONE)] {
             page.resize(width, height).await?;
             for scheme in ["light", "dark"] {

@@ -1,8 +1,11 @@
 //! What a browser has to complain about a page: errors on its console, breaches of its policy, requests to other origins.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use orderflow_testbed::eventually;
 use serde_json::Value;
 use thirtyfour::{BrowserLogEntry, WebDriver};
+
+use crate::support::{PATIENCE, Shop, on_a_dashboard};
 
 /// What a browser says about requests that failed, on the console and by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,4 +45,35 @@ fn foreign(entry: &Value, url: &str) -> Option<String> {
     let is_local = ["data:", "about:", "blob:", "chrome:"].iter().any(|scheme| requested.starts_with(scheme));
     let is_own = requested.strip_prefix(url).is_some_and(|rest| rest.starts_with('/'));
     (!is_local && !is_own).then(|| format!("a request to {requested}"))
+}
+
+/// A control: each of these is noticed, and no other test would show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_page_must_not_do_is_noticed() -> Result<()> {
+    const ERROR: &str = "setTimeout(() => { throw new Error('a mistake') })";
+    const POLICY: &str = "document.head.append(Object.assign(document.createElement('style'), {textContent: '*{}'}))";
+    const TYPES: &str = "try { document.body.innerHTML = 'markup' } catch {}";
+    const REQUEST: &str = "fetch('http://127.0.0.1:9/elsewhere').catch(() => null)";
+    const FAILURE: &str = "return fetch('/api/orders/no-id').then(() => null)";
+    on_a_dashboard(async |shop: &Shop| {
+        for (script, what) in [
+            (ERROR, "a mistake"),
+            (POLICY, "style-src"),
+            (TYPES, "TrustedHTML"),
+            (REQUEST, "a request to http://127.0.0.1:9/elsewhere"),
+            (FAILURE, "400"),
+        ] {
+            shop.page.script::<Value>(script, &[]).await?;
+            eventually(&format!("{what} to be noticed"), PATIENCE, async || {
+                let complaint = shop.page.expect_no_complaints(Failures::None).await.err();
+                let complaint = format!("{:#}", complaint.context("nothing is complained of")?);
+                ensure!(complaint.contains(what), "{complaint}");
+                Ok(())
+            })
+            .await?;
+        }
+        shop.page.script::<Value>(FAILURE, &[]).await?;
+        shop.page.expect_no_complaints(Failures::Provoked).await
+    })
+    .await
 }

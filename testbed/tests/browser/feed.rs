@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 use orderflow_testbed::{Link, Service};
 
+use crate::page::NOTIFIED;
 use crate::support::{PATIENCE, Shop, on_a_dashboard};
 
 /// More than the latest notifications that a new stream begins with, fewer than the rows that the list shows.
@@ -14,7 +15,7 @@ async fn a_feed_that_was_cut_goes_on_where_it_was() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         shop.place("alice", "Before").await?;
-        page.shows("#orders-list", |text| text.contains("Notified in")).await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
         shop.provokes_failures();
         shop.network.set(Link::Cut);
         page.shows("#feed-state", |text| text.contains("reconnecting")).await?;
@@ -27,10 +28,7 @@ async fn a_feed_that_was_cut_goes_on_where_it_was() -> Result<()> {
         page.shows("#feed-state", |text| text.contains("live")).await?;
         page.shows("#api-state", |text| text.contains("answers")).await?;
         // That it is notified a row learns from the feed alone.
-        page.show_all("#orders-list li.order", |rows| {
-            rows.len() == 25 && rows.iter().all(|row| row.contains("Notified in"))
-        })
-        .await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 25).await?;
         let log = page.shows("#activity-log", |text| text.contains("The feed is live again")).await?;
         ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not go on where it was: {log}");
         Ok(())
@@ -43,7 +41,7 @@ async fn a_page_goes_on_with_a_producer_that_was_started_again() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         shop.place("alice", "Before").await?;
-        page.shows("#orders-list", |text| text.contains("Notified in")).await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
         shop.provokes_failures();
         shop.producer.kill();
         page.shows("#api-state", |text| text.contains("no answer")).await?;

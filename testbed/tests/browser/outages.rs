@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use orderflow_testbed::{Service, Stack, eventually};
 
+use crate::page::{DONE, NOTIFIED, PENDING};
 use crate::support::{PATIENCE, Shop, on};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -18,8 +19,8 @@ async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<
         page.click("#place-form button").await?;
         // Nothing but the receipt waits for S3.
         page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
-        page.shows("#orders-list .journey", |text| text.contains("Receipt pending") && text.contains("Notified in"))
-            .await?;
+        page.show_all(PENDING, |receipts| receipts.len() == 1).await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
         page.shows("li.part.s3[data-state=bad]", |text| text.contains("down")).await?;
         page.shows("#activity-log", |text| text.contains("S3 is down")).await?;
         page.click("#outcome-path").await?;
@@ -30,7 +31,7 @@ async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<
         page.show_all("#path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
         page.shows("#path-receipt", |text| text.contains("Keyboard")).await?;
         page.click("#path-close").await?;
-        page.show_all("#orders-list .journey li[data-state=done]", |steps| steps.len() == 4).await?;
+        page.show_all(DONE, |steps| steps.len() == 4).await?;
         page.shows("li.part.s3[data-state=good]", |_| true).await?;
         page.shows("#activity-log", |text| text.contains("S3 is up again")).await?;
         Ok(())
@@ -97,7 +98,7 @@ async fn while_no_consumer_runs_notifications_wait_and_then_each_is_made_once() 
         shop.consumer.start_again().await?;
         page.show_all("#path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
         page.click("#path-close").await?;
-        page.shows("#orders-list .journey", |text| text.contains("Notified in")).await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
         page.shows("li.part.consumer[data-state=good]", |_| true).await?;
         shop.notified(1).await
     })

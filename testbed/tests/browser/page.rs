@@ -19,6 +19,13 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A desktop's window, in CSS pixels.
 const DESKTOP: (u32, u32) = (1280, 900);
 
+/// The steps of the orders in the list that were taken: stored, receipt, published, notified.
+pub const DONE: &str = "#orders-list .journey li[data-state=done]";
+/// The last of the steps, where it was taken.
+pub const NOTIFIED: &str = "#orders-list .journey li:nth-child(4)[data-state=done]";
+/// The receipts that wait for S3.
+pub const PENDING: &str = "#orders-list .journey li:nth-child(2)[data-state=waiting]";
+
 /// The text of the first element that `arguments[0]` selects, as it is shown; null without one.
 const TEXT: &str = "return document.querySelector(arguments[0])?.innerText ?? null";
 const TEXTS: &str = "return [...document.querySelectorAll(arguments[0])].map((node) => node.innerText)";
@@ -82,6 +89,15 @@ impl Page {
     pub async fn prefer_reduced_motion(&self) -> Result<()> {
         let features = json!({"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]});
         self.devtools("Emulation.setEmulatedMedia", features).await
+    }
+
+    /// As a phone, or a picture, has it.
+    pub async fn hide_scrollbars(&self) -> Result<()> {
+        self.devtools("Emulation.setScrollbarsHidden", json!({"hidden": true})).await
+    }
+
+    pub async fn scroll_to_top(&self) -> Result<()> {
+        self.script("scrollTo({top: 0, behavior: 'instant'})", &[]).await
     }
 
     async fn devtools(&self, command: &str, parameters: Value) -> Result<()> {

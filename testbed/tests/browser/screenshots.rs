@@ -9,6 +9,7 @@ use orderflow_testbed::{Service, Stack};
 use rdkafka::message::OwnedHeaders;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::page::{NOTIFIED, PENDING};
 use crate::support::{Page, Shop, on};
 
 const DESKTOP: (u32, u32) = (1280, 1000);
@@ -33,6 +34,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500");
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
+        page.hide_scrollbars().await?;
         page.resize(DESKTOP.0, DESKTOP.1).await?;
         shop.send(&shop.stack.topic(), "mallory", r#"{"event_type":"order.updated"}"#, OwnedHeaders::new()).await?;
         load(shop, 0..ORDERS).await?;
@@ -43,12 +45,14 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
         // Under load, as somebody sees it.
         let (_, ()) = try_join(load(shop, 0..5 * RATE), async {
             page.prefer("light").await?;
-            page.shows("#orders-list", |text| text.contains("Notified in")).await?;
+            page.show_all(NOTIFIED, |orders| !orders.is_empty()).await?;
+            page.scroll_to_top().await?;
             save(page, "light").await?;
             page.prefer("dark").await?;
             save(page, "dark").await?;
             page.prefer("light").await?;
             page.resize(PHONE.0, PHONE.1).await?;
+            page.scroll_to_top().await?;
             save(page, "phone").await
         })
         .await?;
@@ -62,10 +66,11 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
             shop.place(user, "Desk lamp").await?;
         }
         page.shows("li.part.s3[data-state=bad]", |text| text.contains("down")).await?;
-        page.shows("#orders-list", |text| text.contains("Receipt pending")).await?;
+        page.show_all(PENDING, |receipts| !receipts.is_empty()).await?;
         page.fill_order("zara", "Desk lamp").await?;
         page.click("#place-form button").await?;
         page.shows("#outcome", |text| text.contains("Not stored.")).await?;
+        page.scroll_to_top().await?;
         save(page, "fault").await?;
         shop.stack.localstack().resume();
         Ok(())
