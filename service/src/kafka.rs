@@ -181,18 +181,6 @@ pub fn drain<C: ProducerContext>(producer: &BaseProducer<C>, deadline: Instant) 
     }
 }
 
-/// Whether this error of a poll is one that librdkafka mends by itself.
-pub fn passes(error: &KafkaError) -> bool {
-    matches!(
-        error,
-        KafkaError::MessageConsumption(
-            RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::OperationTimedOut
-        )
-    )
-}
-
 /// What may be done about an error of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionError {

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use orderflow_core::{Timestamp, Topics};
-use orderflow_service::kafka::{self, Quiet, Told, passes};
+use orderflow_service::kafka::{self, Quiet, Told};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
