@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod addresses;
+mod controls;
 mod down;
 mod home;
 mod interrupt;
@@ -19,6 +20,7 @@ mod running;
 mod state;
 mod status;
 mod supervise;
+mod switch;
 mod table;
 mod up;
 

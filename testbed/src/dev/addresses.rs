@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::home::Home;
-use super::running::{BUCKET, Running, TOPIC, database};
+use super::running::{Addresses, BUCKET, Running, TOPIC, database};
 use super::table::aligned;
 use crate::{localstack, tools};
 
 /// The table, with what is kept and how to stop below it.
 pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
-    let (url, admin_url) = (running.producer.url()?, running.producer.admin_url()?);
-    let consumer_admin_url = running.consumer.admin_url()?;
+    let Addresses { producer: url, producer_admin: admin_url, consumer_admin: consumer_admin_url, controls } =
+        &running.addresses;
     let (endpoint, bootstrap) = (running.localstack.endpoint(), running.kafka.bootstrap());
     let rows = [
         row("Dashboard", format!("{url}/")),
@@ -25,6 +25,12 @@ pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
         row("", format!("curl '{endpoint}/{BUCKET}/?list-type=2'")),
         row("Kafka", console_consumer(&bootstrap)?),
         row("Dead letters", dead_letters(&bootstrap)?),
+        row(
+            "Controls",
+            format!(
+                "curl -X PUT {controls}/controls/kafka -H 'content-type: application/json' -d '{{\"running\":false}}'"
+            ),
+        ),
         row("Logs", shown(&home.logs())),
         row("Data", shown(&home.folder().join("data"))),
     ];

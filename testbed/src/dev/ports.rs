@@ -20,6 +20,9 @@ pub(super) struct Ports {
     /// Health and metrics of the consumer
     #[arg(long, env = "CONSUMER_ADMIN_PORT", default_value_t = 9465)]
     pub(super) consumer_admin_port: u16,
+    /// Controls: switches parts off and on
+    #[arg(long, env = "CONTROLS_PORT", default_value_t = 8082)]
+    pub(super) controls_port: u16,
     /// Postgres of shard 1
     #[arg(long, env = "PG_SHARD1_PORT", default_value_t = 15432)]
     pub(super) pg_shard1_port: u16,
@@ -53,11 +56,12 @@ impl Ports {
         Ok(())
     }
 
-    fn named(&self) -> [(&'static str, u16); 7] {
+    fn named(&self) -> [(&'static str, u16); 8] {
         [
             ("PORT", self.port),
             ("ADMIN_PORT", self.admin_port),
             ("CONSUMER_ADMIN_PORT", self.consumer_admin_port),
+            ("CONTROLS_PORT", self.controls_port),
             ("PG_SHARD1_PORT", self.pg_shard1_port),
             ("PG_SHARD2_PORT", self.pg_shard2_port),
             ("KAFKA_PORT", self.kafka_port),
@@ -97,6 +101,7 @@ mod tests {
             port: busy,
             admin_port: free(),
             consumer_admin_port: free(),
+            controls_port: free(),
             pg_shard1_port: twice,
             pg_shard2_port: twice,
             kafka_port: free(),

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use futures_util::FutureExt;
 
+use super::controls;
 use super::ports::Ports;
 use super::progress::Progress;
 use super::receipts;
 use super::state::{Entry, Probe, State};
+use super::switch::Switch;
 use crate::product::Environment;
 use crate::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, localstack, provision};
 
@@ -32,8 +34,25 @@ pub(super) struct Running {
     pub(super) localstack: Arc<LocalStack>,
     pub(super) producer: Arc<Producer>,
     pub(super) consumer: Arc<Consumer>,
+    pub(super) addresses: Addresses,
+    switches: [Arc<Switch>; 5],
     folder: PathBuf,
     environment: Environment,
+}
+
+/// Where the product's processes and the controls are. Their ports are given, so they stay the same.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    pub(super) producer: String,
+    pub(super) producer_admin: String,
+    pub(super) consumer_admin: String,
+    pub(super) controls: String,
+}
+
+/// A process, and its switch if it has one.
+pub(super) struct Part {
+    pub(super) service: Arc<dyn Service>,
+    pub(super) switch: Option<Arc<Switch>>,
 }
 
 impl Running {
@@ -55,6 +74,8 @@ impl Running {
         let producer = Producer::builder(folder, environment.clone())
             .instance("producer")
             .env("PORT", ports.port.to_string())
+            .env("DEAD_LETTER_REPLAY", "true")
+            .env("CONTROLS_URL", controls::url(ports))
             .env("ADMIN_PORT", ports.admin_port.to_string());
         let consumer_environment = environment.iter().filter(|(name, _)| name.starts_with("KAFKA_")).cloned().collect();
         let consumer = Consumer::builder(folder, consumer_environment)
@@ -76,12 +97,20 @@ impl Running {
                 Ok(())
             }),
         )?;
+        let addresses = Addresses {
+            producer: producer.url()?,
+            producer_admin: producer.admin_url()?,
+            consumer_admin: consumer.admin_url()?,
+            controls: controls::url(ports),
+        };
         Ok(Self {
             postgres: [postgres1, postgres2],
             kafka: Arc::new(kafka),
             localstack: Arc::new(localstack),
             producer: Arc::new(producer),
             consumer: Arc::new(consumer),
+            addresses,
+            switches: switches(),
             folder: folder.to_owned(),
             environment,
         })
@@ -98,41 +127,47 @@ impl Running {
     }
 
     /// Every process, in the order in which they are stopped.
-    pub(super) fn services(&self) -> [Arc<dyn Service>; 6] {
+    pub(super) fn parts(&self) -> [Part; 6] {
+        let [s3, kafka, shard1, shard2, consumer] = self.switches.clone();
         [
-            self.producer.clone(),
-            self.consumer.clone(),
-            self.localstack.clone(),
-            self.kafka.clone(),
-            self.postgres[0].clone(),
-            self.postgres[1].clone(),
+            Part { service: self.producer.clone(), switch: None },
+            Part { service: self.consumer.clone(), switch: Some(consumer) },
+            Part { service: self.localstack.clone(), switch: Some(s3) },
+            Part { service: self.kafka.clone(), switch: Some(kafka) },
+            Part { service: self.postgres[0].clone(), switch: Some(shard1) },
+            Part { service: self.postgres[1].clone(), switch: Some(shard2) },
         ]
     }
 
-    /// What runs now; asked again after a process was started again.
-    pub(super) fn state(&self) -> Result<State> {
-        let postgres = |postgres: &Postgres, number| {
-            entry(postgres, postgres.dsn(&database(number)), Probe::Postgres { port: postgres.port() })
+    /// What the controls can switch off and on.
+    pub(super) fn switches(&self) -> Vec<Arc<Switch>> {
+        self.switches.to_vec()
+    }
+
+    /// What runs now; asked again after a process was started again or switched off.
+    pub(super) fn state(&self) -> State {
+        let Addresses { producer, producer_admin, consumer_admin, controls } = &self.addresses;
+        let [s3, kafka, shard1, shard2, consumer] = &self.switches;
+        let postgres = |postgres: &Postgres, switch, number| {
+            let probe = Probe::Postgres { port: postgres.port() };
+            entry(postgres, Some(switch), &postgres.dsn(&database(number)), probe)
         };
-        let admin_url = |url: &String| Probe::Ready { admin_url: url.clone() };
+        let ready = |admin_url: &String| Probe::Ready { admin_url: admin_url.clone() };
+        let (bootstrap, endpoint) = (self.kafka.bootstrap(), self.localstack.endpoint());
         let processes = vec![
-            entry(&*self.producer, self.producer.url()?, admin_url(&self.producer.admin_url()?)),
-            entry(&*self.consumer, self.consumer.admin_url()?, admin_url(&self.consumer.admin_url()?)),
-            postgres(&self.postgres[0], 1),
-            postgres(&self.postgres[1], 2),
-            entry(&*self.kafka, self.kafka.bootstrap(), Probe::Kafka { bootstrap: self.kafka.bootstrap() }),
-            entry(
-                &*self.localstack,
-                self.localstack.endpoint(),
-                Probe::LocalStack { endpoint: self.localstack.endpoint() },
-            ),
+            entry(&*self.producer, None, producer, ready(producer_admin)),
+            entry(&*self.consumer, Some(consumer), consumer_admin, ready(consumer_admin)),
+            postgres(&self.postgres[0], shard1, 1),
+            postgres(&self.postgres[1], shard2, 2),
+            entry(&*self.kafka, Some(kafka), &bootstrap, Probe::Kafka { bootstrap: bootstrap.clone() }),
+            entry(&*self.localstack, Some(s3), &endpoint, Probe::LocalStack { endpoint: endpoint.clone() }),
         ];
-        Ok(State { pid: std::process::id(), processes })
+        State { pid: std::process::id(), controls: controls.clone(), processes }
     }
 
     /// Stops everything in good order, one line each.
     pub(super) async fn stop(&self) {
-        for service in self.services() {
+        for Part { service, .. } in self.parts() {
             let started = Instant::now();
             match service.stop().await {
                 Ok(()) => eprintln!("  stopped {} ({:.1} s)", service.name(), started.elapsed().as_secs_f64()),
@@ -147,8 +182,34 @@ pub(super) fn database(shard: usize) -> String {
     format!("orders_shard{shard}")
 }
 
-fn entry(service: &dyn Service, address: String, probe: Probe) -> Entry {
-    Entry { name: service.name().to_owned(), pid: service.pid(), address, probe }
+/// In the order in which the controls show them.
+fn switches() -> [Arc<Switch>; 5] {
+    [
+        Switch::new(
+            "s3",
+            "S3 (LocalStack)",
+            "Orders go on, their receipts wait. LocalStack forgets its objects; they are written again when it is back.",
+        ),
+        Switch::new("kafka", "Kafka", "Orders go on and are stored; their events and notifications wait."),
+        Switch::new(
+            "shard1",
+            "Postgres, shard 1",
+            "Users from A to M are told at once that their orders are not accepted; all others notice nothing.",
+        ),
+        Switch::new(
+            "shard2",
+            "Postgres, shard 2",
+            "Users from N to Z, and all whose names begin otherwise, are told at once that their orders are not accepted; \
+             those from A to M notice nothing.",
+        ),
+        Switch::new("consumer", "Consumer", "Orders go on and are published; their notifications wait in Kafka."),
+    ]
+    .map(Arc::new)
+}
+
+fn entry(service: &dyn Service, switch: Option<&Arc<Switch>>, address: &str, probe: Probe) -> Entry {
+    let switched_off = switch.is_some_and(|switch| !switch.is_wanted());
+    Entry { name: service.name().to_owned(), pid: service.pid(), address: address.to_owned(), switched_off, probe }
 }
 
 fn environment(kafka: &Kafka, localstack: &LocalStack, dsn1: String, dsn2: String) -> Environment {

@@ -9,6 +9,9 @@ use crate::{kafka, localstack, postgres, product};
 pub(super) struct State {
     /// The pid of the `up` that supervises the rest.
     pub(super) pid: u32,
+    /// Where its controls are.
+    #[serde(default)]
+    pub(super) controls: String,
     pub(super) processes: Vec<Entry>,
 }
 
@@ -17,6 +20,9 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) pid: u32,
     pub(super) address: String,
+    /// Switched off by a person: it does not run, and is not to.
+    #[serde(default)]
+    pub(super) switched_off: bool,
     pub(super) probe: Probe,
 }
 

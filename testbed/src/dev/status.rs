@@ -26,10 +26,14 @@ pub(super) async fn run(location: &Location) -> Result<ExitCode> {
     let mut rows = vec![["name", "pid", "address", "health"].map(str::to_owned)];
     rows.extend(join_all(state.processes.into_iter().map(row)).await);
     println!("orderflow-dev up (pid {pid}) in {}\n\n{}", location.data.display(), aligned(&rows));
+    println!("  Switch parts off and on: {}/controls", state.controls);
     Ok(ExitCode::SUCCESS)
 }
 
 async fn row(process: Entry) -> [String; 4] {
+    if process.switched_off {
+        return [process.name, "-".to_owned(), process.address, "stopped by a person".to_owned()];
+    }
     let health = match timeout(ANSWER_WITHIN, process.probe.ask()).await {
         Ok(Ok(())) => "healthy".to_owned(),
         Ok(Err(error)) => format!("unhealthy: {error:#}"),

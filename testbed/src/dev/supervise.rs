@@ -1,15 +1,17 @@
-//! Watches every process of `up`: one that dies is named with the end of its log and started again, with backoff.
+//! Watches every process of `up`: one that dies is named with the end of its log and started again, with backoff. One that
+//! a person has switched off is stopped in good order, and left alone until it is switched on.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use super::home::Home;
 use super::receipts;
-use super::running::Running;
-use crate::{Service, eventually};
+use super::running::{Part, Running};
+use super::switch::Phase;
+use crate::Service;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -18,56 +20,126 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A process that lived this long died of something new.
 const STEADY: Duration = Duration::from_mins(1);
 
-const BUCKET_DEADLINE: Duration = Duration::from_mins(2);
+/// Between tries to make again what LocalStack has forgotten.
+const TRY_EVERY: Duration = Duration::from_secs(5);
 
 const SHOWN_LINES: usize = 10;
 
-/// Keeps everything running; ends only by being dropped.
+/// Keeps everything running that is to run; ends only by being dropped.
 pub(super) async fn supervise(running: &Running, home: &Home) {
-    join_all(running.services().into_iter().map(|service| keep_running(service, running, home))).await;
+    join_all(running.parts().iter().map(|part| keep(part, running, home))).await;
 }
 
-async fn keep_running(service: Arc<dyn Service>, running: &Running, home: &Home) {
-    let mut pause = FIRST_PAUSE;
-    let mut up_since = Instant::now();
+async fn keep(part: &Part, running: &Running, home: &Home) {
+    let Some(switch) = &part.switch else { return keep_running(part, running, home, false).await };
+    let mut was_off = false;
     loop {
-        sleep(LOOK_EVERY).await;
-        if service.is_running() {
-            continue;
+        tokio::select! {
+            () = keep_running(part, running, home, was_off) => {}
+            // In the middle of whatever it was: what it had begun is ended by the stop.
+            () = switch.until(false) => {}
         }
-        if up_since.elapsed() > STEADY {
-            pause = FIRST_PAUSE;
+        keep_stopped(part, running, home).await;
+        was_off = true;
+    }
+}
+
+/// Ends only by being dropped. `was_off`: it is to be started first, as a person has switched it on.
+async fn keep_running(part: &Part, running: &Running, home: &Home, was_off: bool) {
+    let service = &*part.service;
+    let (mut pause, mut up_since, mut switched_on) = (FIRST_PAUSE, Instant::now(), was_off);
+    loop {
+        if !switched_on {
+            died(service).await;
+            part.reached(Phase::Between);
+            if up_since.elapsed() > STEADY {
+                pause = FIRST_PAUSE;
+            }
+            mourn(service, pause);
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        mourn(&*service, pause);
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        match service.start_again().await {
-            Ok(()) => eprintln!("{} runs again (pid {})", service.name(), service.pid()),
-            Err(error) => eprintln!("{} does not start: {error:#}", service.name()),
+        switched_on = false;
+        let mut started = service.start_again().await;
+        while let Err(error) = &started {
+            eprintln!("{} does not start: {error:#}", service.name());
+            if !service.is_running() {
+                break;
+            }
+            // It may have much to recover: it is waited for, and not killed for that.
+            started = service.wait_until_up().await;
         }
         up_since = Instant::now();
+        if started.is_err() {
+            continue;
+        }
+        part.reached(Phase::Up);
+        eprintln!("{} runs again (pid {})", service.name(), service.pid());
+        note(service, running, home);
         if service.name() == running.localstack.name() {
-            make_bucket_again(running).await;
-            write_receipts_again(running).await;
-        }
-        if let Err(error) = running.state().and_then(|state| home.write_state(&state)) {
-            eprintln!("note the restart of {}: {error:#}", service.name());
+            tokio::select! {
+                () = bring_back_objects(running) => {}
+                () = died(service) => {}
+            }
         }
     }
 }
 
-/// LocalStack comes back without its bucket. Provisioning asks for everything, so it waits for what has died as well.
-async fn make_bucket_again(running: &Running) {
-    if let Err(error) = eventually("the bucket to be made again", BUCKET_DEADLINE, || running.provision()).await {
-        eprintln!("receipts cannot be stored: {error:#}");
+/// Stops it, and returns when it is switched on.
+async fn keep_stopped(part: &Part, running: &Running, home: &Home) {
+    let (service, Some(switch)) = (&*part.service, &part.switch) else { return };
+    part.reached(Phase::Between);
+    eprintln!("\n{} is switched off", service.name());
+    if let Err(error) = service.stop().await {
+        eprintln!("{} did not stop in good order: {error:#}", service.name());
+        service.kill();
+    }
+    part.reached(Phase::Down);
+    note(service, running, home);
+    switch.until(true).await;
+    part.reached(Phase::Between);
+    note(service, running, home);
+    eprintln!("\n{} is switched on", service.name());
+}
+
+impl Part {
+    fn reached(&self, phase: Phase) {
+        if let Some(switch) = &self.switch {
+            switch.reached(phase);
+        }
     }
 }
 
-/// Ends when LocalStack does, so that it is watched again.
-async fn write_receipts_again(running: &Running) {
-    match running.queue_receipts_again().await {
-        Ok(()) => receipts::tell(running).await,
-        Err(error) => eprintln!("receipts are missing, and not queued again: {error:#}"),
+async fn died(service: &dyn Service) {
+    while service.is_running() {
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// LocalStack comes back without its bucket and its receipts. Both are asked of more than LocalStack, some of which may
+/// have died, or be switched off, so this goes on until all of it is there.
+async fn bring_back_objects(running: &Running) {
+    insist("receipts cannot be stored", async || running.provision().await).await;
+    insist("receipts are missing, and not queued again", async || running.queue_receipts_again().await).await;
+    receipts::tell(running).await;
+}
+
+/// Tries until it works; what is wrong is said once.
+async fn insist(lacking: &str, attempt: impl AsyncFn() -> Result<()>) {
+    let mut said = false;
+    while let Err(error) = attempt().await {
+        if !said {
+            eprintln!("{lacking} until this works: {error:#}");
+            said = true;
+        }
+        sleep(TRY_EVERY).await;
+    }
+}
+
+/// Writes down what runs now, for `status`.
+fn note(service: &dyn Service, running: &Running, home: &Home) {
+    if let Err(error) = home.write_state(&running.state()) {
+        eprintln!("note what became of {}: {error:#}", service.name());
     }
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use futures_util::future;
 
+use super::controls::Controls;
 use super::home::{self, Claim, Home};
 use super::interrupt::Interrupts;
 use super::ports::Ports;
@@ -43,6 +44,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
     }
     options.ports.check()?;
     check_programs()?;
+    let controls = Controls::listen(&options.ports).await?;
     home.turn_logs();
 
     let mut interrupts = Interrupts::listen()?;
@@ -56,11 +58,11 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    home.write_state(&running.state()?)?;
+    home.write_state(&running.state())?;
     println!("{}", addresses::table(&running, &home)?);
 
     tokio::select! {
-        _ = future::join(supervise(&running, &home), receipts::tell(&running)) => {}
+        _ = future::join3(supervise(&running, &home), receipts::tell(&running), controls.serve(running.switches())) => {}
         () = interrupts.next() => {}
     }
 

@@ -1,0 +1,201 @@
+//! The controls: switch parts of `up` off and on again over HTTP, to see what the rest does without them. For the dashboard
+//! and for people on this machine; the producer, which is what is looked at, has no switch.
+//!
+//! Whoever reaches this can stop services, so it listens on loopback, and no page but the dashboard may use it.
+
+mod guard;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use axum::{Json, Router, middleware};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::ports::Ports;
+use super::switch::{self, Switch};
+use guard::Guard;
+
+/// Of `{"running":false}`.
+const LONGEST_BODY: usize = 1024;
+
+/// The port, taken before anything is started.
+#[derive(Debug)]
+pub(super) struct Controls {
+    listener: TcpListener,
+    guard: Guard,
+}
+
+impl Controls {
+    pub(super) async fn listen(ports: &Ports) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.controls_port)).await;
+        let listener = listener.with_context(|| format!("listen on port {} (controls)", ports.controls_port))?;
+        Ok(Self { listener, guard: Guard::for_pages_of(ports.port) })
+    }
+
+    /// Serves; ends only by being dropped.
+    pub(super) async fn serve(self, switches: Vec<Arc<Switch>>) {
+        if let Err(error) = axum::serve(self.listener, router(switches, self.guard)).await {
+            eprintln!("the controls ended: {error:#}");
+        }
+    }
+}
+
+/// Where they are.
+pub(super) fn url(ports: &Ports) -> String {
+    format!("http://127.0.0.1:{}", ports.controls_port)
+}
+
+type Switches = Arc<[Arc<Switch>]>;
+
+fn router(switches: Vec<Arc<Switch>>, guard: Guard) -> Router {
+    Router::new()
+        .route("/controls", get(list))
+        .route("/controls/{name}", put(set))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing here but /controls"))
+        .method_not_allowed_fallback(async || {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "GET /controls, PUT /controls/NAME")
+        })
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
+        .with_state(Switches::from(switches))
+}
+
+#[derive(Serialize)]
+struct Part {
+    name: &'static str,
+    title: &'static str,
+    state: switch::State,
+    note: &'static str,
+}
+
+async fn list(State(switches): State<Switches>) -> Response {
+    let part = |switch: &Arc<Switch>| Part {
+        name: switch.name,
+        title: switch.title,
+        state: switch.state(),
+        note: switch.note,
+    };
+    Json(json!({"parts": switches.iter().map(part).collect::<Vec<_>>()})).into_response()
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    running: bool,
+}
+
+async fn set(
+    State(switches): State<Switches>,
+    Path(name): Path<String>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Response {
+    let Some(switch) = switches.iter().find(|switch| switch.name == name) else {
+        let names: Vec<_> = switches.iter().map(|switch| switch.name).collect();
+        return problem(StatusCode::NOT_FOUND, &format!("there is no such part; there are {}", names.join(", ")));
+    };
+    match wanted {
+        Ok(Json(Wanted { running })) => {
+            switch.set(running);
+            (StatusCode::ACCEPTED, Json(json!({"name": switch.name, "state": switch.state()}))).into_response()
+        }
+        Err(rejection) => {
+            problem(rejection.status(), &format!(r#"the body must be {{"running":true}} or false: {rejection}"#))
+        }
+    }
+}
+
+/// An error, as RFC 9457 describes it.
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::ensure;
+    use reqwest::Method;
+
+    use super::*;
+    use crate::http;
+
+    /// Controls of two parts that do not exist, for pages of port 8080.
+    async fn served() -> Result<(String, [Arc<Switch>; 2])> {
+        let switches = ["s3", "kafka"].map(|name| Arc::new(Switch::new(name, name, "")));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let url = format!("http://{}/controls", listener.local_addr()?);
+        let controls = Controls { listener, guard: Guard::for_pages_of(8080) };
+        tokio::spawn(controls.serve(switches.to_vec()));
+        Ok((url, switches))
+    }
+
+    async fn put(url: &str, body: &'static str, headers: &[(&str, &str)]) -> Result<StatusCode> {
+        let request = http::client().put(url).header("content-type", "application/json").body(body);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        Ok(request.send().await?.status())
+    }
+
+    #[tokio::test]
+    async fn a_part_is_switched_by_its_name_as_often_as_one_likes() -> Result<()> {
+        let (url, [s3, kafka]) = served().await?;
+        for _ in 0..2 {
+            ensure!(put(&format!("{url}/s3"), r#"{"running":false}"#, &[]).await? == 202, "not accepted");
+            ensure!(!s3.is_wanted() && kafka.is_wanted(), "{s3:?} {kafka:?}");
+        }
+        let listed: serde_json::Value = http::client().get(&url).send().await?.json().await?;
+        ensure!(listed["parts"][0]["state"] == "stopping" && listed["parts"][1]["state"] == "running", "{listed}");
+        ensure!(put(&format!("{url}/s3"), r#"{"running":true}"#, &[]).await? == 202, "not accepted");
+        ensure!(s3.is_wanted(), "{s3:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_is_not_understood_changes_nothing() -> Result<()> {
+        let (url, [s3, _]) = served().await?;
+        ensure!(put(&format!("{url}/postgres"), r#"{"running":false}"#, &[]).await? == 404, "an unknown part");
+        ensure!(put(&format!("{url}/s3"), r#"{"running":0}"#, &[]).await? == 422, "no truth value");
+        ensure!(put(&format!("{url}/s3"), "{", &[]).await? == 400, "no JSON");
+        let post = http::client().post(format!("{url}/s3")).send().await?;
+        ensure!(post.status() == 405, "{post:?}");
+        ensure!(s3.is_wanted(), "{s3:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn no_page_but_the_dashboard_may_use_them() -> Result<()> {
+        let (url, [s3, _]) = served().await?;
+        let part = format!("{url}/s3");
+        let off = r#"{"running":false}"#;
+        for origin in ["http://evil.example", "http://localhost:8081", "https://localhost:8080", "null"] {
+            ensure!(put(&part, off, &[("origin", origin)]).await? == 403, "{origin} may");
+        }
+        // A name of somebody's that leads here (DNS rebinding): to the browser that page's own server.
+        for host in ["evil.example", "127.0.0.1.evil.example:8082", "localhost.evil.example"] {
+            ensure!(put(&part, off, &[("host", host)]).await? == 403, "{host} may");
+        }
+        ensure!(s3.is_wanted(), "{s3:?}");
+        for origin in ["http://localhost:8080", "http://127.0.0.1:8080"] {
+            let asked = http::client()
+                .request(Method::OPTIONS, &part)
+                .header("origin", origin)
+                .header("access-control-request-method", "PUT")
+                .header("access-control-request-headers", "content-type")
+                .send()
+                .await?;
+            let header = |name: &str| asked.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+            ensure!(asked.status() == 204 && header("access-control-allow-origin") == origin, "{asked:?}");
+            ensure!(header("access-control-allow-methods").contains("PUT"), "{asked:?}");
+            let listed = http::client().get(&url).header("origin", origin).send().await?;
+            ensure!(listed.headers()["access-control-allow-origin"] == origin, "{listed:?}");
+            ensure!(put(&part, off, &[("origin", origin)]).await? == 202, "{origin} may not");
+        }
+        Ok(())
+    }
+}
