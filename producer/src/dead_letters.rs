@@ -124,10 +124,7 @@ impl Office {
             let letters = letters.open(Patience::Until(until))?;
             letters.count(&mut known.lock().unwrap_or_else(PoisonError::into_inner))
         });
-        let counts = asked
-            .await
-            .inspect_err(|error| tracing::debug!(?error, "dead letters are not counted"))
-            .ok();
+        let counts = asked.await.inspect_err(|error| tracing::debug!(?error, "dead letters are not counted")).ok();
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counts.map(|counts| (Instant::now(), counts));
         counts
     }

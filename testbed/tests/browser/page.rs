@@ -214,9 +214,14 @@ impl Page {
 
     /// Fails if the browser complained: of an error, the policy, or a request to another origin.
     pub async fn expect_no_complaints(&self, failures: Failures) -> Result<()> {
-        let complaints = complaints::of(&self.driver, &self.url, failures).await?;
+        let complaints = self.complaints(&self.url, failures).await?;
         ensure!(complaints.is_empty(), "the browser complained:\n{}", complaints.join("\n"));
         Ok(())
+    }
+
+    /// What it complains about, if the page is served by `url`; since it was asked last.
+    pub async fn complaints(&self, url: &str, failures: Failures) -> Result<Vec<String>> {
+        complaints::of(&self.driver, url, failures).await
     }
 
     /// For a test that failed: what there was to be seen, and where it is as a picture.
