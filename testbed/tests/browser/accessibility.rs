@@ -6,12 +6,11 @@ use orderflow_testbed::tools;
 use rdkafka::message::OwnedHeaders;
 use serde_json::{Value, json};
 
-use crate::page::DONE;
+use crate::page::{DESKTOP, DONE, Screen};
 use crate::support::{Page, Shop, on_a_dashboard};
 
-/// The narrowest screen that is still sold.
-const PHONE: (u32, u32) = (360, 740);
-const DESKTOP: (u32, u32) = (1280, 900);
+/// As narrow as the narrowest phone that is still sold; its scrollbars take room, so that there is even less.
+const NARROW: Screen = Screen { width: 360, height: 740, is_phone: false };
 
 /// All of axe's rules, its recommendations included; of each rule that is broken, where and how.
 const JUDGE: &str = "const done = arguments[0];
@@ -70,11 +69,11 @@ async fn everybody_can_use_it() -> Result<()> {
             expect_accessible(page, "without a label").await.err().context("a field lost its label, unnoticed")?;
         ensure!(format!("{objection:#}").contains("label"), "{objection:#}");
         page.script::<()>("document.querySelector('label:not([for])').htmlFor = 'price'", &[]).await?;
-        for (screen, (width, height)) in [("a desktop", DESKTOP), ("a phone", PHONE)] {
-            page.resize(width, height).await?;
+        for (name, screen) in [("a desktop", DESKTOP), ("a phone", NARROW)] {
+            page.show_on(screen).await?;
             for scheme in ["light", "dark"] {
                 page.prefer(scheme).await?;
-                let when = format!("on {screen}, {scheme}");
+                let when = format!("on {name}, {scheme}");
                 expect_accessible(page, &when).await?;
                 expect_fits(page, &when).await?;
                 page.click("#orders-list li.order:last-child button").await?;

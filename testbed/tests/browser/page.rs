@@ -16,8 +16,16 @@ use crate::complaints::{self, Failures};
 /// Long enough for anything that is going to happen on two busy cores.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A desktop's window, in CSS pixels.
-const DESKTOP: (u32, u32) = (1280, 900);
+/// What the page is shown on, in CSS pixels.
+#[derive(Debug, Clone, Copy)]
+pub struct Screen {
+    pub width: u32,
+    pub height: u32,
+    /// Whether its scrollbars lie above the page and take no room.
+    pub is_phone: bool,
+}
+
+pub const DESKTOP: Screen = Screen { width: 1280, height: 900, is_phone: false };
 
 /// The steps of the orders in the list that were taken: stored, receipt, published, notified.
 pub const DONE: &str = "#orders-list .journey li[data-state=done]";
@@ -47,7 +55,7 @@ impl Page {
         // The process is killed; what a dropped driver does to close its session would only block.
         driver.clone().leak().ok().context("a driver that was just made has been closed")?;
         let page = Self { browser, driver, url: url.to_owned() };
-        page.resize(DESKTOP.0, DESKTOP.1).await?;
+        page.show_on(DESKTOP).await?;
         page.load().await?;
         Ok(page)
     }
@@ -73,9 +81,10 @@ impl Page {
         Ok(self.driver.switch_to_window(tab.clone()).await?)
     }
 
-    /// Makes what is shown this large, in CSS pixels: a window would not become as narrow as a phone.
-    pub async fn resize(&self, width: u32, height: u32) -> Result<()> {
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+    /// Shows it on another screen. A window would not become as narrow as a phone.
+    pub async fn show_on(&self, screen: Screen) -> Result<()> {
+        let Screen { width, height, is_phone } = screen;
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone});
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await
     }
 
@@ -89,11 +98,6 @@ impl Page {
     pub async fn prefer_reduced_motion(&self) -> Result<()> {
         let features = json!({"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]});
         self.devtools("Emulation.setEmulatedMedia", features).await
-    }
-
-    /// As a phone, or a picture, has it.
-    pub async fn hide_scrollbars(&self) -> Result<()> {
-        self.devtools("Emulation.setScrollbarsHidden", json!({"hidden": true})).await
     }
 
     pub async fn scroll_to_top(&self) -> Result<()> {

@@ -9,11 +9,12 @@ use orderflow_testbed::{Service, Stack};
 use rdkafka::message::OwnedHeaders;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::page::{NOTIFIED, PENDING};
+use crate::page::{NOTIFIED, PENDING, Screen};
 use crate::support::{Page, Shop, on};
 
-const DESKTOP: (u32, u32) = (1280, 1000);
-const PHONE: (u32, u32) = (390, 844);
+/// So high that the form and the newest orders are in the picture.
+const HIGH: Screen = Screen { width: 1280, height: 1560, is_phone: false };
+const PHONE: Screen = Screen { width: 390, height: 844, is_phone: true };
 
 /// Pictures that everybody who opens the README downloads.
 const LARGEST: usize = 300_000; // bytes
@@ -34,8 +35,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500");
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
-        page.hide_scrollbars().await?;
-        page.resize(DESKTOP.0, DESKTOP.1).await?;
+        page.show_on(HIGH).await?;
         shop.send(&shop.stack.topic(), "mallory", r#"{"event_type":"order.updated"}"#, OwnedHeaders::new()).await?;
         load(shop, 0..ORDERS).await?;
         page.fill_order("alice", "Mechanical keyboard").await?;
@@ -51,13 +51,16 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
             page.prefer("dark").await?;
             save(page, "dark").await?;
             page.prefer("light").await?;
-            page.resize(PHONE.0, PHONE.1).await?;
+            page.show_on(PHONE).await?;
+            // What is under way between the parts was drawn for the other screen.
+            page.load().await?;
+            page.show_all("li.part[data-state=good]", |parts| parts.len() == 8).await?;
             page.scroll_to_top().await?;
             save(page, "phone").await
         })
         .await?;
 
-        page.resize(DESKTOP.0, DESKTOP.1).await?;
+        page.show_on(HIGH).await?;
         shop.provokes_failures();
         shop.stack.localstack().pause();
         shop.stack.postgres(2).stop().await?;
