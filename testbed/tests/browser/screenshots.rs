@@ -43,7 +43,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
         page.shows("#outcome", |text| text.contains("Notified after")).await?;
 
         // Under load, as somebody sees it.
-        let (_, ()) = try_join(load(shop, 0..5 * RATE), async {
+        let ((), ()) = try_join(load(shop, 0..5 * RATE), async {
             page.prefer("light").await?;
             page.show_all(NOTIFIED, |orders| !orders.is_empty()).await?;
             page.scroll_to_top().await?;
