@@ -16,7 +16,10 @@ const TOLD_APART: i64 = 100;
 pub struct GroupProgress {
     group: Arc<str>,
     topic: Arc<str>,
-    reader: Reader<Known>,
+    /// Asks for the group's offsets alone. One that reads what is committed would wait for as long as any transaction holds
+    /// offsets of the group: under load nearly always.
+    offsets: Reader<()>,
+    records: Reader<Known>,
 }
 
 /// What was counted, by partition: between which offsets, and how many events.
@@ -24,10 +27,13 @@ type Known = BTreeMap<i32, ((i64, i64), i64)>;
 
 impl GroupProgress {
     pub fn new(settings: &kafka::Settings, group: &str, topics: &Topics) -> Self {
+        let mut of_offsets = settings.consumer(group);
+        of_offsets.set("isolation.level", "read_uncommitted");
         Self {
             group: group.into(),
             topic: topics.orders.as_str().into(),
-            reader: Reader::new(settings.consumer(group)),
+            offsets: Reader::new(of_offsets),
+            records: Reader::new(settings.consumer(group)),
         }
     }
 
@@ -38,28 +44,37 @@ impl GroupProgress {
 
     /// Or the reason why Kafka does not tell.
     pub async fn look(&self, timeout: Duration) -> Result<(Consumer, Vec<Partition>), String> {
+        let topic = self.topic.clone();
+        let committed = move |asked: &mut Asked<'_, ()>| {
+            let count = asked.partitions(&topic)?;
+            asked.committed(&topic, count)
+        };
+        // Before the ends: what is committed in between would be beyond them.
+        let committed = self.offsets.ask(timeout, committed).await?;
         let (group, topic) = (self.group.clone(), self.topic.clone());
-        let asked = move |asked: &mut Asked<'_, Known>| ask(asked, &group, &topic);
-        let (members, partitions) = self.reader.ask(timeout, asked).await?;
+        let ends = move |asked: &mut Asked<'_, Known>| ask(asked, &group, &topic, &committed);
+        let (members, partitions) = self.records.ask(timeout, ends).await?;
         let lag = partitions.iter().map(|partition| partition.lag).sum();
         Ok((Consumer { members, lag, ..self.unknown() }, partitions))
     }
 }
 
-fn ask(asked: &mut Asked<'_, Known>, group: &str, topic: &str) -> Result<(Option<usize>, Vec<Partition>), String> {
+fn ask(
+    asked: &mut Asked<'_, Known>,
+    group: &str,
+    topic: &str,
+    committed: &BTreeMap<i32, i64>,
+) -> Result<(Option<usize>, Vec<Partition>), String> {
     let count = asked.partitions(topic)?;
-    // Not to be had while a transaction holds offsets of the group.
-    let committed = asked.committed(topic, count).ok();
     let (mut partitions, mut behind) = (Vec::new(), BTreeMap::new());
     for partition in 0..count {
         let (start, end) = asked.extent(topic, partition)?;
-        let found = committed.as_ref().map(|committed| committed.get(&partition).copied());
-        let next = found.map(|committed| committed.unwrap_or(start).max(start));
-        if let Some(next) = next.filter(|next| (1..=TOLD_APART).contains(&(end - next))) {
+        let committed = committed.get(&partition).copied();
+        let next = committed.unwrap_or(start).max(start);
+        if (1..=TOLD_APART).contains(&(end - next)) {
             behind.insert(partition, (next, end));
         }
-        let lag = next.map(|next| (end - next).max(0));
-        partitions.push(Partition { partition, end, committed: found.flatten(), lag });
+        partitions.push(Partition { partition, end, committed, lag: Some((end - next).max(0)) });
     }
     let counted = count_events(asked, topic, &behind);
     for partition in &mut partitions {

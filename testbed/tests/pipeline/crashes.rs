@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, stream};
-use orderflow_testbed::{Isolation, Producer, Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Service, Stack, eventually};
 use reqwest::StatusCode;
 use tokio::time::{Instant, sleep_until};
 

@@ -159,7 +159,7 @@ async fn what_was_looked_at_goes_on_exactly_once() -> Result<()> {
     ensure!(api.dead_letters("").await?["waiting"] == 0, "some still wait");
 
     let seen = events(&stack).await?;
-    let expected = [0, 1, 2, 3, 0].map(|number| event(number));
+    let expected = [0, 1, 2, 3, 0].map(event);
     let expected: Vec<_> =
         expected.iter().map(|event| serde_json::from_str::<Value>(event).expect("JSON")["order_id"].clone()).collect();
     ensure!(seen.iter().map(|id| json!(id)).collect::<Vec<_>>() == expected, "{seen:?}");
