@@ -32,7 +32,7 @@ const PRODUCTS: [&str; 7] =
 #[ignore = "writes docs/images: make screenshots"]
 async fn the_dashboard_for_the_docs() -> Result<()> {
     let stack = Stack::own().await?;
-    let producer = stack.producer().env("S3_TIMEOUT_MS", "500");
+    let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
         page.show_on(HIGH).await?;
@@ -63,6 +63,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
         })
         .await?;
 
+        page.shows("li.part.s3[data-state=good]", |text| text.contains("Waiting\n0")).await?;
         shop.provokes_failures();
         shop.stack.localstack().pause();
         shop.stack.postgres(2).stop().await?;
