@@ -10,7 +10,7 @@ use crate::page::{DESKTOP, DONE, Screen};
 use crate::support::{Page, Shop, on_a_dashboard};
 
 /// As narrow as the narrowest phone that is still sold; its scrollbars take room, so that there is even less.
-const NARROW: Screen = Screen { width: 360, height: 740, is_phone: false };
+const NARROW: Screen = Screen { width: 360, height: 740, overlays_scrollbars: false };
 
 /// All of axe's rules, its recommendations included; of each rule that is broken, where and how.
 const JUDGE: &str = "const done = arguments[0];

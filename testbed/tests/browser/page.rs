@@ -21,11 +21,11 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Screen {
     pub width: u32,
     pub height: u32,
-    /// Whether its scrollbars lie above the page and take no room.
-    pub is_phone: bool,
+    /// Whether scrollbars take no room, as on a phone.
+    pub overlays_scrollbars: bool,
 }
 
-pub const DESKTOP: Screen = Screen { width: 1280, height: 900, is_phone: false };
+pub const DESKTOP: Screen = Screen { width: 1280, height: 900, overlays_scrollbars: false };
 
 /// The steps of the orders in the list that were taken: stored, receipt, published, notified.
 pub const DONE: &str = "#orders-list .journey li[data-state=done]";
@@ -83,8 +83,8 @@ impl Page {
 
     /// Shows it on another screen. A window would not become as narrow as a phone.
     pub async fn show_on(&self, screen: Screen) -> Result<()> {
-        let Screen { width, height, is_phone } = screen;
-        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone});
+        let Screen { width, height, overlays_scrollbars } = screen;
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": overlays_scrollbars});
         self.devtools("Emulation.setDeviceMetricsOverride", metrics).await
     }
 
