@@ -60,6 +60,9 @@ pub fn gather<'consumer>(
                 bytes += record.key_len() + record.payload_len();
                 if batch.is_empty() {
                     until = Instant::now() + if keeps_batch { Duration::from_secs(60) } else { LONGEST_GATHERING };
+                    if keeps_batch {
+                        tracing::info!("keeps its batch");
+                    }
                 }
                 batch.push(record);
                 if batch.len() >= MOST_RECORDS || bytes >= MOST_BYTES {

@@ -217,6 +217,10 @@ async fn a_consumer_that_keeps_its_batch_across_a_rebalance_notifies_twice() -> 
         // With the mistake it gathers until there is a rebalance.
         let first = scene.stack.consumer().env("FAILPOINTS", scene.failpoints("")).start().await?;
         first.ready(PATIENCE).await?;
+        if scene.defect.is_some() {
+            let kept = async || first.process().log_since_start().contains("keeps its batch");
+            eventually("a batch to keep", PATIENCE, kept).await?;
+        }
         let _second = scene.stack.consumer().start().await?;
         scene.settled().await
     })
@@ -289,6 +293,8 @@ async fn a_batch_that_is_sent_again_with_new_ids_is_stored_twice() -> Result<()>
         let producer = scene
             .producer(0, &scene.failpoints(""))
             .env("SHARD_WRITERS", "1")
+            // On a busy machine what is seen below takes a while, and the writer has to wait for it.
+            .env("ORDER_TIMEOUT_MS", "60000")
             .env("PG_SHARD1_DSN", stack.dsn(1).replace(&direct, &proxied));
         let producer = producer.start().await?;
         producer.ready(PATIENCE).await?;
