@@ -28,8 +28,8 @@ async fn a_short_storm_loses_and_doubles_nothing() -> Result<()> {
 #[test]
 fn every_failpoint_in_the_code_is_among_the_faults() -> Result<()> {
     let mut named = BTreeSet::new();
-    for program in ["producer", "consumer", "provision"] {
-        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(program).join("src"), &mut named)?;
+    for member in ["service", "dead-letters", "provision", "producer", "consumer"] {
+        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(member).join("src"), &mut named)?;
     }
     let known: BTreeSet<String> = fault::FAILPOINTS.iter().map(ToString::to_string).collect();
     assert_eq!(named, known);
@@ -45,6 +45,8 @@ fn collect(folder: &Path, named: &mut BTreeSet<String>) -> Result<()> {
             continue;
         }
         let source = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let reached = source.split(" reached(\"").skip(1).filter_map(|found| Some(found.split_once('"')?.0.to_owned()));
+        named.extend(reached);
         for found in source.split("fail_point!(\"").skip(1) {
             if let Some((name, action)) = found.split_once('"')
                 && action.starts_with(", |_| std::process::abort())")
