@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     outages,
-    support::{Api, PATIENCE, dependencies_up, order_of, serving, user},
+    support::{Api, PATIENCE, dependencies_up, order_of, serving, serving_alone, user},
 };
 
 async fn stats(api: &Api) -> Result<Value> {
@@ -70,11 +70,7 @@ async fn the_numbers_are_those_of_what_was_ordered() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_shown_with_its_age() -> Result<()> {
     let stack = Stack::shared().await?;
-    let nowhere = format!("127.0.0.1:{}", orderflow_testbed::port::free()?);
-    let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", &nowhere);
-    let producer = producer.start().await?;
-    dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let (_producer, api) = serving_alone(&stack).await?;
     for _ in 0..3 {
         api.place("alice", None).await?.acked(0)?;
     }

@@ -234,6 +234,16 @@ pub async fn serving(stack: &Stack) -> Result<(Producer, Api)> {
     Ok((producer, api))
 }
 
+/// The same with nothing where Kafka and S3 should be.
+pub async fn serving_alone(stack: &Stack) -> Result<(Producer, Api)> {
+    let nowhere = format!("127.0.0.1:{}", orderflow_testbed::port::free()?);
+    let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
+    let producer = producer.start().await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
+    let api = Api::of(&producer)?;
+    Ok((producer, api))
+}
+
 /// Waits until `/readyz` says that each of these is up.
 pub async fn dependencies_up(producer: &Producer, names: &[&str]) -> Result<()> {
     eventually(&format!("{names:?} to be up"), PATIENCE, async || {

@@ -6,7 +6,7 @@ use orderflow_testbed::{Service, Stack, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Acked, Api, PATIENCE, dependencies_up, serving};
+use crate::support::{Acked, Api, PATIENCE, serving, serving_alone};
 
 async fn trail(api: &Api, id: &str) -> Result<Value> {
     let reply = api.get(&format!("/api/orders/{id}/trail")).await?;
@@ -66,11 +66,7 @@ async fn an_order_is_followed_from_its_acceptance_to_its_notification() -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_waits_for_kafka_and_s3_says_so() -> Result<()> {
     let stack = Stack::shared().await?;
-    let nowhere = format!("127.0.0.1:{}", orderflow_testbed::port::free()?);
-    let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", &nowhere);
-    let producer = producer.start().await?;
-    dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let (_producer, api) = serving_alone(&stack).await?;
     let order = place(&api).await?;
     let waiting = trail_says(&api, &order.id, "a try to write the receipt", |trail| {
         trail["receipt"]["attempts"].as_i64().is_some_and(|attempts| attempts > 0)
