@@ -21,6 +21,12 @@ use plan::Plan;
 /// holiday and its repair.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
+/// What the brokers' version is called among the differences.
+pub const VERSION: &str = "the version of Kafka";
+
+/// A setting that brokers have from version 4.3 on. No answer of theirs names the version itself.
+const SETTING_OF_4_3: &str = "cordoned.log.dirs";
+
 /// What the topics should be.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -43,7 +49,7 @@ pub struct Topic<T = Outcome> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Created { partitions: i32 },
+    Created { partitions: i32, differences: Vec<Difference> },
     Exists { partitions: i32, differences: Vec<Difference> },
 }
 
@@ -55,11 +61,11 @@ pub enum Removal {
     Missing,
 }
 
-/// A property of an existing topic that is not as wanted.
+/// A property of a topic, or of the brokers that it is on, that is not as wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     pub topic: String,
-    /// `partitions`, `replication.factor` or the name of a setting.
+    /// `partitions`, `replication.factor`, the name of a setting, or [`VERSION`].
     pub what: &'static str,
     pub found: String,
     /// A number is a minimum where more does no harm.
@@ -107,7 +113,12 @@ enum Mode {
 async fn each(cluster: &Cluster, wanted: &Wanted, mode: Mode) -> Result<Vec<Topic>, Error> {
     let plan = Plan::orders(wanted);
     let outcome = one(cluster, &plan, mode).await;
-    let orders = Topic { name: plan.name, outcome }.require_brokers()?;
+    let mut orders = Topic { name: plan.name, outcome }.require_brokers()?;
+    if let Ok(Outcome::Created { differences, .. } | Outcome::Exists { differences, .. }) = &mut orders.outcome
+        && cluster.knows_setting(SETTING_OF_4_3).await
+    {
+        differences.push(Difference::of_version(&orders.name));
+    }
     let partitions = orders.outcome.as_ref().map_or(wanted.partitions, Outcome::partitions);
     let others = Plan::others(wanted, partitions).map(|plan| async move {
         let outcome = one(cluster, &plan, mode).await;
@@ -132,7 +143,7 @@ async fn ensure_one(cluster: &Cluster, plan: &Plan) -> Result<Outcome, Error> {
     let least = if created { plan.partitions } else { 1 };
     let shape = cluster.wait_until_led(&plan.name, least).await?;
     if created {
-        return Ok(Outcome::Created { partitions: shape.partitions });
+        return Ok(Outcome::Created { partitions: shape.partitions, differences: Vec::new() });
     }
     let differences = plan.judge(&shape, &cluster.settings(&plan.name).await?)?;
     Ok(Outcome::Exists { partitions: shape.partitions, differences })
@@ -164,14 +175,13 @@ impl<T> Topic<T> {
 impl Outcome {
     pub fn partitions(&self) -> i32 {
         match self {
-            Self::Created { partitions } | Self::Exists { partitions, .. } => *partitions,
+            Self::Created { partitions, .. } | Self::Exists { partitions, .. } => *partitions,
         }
     }
 
     pub fn differences(&self) -> &[Difference] {
         match self {
-            Self::Created { .. } => &[],
-            Self::Exists { differences, .. } => differences,
+            Self::Created { differences, .. } | Self::Exists { differences, .. } => differences,
         }
     }
 }
@@ -179,7 +189,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (word, partitions) = match self {
-            Self::Created { partitions } => ("created", partitions),
+            Self::Created { partitions, .. } => ("created", partitions),
             Self::Exists { partitions, .. } => ("exists", partitions),
         };
         let plural = if *partitions == 1 { "" } else { "s" };
@@ -194,6 +204,19 @@ impl fmt::Display for Removal {
             Self::Removed => "removed",
             Self::Missing => "not there",
         })
+    }
+}
+
+impl Difference {
+    /// Brokers that forget to end transactions: docs/guarantees.md tells more.
+    fn of_version(topic: &str) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            what: VERSION,
+            found: "4.3 or later".to_owned(),
+            expected: "4.0 to 4.2, as 4.3.0 to 4.4.0 lose ends of transactions when brokers restart (KAFKA-20734)"
+                .to_owned(),
+        }
     }
 }
 

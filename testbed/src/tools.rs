@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail, ensure};
 
 /// The Kafka whose jars are run.
-pub const KAFKA_VERSION: &str = "4.3.1";
+pub const KAFKA_VERSION: &str = "4.2.1";
 
 /// The LocalStack whose S3 is run.
 pub const LOCALSTACK_VERSION: &str = "4.12.0";

@@ -8,6 +8,7 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     error::KafkaError,
+    metadata::MetadataBroker,
     types::RDKafkaErrorCode as Code,
 };
 use tokio::time::Instant;
@@ -169,6 +170,25 @@ impl Cluster {
             Some(Err(code)) => Err(Error::of(what, &self.brokers, code)),
             None => Err(Error::of(what, &self.brokers, Code::Fail)),
         }
+    }
+
+    /// Whether a broker has a setting of this name. False as well if that is not to be told: nobody needs the right to ask.
+    pub(super) async fn knows_setting(&self, setting: &str) -> bool {
+        let client = Arc::clone(&self.client);
+        let blocking = tokio::task::spawn_blocking(move || {
+            let metadata = client.get().inner().fetch_metadata(None, REQUEST_TIMEOUT)?;
+            Ok::<_, KafkaError>(metadata.brokers().iter().map(MetadataBroker::id).collect::<Vec<_>>())
+        });
+        let Ok(Ok(brokers)) = blocking.await else { return false };
+        let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        for broker in brokers {
+            // One at a time: each has to be asked itself.
+            let described = self.client.get().describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
+            if described.iter().flatten().flatten().flat_map(|of| &of.entries).any(|entry| entry.name == setting) {
+                return true;
+            }
+        }
+        false
     }
 
     fn error(&self, what: &'static str, error: &KafkaError) -> Error {
