@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR
 DEV := $(CARGO_TARGET_DIR)/release/orderflow-dev
 # Tests stop and kill the services at named points, which exist only in builds with this feature.
 FAILPOINTS := --features orderflow-producer/failpoints,orderflow-consumer/failpoints
-RELEASE := cargo build --release --locked -p orderflow-testbed -p orderflow-producer -p orderflow-consumer -p orderflow-provision --bins
+RELEASE := cargo build --release --locked --bins -p orderflow-testbed -p orderflow-producer -p orderflow-consumer -p orderflow-provision
 
 DOCKER ?= docker
 IMAGES := producer consumer provision operator
@@ -49,6 +49,12 @@ proof: ## Kill, freeze and cut off everything while orders flow, and check every
 	@scripts/prepare build services s3
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	@exec $(CARGO_TARGET_DIR)/debug/orderflow-proof $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(STORE),--store $(STORE))
+
+.PHONY: bench
+bench: ## Measure each part beside its yardstick, and write docs/benchmarks.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
+	@scripts/prepare build services s3
+	$(RELEASE) -p orderflow-bench
+	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench --report docs/benchmarks.md $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: screenshots
 screenshots: ## Take the pictures in docs/images anew, of the pipeline under load

@@ -14,7 +14,7 @@ export class Routes {
   #svg = s('svg', { class: 'routes', 'aria-hidden': 'true' });
   #dots = h('div', { class: 'dots', 'aria-hidden': 'true' });
   #lines; // {path, tip, from, to, points}
-  #alive = 0;
+  #travelling = new Set(); // {way, scale, animation}
   #visible = true;
   #resized;
   #seen;
@@ -57,14 +57,14 @@ export class Routes {
 
   /** `size` orders of shard `name` went all the way: a dot shows the way they went. */
   send(name, size) {
-    if (reduced() || document.hidden || !this.#visible || this.#alive > DOTS - 2) return;
+    if (reduced() || document.hidden || !this.#visible || this.#travelling.size > DOTS - 2) return;
     const home = this.#parts.homes.find((each) => each.name === name);
     if (!home) return;
-    const way = (kind, from) => this.#lines.find((line) => line.kind === kind && (!from || line.from === from || line.to === from)).points;
-    const entry = way('in', home.shard);
-    if (!entry) return; // not measured yet
-    this.#travel([...entry, ...way('through', home.shard), ...way('out', home.relay), ...way('last')], size, TRIP);
-    if (this.#parts.s3.state !== 'bad') this.#travel([...entry, ...way('aside', home.shard)], size, TRIP / 2, 'receipt');
+    const line = (kind, end) => this.#lines.find((each) => each.kind === kind && (!end || each.from === end || each.to === end));
+    const entry = line('in', home.shard);
+    if (!entry.points) return; // not measured yet
+    this.#travel([entry, line('through', home.shard), line('out', home.relay), line('last')], size, TRIP);
+    if (this.#parts.s3.state !== 'bad') this.#travel([entry, line('aside', home.shard)], size, TRIP / 2, 'receipt');
   }
 
   #line(kind, from, to) {
@@ -96,17 +96,21 @@ export class Routes {
       mark(line.path, 'd', rounded(line.points));
       mark(line.tip, 'd', arrow(line.points));
     }
+    // A dot that is under way goes on from as far as it has come, on the lines as they are now.
+    for (const { way, scale, animation } of this.#travelling) animation.effect.setKeyframes(steps(way, scale));
   };
 
-  #travel(points, size, time, kind = 'event') {
+  /** A dot goes along the lines of `way`, one after the other. */
+  #travel(way, size, time, kind = 'event') {
     const dot = h('span', { class: 'dot', 'data-carries': kind });
     const scale = 0.7 + Math.min(1, Math.log10(size + 1) / 4);
     this.#dots.append(dot);
-    this.#alive += 1;
-    const animation = dot.animate(steps(points, scale), { duration: time, easing: 'linear' });
+    const animation = dot.animate(steps(way, scale), { duration: time, easing: 'linear' });
+    const traveller = { way, scale, animation };
+    this.#travelling.add(traveller);
     animation.onfinish = () => {
       dot.remove();
-      this.#alive -= 1;
+      this.#travelling.delete(traveller);
     };
   }
 }
@@ -162,8 +166,9 @@ function toward([ax, ay], [bx, by], length) {
   return [ax + ((bx - ax) * length) / whole, ay + ((by - ay) * length) / whole];
 }
 
-/** Keyframes along `points` at an even pace. */
-function steps(points, scale) {
+/** Keyframes along the lines of `way` at an even pace. */
+function steps(way, scale) {
+  const points = way.flatMap((line) => line.points);
   const marks = [0];
   for (let i = 1; i < points.length; i += 1) marks.push(marks[i - 1] + distance(points[i - 1], points[i]));
   const whole = marks.at(-1) || 1;

@@ -15,6 +15,7 @@ pub mod helm;
 pub mod http;
 pub mod kafka;
 pub mod kubernetes;
+pub mod load;
 pub mod localstack;
 pub mod operator;
 pub mod port;

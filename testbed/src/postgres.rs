@@ -57,15 +57,26 @@ impl Postgres {
 
     /// The same on a port that was chosen.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
-        Self::start_with(folder, name, port, None).await
+        Self::start_with(folder, name, port, None, None).await
+    }
+
+    /// One whose processes all have a shared library preloaded.
+    pub async fn start_preloading(folder: &Path, name: &str, library: &Path) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, None, Some(library)).await
     }
 
     /// A secured one: `authority` signs its certificate, which names 127.0.0.1 and no other host.
     pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, Some(authority)).await
+        Self::start_with(folder, name, port::free()?, Some(authority), None).await
     }
 
-    async fn start_with(folder: &Path, name: &str, port: u16, authority: Option<&Authority>) -> Result<Self> {
+    async fn start_with(
+        folder: &Path,
+        name: &str,
+        port: u16,
+        authority: Option<&Authority>,
+        preloaded: Option<&Path>,
+    ) -> Result<Self> {
         let cluster = cluster(folder, name).await?;
         forget_dead_postmaster(&cluster).await?;
         let tls = authority.map(|_| Tls::in_folder(&cluster));
@@ -82,6 +93,7 @@ impl Postgres {
             .arguments(tls.iter().flat_map(Tls::arguments))
             .folder(&cluster)
             .user(system_user()?.map(|user| user.name));
+        let launch = preloaded.into_iter().fold(launch, |launch, library| launch.env("LD_PRELOAD", library));
         let postgres = Self { process: Process::start(launch)?, port, tls };
         postgres.wait_until_up().await?;
         Ok(postgres)

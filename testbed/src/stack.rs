@@ -233,7 +233,8 @@ impl Stack {
         format!("receipts-{}", self.tag)
     }
 
-    fn database(&self) -> String {
+    /// Its name on both shards.
+    pub fn database(&self) -> String {
         format!("orders_{}", self.tag)
     }
 }

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use orderflow_core::Topics;
 use orderflow_service::kafka;
-use rdkafka::{Message, consumer::Consumer as _};
+use rdkafka::{
+    Message,
+    consumer::Consumer as _,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
 
 use super::snapshot::{Consumer, Partition};
 use crate::kafka_reader::{Asked, Reader};
@@ -47,7 +51,7 @@ impl GroupProgress {
         let topic = self.topic.clone();
         let committed = move |asked: &mut Asked<'_, ()>| {
             let count = asked.partitions(&topic)?;
-            asked.committed(&topic, count)
+            asked.committed(&topic, count).map_err(in_words)
         };
         // Before the ends: what is committed in between would be beyond them.
         let committed = self.offsets.ask(timeout, committed).await?;
@@ -57,6 +61,24 @@ impl GroupProgress {
         let lag = partitions.iter().map(|partition| partition.lag).sum();
         Ok((Consumer { members, lag, ..self.unknown() }, partitions))
     }
+}
+
+/// Why Kafka does not tell the group's offsets, for people. Each start of Kafka passes through moments in which the group's
+/// coordinator is not found, or still reads the offsets; librdkafka's words for that sound like a fault.
+fn in_words(reason: String) -> String {
+    const ON_THE_WAY: [Code; 4] = [
+        Code::CoordinatorLoadInProgress,
+        Code::CoordinatorNotAvailable,
+        Code::NotCoordinator,
+        Code::WaitingForCoordinator,
+    ];
+    // Of the question as a whole, and of one of its partitions.
+    let texts = |code| [KafkaError::MetadataFetch(code), KafkaError::OffsetFetch(code)].map(|error| error.to_string());
+    if !ON_THE_WAY.into_iter().flat_map(texts).any(|text| text == reason) {
+        return reason;
+    }
+    tracing::debug!(reason, "the group's coordinator is not there yet");
+    "Kafka's group coordinator is not there yet".to_owned()
 }
 
 fn ask(
@@ -106,4 +128,26 @@ fn count_events(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32
         asked.known.extend(unknown.iter().map(|(partition, extent)| (*partition, (*extent, counts[partition]))));
     }
     asked.known.iter().map(|(partition, (_, count))| (*partition, *count)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_that_is_not_there_yet_is_told_in_a_sentence() {
+        let told = [
+            KafkaError::MetadataFetch(Code::NotCoordinator),
+            KafkaError::MetadataFetch(Code::WaitingForCoordinator),
+            KafkaError::OffsetFetch(Code::CoordinatorLoadInProgress),
+        ]
+        .map(|error| in_words(error.to_string()));
+        assert_eq!(told, [(); 3].map(|()| "Kafka's group coordinator is not there yet".to_owned()));
+    }
+
+    #[test]
+    fn any_other_reason_is_kept() {
+        let refused = KafkaError::MetadataFetch(Code::GroupAuthorizationFailed).to_string();
+        assert_eq!(in_words(refused.clone()), refused);
+    }
 }

@@ -1,32 +1,19 @@
-//! `orderflow-dev load`: sends orders over a fixed number of connections and measures how they are answered.
-//!
-//! With a rate it is an open loop: order n is due at n / rate seconds, whether or not earlier ones were answered, and
-//! its latency counts from then, so a server that stalls cannot hide the orders that waited meanwhile. With rate 0 each
-//! connection sends its next order as soon as the last one was answered.
+//! `orderflow-dev load`: sends orders and shows how they are answered.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hyper::Uri;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::interrupt::Interrupts;
+use crate::load::{Load, Orders, Plan, Tally};
 
 mod display;
-mod order;
-mod schedule;
-mod tally;
-mod worker;
 
 use display::Display;
-use schedule::Schedule;
-use tally::Tally;
-use worker::Worker;
 
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -54,49 +41,33 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
     let address = format!("{host}:{}", options.url.port_u16().unwrap_or(80));
 
     let mut interrupts = Interrupts::listen()?;
-    let stop = CancellationToken::new();
-    let start = Instant::now();
-    let schedule = Arc::new(Schedule::new(start, options.rate, Duration::from_secs(options.duration)));
-    let orders = Arc::new(order::Orders::new(options.users));
-    let mut tallies = Vec::new();
-    let mut workers = JoinSet::new();
-    for _ in 0..options.connections {
-        let worker = Worker::new(&address, schedule.clone(), orders.clone(), stop.clone());
-        tallies.push(worker.tally());
-        workers.spawn(worker.run());
-    }
+    let plan = Plan {
+        address,
+        rate: options.rate,
+        connections: options.connections,
+        duration: Duration::from_secs(options.duration),
+    };
+    let mut load = Load::start(&plan, Orders::new(options.users));
+    let start = load.started();
 
     let mut display = Display::new();
-    let mut total = Tally::new();
+    let mut total = Tally::default();
     let mut seconds = interval_at(start + Duration::from_secs(1), Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut shown = start;
     loop {
         tokio::select! {
-            // The last worker has ended: each ends by itself when the time is over.
-            ended = workers.join_next() => match ended {
-                Some(outcome) => outcome.context("run a connection")?,
-                None => break,
-            },
+            ended = load.ended() => break ended?,
             now = seconds.tick() => {
-                let second = take_all(&tallies);
+                let second = load.take();
                 display.second(now - start, &second, now - shown);
                 shown = now;
                 total.add(&second);
             }
-            () = interrupts.next() => stop.cancel(),
+            () = interrupts.next() => load.stop(),
         }
     }
-    total.add(&take_all(&tallies));
-    display.summary(&total, start.elapsed(), schedule.unsent());
-    Ok(if total.created() > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// What was counted since the last call.
-fn take_all(tallies: &[tally::Shared]) -> Tally {
-    let mut sum = Tally::new();
-    for tally in tallies {
-        sum.add(&tally.take());
-    }
-    sum
+    total.add(&load.take());
+    display.summary(&total, start.elapsed(), load.unsent());
+    Ok(if total.succeeded() > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -16,14 +16,14 @@ pub enum Failures {
     Provoked,
 }
 
-/// Everything since the browser was started or was asked last, of all its tabs.
-pub async fn of(driver: &WebDriver, url: &str, failures: Failures) -> Result<Vec<String>> {
+/// Everything since the browser was started or was asked last, of all its tabs. `origins`: where they may ask.
+pub async fn of(driver: &WebDriver, origins: &[&str], failures: Failures) -> Result<Vec<String>> {
     let console = driver.get_log("browser").await.context("read the console")?;
     let traffic = driver.get_log("performance").await.context("read what was requested")?;
     let mut complaints: Vec<String> =
         console.iter().filter(|entry| is_complaint(entry, failures)).map(|entry| entry.message.clone()).collect();
     for entry in &traffic {
-        complaints.extend(foreign(&serde_json::from_str(&entry.message)?, url));
+        complaints.extend(foreign(&serde_json::from_str(&entry.message)?, origins));
     }
     Ok(complaints)
 }
@@ -33,8 +33,8 @@ fn is_complaint(entry: &BrowserLogEntry, failures: Failures) -> bool {
     matches!(entry.level.as_str(), "WARNING" | "SEVERE") && !(is_failed_request && failures == Failures::Provoked)
 }
 
-/// The request of this event, if it went to another origin than the page's.
-fn foreign(entry: &Value, url: &str) -> Option<String> {
+/// The request of this event, if it went to none of these origins.
+fn foreign(entry: &Value, origins: &[&str]) -> Option<String> {
     let event = &entry["message"];
     let requested = match event["method"].as_str()? {
         "Network.requestWillBeSent" => event["params"]["request"]["url"].as_str()?,
@@ -43,7 +43,8 @@ fn foreign(entry: &Value, url: &str) -> Option<String> {
     };
     // What a new tab shows before it is sent anywhere.
     let is_local = ["data:", "about:", "blob:", "chrome:"].iter().any(|scheme| requested.starts_with(scheme));
-    let is_own = requested.strip_prefix(url).is_some_and(|rest| rest.starts_with('/'));
+    let is_of = |origin: &&str| requested.strip_prefix(*origin).is_some_and(|rest| rest.starts_with('/'));
+    let is_own = origins.iter().any(is_of);
     (!is_local && !is_own).then(|| format!("a request to {requested}"))
 }
 

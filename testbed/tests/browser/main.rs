@@ -6,6 +6,7 @@
 mod accessibility;
 mod burst;
 mod complaints;
+mod dots;
 mod feed;
 mod hostile;
 mod letters;
@@ -15,3 +16,5 @@ mod page;
 mod screenshots;
 mod search;
 mod support;
+mod switches;
+mod up;

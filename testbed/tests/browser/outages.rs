@@ -1,7 +1,7 @@
 //! Something is gone: the page says what, says truly what became of each order, and shows how it recovers.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Service, Stack, eventually};
 
 use crate::page::{DONE, NOTIFIED, PENDING};
 use crate::support::{PATIENCE, Shop, on};
@@ -101,6 +101,40 @@ async fn while_no_consumer_runs_notifications_wait_and_then_each_is_made_once() 
         page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
         page.shows("li.part.consumer[data-state=good]", |_| true).await?;
         shop.notified(1).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_kafka_is_frozen_orders_are_taken_and_then_each_is_notified_once() -> Result<()> {
+    let stack = Stack::own().await?;
+    let producer = stack.producer();
+    on(stack, producer, async |shop: &Shop| {
+        let page = &shop.page;
+        shop.place("alice", "Before").await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
+        page.shows("li.part.kafka .word", |word| word == "up").await?;
+        shop.provokes_failures();
+        shop.stack.kafka().pause();
+        page.shows("li.part.kafka .word", |word| word == "down").await?;
+        page.shows("#activity-log", |text| text.contains("Kafka is down")).await?;
+        page.fill_order("alice", "Keyboard").await?;
+        page.click("#place-form button").await?;
+        page.shows("#outcome", |text| text.contains("Stored on shard1")).await?;
+        shop.place("nora", "Lamp").await?;
+        page.shows("#orders-list", |text| text.contains("Keyboard") && text.contains("Lamp")).await?;
+        page.shows("#orders-list li.order:first-child", |text| text.contains("Not notified yet")).await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
+
+        shop.stack.kafka().resume();
+        page.show_all(NOTIFIED, |orders| orders.len() == 3).await?;
+        page.shows("li.part.kafka .word", |word| word == "up").await?;
+        let log = page.shows("#activity-log", |text| text.contains("Kafka is up again")).await?;
+        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not go on where it was: {log}");
+        let made =
+            shop.stack.read_topic(&format!("{}.notifications", shop.stack.topic()), Isolation::ReadCommitted).await?;
+        ensure!(made.len() == 3, "{made:?}");
+        Ok(())
     })
     .await
 }

@@ -26,6 +26,7 @@ pub struct Screen {
 }
 
 pub const DESKTOP: Screen = Screen { width: 1280, height: 900, overlays_scrollbars: false };
+pub const PHONE: Screen = Screen { width: 390, height: 844, overlays_scrollbars: true };
 
 /// The steps of the orders in the list that were taken: stored, receipt, published, notified.
 pub const DONE: &str = "#orders-list .journey li[data-state=done]";
@@ -43,6 +44,8 @@ pub struct Page {
     browser: Browser,
     driver: WebDriver,
     url: String,
+    /// The one other origin that it may ask.
+    controls: Option<String>,
 }
 
 impl Page {
@@ -54,10 +57,15 @@ impl Page {
         let driver = driver.with_context(|| format!("open a session:\n{}", browser.process().log_since_start()))?;
         // The process is killed; what a dropped driver does to close its session would only block.
         driver.clone().leak().ok().context("a driver that was just made has been closed")?;
-        let page = Self { browser, driver, url: url.to_owned() };
+        let page = Self { browser, driver, url: url.to_owned(), controls: None };
         page.show_on(DESKTOP).await?;
         page.load().await?;
         Ok(page)
+    }
+
+    /// The same page, which may ask the controls at `url` as well.
+    pub fn with_controls(self, url: &str) -> Self {
+        Self { controls: Some(url.to_owned()), ..self }
     }
 
     /// Loads the page (again) in this tab.
@@ -225,7 +233,8 @@ impl Page {
 
     /// What it complains about, if the page is served by `url`; since it was asked last.
     pub async fn complaints(&self, url: &str, failures: Failures) -> Result<Vec<String>> {
-        complaints::of(&self.driver, url, failures).await
+        let origins: Vec<&str> = [url].into_iter().chain(self.controls.as_deref()).collect();
+        complaints::of(&self.driver, &origins, failures).await
     }
 
     /// For a test that failed: what there was to be seen, and where it is as a picture.

@@ -9,12 +9,11 @@ use orderflow_testbed::{Service, Stack};
 use rdkafka::message::OwnedHeaders;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::page::{NOTIFIED, PENDING, Screen};
+use crate::page::{NOTIFIED, PENDING, PHONE, Screen};
 use crate::support::{Page, Shop, on};
 
 /// So high that the form and the newest orders are in the picture.
 const HIGH: Screen = Screen { width: 1280, height: 1560, overlays_scrollbars: true };
-const PHONE: Screen = Screen { width: 390, height: 844, overlays_scrollbars: true };
 
 /// Pictures that everybody who opens the README downloads.
 const LARGEST: usize = 300_000; // bytes

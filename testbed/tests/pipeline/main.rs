@@ -11,6 +11,7 @@ mod dead_letters;
 mod dead_letters_api;
 mod feed;
 mod outages;
+mod plans;
 mod provisioning;
 mod secured;
 mod stats;

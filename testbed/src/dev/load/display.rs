@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::table::aligned;
-use super::tally::Tally;
+use crate::load::Tally;
 
 /// Of the accepted orders; there may be none.
 const LATENCIES: &[(&str, f64)] = &[("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
@@ -31,7 +31,7 @@ impl Display {
         let mut text = format!(
             "{:4.0} s  {:8.0} orders/s  p50 {}  p99 {}",
             elapsed.as_secs_f64(),
-            tally.created() as f64 / span.as_secs_f64(),
+            tally.succeeded() as f64 / span.as_secs_f64(),
             milliseconds(tally.latency(0.5)),
             milliseconds(tally.latency(0.99)),
         );
@@ -50,7 +50,7 @@ impl Display {
             line.finish_and_clear();
         }
         let row = |label: &str, value: String| [label.to_owned(), value];
-        let mut rows = vec![row("sent", total.sent().to_string()), row("201", total.created().to_string())];
+        let mut rows = vec![row("sent", total.sent().to_string()), row("201", total.succeeded().to_string())];
         rows.extend(total.others().map(|(outcome, count)| row(&outcome.name(), count.to_string())));
         if unsent > 0 {
             rows.push(row("due, not sent", format!("{unsent} (every connection was waiting for an answer)")));
@@ -59,11 +59,11 @@ impl Display {
             "rate",
             format!(
                 "{:.0} orders/s accepted over {:.1} s",
-                total.created() as f64 / elapsed.as_secs_f64(),
+                total.succeeded() as f64 / elapsed.as_secs_f64(),
                 elapsed.as_secs_f64()
             ),
         ));
-        let shown = if total.created() > 0 { LATENCIES } else { &[] };
+        let shown = if total.succeeded() > 0 { LATENCIES } else { &[] };
         for &(label, share) in shown {
             rows.push(row(label, milliseconds(total.latency(share))));
         }

@@ -102,6 +102,37 @@ async fn the_page_and_all_it_links_come_from_here() -> Result<()> {
     Ok(())
 }
 
+/// The first bytes of what gzip makes.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_and_nothing_else_is_compressed_for_who_asks_for_it() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (producer, _) = serving(&stack).await?;
+    let url = producer.url()?;
+    let get = async |path: &str, encoding: &str| {
+        let answer = http::client().get(format!("{url}{path}")).header("accept-encoding", encoding).send().await?;
+        anyhow::Ok(answer.error_for_status()?)
+    };
+    let header = |answer: &reqwest::Response, name: &str| {
+        answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_lowercase()
+    };
+    for path in ["/", "/dashboard/orders.js", "/dashboard/style.css"] {
+        let (plain, packed) = (get(path, "gzip;q=0").await?, get(path, "br, gzip").await?);
+        assert_eq!(header(&packed, "content-encoding"), "gzip", "{path}");
+        assert_eq!(header(&plain, "content-encoding"), "", "{path}");
+        // A cache between must not give the one to who asked for the other.
+        assert!([&plain, &packed].iter().all(|answer| header(answer, "vary").contains("accept-encoding")), "{path}");
+        assert_eq!(header(&plain, "content-type"), header(&packed, "content-type"), "{path}");
+        let (plain, packed) = (plain.bytes().await?, packed.bytes().await?);
+        assert!(packed.starts_with(&GZIP) && packed.len() * 2 < plain.len(), "{path}: {} bytes", packed.len());
+    }
+    for path in ["/api/feed", "/api/config", "/api/orders", "/openapi.json"] {
+        assert_eq!(header(&get(path, "gzip").await?, "content-encoding"), "", "{path}");
+    }
+    Ok(())
+}
+
 /// What a page, a module or a style sheet refers to. Text put together at run time is not seen here.
 fn links(text: &str) -> Vec<String> {
     let openings = [("src=\"", '"'), ("href=\"", '"'), ("from '", '\''), ("import '", '\''), ("url(", ')')];

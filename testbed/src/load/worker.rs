@@ -1,4 +1,4 @@
-//! One connection: takes the next order, waits until it is due, sends it, waits for the answer.
+//! One connection: takes the next request, waits until it is due, sends it, waits for the answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Request, header};
+use hyper::header;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::order::Orders;
+use super::order::Request;
 use super::schedule::{Due, Schedule};
 use super::tally::{Outcome, Shared};
 
@@ -31,25 +31,31 @@ type Connection = SendRequest<Full<Bytes>>;
 pub(super) struct Worker {
     address: String,
     schedule: Arc<Schedule>,
-    orders: Arc<Orders>,
+    requests: Arc<dyn Request>,
     stop: CancellationToken,
     tally: Shared,
 }
 
 impl Worker {
-    pub(super) fn new(address: &str, schedule: Arc<Schedule>, orders: Arc<Orders>, stop: CancellationToken) -> Self {
-        Self { address: address.to_owned(), schedule, orders, stop, tally: Shared::new() }
+    pub(super) fn new(
+        address: &str,
+        schedule: Arc<Schedule>,
+        requests: Arc<dyn Request>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { address: address.to_owned(), schedule, requests, stop, tally: Shared::new() }
     }
 
     pub(super) fn tally(&self) -> Shared {
         self.tally.clone()
     }
 
-    /// Runs until the time is over or `stop` is cancelled; an order that was sent is waited for.
+    /// Runs until the time is over or `stop` is cancelled; a request that was sent is waited for.
     pub(super) async fn run(self) {
         let mut connection: Option<Connection> = None;
         while let Some(due) = self.schedule.next() {
-            if self.stop.run_until_cancelled(sleep_until(due.at)).await.is_none() {
+            // A timer takes a millisecond even for what is due already, which is many times what an answer takes.
+            if due.at > Instant::now() && self.stop.run_until_cancelled(sleep_until(due.at)).await.is_none() {
                 return;
             }
             let outcome = self.send(&mut connection, due).await;
@@ -64,7 +70,7 @@ impl Worker {
     }
 
     async fn send(&self, connection: &mut Option<Connection>, due: Due) -> Outcome {
-        // A connection that the server has closed between two orders is replaced, not counted as lost.
+        // A connection that the server has closed between two requests is replaced, not counted as lost.
         let mut usable = connection.take();
         if let Some(open) = &mut usable
             && open.ready().await.is_err()
@@ -97,19 +103,12 @@ impl Worker {
     }
 
     async fn exchange(&self, connection: &mut Connection, number: u64) -> Result<u16> {
-        let request = Request::post("/api/orders")
-            .header(header::HOST, &self.address)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header("idempotency-key", self.orders.idempotency_key(number))
-            .body(Full::from(self.orders.body(number)))
-            .context("make a request")?;
-        let answer = connection.send_request(request).await.context("send an order")?;
-        let status = answer.status().as_u16();
-        // Read to its end, or the connection could not carry the next order.
-        let mut body = answer.into_body();
-        while let Some(frame) = body.frame().await {
-            frame.context("read the answer")?;
-        }
+        let mut request = self.requests.make(number);
+        request.headers_mut().insert(header::HOST, self.address.parse().context("name the host")?);
+        let (head, body) = connection.send_request(request).await.context("send a request")?.into_parts();
+        let status = head.status.as_u16();
+        // Read to its end, or the connection could not carry the next request.
+        self.requests.answered(&body.collect().await.context("read the answer")?.to_bytes());
         Ok(status)
     }
 }

@@ -9,9 +9,9 @@ use hdrhistogram::Histogram;
 /// Microseconds; an answer that took longer than the request timeout is not an answer.
 const LONGEST: u64 = 60_000_000;
 
-/// How one order ended.
+/// How one request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outcome {
+pub enum Outcome {
     Answered(u16),
     /// No connection: certainly not accepted.
     NotConnected,
@@ -22,7 +22,12 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
-    pub(super) fn name(self) -> String {
+    /// 200 or 201.
+    pub fn succeeded(self) -> bool {
+        matches!(self, Self::Answered(200 | 201))
+    }
+
+    pub fn name(self) -> String {
         match self {
             Self::Answered(status) => status.to_string(),
             Self::NotConnected => "not connected".to_owned(),
@@ -33,63 +38,62 @@ impl Outcome {
 }
 
 #[derive(Debug)]
-pub(super) struct Tally {
+pub struct Tally {
     outcomes: BTreeMap<Outcome, u64>,
-    /// Of the orders that were answered 201, in microseconds.
+    /// Of the requests that succeeded, in microseconds.
     latencies: Histogram<u64>,
 }
 
-impl Tally {
-    pub(super) fn new() -> Self {
+impl Default for Tally {
+    fn default() -> Self {
         Self {
             outcomes: BTreeMap::new(),
             latencies: Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are valid"),
         }
     }
+}
 
+impl Tally {
     pub(super) fn count(&mut self, outcome: Outcome, latency: Duration) {
         *self.outcomes.entry(outcome).or_default() += 1;
-        if outcome == Outcome::Answered(201) {
+        if outcome.succeeded() {
             self.latencies.saturating_record(latency.as_micros().try_into().unwrap_or(LONGEST));
         }
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         for (outcome, count) in &other.outcomes {
             *self.outcomes.entry(*outcome).or_default() += count;
         }
         self.latencies.add(&other.latencies).expect("both have the same bounds");
     }
 
-    pub(super) fn sent(&self) -> u64 {
+    pub fn sent(&self) -> u64 {
         self.outcomes.values().sum()
     }
 
-    pub(super) fn created(&self) -> u64 {
-        self.outcomes.get(&Outcome::Answered(201)).copied().unwrap_or_default()
+    pub fn succeeded(&self) -> u64 {
+        self.outcomes.iter().filter(|(outcome, _)| outcome.succeeded()).map(|(_, count)| count).sum()
     }
 
-    /// Everything but 201, with how often.
-    pub(super) fn others(&self) -> impl Iterator<Item = (Outcome, u64)> {
-        self.outcomes
-            .iter()
-            .map(|(outcome, count)| (*outcome, *count))
-            .filter(|(outcome, _)| *outcome != Outcome::Answered(201))
+    /// Everything but success, with how often.
+    pub fn others(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        self.outcomes.iter().map(|(outcome, count)| (*outcome, *count)).filter(|(outcome, _)| !outcome.succeeded())
     }
 
-    /// The latency that this share of the accepted orders, 0 to 1, did not exceed.
-    pub(super) fn latency(&self, share: f64) -> Duration {
+    /// The latency that this share of the successes, 0 to 1, did not exceed.
+    pub fn latency(&self, share: f64) -> Duration {
         Duration::from_micros(self.latencies.value_at_quantile(share))
     }
 }
 
-/// The tally of one connection, emptied once a second by the display; nobody else waits for its lock.
+/// The tally of one connection, emptied now and then by whoever shows it; nobody else waits for its lock.
 #[derive(Debug, Clone)]
 pub(super) struct Shared(Arc<Mutex<Tally>>);
 
 impl Shared {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Tally::new())))
+        Self(Arc::new(Mutex::new(Tally::default())))
     }
 
     pub(super) fn count(&self, outcome: Outcome, latency: Duration) {
@@ -97,6 +101,6 @@ impl Shared {
     }
 
     pub(super) fn take(&self) -> Tally {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), Tally::new())
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

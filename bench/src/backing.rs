@@ -1,0 +1,185 @@
+//! What is measured on: two shards, Kafka, an S3 that keeps objects on disk, and the product's processes on them.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use orderflow_testbed::{
+    Consumer, Kafka, Postgres, Producer, Versitygw, eventually, folder, http, postgres, product::Environment,
+    provision, versitygw,
+};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+const DATABASE: &str = "orders";
+pub const TOPIC: &str = "orders";
+const BUCKET: &str = "receipts";
+/// The consumer group of all parts that do not begin at the first event.
+pub const GROUP: &str = "bench";
+
+/// Longest wait for what starts or has to be done.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    AsItIs,
+    /// Each `fdatasync` of Postgres takes 3 ms more.
+    Slow,
+}
+
+#[derive(Debug)]
+pub struct Backing {
+    pub disk: Disk,
+    folder: PathBuf,
+    pub postgres: [Postgres; 2],
+    pub kafka: Kafka,
+    pub s3: Versitygw,
+}
+
+/// What a producer can reach beside its shards. What it cannot is as if it were down: that is how a part is paused.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    pub kafka: bool,
+    pub s3: bool,
+}
+
+pub const ALL: Reach = Reach { kafka: true, s3: true };
+pub const SHARDS_ONLY: Reach = Reach { kafka: false, s3: false };
+
+impl Backing {
+    pub async fn start(folder: &Path, disk: Disk) -> Result<Self> {
+        folder::create(folder)?;
+        let library = if disk == Disk::Slow { Some(slow_disk(folder)?) } else { None };
+        let postgres = async |name| match &library {
+            Some(library) => Postgres::start_preloading(folder, name, library).await,
+            None => Postgres::start(folder, name).await,
+        };
+        let (postgres1, postgres2, kafka, s3) = tokio::try_join!(
+            postgres("postgres1"),
+            postgres("postgres2"),
+            Kafka::start(folder, "kafka"),
+            Versitygw::start(folder, "s3"),
+        )?;
+        let backing = Self { disk, folder: folder.to_owned(), postgres: [postgres1, postgres2], kafka, s3 };
+        for shard in &backing.postgres {
+            shard.create_database(DATABASE).await?;
+        }
+        provision(folder, backing.environment(ALL)).await?;
+        Ok(backing)
+    }
+
+    pub fn dsns(&self) -> [String; 2] {
+        [0, 1].map(|shard| self.postgres[shard].dsn(DATABASE))
+    }
+
+    pub async fn connect(&self) -> Result<[PgConnection; 2]> {
+        let [first, second] = self.dsns();
+        Ok([postgres::connect(&first).await?, postgres::connect(&second).await?])
+    }
+
+    /// On both shards, side by side.
+    pub async fn execute(&self, statements: &str) -> Result<()> {
+        let on_each = self.connect().await?.into_iter().map(async |mut connection| {
+            let statements = AssertSqlSafe(statements.to_owned());
+            sqlx::raw_sql(statements).execute(&mut connection).await.map(drop)
+        });
+        try_join_all(on_each).await.with_context(|| format!("execute {statements}")).map(drop)
+    }
+
+    /// Of both shards together.
+    pub async fn count(&self, query: &'static str) -> Result<i64> {
+        let mut sum = 0;
+        for mut connection in self.connect().await? {
+            let count: i64 = sqlx::query_scalar(query).fetch_one(&mut connection).await.context(query)?;
+            sum += count;
+        }
+        Ok(sum)
+    }
+
+    /// The same start for each measurement: nothing stored, nothing dirty.
+    pub async fn empty(&self) -> Result<()> {
+        self.execute("TRUNCATE orders, idempotency_keys, outbox, receipt_jobs").await?;
+        self.execute("CHECKPOINT").await
+    }
+
+    pub async fn producer(&self, reach: Reach) -> Result<Producer> {
+        let environment = self.environment(reach);
+        let producer = Producer::builder(&self.folder, environment).instance("producer").start().await?;
+        // Ready is for orders; Kafka and S3 may be away.
+        producer.ready(PATIENCE).await?;
+        Ok(producer)
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A member of a group, which begins at the first event if it is new.
+    pub async fn consumer(&self, group: &str) -> Result<Consumer> {
+        let environment = self.kafka.environment().into_iter().chain([
+            ("KAFKA_TOPIC".to_owned(), TOPIC.to_owned()),
+            ("KAFKA_GROUP_ID".to_owned(), group.to_owned()),
+            ("LOG_NOTIFICATIONS".to_owned(), "false".to_owned()),
+        ]);
+        Consumer::builder(&self.folder, environment.collect()).instance("consumer").start().await
+    }
+
+    fn environment(&self, reach: Reach) -> Environment {
+        // Nothing listens at port 1.
+        let nowhere = "127.0.0.1:1";
+        let [first, second] = self.dsns();
+        [
+            ("KAFKA_BROKERS", if reach.kafka { self.kafka.bootstrap() } else { nowhere.to_owned() }),
+            ("KAFKA_TOPIC", TOPIC.to_owned()),
+            ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
+            ("PG_SHARD1_DSN", first),
+            ("PG_SHARD2_DSN", second),
+            ("S3_ENDPOINT", if reach.s3 { self.s3.endpoint() } else { format!("http://{nowhere}") }),
+            ("S3_BUCKET", BUCKET.to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", versitygw::ACCESS_KEY_ID.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", versitygw::SECRET_ACCESS_KEY.to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+}
+
+/// `HOST:PORT` of an `http://` address.
+pub fn address(url: &str) -> String {
+    url.trim_start_matches("http://").to_owned()
+}
+
+/// Sum of a metric over its labels.
+pub async fn metric(admin_url: &str, name: &str) -> Result<f64> {
+    let text = http::client().get(format!("{admin_url}/metrics")).send().await?.text().await?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with(['{', ' ']))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum())
+}
+
+/// Waits until there is nothing left of what was accepted: events, receipts.
+pub async fn settled(backing: &Backing) -> Result<()> {
+    eventually("the queues to run empty", PATIENCE, async || {
+        let left = backing.count("SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM receipt_jobs)").await?;
+        ensure!(left == 0, "{left} events and receipts are left");
+        Ok(())
+    })
+    .await
+}
+
+fn slow_disk(folder: &Path) -> Result<PathBuf> {
+    let source = folder.join("slow_disk.c");
+    let library = folder.join("slow_disk.so");
+    std::fs::write(&source, include_str!("../assets/slow_disk.c")).context("write slow_disk.c")?;
+    let status =
+        Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").status();
+    ensure!(status.context("run cc")?.success(), "cc does not compile {}", source.display());
+    Ok(library)
+}

@@ -1,0 +1,47 @@
+//! What the processes need when nothing happens, and how long they take to be ready.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use orderflow_testbed::Service;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    backing::{ALL, Backing, GROUP, PATIENCE},
+    post,
+    report::Report,
+    series::short,
+    usage,
+};
+
+/// Long enough for timers of seconds to come by several times.
+const IDLING: Duration = Duration::from_secs(20);
+
+pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
+    report.section("At rest", "Started on services that are up, then left alone for 20 s.");
+    backing.empty().await?;
+    let began = Instant::now();
+    let producer = backing.producer(ALL).await?;
+    let producer_ready = began.elapsed();
+    let began = Instant::now();
+    let consumer = backing.consumer(GROUP).await?;
+    consumer.ready(PATIENCE).await?;
+    let consumer_ready = began.elapsed();
+    let counter = async || crate::backing::metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
+    post::quiet(&counter).await?;
+    post::wait_for_relays(&producer.admin_url()?).await?;
+    let mut rows = Vec::new();
+    for (name, pid, ready) in
+        [("producer", producer.pid(), producer_ready), ("consumer", consumer.pid(), consumer_ready)]
+    {
+        rows.push((name, pid, ready, usage::cpu(pid)?));
+    }
+    sleep(IDLING).await;
+    report.head(&["", "start to ready", "memory, MiB", "CPU, % of a core"]);
+    for (name, pid, ready, before) in rows {
+        let share = (usage::cpu(pid)? - before) / IDLING.as_secs_f64() * 100.0;
+        let ready = format!("{} ms", short(ready.as_secs_f64() * 1e3));
+        report.row([name.to_owned(), ready, short(usage::resident(pid)?), short(share)]);
+    }
+    Ok(())
+}

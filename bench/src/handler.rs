@@ -1,0 +1,111 @@
+//! CPU of the producer beside that of a bare handler: the same framework and allocator, the same request and answer, and
+//! nothing in between.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::{Context, Result};
+use axum::{Json, Router, http::StatusCode, http::header, response::IntoResponse, routing::post};
+use orderflow_testbed::{Launch, Process, Service, eventually, folder, http, port};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::{
+    Effort,
+    backing::{ALL, Backing, PATIENCE, settled},
+    post,
+    report::Report,
+    series::Series,
+    usage,
+};
+
+/// Orders per second: what both can do, with room.
+const RATE: u32 = 3000;
+const CONNECTIONS: u32 = 64;
+
+#[derive(Deserialize)]
+struct NewOrder {
+    user_id: String,
+    product_name: String,
+    quantity: i32,
+    price: serde_json::Number,
+}
+
+/// The fields of the producer's answer.
+#[derive(Serialize)]
+struct Answer {
+    order: Order,
+}
+
+#[derive(Serialize)]
+struct Order {
+    id: Uuid,
+    user_id: String,
+    product_name: String,
+    quantity: i32,
+    price: serde_json::Number,
+    status: &'static str,
+    receipt_s3_key: String,
+    shard: &'static str,
+    created_at: &'static str,
+}
+
+/// The bare handler, until it is killed.
+pub async fn serve(port: u16) -> Result<()> {
+    let place = async |Json(order): Json<NewOrder>| {
+        let id = Uuid::now_v7();
+        let receipt_s3_key = format!("receipts/{}/{id}.txt", order.user_id);
+        let NewOrder { user_id, product_name, quantity, price } = order;
+        let (status, shard, created_at) = ("created", "shard1", "2026-01-01T00:00:00.000000Z");
+        let order = Order { id, user_id, product_name, quantity, price, status, receipt_s3_key, shard, created_at };
+        (StatusCode::CREATED, [(header::LOCATION, format!("/api/orders/{id}"))], Json(Answer { order })).into_response()
+    };
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.context("listen")?;
+    axum::serve(listener, Router::new().route("/api/orders", post(place))).await.context("serve")
+}
+
+pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
+    report.section(
+        "CPU of the producer per order",
+        "From the request to published, deleted, and the receipt written, at 3,000 orders/s over 64 connections (open loop), beside a bare \
+         axum handler that parses the same JSON and answers the same.",
+    );
+    let (mut ours, mut whole, mut theirs) = <(Series, Series, Series)>::default();
+    for _ in 0..effort.rounds {
+        theirs.push(of_bare_handler(backing, effort.length).await?);
+        backing.empty().await?;
+        let producer = backing.producer(ALL).await?;
+        post::wait_for_relays(&producer.admin_url()?).await?;
+        let before = usage::cpu(producer.pid())?;
+        let began = Instant::now();
+        let reached = post::post(&producer.url()?, CONNECTIONS, RATE, effort.length).await?;
+        // The second of warming up was sent and paid for as well.
+        let orders = reached.rate * began.elapsed().as_secs_f64();
+        ours.push((usage::cpu(producer.pid())? - before) * 1e6 / orders);
+        settled(backing).await?;
+        whole.push((usage::cpu(producer.pid())? - before) * 1e6 / orders);
+    }
+    report.head(&["", "µs per order", "over the bare handler's"]);
+    report.row(["bare handler".to_owned(), theirs.to_string(), String::new()]);
+    report.row(["producer, while orders come".to_owned(), ours.to_string(), ours.over(&theirs).to_string()]);
+    report.row(["producer, until all is done".to_owned(), whole.to_string(), whole.over(&theirs).to_string()]);
+    Ok(())
+}
+
+async fn of_bare_handler(backing: &Backing, length: Duration) -> Result<f64> {
+    let port = port::free()?;
+    let this = std::env::current_exe().context("find this program")?;
+    let log = folder::log(backing.folder(), "handler")?;
+    let launch = Launch::new("handler", this, log).arguments(["handler", &port.to_string()]);
+    let handler = Process::start(launch)?;
+    let url = format!("http://127.0.0.1:{port}");
+    eventually("the bare handler", PATIENCE, async || {
+        http::client().get(&url).send().await.map(drop).context("ask it")
+    })
+    .await?;
+    let before = usage::cpu(handler.pid())?;
+    let began = Instant::now();
+    let reached = post::post(&url, CONNECTIONS, RATE, length).await?;
+    let orders = reached.rate * began.elapsed().as_secs_f64();
+    Ok((usage::cpu(handler.pid())? - before) * 1e6 / orders)
+}

@@ -1,0 +1,147 @@
+//! `orderflow-bench`: each part of OrderFlow beside its yardstick, on real services, in turns, several times. What is compared
+//! is compared within one run on one machine: a figure alone says little, as machines and their disks differ.
+
+mod backing;
+mod drain;
+mod footprint;
+mod handler;
+mod latency;
+mod machine;
+mod overload;
+mod pgbench;
+mod plot;
+mod post;
+mod reads;
+mod report;
+mod series;
+mod usage;
+
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use orderflow_testbed::folder;
+
+use backing::{Backing, Disk};
+use report::Report;
+
+/// Measures each part of OrderFlow beside its yardstick, in turns, and writes a report.
+///
+/// It starts all that it needs, on loopback. Release builds of the programs must be beside it.
+#[derive(Debug, Parser)]
+#[command(name = "orderflow-bench", version, max_term_width = 120)]
+struct Settings {
+    /// How often each comparison is made
+    #[arg(long, env = "ROUNDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Length of one measurement, in seconds, after a second of warming up
+    #[arg(long, env = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Only these parts; absent: all
+    #[arg(long, env = "ONLY", value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Where the report goes, with its plots beside it; absent: to the terminal alone
+    #[arg(long, env = "REPORT")]
+    report: Option<PathBuf>,
+    /// Folder for data and logs; absent: one below the temp folder. Data goes in the end
+    #[arg(long, env = "FOLDER")]
+    folder: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Part {
+    /// POST beside pgbench, acceptance alone, on the disk as it is
+    Post,
+    /// The same on a disk that is 3 ms slower
+    PostSlow,
+    /// POST with everything keeping up
+    Whole,
+    /// CPU of the producer beside a bare handler
+    Handler,
+    /// From the 201 to the notification
+    Latency,
+    /// Three times more than can be taken
+    Overload,
+    /// Relay, consumer and receipts on a backlog
+    Drain,
+    /// GET beside pgbench
+    Reads,
+    /// Memory, CPU when idle, time to start
+    Footprint,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The yardstick of `handler`, as a process of its own
+    #[command(hide = true)]
+    Handler { port: u16 },
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    pub rounds: u32,
+    pub length: Duration,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let result = match settings.command {
+        Some(Command::Handler { port }) => handler::serve(port).await,
+        None => run(settings).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("orderflow-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: Settings) -> Result<()> {
+    let folder =
+        settings.folder.unwrap_or_else(|| std::env::temp_dir().join(format!("orderflow-bench-{}", std::process::id())));
+    folder::create(&folder)?;
+    eprintln!("in {}", folder.display());
+    let parts: BTreeSet<Part> = if settings.only.is_empty() {
+        Part::value_variants().iter().copied().collect()
+    } else {
+        settings.only.into_iter().collect()
+    };
+    let effort = Effort { rounds: settings.rounds, length: Duration::from_secs(settings.seconds) };
+    let mut report = Report::new(machine::describe()?);
+
+    let as_it_is = folder.join("as-it-is");
+    if parts.iter().any(|part| *part != Part::PostSlow) {
+        let backing = Backing::start(&as_it_is, Disk::AsItIs).await.context("start the backing services")?;
+        for part in &parts {
+            eprintln!("{part:?}");
+            match part {
+                Part::Post => post::acceptance(&backing, effort, &mut report).await,
+                Part::PostSlow => Ok(()),
+                Part::Whole => post::whole(&backing, effort, &mut report).await,
+                Part::Handler => handler::compare(&backing, effort, &mut report).await,
+                Part::Latency => latency::measure(&backing, effort, &mut report).await,
+                Part::Overload => overload::measure(&backing, effort, &mut report).await,
+                Part::Drain => drain::measure(&backing, effort, &mut report).await,
+                Part::Reads => reads::compare(&backing, effort, &mut report).await,
+                Part::Footprint => footprint::measure(&backing, &mut report).await,
+            }
+            .with_context(|| format!("measure {part:?}"))?;
+        }
+    }
+    let _ = std::fs::remove_dir_all(as_it_is.join("data"));
+    if parts.contains(&Part::PostSlow) {
+        eprintln!("{:?}", Part::PostSlow);
+        let slow = folder.join("slow");
+        let backing = Backing::start(&slow, Disk::Slow).await.context("start the backing services on a slow disk")?;
+        post::acceptance(&backing, effort, &mut report).await?;
+        drop(backing);
+        let _ = std::fs::remove_dir_all(slow.join("data"));
+    }
+    report.publish(settings.report.as_deref())
+}

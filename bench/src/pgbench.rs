@@ -1,0 +1,69 @@
+//! The yardstick of everything that Postgres does: its own load generator, with one script on both shards at once.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use orderflow_testbed::tools;
+use tokio::task::spawn_blocking;
+
+use crate::backing::Backing;
+
+/// It counts from the last client's connection on, but its time runs before.
+const CONNECTING: Duration = Duration::from_secs(2);
+
+/// A script, on disk.
+#[derive(Debug)]
+pub struct Script(PathBuf);
+
+/// What both together did.
+#[derive(Debug, Clone, Copy)]
+pub struct Rate {
+    /// Transactions per second.
+    pub transactions: f64,
+}
+
+impl Script {
+    pub fn write(name: &str, text: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("orderflow-bench-{}-{name}.sql", std::process::id()));
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// With `connections` in all: half of them on each shard, a single one on the first.
+    pub async fn run(&self, backing: &Backing, connections: u32, length: Duration) -> Result<Rate> {
+        let on_each = match connections {
+            1 => vec![1],
+            more => vec![more / 2, more - more / 2],
+        };
+        let runs = backing.dsns().into_iter().zip(on_each).map(|(dsn, clients)| self.run_on(dsn, clients, length));
+        let transactions = try_join_all(runs).await?.iter().sum();
+        Ok(Rate { transactions })
+    }
+
+    async fn run_on(&self, dsn: String, clients: u32, length: Duration) -> Result<f64> {
+        let mut command = Command::new(tools::postgres_program("pgbench")?);
+        command
+            .args(["-n", "-M", "prepared", "-j", "1", "-c", &clients.to_string()])
+            .args(["-T", &(length + CONNECTING).as_secs().to_string(), "-f"])
+            .arg(&self.0)
+            .arg(dsn)
+            .stdin(Stdio::null());
+        let output =
+            spawn_blocking(move || command.output()).await.context("wait for pgbench")?.context("run pgbench")?;
+        ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        let rate = told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        rate.with_context(|| format!("find the rate in what pgbench says: {told}"))
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

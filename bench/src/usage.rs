@@ -1,0 +1,39 @@
+//! CPU and memory of processes, from `/proc`.
+
+use std::{collections::HashMap, fs};
+
+use anyhow::{Context, Result};
+
+/// The kernel tells times to programs in hundredths of a second (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Seconds of CPU that a process, its descendants, and those of them that have ended, have used so far.
+pub fn cpu(pid: u32) -> Result<f64> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut ticks = HashMap::new();
+    for entry in fs::read_dir("/proc").context("list the processes")? {
+        let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) else { continue };
+        // One that has ended meanwhile counts with its parent.
+        let Some(stat) = fs::read_to_string(format!("/proc/{pid}/stat")).ok() else { continue };
+        // The name, in brackets, may hold anything.
+        let Some((_, fields)) = stat.rsplit_once(") ") else { continue };
+        let fields: Vec<u64> = fields.split(' ').skip(1).map(|field| field.parse().unwrap_or_default()).collect();
+        // From proc(5), less the three that are gone: parent, user, system, and the same of children that were waited for.
+        children.entry(fields[0] as u32).or_default().push(pid);
+        ticks.insert(pid, fields[10] + fields[11] + fields[12] + fields[13]);
+    }
+    let (mut sum, mut open) = (0, vec![pid]);
+    while let Some(pid) = open.pop() {
+        sum += ticks.get(&pid).copied().unwrap_or_default();
+        open.extend(children.remove(&pid).unwrap_or_default());
+    }
+    Ok(sum as f64 / TICKS_PER_SECOND)
+}
+
+/// Memory that a process has in RAM, in MiB.
+pub fn resident(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read the status of a process")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("find VmRSS")?;
+    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().context("read VmRSS")?;
+    Ok(kibibytes / 1024.0)
+}

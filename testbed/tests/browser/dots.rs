@@ -1,0 +1,43 @@
+//! The dots on the picture of the pipeline: they travel on its lines, also where those are moved meanwhile.
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::eventually;
+
+use crate::page::PHONE;
+use crate::support::{PATIENCE, Shop, on_a_dashboard};
+
+/// Holds each dot at the end of its way: one that travels is gone before anybody has looked.
+const HOLD: &str = "new MutationObserver(() => document.querySelectorAll('.dot').forEach((dot) =>
+    dot.getAnimations().forEach((trip) => {
+        trip.pause();
+        trip.currentTime = trip.effect.getTiming().duration - 1;
+    }))).observe(document.getElementById('pipeline-picture'), {childList: true, subtree: true});";
+
+/// How far, in pixels, the dot of an event is from the part at the end of its way; null without one.
+const AWAY: &str = "const dot = document.querySelector('.dot[data-carries=event]')?.getBoundingClientRect();
+    if (!dot) return null;
+    const { left, right, top, bottom } = document.querySelector('li.part.consumer').getBoundingClientRect();
+    const [x, y] = [(dot.left + dot.right) / 2, (dot.top + dot.bottom) / 2];
+    return Math.hypot(Math.max(left - x, 0, x - right), Math.max(top - y, 0, y - bottom));";
+
+async fn expect_at_the_end(shop: &Shop, when: &str) -> Result<()> {
+    eventually(&format!("{when} a dot at the consumer"), PATIENCE, async || {
+        let away: Option<f64> = shop.page.script(AWAY, &[]).await?;
+        ensure!(away.is_some_and(|away| away < 10.0), "{away:?} px away");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_under_way_keeps_to_the_lines_when_they_move() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        page.script::<()>(HOLD, &[]).await?;
+        shop.place("alice", "Keyboard").await?;
+        expect_at_the_end(shop, "on a desktop").await?;
+        page.show_on(PHONE).await?;
+        expect_at_the_end(shop, "on a phone").await
+    })
+    .await
+}

@@ -1,0 +1,71 @@
+//! The page's switches under `orderflow-dev up`, as a person uses them: what is switched off is named, orders are taken all
+//! the same, and what they waited for happens once when it is on again.
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::{eventually, folder, http};
+use serde_json::Value;
+
+use crate::complaints::Failures;
+use crate::page::{NOTIFIED, Page};
+use crate::up::{PATIENCE, Up};
+
+const PARTS: [&str; 5] = ["s3", "kafka", "shard1", "shard2", "consumer"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_page_switches_off_is_named_and_later_made_up_for_once() -> Result<()> {
+    let up = Up::start(folder::of_this_test_process()?).await?;
+    let page = Page::open(&up.api).await?.with_controls(&up.controls);
+    let outcome = async {
+        page.shows("#feed-state", |text| text.contains("live")).await?;
+        for part in PARTS {
+            page.shows(&state(part), |word| word == "running").await?;
+        }
+        off_and_on(&page, "kafka", "alice", 1).await?;
+        off_and_on(&page, "consumer", "nora", 2).await?;
+        notified(&up, 2).await?;
+        // While Kafka is off, so are the dead letters.
+        page.expect_no_complaints(Failures::Provoked).await
+    };
+    let outcome = outcome.await;
+    if outcome.is_err() {
+        eprintln!("{}", page.describe().await.unwrap_or_else(|error| format!("{error:#}")));
+    }
+    outcome
+}
+
+/// Switches `part` off, places an order of `user` meanwhile, which is number `count`, and switches it on again.
+async fn off_and_on(page: &Page, part: &str, user: &str, count: usize) -> Result<()> {
+    let (state, word) = (state(part), format!("li.part.{part} .word"));
+    page.shows(&word, |word| word == "up").await?;
+    page.click(&format!("#control-{part} ~ button")).await?;
+    page.shows(&state, |word| word == "off").await?;
+    page.shows(&word, |word| word == "down").await?;
+
+    page.fill_order(user, "Keyboard").await?;
+    page.click("#place-form button").await?;
+    page.shows("#outcome", |text| text.contains(user) && text.contains("Stored on")).await?;
+    let newest = "#orders-list li.order:first-child";
+    page.shows(newest, |text| text.contains(user) && text.contains("Not notified yet")).await?;
+    page.show_all(NOTIFIED, |orders| orders.len() == count - 1).await?;
+
+    page.click(&format!("#control-{part} ~ button")).await?;
+    page.shows(&state, |word| word == "running").await?;
+    page.show_all(NOTIFIED, |orders| orders.len() == count).await?;
+    page.shows(&word, |word| word == "up").await?;
+    Ok(())
+}
+
+/// Where the page says what the controls say of a part.
+fn state(part: &str) -> String {
+    format!("#control-{part} ~ .pill")
+}
+
+/// Waits until so many notifications were made in all.
+async fn notified(up: &Up, count: u64) -> Result<()> {
+    eventually(&format!("{count} notifications"), PATIENCE, async || {
+        let stats: Value = http::client().get(format!("{}/api/stats", up.api)).send().await?.json().await?;
+        ensure!(stats["notifications"]["total"] == count, "{}", stats["notifications"]);
+        Ok(())
+    })
+    .await
+}
