@@ -72,10 +72,13 @@ impl Session {
         answer(sqlx::query_as(SELECT).bind(limit as i64).fetch_all(&mut self.connection)).await
     }
 
-    /// Deletes a batch that was published.
+    /// Deletes a batch that was published. The range is what makes the index cheaper than reading the whole table: of a thousand
+    /// single numbers the planner does not know that they lie beside one another.
     pub async fn delete(&mut self, batch: &[OutboxRow]) -> anyhow::Result<()> {
+        const DELETE: &str = "DELETE FROM outbox WHERE seq BETWEEN $1 AND $2 AND seq = ANY($3)";
+        let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(()) };
         let seqs: Vec<i64> = batch.iter().map(|row| row.seq).collect();
-        let query = sqlx::query("DELETE FROM outbox WHERE seq = ANY($1)").bind(seqs).execute(&mut self.connection);
+        let query = sqlx::query(DELETE).bind(first.seq).bind(last.seq).bind(seqs).execute(&mut self.connection);
         answer(query).await.map(drop)
     }
 

@@ -6,12 +6,13 @@ use orderflow_core::{Money, Order, ProductName, Quantity, UserId};
 use sqlx::{FromRow, Row, postgres::PgRow};
 use time::OffsetDateTime;
 
-/// What [`StoredOrder`] reads, from `orders`; the price leaves the database as whole cents.
+/// What [`StoredOrder`] reads, from `orders`; the price leaves the database as whole cents. Not EXISTS: for a page of them, the
+/// planner would first read all receipt jobs that there are, be it a million.
 macro_rules! order_columns {
     () => {
         "orders.id, orders.user_id, orders.product_name, orders.quantity, (orders.price * 100)::bigint AS cents, \
          orders.status, orders.receipt_s3_key, orders.created_at, orders.updated_at, \
-         EXISTS (SELECT FROM receipt_jobs WHERE receipt_jobs.order_id = orders.id) AS receipt_pending"
+         (SELECT true FROM receipt_jobs WHERE receipt_jobs.order_id = orders.id) IS NOT NULL AS receipt_pending"
     };
 }
 pub(crate) use order_columns;

@@ -24,8 +24,9 @@ const FILL: &str = "
         EXECUTE format('ALTER DATABASE %I SET auto_explain.log_min_duration = 0', current_database());
     END $$";
 
-/// Counts up to a limit of some thousands by reading so many rows, whichever come first.
-const BOUNDED_BY_ITSELF: &str = "orders_counted";
+/// The stats count up to some thousands by reading so many rows, whichever come first; an order's trail asks whether its event
+/// waits in the outbox, which is nearly empty or, after an outage, read within the deadline of a question.
+const BOUNDED: [&str; 2] = ["orders_counted", "in_outbox"];
 
 const TABLES: [&str; 4] = ["orders", "idempotency_keys", "outbox", "receipt_jobs"];
 
@@ -94,7 +95,7 @@ async fn no_query_of_the_product_reads_a_whole_table() -> Result<()> {
             plan.lines()
                 .any(|line| line.split_once("Seq Scan on ").is_some_and(|(_, of)| of.split(' ').next() == Some(table)))
         };
-        !plan.contains(BOUNDED_BY_ITSELF) && TABLES.iter().any(|table| reads_all(table))
+        !BOUNDED.iter().any(|query| plan.contains(query)) && TABLES.iter().any(|table| reads_all(table))
     };
     // The test's own look at what is left is not the product's.
     let scanning: Vec<&String> =
