@@ -51,10 +51,10 @@ proof: ## Kill, freeze and cut off everything while orders flow, and check every
 	@exec $(CARGO_TARGET_DIR)/debug/orderflow-proof $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(STORE),--store $(STORE))
 
 .PHONY: bench
-bench: ## Measure each part beside its yardstick, and write docs/benchmarks.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
+bench: ## Measure each part beside its yardstick; all of them go to docs/benchmarks.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
 	@scripts/prepare build services s3
 	$(RELEASE) -p orderflow-bench
-	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench --report docs/benchmarks.md $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ONLY),--only $(ONLY))
+	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench $(if $(ONLY),--only $(ONLY),--report docs/benchmarks.md) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: screenshots
 screenshots: ## Take the pictures in docs/images anew, of the pipeline under load

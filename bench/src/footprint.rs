@@ -29,7 +29,7 @@ pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
     let consumer_ready = began.elapsed();
     let counter = async || crate::backing::metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
     post::quiet(&counter).await?;
-    post::wait_for_relays(&producer.admin_url()?).await?;
+    post::wait_for_relays(&producer).await?;
     let mut rows = Vec::new();
     for (name, pid, ready) in
         [("producer", producer.pid(), producer_ready), ("consumer", consumer.pid(), consumer_ready)]

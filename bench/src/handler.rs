@@ -75,7 +75,7 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
         theirs.push(of_bare_handler(backing, effort.length).await?);
         backing.empty().await?;
         let producer = backing.producer(ALL).await?;
-        post::wait_for_relays(&producer.admin_url()?).await?;
+        post::wait_for_relays(&producer).await?;
         let before = usage::cpu(producer.pid())?;
         let began = Instant::now();
         let reached = post::post(&producer.url()?, CONNECTIONS, RATE, effort.length).await?;

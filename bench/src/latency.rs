@@ -50,7 +50,7 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
         "p99",
         "due, not sent",
     ]);
-    let maximum = post::maximum(backing, ALL, effort.length).await?;
+    let maximum = post::maximum(backing, effort.length).await?;
     let most = (maximum * 0.8) as u32;
     let mut plotted = Vec::new();
     for (rate, name) in RATES
@@ -87,7 +87,7 @@ async fn at(backing: &Backing, rate: u32, length: Duration) -> Result<Measured> 
     let consumer = backing.consumer(GROUP).await?;
     consumer.ready(PATIENCE).await?;
     let producer = backing.producer(ALL).await?;
-    post::wait_for_relays(&producer.admin_url()?).await?;
+    post::wait_for_relays(&producer).await?;
     let counted = async || crate::backing::metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
     post::quiet(&counted).await?;
     let reader = Reader::start(backing)?;

@@ -17,7 +17,7 @@ use crate::{
     usage,
 };
 
-/// Of them 512 wait for an answer at once, over and over; more than the writers take at a time.
+/// Twice what the writers of a shard take at a time.
 const CONNECTIONS: u32 = 1024;
 
 pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
@@ -32,7 +32,7 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
         backing.empty().await?;
         let producer = backing.producer(ALL).await?;
         let url = producer.url()?;
-        post::wait_for_relays(&producer.admin_url()?).await?;
+        post::wait_for_relays(&producer).await?;
         let maximum = post::post(&url, 64, 0, effort.length).await?.rate;
         before.push(maximum);
         let length = effort.length + Duration::from_secs(1);

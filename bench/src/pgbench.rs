@@ -20,13 +20,6 @@ const CONNECTING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Script(PathBuf);
 
-/// What both together did.
-#[derive(Debug, Clone, Copy)]
-pub struct Rate {
-    /// Transactions per second.
-    pub transactions: f64,
-}
-
 impl Script {
     pub fn write(name: &str, text: &str) -> Result<Self> {
         let path = std::env::temp_dir().join(format!("orderflow-bench-{}-{name}.sql", std::process::id()));
@@ -34,15 +27,15 @@ impl Script {
         Ok(Self(path))
     }
 
-    /// With `connections` in all: half of them on each shard, a single one on the first.
-    pub async fn run(&self, backing: &Backing, connections: u32, length: Duration) -> Result<Rate> {
+    /// Transactions per second of both shards together, with `connections` in all: half of them on each, a single one on the
+    /// first.
+    pub async fn run(&self, backing: &Backing, connections: u32, length: Duration) -> Result<f64> {
         let on_each = match connections {
             1 => vec![1],
             more => vec![more / 2, more - more / 2],
         };
         let runs = backing.dsns().into_iter().zip(on_each).map(|(dsn, clients)| self.run_on(dsn, clients, length));
-        let transactions = try_join_all(runs).await?.iter().sum();
-        Ok(Rate { transactions })
+        Ok(try_join_all(runs).await?.iter().sum())
     }
 
     async fn run_on(&self, dsn: String, clients: u32, length: Duration) -> Result<f64> {

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use orderflow_testbed::{
-    Service, eventually,
+    Producer, Service, eventually,
     load::{Load, Orders, Plan},
 };
 use tokio::time::{Instant, sleep};
 
 use crate::{
     Effort,
-    backing::{ALL, Backing, Disk, GROUP, PATIENCE, Reach, SHARDS_ONLY, address, metric, settled},
+    backing::{ALL, Backing, Disk, GROUP, PATIENCE, SHARDS_ONLY, address, metric, settled},
     pgbench::Script,
     plot,
     report::Report,
@@ -20,13 +20,13 @@ use crate::{
     usage,
 };
 
-pub const CONNECTIONS: [u32; 4] = [1, 16, 64, 256];
+const CONNECTIONS: [u32; 4] = [1, 16, 64, 256];
 const USERS: u64 = 1000;
 const WARMING_UP: Duration = Duration::from_secs(1);
 
 /// The bare row, with every index of the real table. Its id grows with time, as ours does: a random one would cost pgbench
 /// more.
-pub const INSERT: &str = "\\set r random(1, 1000000000000)
+const INSERT: &str = "\\set r random(1, 1000000000000)
 \\set u random(1, 1000)
 INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at)
 VALUES ((lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000000)::bigint), 16, '0') || lpad(to_hex(:r::bigint), 16, '0'))::uuid,
@@ -77,7 +77,7 @@ pub async fn acceptance(backing: &Backing, effort: Effort, report: &mut Report) 
         let (mut ours, mut theirs, mut p50, mut p99) = <(Series, Series, Series, Series)>::default();
         for _ in 0..effort.rounds {
             backing.empty().await?;
-            theirs.push(script.run(backing, connections, effort.length).await?.transactions);
+            theirs.push(script.run(backing, connections, effort.length).await?);
             backing.empty().await?;
             let producer = backing.producer(SHARDS_ONLY).await?;
             let reached = post(&producer.url()?, connections, 0, effort.length).await?;
@@ -114,14 +114,14 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     let mut resident: [Series; 2] = Default::default();
     for _ in 0..effort.rounds {
         backing.empty().await?;
-        theirs.push(script.run(backing, CONNECTIONS, effort.length).await?.transactions);
+        theirs.push(script.run(backing, CONNECTIONS, effort.length).await?);
         backing.empty().await?;
         let consumer = backing.consumer(GROUP).await?;
         consumer.ready(PATIENCE).await?;
         let producer = backing.producer(ALL).await?;
         let notified = async || metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
         let url = producer.url()?;
-        wait_for_relays(&producer.admin_url()?).await?;
+        wait_for_relays(&producer).await?;
         // What was published by earlier rounds is consumed first.
         quiet(&notified).await?;
         let parts = || -> Result<Vec<f64>> {
@@ -167,10 +167,9 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
 }
 
 /// Waits until a producer leads the relays of both shards.
-pub async fn wait_for_relays(admin_url: &str) -> Result<()> {
+pub async fn wait_for_relays(producer: &Producer) -> Result<()> {
     eventually("the relays' leader", PATIENCE, async || {
-        let led = metric(admin_url, "orderflow_relay_leads").await?;
-        anyhow::ensure!(led > 1.5, "{led} relays are led");
+        anyhow::ensure!(producer.leads_relay(1).await? && producer.leads_relay(2).await?, "not both relays are led");
         Ok(())
     })
     .await
@@ -189,9 +188,9 @@ pub async fn quiet(counter: &impl AsyncFn() -> Result<f64>) -> Result<f64> {
     }
 }
 
-/// What the best round of a closed loop takes with everything at work, as a measure for loads that are a share of it.
-pub async fn maximum(backing: &Backing, reach: Reach, length: Duration) -> Result<f64> {
+/// What a closed loop of 64 takes with relay and receipts at work, as a measure for loads that are a share of it.
+pub async fn maximum(backing: &Backing, length: Duration) -> Result<f64> {
     backing.empty().await?;
-    let producer = backing.producer(reach).await?;
+    let producer = backing.producer(ALL).await?;
     Ok(post(&producer.url()?, 64, 0, length).await?.rate)
 }

@@ -69,7 +69,7 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
             let producer = backing.producer(SHARDS_ONLY).await?;
             let (mut ours, mut theirs, mut p50, mut p99) = <(Series, Series, Series, Series)>::default();
             for _ in 0..effort.rounds {
-                theirs.push(script.run(backing, CONNECTIONS, effort.length).await?.transactions / queries);
+                theirs.push(script.run(backing, CONNECTIONS, effort.length).await? / queries);
                 let warming_up = Duration::from_secs(1);
                 let plan = Plan {
                     address: address(&producer.url()?),
