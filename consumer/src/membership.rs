@@ -42,7 +42,7 @@ pub struct Assignment {
     /// Group, generation and member as they were when the partitions were given. Never to be read again before a commit:
     /// by then librdkafka may have lost the membership and joined anew, and a newer generation, or none at all, would let
     /// offsets of partitions that are somebody else's now pass the coordinator's check.
-    pub group: ConsumerGroupMetadata,
+    pub group: Arc<ConsumerGroupMetadata>,
     /// The lowest offset of each partition that is still to be read.
     pub starts: HashMap<i32, i64>,
 }
@@ -85,7 +85,7 @@ impl Membership {
             Offset::Offset(offset) => (element.partition(), offset),
             _ => (element.partition(), 0),
         });
-        let assignment = Arc::new(Assignment { group, starts: lowest.collect() });
+        let assignment = Arc::new(Assignment { group: Arc::new(group), starts: lowest.collect() });
         consumer.assign(&starts).map_err(unreadable)?;
         tracing::info!(partitions = ?sorted(&assignment.starts), "assigned");
         self.lock().assignment = Some(assignment);

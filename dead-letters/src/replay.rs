@@ -1,7 +1,7 @@
 //! Replay: writes each dead letter back to the partition it came from, and commits its offset in the same transaction:
 //! either both happened, or neither. Two replays at once fence each other.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use anyhow::{Context, anyhow, bail};
 use orderflow_core::Topics;
@@ -199,7 +199,7 @@ impl Run<'_> {
             offsets.add_partition_offset(&self.letters.topic, partition, Offset::Offset(offset))?;
         }
         // Of a consumer that is in no group: no generation is checked. That no second replay runs is the producer's part.
-        let group = self.letters.consumer.group_metadata().context("name the group")?;
+        let group = Arc::new(self.letters.consumer.group_metadata().context("name the group")?);
         match self.transactions.run(outgoing, &offsets, &group) {
             Ok(()) => Ok(Ok(())),
             Err(Failure::Aborted(Cause { reason, too_large_for: Some(_) })) => Ok(Err(reason)),

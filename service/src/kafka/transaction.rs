@@ -1,8 +1,10 @@
 //! One Kafka transaction: records and the offsets they came from, all or nothing. Knows what each kind of error asks for.
 //! Used by the consumer's pipeline and by the replay of dead letters.
 
+mod offsets;
+
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,6 +16,8 @@ use rdkafka::{
     message::{DeliveryResult, Message, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
 };
+
+use offsets::OffsetSender;
 
 use super::{TransactionError, Troubles, drain, why};
 use crate::{
@@ -28,6 +32,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same once the process is to stop: then the transaction's successor settles what is open.
 const PATIENCE_WHEN_STOPPING: Duration = Duration::from_secs(5);
+/// Longest wait for offsets to be taken, which librdkafka itself does not bound (see [`offsets`]). By then the broker has given
+/// the transaction up.
+const OFFSETS_PATIENCE: Duration = Duration::from_secs(15);
 /// Longer than `message.timeout.ms`, after which librdkafka itself gives a record up.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -60,7 +67,8 @@ pub struct Cause {
 
 /// The producer of transactions of one role, initialized.
 pub struct Transactions {
-    producer: BaseProducer<Deliveries>,
+    producer: Arc<BaseProducer<Deliveries>>,
+    offsets: OffsetSender,
     stop: CancellationToken,
     waiting: Box<dyn Fn(&str) + Send>,
 }
@@ -73,8 +81,11 @@ impl Transactions {
         stop: CancellationToken,
         waiting: impl Fn(&str) + Send + 'static,
     ) -> Result<Self, String> {
-        let producer = config.create_with_context(Deliveries::default()).map_err(|error| error.to_string())?;
-        let transactions = Self { producer, stop, waiting: Box::new(waiting) };
+        let producer: BaseProducer<_> =
+            config.create_with_context(Deliveries::default()).map_err(|error| error.to_string())?;
+        let producer = Arc::new(producer);
+        let offsets = OffsetSender::start(producer.clone());
+        let transactions = Self { producer, offsets, stop, waiting: Box::new(waiting) };
         let opened = transactions.insist("init_transactions", || transactions.producer.init_transactions(CALL_TIMEOUT));
         match opened {
             Ok(()) => Ok(transactions),
@@ -87,7 +98,7 @@ impl Transactions {
         &self,
         records: impl IntoIterator<Item = Outgoing<'record>>,
         offsets: &TopicPartitionList,
-        group: &ConsumerGroupMetadata,
+        group: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), Failure> {
         match self.attempt(records, offsets, group) {
             Ok(()) => Ok(()),
@@ -113,7 +124,7 @@ impl Transactions {
         &self,
         records: impl IntoIterator<Item = Outgoing<'record>>,
         offsets: &TopicPartitionList,
-        group: &ConsumerGroupMetadata,
+        group: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), Stopped> {
         let producer = &self.producer;
         producer.context().forget();
@@ -124,9 +135,7 @@ impl Transactions {
         self.deliver()?;
         reached("consumer::after-produce");
         if !defect("consumer::commits-offsets-apart") {
-            self.insist("send_offsets_to_transaction", || {
-                producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT)
-            })?;
+            self.send_offsets(offsets, group)?;
         }
         reached("consumer::before-commit");
         // One that timed out may have been committed. Asking again tells; aborting could only guess.
@@ -171,11 +180,35 @@ impl Transactions {
         }
     }
 
+    fn send_offsets(&self, offsets: &TopicPartitionList, group: &Arc<ConsumerGroupMetadata>) -> Result<(), Stopped> {
+        const STEP: &str = "send_offsets_to_transaction";
+        self.insist_on(STEP, || {
+            let began = Instant::now();
+            self.offsets.send(offsets.clone(), group.clone());
+            loop {
+                let reason = format!("{STEP}: the group's coordinator does not answer");
+                match (self.offsets.answer(), began.elapsed()) {
+                    (Some(answer), _) => return Ok(answer),
+                    (None, waited) if waited >= OFFSETS_PATIENCE.min(self.patience()) => {
+                        return Err(Stopped::Broken(reason));
+                    }
+                    (None, waited) if waited >= CALL_TIMEOUT => (self.waiting)(&reason),
+                    (None, _) => {}
+                }
+            }
+        })
+    }
+
     /// Calls until it is done, or until its error is one that calling again does not help.
     fn insist(&self, step: &str, call: impl Fn() -> KafkaResult<()>) -> Result<(), Stopped> {
+        self.insist_on(step, || Ok(call()))
+    }
+
+    /// The same for a call that may not come back at all.
+    fn insist_on(&self, step: &str, call: impl Fn() -> Result<KafkaResult<()>, Stopped>) -> Result<(), Stopped> {
         let began = Instant::now();
         loop {
-            let Err(error) = call() else { return Ok(()) };
+            let Err(error) = call()? else { return Ok(()) };
             // What is behind a timeout is among the events, which only a poll hands over.
             let trouble = self.producer.context().troubles.last();
             let reason = format!("{step}: {}", why(&error, trouble.as_ref()));
@@ -265,5 +298,56 @@ impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka producer");
         self.troubles.told(&error, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        Offset,
+        consumer::{BaseConsumer, Consumer},
+        mocking::{MockCluster, MockCoordinator},
+    };
+
+    use super::*;
+
+    /// On librdkafka's own simulation of brokers: of a real one that wakes up from a freeze, a client loses sight only if it
+    /// asks in the few milliseconds in which the cluster has no broker.
+    #[test]
+    fn a_coordinator_that_never_answers_breaks_the_producer_and_the_next_goes_on() {
+        let cluster = MockCluster::new(2).unwrap();
+        for topic in ["source", "target"] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+            cluster.partition_leader(topic, 0, Some(1)).unwrap();
+        }
+        cluster.coordinator(MockCoordinator::Transaction("role".to_owned()), 1).unwrap();
+        cluster.coordinator(MockCoordinator::Group("group".to_owned()), 2).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers()).set("transactional.id", "role");
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("group.id", "group")
+            .create()
+            .unwrap();
+        let group = Arc::new(consumer.group_metadata().unwrap());
+        let run = |transactions: &Transactions, offset: i64| {
+            let record = Outgoing { topic: "target", partition: 0, key: None, value: Some(b"value"), headers: None };
+            let mut offsets = TopicPartitionList::new();
+            offsets.add_partition_offset("source", 0, Offset::Offset(offset)).unwrap();
+            transactions.run([record], &offsets, &group)
+        };
+
+        let stop = CancellationToken::new();
+        let transactions = Transactions::open(&config, stop.clone(), |_| {}).unwrap();
+        run(&transactions, 1).unwrap();
+        cluster.broker_down(2).unwrap();
+        stop.cancel(); // The shorter of the two patiences.
+        let failure = run(&transactions, 2).unwrap_err();
+        assert!(matches!(&failure, Failure::Broken(reason) if reason.contains("coordinator")), "{failure:?}");
+        drop(transactions);
+
+        cluster.broker_up(2).unwrap();
+        let transactions = Transactions::open(&config, CancellationToken::new(), |_| {}).unwrap();
+        run(&transactions, 2).unwrap();
     }
 }
