@@ -52,8 +52,9 @@ proof: ## Kill, freeze and cut off everything while orders flow, and check every
 
 .PHONY: bench
 bench: ## Measure each part beside its yardstick; all of them go to docs/benchmarks.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
-	@scripts/prepare build services s3
+	@scripts/prepare build services s3 kubernetes
 	$(RELEASE) -p orderflow-bench
+	cargo build --release --locked -p orderflow-operator
 	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench $(if $(ONLY),--only $(ONLY),--report docs/benchmarks.md) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: screenshots

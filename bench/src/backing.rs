@@ -89,6 +89,20 @@ impl Backing {
         try_join_all(on_each).await.with_context(|| format!("execute {statements}")).map(drop)
     }
 
+    /// Orders straight into the table, each a millisecond after the one before, of users `a-0` to `a-999`: `from` to `to` of
+    /// each shard.
+    pub async fn fill(&self, from: u64, to: u64) -> Result<()> {
+        let insert = format!(
+            "INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at) \
+             SELECT ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'a-' || n % 1000, 'Wireless Mouse', 2, 29.99, \
+             'created', 'receipts/a-' || n % 1000 || '/' || n || '.txt', timestamptz '2026-01-01' + n * interval '1 ms', \
+             timestamptz '2026-01-01' + n * interval '1 ms' FROM generate_series({from}, {to} - 1) AS n"
+        );
+        self.execute(&insert).await?;
+        self.execute("VACUUM (ANALYZE) orders").await?;
+        self.execute("CHECKPOINT").await
+    }
+
     /// Of both shards together.
     pub async fn count(&self, query: &'static str) -> Result<i64> {
         let mut sum = 0;
@@ -99,6 +113,25 @@ impl Backing {
         Ok(sum)
     }
 
+    /// Of both shards, since they were made.
+    pub async fn wal_bytes(&self) -> Result<f64> {
+        Ok(self.count("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").await? as f64)
+    }
+
+    /// In Kafka's logs as they are now, its own topics included, without the indexes, which are allocated ahead.
+    pub fn kafka_bytes(&self) -> f64 {
+        fn logs(folder: &Path) -> u64 {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            let bytes = entries.map(|entry| match entry.metadata() {
+                Ok(found) if found.is_dir() => logs(&entry.path()),
+                Ok(found) if entry.path().extension().is_some_and(|extension| extension == "log") => found.len(),
+                _ => 0,
+            });
+            bytes.sum()
+        }
+        logs(&self.folder.join("data").join("kafka")) as f64
+    }
+
     /// The same start for each measurement: nothing stored, nothing dirty.
     pub async fn empty(&self) -> Result<()> {
         self.execute("TRUNCATE orders, idempotency_keys, outbox, receipt_jobs").await?;
@@ -106,7 +139,12 @@ impl Backing {
     }
 
     pub async fn producer(&self, reach: Reach) -> Result<Producer> {
-        let environment = self.environment(reach);
+        self.producer_with(reach, &[]).await
+    }
+
+    pub async fn producer_with(&self, reach: Reach, settings: &[(&str, &str)]) -> Result<Producer> {
+        let mut environment = self.environment(reach);
+        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let producer = Producer::builder(&self.folder, environment).instance("producer").start().await?;
         // Ready is for orders; Kafka and S3 may be away.
         producer.ready(PATIENCE).await?;
@@ -127,24 +165,36 @@ impl Backing {
         Consumer::builder(&self.folder, environment.collect()).instance("consumer").start().await
     }
 
-    fn environment(&self, reach: Reach) -> Environment {
-        // Nothing listens at port 1.
-        let nowhere = "127.0.0.1:1";
-        let [first, second] = self.dsns();
+    /// Kafka and S3, for whoever has shards, topics and a bucket of its own.
+    pub fn services(&self) -> Environment {
         [
-            ("KAFKA_BROKERS", if reach.kafka { self.kafka.bootstrap() } else { nowhere.to_owned() }),
-            ("KAFKA_TOPIC", TOPIC.to_owned()),
-            ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
-            ("PG_SHARD1_DSN", first),
-            ("PG_SHARD2_DSN", second),
-            ("S3_ENDPOINT", if reach.s3 { self.s3.endpoint() } else { format!("http://{nowhere}") }),
-            ("S3_BUCKET", BUCKET.to_owned()),
+            ("KAFKA_BROKERS", self.kafka.bootstrap()),
+            ("S3_ENDPOINT", self.s3.endpoint()),
             ("AWS_REGION", "us-east-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", versitygw::ACCESS_KEY_ID.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", versitygw::SECRET_ACCESS_KEY.to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
+    }
+
+    fn environment(&self, reach: Reach) -> Environment {
+        let [first, second] = self.dsns();
+        let mut environment = self.services();
+        let mut set = |name: &str, value: String| environment.push((name.to_owned(), value));
+        set("KAFKA_TOPIC", TOPIC.to_owned());
+        set("SHARDS", "shard1=A-M,shard2=N-Z".to_owned());
+        set("PG_SHARD1_DSN", first);
+        set("PG_SHARD2_DSN", second);
+        set("S3_BUCKET", BUCKET.to_owned());
+        // Nothing listens at port 1. The last of two settings of the same name counts.
+        if !reach.kafka {
+            set("KAFKA_BROKERS", "127.0.0.1:1".to_owned());
+        }
+        if !reach.s3 {
+            set("S3_ENDPOINT", "http://127.0.0.1:1".to_owned());
+        }
+        environment
     }
 }
 

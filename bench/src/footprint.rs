@@ -7,7 +7,7 @@ use orderflow_testbed::Service;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    backing::{ALL, Backing, GROUP, PATIENCE},
+    backing::{ALL, Backing, PATIENCE},
     post,
     report::Report,
     series::short,
@@ -18,13 +18,15 @@ use crate::{
 const IDLING: Duration = Duration::from_secs(20);
 
 pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
-    report.section("At rest", "Started on services that are up, then left alone for 20 s.");
+    report.section("At rest", "Started on services that are up, then left alone for 20 s. What is not private is the program itself, as far as it has been read, \
+         which all processes of a node share and the kernel can drop.");
     backing.empty().await?;
     let began = Instant::now();
     let producer = backing.producer(ALL).await?;
     let producer_ready = began.elapsed();
     let began = Instant::now();
-    let consumer = backing.consumer(GROUP).await?;
+    // A group of its own, as nobody has to be waited for who has just been killed.
+    let consumer = backing.consumer("at-rest").await?;
     consumer.ready(PATIENCE).await?;
     let consumer_ready = began.elapsed();
     let counter = async || crate::backing::metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
@@ -37,11 +39,12 @@ pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
         rows.push((name, pid, ready, usage::cpu(pid)?));
     }
     sleep(IDLING).await;
-    report.head(&["", "start to ready", "memory, MiB", "CPU, % of a core"]);
+    report.head(&["", "start to ready", "memory, MiB", "of it private", "CPU, % of a core"]);
     for (name, pid, ready, before) in rows {
         let share = (usage::cpu(pid)? - before) / IDLING.as_secs_f64() * 100.0;
         let ready = format!("{} ms", short(ready.as_secs_f64() * 1e3));
-        report.row([name.to_owned(), ready, short(usage::resident(pid)?), short(share)]);
+        let memory = [usage::resident(pid)?, usage::private(pid)?].map(short);
+        report.row([name.to_owned(), ready].into_iter().chain(memory).chain([short(share)]));
     }
     Ok(())
 }

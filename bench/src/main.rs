@@ -4,9 +4,12 @@
 mod backing;
 mod drain;
 mod footprint;
+mod growth;
 mod handler;
 mod latency;
+mod linear;
 mod machine;
+mod operator;
 mod overload;
 mod pgbench;
 mod plot;
@@ -15,6 +18,7 @@ mod reads;
 mod report;
 mod series;
 mod usage;
+mod writer;
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -52,10 +56,14 @@ struct Settings {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Part {
+    /// Memory, CPU when idle, time to start
+    Footprint,
     /// POST beside pgbench, acceptance alone, on the disk as it is
     Post,
     /// The same on a disk that is 3 ms slower
     PostSlow,
+    /// The writer's statement beside COPY
+    Writer,
     /// POST with everything keeping up
     Whole,
     /// CPU of the producer beside a bare handler
@@ -68,8 +76,12 @@ enum Part {
     Drain,
     /// GET beside pgbench
     Reads,
-    /// Memory, CPU when idle, time to start
-    Footprint,
+    /// CPU per order when there is more of everything
+    Linear,
+    /// More shards, more producers
+    Growth,
+    /// The operator with 200 resources
+    Operator,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,19 +128,22 @@ async fn run(settings: Settings) -> Result<()> {
     let mut report = Report::new(machine::describe()?);
 
     let as_it_is = folder.join("as-it-is");
-    if parts.iter().any(|part| *part != Part::PostSlow) {
+    if parts.iter().any(|part| !matches!(part, Part::PostSlow | Part::Operator)) {
         let backing = Backing::start(&as_it_is, Disk::AsItIs).await.context("start the backing services")?;
         for part in &parts {
             eprintln!("{part:?}");
             match part {
                 Part::Post => post::acceptance(&backing, effort, &mut report).await,
-                Part::PostSlow => Ok(()),
+                Part::PostSlow | Part::Operator => Ok(()),
+                Part::Writer => writer::compare(&backing, effort, &mut report).await,
                 Part::Whole => post::whole(&backing, effort, &mut report).await,
                 Part::Handler => handler::compare(&backing, effort, &mut report).await,
                 Part::Latency => latency::measure(&backing, effort, &mut report).await,
                 Part::Overload => overload::measure(&backing, effort, &mut report).await,
                 Part::Drain => drain::measure(&backing, effort, &mut report).await,
                 Part::Reads => reads::compare(&backing, effort, &mut report).await,
+                Part::Linear => linear::measure(&backing, effort, &mut report).await,
+                Part::Growth => growth::measure(&backing, effort, &mut report).await,
                 Part::Footprint => footprint::measure(&backing, &mut report).await,
             }
             .with_context(|| format!("measure {part:?}"))?;
@@ -142,6 +157,10 @@ async fn run(settings: Settings) -> Result<()> {
         post::acceptance(&backing, effort, &mut report).await?;
         drop(backing);
         let _ = std::fs::remove_dir_all(slow.join("data"));
+    }
+    if parts.contains(&Part::Operator) {
+        eprintln!("{:?}", Part::Operator);
+        operator::measure(&folder.join("operator"), &mut report).await.context("measure Operator")?;
     }
     report.publish(settings.report.as_deref())
 }

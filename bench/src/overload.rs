@@ -17,20 +17,23 @@ use crate::{
     usage,
 };
 
-/// Twice what the writers of a shard take at a time.
+/// More than may wait, so that orders have to be refused.
 const CONNECTIONS: u32 = 1024;
+/// `SHARD_QUEUE`: with its default nothing would be refused, since each connection waits for its order, and all of them find a
+/// place.
+const QUEUE: &str = "128";
 
 pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     report.section(
         "Overload",
-        "An open loop of three times what a closed loop of 64 connections takes, over 1,024 connections, with everything at work. \
-         Afterwards the closed loop again.",
+        "An open loop of three times what a closed loop of 64 connections takes, over 1,024 connections, where 128 orders may wait for a \
+         shard (`SHARD_QUEUE`), with everything at work. Afterwards the closed loop again.",
     );
     let (mut before, mut during, mut refused, mut p99, mut memory, mut after) =
         <(Series, Series, Series, Series, Series, Series)>::default();
     for _ in 0..effort.rounds {
         backing.empty().await?;
-        let producer = backing.producer(ALL).await?;
+        let producer = backing.producer_with(ALL, &[("SHARD_QUEUE", QUEUE)]).await?;
         let url = producer.url()?;
         post::wait_for_relays(&producer).await?;
         let maximum = post::post(&url, 64, 0, effort.length).await?.rate;

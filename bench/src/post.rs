@@ -112,6 +112,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     let (mut accepted, mut ours, mut theirs) = <(Series, Series, Series)>::default();
     let mut cpu: [Series; 5] = Default::default();
     let mut resident: [Series; 2] = Default::default();
+    let mut written: [Series; 2] = Default::default();
     for _ in 0..effort.rounds {
         backing.empty().await?;
         theirs.push(script.run(backing, CONNECTIONS, effort.length).await?);
@@ -131,6 +132,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
             Ok([others[0], postgres, others[1], others[2], others[3]].map(|seconds| seconds * 1e6).into())
         };
         let (before, notified_before) = (parts()?, notified().await?);
+        let written_before = [backing.wal_bytes().await?, backing.kafka_bytes()];
         let plan = Plan { address: address(&url), rate: 0, connections: CONNECTIONS, duration: effort.length };
         let began = Instant::now();
         let mut load = Load::start(&plan, Orders::new(USERS));
@@ -150,6 +152,10 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         for (series, (before, after)) in cpu.iter_mut().zip(before.iter().zip(parts()?)) {
             series.push((after - before) / orders);
         }
+        let written_after = [backing.wal_bytes().await?, backing.kafka_bytes()];
+        for (series, (before, after)) in written.iter_mut().zip(written_before.iter().zip(written_after)) {
+            series.push((after - before) / orders);
+        }
     }
     report.head(&["", "OrderFlow, orders/s", "pgbench, rows/s", "ratio"]);
     report.row(["everything kept up".to_owned(), ours.to_string(), theirs.to_string(), ours.over(&theirs).to_string()]);
@@ -157,6 +163,11 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     report.row(["accepted meanwhile".to_owned(), accepted.to_string(), theirs.to_string(), taken]);
     report.head(&["CPU per order", "µs"]);
     for (name, series) in ["producer", "Postgres", "Kafka", "consumer", "S3"].iter().zip(&cpu) {
+        report.row([(*name).to_owned(), series.to_string()]);
+    }
+    report.head(&["written per order", "bytes"]);
+    for (name, series) in ["WAL of Postgres", "logs of Kafka: events, notifications, transactions"].iter().zip(&written)
+    {
         report.row([(*name).to_owned(), series.to_string()]);
     }
     report.head(&["resident under full load", "MiB"]);

@@ -32,8 +32,17 @@ pub fn cpu(pid: u32) -> Result<f64> {
 
 /// Memory that a process has in RAM, in MiB.
 pub fn resident(pid: u32) -> Result<f64> {
+    status(pid, "VmRSS:")
+}
+
+/// The part of it that is no file's, in MiB.
+pub fn private(pid: u32) -> Result<f64> {
+    status(pid, "RssAnon:")
+}
+
+fn status(pid: u32, name: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read the status of a process")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("find VmRSS")?;
-    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().context("read VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("find {name}"))?;
+    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().with_context(|| format!("read {name}"))?;
     Ok(kibibytes / 1024.0)
 }

@@ -139,8 +139,9 @@ impl Pipeline {
         consumer.subscribe(&[&self.topics.orders]).map_err(|error| consume(&error))?;
 
         let (mut order, mut rebalances, mut aborts, mut alone_since) = (Order::default(), 0, 0, Instant::now());
+        let mut last_batch = None;
         while !self.stop.is_cancelled() {
-            let gathered = batch::gather(consumer, &mut order);
+            let gathered = batch::gather(consumer, &mut order, last_batch);
             let membership = consumer.context();
             match membership.take_failure() {
                 Some(Unresolved::Lost(lost)) => return Err(End::Lost(lost)),
@@ -173,6 +174,7 @@ impl Pipeline {
                 }
                 continue;
             }
+            last_batch = Some(Instant::now());
             match self.settle(&transactions, &batch, &assignment, partitions) {
                 Ok(()) => {
                     if defect("consumer::commits-offsets-apart") {

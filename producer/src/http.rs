@@ -34,16 +34,16 @@ use tokio::sync::Semaphore;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
-    request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer},
 };
 use utoipa::{OpenApi, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
 
 use crate::{
     Settings,
     dead_letters::Office,
     feed::Feed,
-    metrics::{Metrics, RequestLabels},
+    metrics::{Metrics, RequestLabels, Requests},
     shard::Shard,
     stats::Stats,
     trail::Trails,
@@ -53,8 +53,9 @@ use problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the handlers share. Cheap to clone.
-#[derive(Clone)]
+/// What the handlers share. One pointer: axum clones it several times for each request.
+pub type Shared = Arc<App>;
+
 pub struct App {
     pub map: ShardMap,
     /// In the order of the map.
@@ -66,8 +67,8 @@ pub struct App {
     /// One permit for each feed that may be open.
     pub feeds: Arc<Semaphore>,
     pub stats: Stats,
-    pub trails: Arc<Trails>,
-    pub config: Arc<Config>,
+    pub trails: Trails,
+    pub config: Config,
     pub metrics: Metrics,
     /// Ends the feeds at once.
     pub stop: CancellationToken,
@@ -92,23 +93,20 @@ pub fn router(app: App, settings: &Settings) -> anyhow::Result<Router> {
     let (api, document) = routes().split_for_parts();
     let document = document.to_json().context("encode the OpenAPI document")?;
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
-    let metrics = app.metrics.clone();
+    let requests = app.metrics.requests.clone();
     let router = api
         .route("/openapi.json", get(openapi))
         .merge(dashboard::routes(settings.controls_url.as_deref())?)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .with_state(app)
-        .layer(middleware::from_fn_with_state(metrics, observe))
+        .with_state(Arc::new(app))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
-        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-        .layer(middleware::map_request(drop_odd_request_id));
+        .layer(middleware::from_fn_with_state(requests, observe));
     // Even a layer that allows nothing would answer every OPTIONS with 200.
     Ok(if cors_origins.is_empty() { router } else { router.layer(cors(cors_origins)?) })
 }
 
-fn routes() -> OpenApiRouter<App> {
+fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(health))
         .routes(routes!(place::place_order, orders::list_orders))
@@ -145,40 +143,45 @@ async fn no_such_method(method: Method, request: Request) -> Problem {
     Problem::method_not_allowed(format!("{} has no {method}", request.uri().path()))
 }
 
-/// Counts each answer and logs what went wrong on our side; marks answers as not to be guessed at by browsers.
-async fn observe(State(metrics): State<Metrics>, route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+/// Counts each answer, names it with the request's id, and logs what went wrong on our side; marks answers as not to be guessed
+/// at by browsers.
+async fn observe(
+    State(requests): State<Requests>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
-    let request_id = request.headers().get(REQUEST_ID).cloned();
+    let request_id = request_id(&request);
     let route = route.map_or("none".to_owned(), |route| route.as_str().to_owned());
     let mut response = next.run(request).await;
     let status = response.status();
     if status.is_server_error() {
-        let request_id = request_id.as_ref().and_then(|id| id.to_str().ok());
+        let request_id = request_id.to_str().unwrap_or_default();
         tracing::warn!(%method, route, status = status.as_u16(), request_id, "answered");
     }
     let labels = RequestLabels { method: label_of(&method), route, status: status.as_u16() };
-    metrics.requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
+    requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
+    response.headers_mut().insert(REQUEST_ID, request_id);
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// The client's own if it is short and plain, as it is echoed and logged; else a new one.
+fn request_id(request: &Request) -> HeaderValue {
+    let plain = |id: &&HeaderValue| {
+        (1..=128).contains(&id.len())
+            && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte))
+    };
+    let new = || HeaderValue::try_from(Uuid::now_v7().to_string()).expect("a UUID is plain");
+    request.headers().get(REQUEST_ID).filter(plain).cloned().unwrap_or_else(new)
 }
 
 /// A method can be any word; each one that became a label would be kept for good.
 fn label_of(method: &Method) -> String {
     let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
-}
-
-/// A request id of a client is echoed and logged, so it must be short and plain; another one is replaced by ours.
-async fn drop_odd_request_id(mut request: Request) -> Request {
-    let plain = |id: &HeaderValue| {
-        (1..=128).contains(&id.len())
-            && id.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte))
-    };
-    if request.headers().get(REQUEST_ID).is_some_and(|id| !plain(id)) {
-        request.headers_mut().remove(REQUEST_ID);
-    }
-    request
 }
 
 fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {

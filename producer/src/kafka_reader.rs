@@ -138,7 +138,7 @@ impl<Known> Asked<'_, Known> {
         }
         self.consumer.assign(&assignment).map_err(|error| error.to_string())?;
         let read = loop {
-            match self.consumer.poll(self.left()) {
+            match self.consumer.poll(kafka::poll_timeout(self.left())) {
                 Some(Ok(record)) => {
                     let (partition, offset) = (record.partition(), record.offset());
                     let Some(end) = unread.get(&partition).copied() else { continue };

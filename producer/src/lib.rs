@@ -133,8 +133,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         feed,
         feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
         stats: Stats::new(sources),
-        trails: Arc::new(trails),
-        config: Arc::new(http::Config::of(&settings)),
+        trails,
+        config: http::Config::of(&settings),
         metrics,
         stop: stop.clone(),
     };

@@ -46,10 +46,12 @@ impl MetricConstructor<Histogram> for Sizes {
     }
 }
 
+pub type Requests = Family<RequestLabels, Histogram, Seconds>;
+
 /// Cheap to clone; clones share.
 #[derive(Clone)]
 pub struct Metrics {
-    pub requests: Family<RequestLabels, Histogram, Seconds>,
+    pub requests: Requests,
     pub orders: Family<OutcomeLabel, Counter>,
     pub queue_full: Counter,
     pub feeds: Gauge,

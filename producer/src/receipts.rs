@@ -17,7 +17,10 @@ use futures_util::{StreamExt, stream};
 use orderflow_core::{Order, OrderId, receipt};
 use orderflow_service::{Backoff, Dependency, failpoint::defect, postgres, s3, shutdown::CancellationToken};
 use sqlx::{FromRow, PgConnection, PgPool, Row, postgres::PgRow};
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout},
+};
 
 use crate::{
     metrics::ShardMetrics,
@@ -27,11 +30,18 @@ use crate::{
 /// Jobs claimed at once.
 const CLAIM: usize = 256;
 
-/// PUTs in flight.
+/// PUTs in flight, at the most.
 const IN_FLIGHT: usize = 32;
+
+/// PUTs of a claim that follow one another. Fewer receipts are spread out rather than written all at once, which would hold up the
+/// requests that this process serves.
+const ROUNDS: usize = CLAIM / IN_FLIGHT;
 
 /// How long a worker with nothing to do waits before it looks by itself.
 const POLL: Duration = Duration::from_secs(1);
+
+/// Shortest time between the beginnings of two claims that are not full: it is two statements for one receipt as for dozens.
+const PACE: Duration = Duration::from_millis(50);
 
 /// Longest wait for an answer of the database.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,7 +52,7 @@ const RETRY_CAP_SECONDS: f64 = 30.0;
 
 /// What one claim takes at the longest.
 pub fn longest_batch(put_timeout: Duration) -> Duration {
-    put_timeout * CLAIM.div_ceil(IN_FLIGHT) as u32
+    put_timeout * ROUNDS as u32
 }
 
 pub struct Receipts {
@@ -61,13 +71,17 @@ impl Receipts {
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         while !stop.is_cancelled() {
+            let began = Instant::now();
             match self.work(&stop).await {
                 Ok(CLAIM) => backoff.reset(),
                 Ok(_) => {
                     backoff.reset();
+                    let woken = async {
+                        let _ = timeout(POLL, self.doorbell.notified()).await;
+                        sleep_until(began + PACE).await;
+                    };
                     tokio::select! {
-                        () = self.doorbell.notified() => {}
-                        () = tokio::time::sleep(POLL) => {}
+                        () = woken => {}
                         () = stop.cancelled() => {}
                     }
                 }
@@ -103,7 +117,7 @@ impl Receipts {
                 failing.fetch_or(result.is_err(), Ordering::Relaxed);
                 (job, Some(result))
             })
-            .buffer_unordered(IN_FLIGHT)
+            .buffer_unordered(claimed.div_ceil(ROUNDS))
             .collect()
             .await;
 

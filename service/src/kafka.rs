@@ -181,6 +181,12 @@ pub fn drain<C: ProducerContext>(producer: &BaseProducer<C>, deadline: Instant) 
     }
 }
 
+/// What a consumer's `poll` should be given of the time that is left: whole milliseconds, rounded up. rdkafka waits in those, and
+/// asks again and again without a pause through what is left of the last one.
+pub fn poll_timeout(left: Duration) -> Duration {
+    Duration::from_millis(left.as_micros().div_ceil(1000) as u64)
+}
+
 /// What may be done about an error of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionError {

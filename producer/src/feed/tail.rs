@@ -218,10 +218,11 @@ impl Tail {
 
     /// How long to wait for the next record: at most until a frame is due.
     fn patience(&self) -> Duration {
-        let left = self.due.saturating_duration_since(Instant::now());
-        // In whole milliseconds, as librdkafka counts: it would spin through the rest.
-        let left = Duration::from_millis(left.as_micros().div_ceil(1000) as u64);
-        if self.pending.is_empty() { POLL } else { left }
+        if self.pending.is_empty() {
+            POLL
+        } else {
+            kafka::poll_timeout(self.due.saturating_duration_since(Instant::now()))
+        }
     }
 
     /// Cuts a frame that was due this long ago. None before the epoch begins: streams would not know what came before it.

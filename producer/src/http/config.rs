@@ -5,7 +5,7 @@ use orderflow_core::{Money, ProductName, Quantity, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
+use super::Shared;
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Config {
@@ -54,6 +54,6 @@ impl Config {
 
 /// What this process allows
 #[utoipa::path(get, path = "/api/config", tag = "process", responses((status = 200, body = Config, description = "Fixed while the process runs")))]
-pub async fn get_config(State(app): State<App>) -> Json<Config> {
-    Json((*app.config).clone())
+pub async fn get_config(State(app): State<Shared>) -> Json<Config> {
+    Json(app.config.clone())
 }

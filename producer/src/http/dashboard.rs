@@ -12,12 +12,12 @@ use axum::{
 use include_dir::{Dir, include_dir};
 use tower_http::compression::CompressionLayer;
 
-use super::{App, problem::Problem};
+use super::{Shared, problem::Problem};
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/dashboard");
 
 /// `controls`: the one other origin that the page may call.
-pub fn routes(controls: Option<&str>) -> anyhow::Result<Router<App>> {
+pub fn routes(controls: Option<&str>) -> anyhow::Result<Router<Shared>> {
     let connect = controls.map_or("'self'".to_owned(), |origin| format!("'self' {origin}"));
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {connect}; base-uri 'none'; \

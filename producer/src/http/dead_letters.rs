@@ -5,7 +5,7 @@ use orderflow_core::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{App, body, parameter::DeadLetterParameters, problem::Problem};
+use super::{Shared, body, parameter::DeadLetterParameters, problem::Problem};
 use crate::dead_letters::Letter;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -101,7 +101,7 @@ impl From<Letter> for DeadLetterView {
     )
 )]
 pub async fn list_dead_letters(
-    State(app): State<App>,
+    State(app): State<Shared>,
     parameters: DeadLetterParameters,
 ) -> Result<Json<DeadLetterList>, Problem> {
     let limit = match parameters.limit.as_deref().map(str::parse::<usize>) {
@@ -145,7 +145,7 @@ pub async fn list_dead_letters(
     )
 )]
 pub async fn replay_dead_letters(
-    State(app): State<App>,
+    State(app): State<Shared>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Replayed>, Problem> {

@@ -11,7 +11,7 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use orderflow_service::prometheus::metrics::gauge::Gauge;
 
-use super::{App, problem::Problem};
+use super::{Shared, problem::Problem};
 
 /// Shorter than what proxies usually wait for.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -34,7 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many feeds are open"),
     )
 )]
-pub async fn get_feed(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn get_feed(State(app): State<Shared>, headers: HeaderMap) -> Result<Response, Problem> {
     let permit = app.feeds.clone().try_acquire_owned().map_err(|_| Problem::too_many_feeds())?;
     let counted = Counted::new(app.metrics.feeds.clone());
     // One that is no text is none of ours, as one that cannot be parsed.
@@ -44,7 +44,7 @@ pub async fn get_feed(State(app): State<App>, headers: HeaderMap) -> Result<Resp
         let event = tokio::time::timeout(KEEP_ALIVE, stream.next()).await;
         Some((event.unwrap_or(Bytes::from_static(b": keep-alive\n\n")), stream))
     });
-    let events = events.take_until(app.stop.cancelled_owned()).map(move |event| {
+    let events = events.take_until(app.stop.clone().cancelled_owned()).map(move |event| {
         // Held as long as the stream.
         let _ = (&permit, &counted);
         Ok::<_, Infallible>(event)

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App,
+    App, Shared,
     cursor::Cursor,
     parameter::{IdOfPath, ListParameters},
     problem::Problem,
@@ -45,7 +45,7 @@ pub struct OrderList {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered"),
     )
 )]
-pub async fn list_orders(State(app): State<App>, parameters: ListParameters) -> Result<Json<OrderList>, Problem> {
+pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) -> Result<Json<OrderList>, Problem> {
     let user = match parameters.user_id {
         Some(user) => Some(UserId::parse(user).map_err(|rule| Problem::invalid_parameter("user_id", rule))?),
         None => None,
@@ -111,7 +111,7 @@ pub async fn list_orders(State(app): State<App>, parameters: ListParameters) -> 
          description = "Not found, and a shard that may have it is down"),
     )
 )]
-pub async fn get_order(State(app): State<App>, IdOfPath(id): IdOfPath) -> Result<Json<OrderView>, Problem> {
+pub async fn get_order(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Result<Json<OrderView>, Problem> {
     let (stored, _) = find(&app, id).await?;
     Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending))))
 }

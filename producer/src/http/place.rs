@@ -12,7 +12,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, body,
+    Shared, body,
     problem::Problem,
     view::{OrderView, PENDING},
 };
@@ -82,7 +82,7 @@ pub struct PlacedOrder {
          headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
-pub async fn place_order(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub async fn place_order(State(app): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let count = |outcome| {
         app.metrics.orders.get_or_create(&OutcomeLabel { outcome }).inc();
     };

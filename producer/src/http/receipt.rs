@@ -9,7 +9,7 @@ use axum::{
 use orderflow_service::s3;
 
 use super::{
-    App, orders,
+    Shared, orders,
     parameter::IdOfPath,
     problem::Problem,
     view::{MISSING, PENDING},
@@ -30,7 +30,7 @@ const LIMIT: i64 = 64 * 1024;
         (status = 503, body = Problem, content_type = "application/problem+json", description = "S3 or a shard is down"),
     )
 )]
-pub async fn get_receipt(State(app): State<App>, IdOfPath(id): IdOfPath) -> Result<Response, Problem> {
+pub async fn get_receipt(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Result<Response, Problem> {
     let (stored, _) = orders::find(&app, id).await?;
     let object = app.s3.get_object().bucket(&*app.bucket).key(&stored.order.receipt_s3_key).send().await;
     let object = match object {

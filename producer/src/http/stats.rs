@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
+use super::Shared;
 use crate::stats::Snapshot;
 
 #[derive(Serialize, ToSchema)]
@@ -23,7 +23,7 @@ pub struct ShardView {
 
 /// List the shards
 #[utoipa::path(get, path = "/api/shards", tag = "shards", responses((status = 200, body = ShardList, description = "All shards, in their order")))]
-pub async fn list_shards(State(app): State<App>) -> Json<ShardList> {
+pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
     let shards = app.map.iter().map(|shard| ShardView { name: shard.name.clone(), users: shard.users() }).collect();
     Json(ShardList { shards })
 }
@@ -33,6 +33,6 @@ pub async fn list_shards(State(app): State<App>) -> Json<ShardList> {
 /// Found out at most once a second, for all who ask. What does not answer in time is `up: false`, with the reason, and its
 /// numbers are null.
 #[utoipa::path(get, path = "/api/stats", tag = "process", responses((status = 200, body = Snapshot, description = "As of `at`")))]
-pub async fn get_stats(State(app): State<App>) -> Json<Snapshot> {
+pub async fn get_stats(State(app): State<Shared>) -> Json<Snapshot> {
     Json((*app.stats.snapshot().await).clone())
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, orders,
+    App, Shared, orders,
     parameter::IdOfPath,
     problem::Problem,
     view::{MISSING, OrderView, PENDING, STORED, receipt_status},
@@ -90,15 +90,15 @@ struct Notified {
          description = "Not found, and a shard that may have it is down; or too many are looked up"),
     )
 )]
-pub async fn get_trail(State(app): State<App>, IdOfPath(id): IdOfPath) -> Result<Json<TrailView>, Problem> {
+pub async fn get_trail(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Result<Json<TrailView>, Problem> {
     let place = app.trails.begin().ok_or_else(Problem::too_many_look_ups)?;
     let (stored, shard) = orders::find(&app, id).await?;
     let queued = shard.queued(id).await.ok();
-    let (trails, order) = (app.trails.clone(), stored.order.clone());
+    let (shared, order) = (app.clone(), stored.order.clone());
     // A task of its own: a client that goes away does not end the look at Kafka, and its place is taken until then.
     let announced = tokio::spawn(async move {
         let _place = place;
-        trails.follow(&order, queued).await
+        shared.trails.follow(&order, queued).await
     });
     let (receipt, announced) = join(receipt(&app, &stored, queued), announced).await;
     let announced = announced.map_err(|_| Problem::internal())?;
