@@ -142,6 +142,13 @@ impl Backing {
         self.producer_with(reach, &[]).await
     }
 
+    /// A second producer, beside one that leads the relays.
+    pub async fn bystander(&self) -> Result<Producer> {
+        let producer = Producer::builder(&self.folder, self.environment(ALL)).instance("bystander").start().await?;
+        producer.ready(PATIENCE).await?;
+        Ok(producer)
+    }
+
     pub async fn producer_with(&self, reach: Reach, settings: &[(&str, &str)]) -> Result<Producer> {
         let mut environment = self.environment(reach);
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));

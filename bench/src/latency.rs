@@ -31,6 +31,7 @@ use crate::{
 };
 
 const RATES: [u32; 3] = [100, 1000, 5000];
+const BYSTANDER: u32 = 1000;
 const CONNECTIONS: u32 = 64;
 
 pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
@@ -58,12 +59,12 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
         .into_iter()
         .chain([(most, format!("{} (80 % of what a closed loop of 64 takes)", short(f64::from(most))))])
     {
-        let measured = at(backing, rate, effort.length * 2).await?;
-        let milliseconds = |time: Duration| format!("{} ms", short(time.as_secs_f64() * 1e3));
-        let cells = measured.post.iter().chain(&measured.way).map(|time| milliseconds(*time));
+        let measured = at(backing, rate, effort.length * 2, Way::Leader).await?;
         plotted.push(measured.way.map(|time| time.as_secs_f64() * 1e3));
-        report.row([name, short(measured.rate)].into_iter().chain(cells).chain([measured.unsent.to_string()]));
+        measured.tell(name, report);
     }
+    let bystander = at(backing, BYSTANDER, effort.length * 2, Way::Bystander).await?;
+    bystander.tell(format!("{}, all to a second producer, which leads no relay", short(f64::from(BYSTANDER))), report);
     let labels: Vec<String> =
         RATES.iter().chain([&most]).map(|rate| format!("{}/s", short(f64::from(*rate)))).collect();
     let of = |position: usize| plotted.iter().map(|times| times[position]).collect::<Vec<f64>>();
@@ -74,6 +75,13 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
     Ok(())
 }
 
+/// Which producer takes the orders.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Leader,
+    Bystander,
+}
+
 struct Measured {
     rate: f64,
     /// p50, p95, p99.
@@ -82,19 +90,29 @@ struct Measured {
     unsent: u64,
 }
 
-async fn at(backing: &Backing, rate: u32, length: Duration) -> Result<Measured> {
+impl Measured {
+    fn tell(&self, name: String, report: &mut Report) {
+        let milliseconds = |time: &Duration| format!("{} ms", short(time.as_secs_f64() * 1e3));
+        let cells = self.post.iter().chain(&self.way).map(milliseconds);
+        report.row([name, short(self.rate)].into_iter().chain(cells).chain([self.unsent.to_string()]));
+    }
+}
+
+async fn at(backing: &Backing, rate: u32, length: Duration, way: Way) -> Result<Measured> {
     backing.empty().await?;
     let consumer = backing.consumer(GROUP).await?;
     consumer.ready(PATIENCE).await?;
     let producer = backing.producer(ALL).await?;
     post::wait_for_relays(&producer).await?;
+    let bystander = if way == Way::Bystander { Some(backing.bystander().await?) } else { None };
+    let url = bystander.as_ref().unwrap_or(&producer).url()?;
     let counted = async || crate::backing::metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
     post::quiet(&counted).await?;
     let reader = Reader::start(backing)?;
     // Not measured: the first connections, and plans that are made.
-    post::post(&producer.url()?, CONNECTIONS, rate, Duration::from_secs(1)).await?;
+    post::post(&url, CONNECTIONS, rate, Duration::from_secs(1)).await?;
     let orders = Arc::new(Orders::new(1000).noting());
-    let plan = Plan { address: address(&producer.url()?), rate, connections: CONNECTIONS, duration: length };
+    let plan = Plan { address: address(&url), rate, connections: CONNECTIONS, duration: length };
     let mut load = Load::start(&plan, orders.clone());
     load.ended().await?;
     let tally = load.take();

@@ -98,6 +98,13 @@ pub struct Effort {
     pub length: Duration,
 }
 
+impl Effort {
+    /// For what compares many of ours with one another.
+    fn shorter(self) -> Self {
+        Self { rounds: self.rounds.div_ceil(2), ..self }
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let settings = Settings::parse();
@@ -142,8 +149,8 @@ async fn run(settings: Settings) -> Result<()> {
                 Part::Overload => overload::measure(&backing, effort, &mut report).await,
                 Part::Drain => drain::measure(&backing, effort, &mut report).await,
                 Part::Reads => reads::compare(&backing, effort, &mut report).await,
-                Part::Linear => linear::measure(&backing, effort, &mut report).await,
-                Part::Growth => growth::measure(&backing, effort, &mut report).await,
+                Part::Linear => linear::measure(&backing, effort.shorter(), &mut report).await,
+                Part::Growth => growth::measure(&backing, effort.shorter(), &mut report).await,
                 Part::Footprint => footprint::measure(&backing, &mut report).await,
             }
             .with_context(|| format!("measure {part:?}"))?;
