@@ -145,7 +145,7 @@ impl Letters {
     }
 
     fn poll(&self) -> Option<KafkaResult<BorrowedMessage<'_>>> {
-        self.consumer.poll(self.patience.call().min(Duration::from_secs(1)))
+        self.consumer.poll(kafka::poll_timeout(self.patience.call().min(Duration::from_secs(1))))
     }
 
     fn assign(&self, starts: impl IntoIterator<Item = (i32, i64)>) -> anyhow::Result<()> {

@@ -67,7 +67,7 @@ pub struct App {
     /// One permit for each feed that may be open.
     pub feeds: Arc<Semaphore>,
     pub stats: Stats,
-    pub trails: Trails,
+    pub trails: Arc<Trails>,
     pub config: Config,
     pub metrics: Metrics,
     /// Ends the feeds at once.

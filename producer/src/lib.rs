@@ -133,7 +133,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         feed,
         feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
         stats: Stats::new(sources),
-        trails,
+        trails: Arc::new(trails),
         config: http::Config::of(&settings),
         metrics,
         stop: stop.clone(),

@@ -1,12 +1,13 @@
 //! The receipt worker of one shard: claims jobs, PUTs receipts, deletes the jobs. A receipt is a pure function of its
 //! order, so a job that is done twice writes the same object.
 //!
-//! While S3 is down the worker holds one job and tries that one again with growing pauses; the rest stays where it is.
+//! While S3 is down the worker holds one job, tries that one again with growing pauses, and then another one; the rest stays where
+//! it is. One receipt that S3 refuses holds up no other.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -30,17 +31,20 @@ use crate::{
 /// Jobs claimed at once.
 const CLAIM: usize = 256;
 
-/// PUTs in flight, at the most.
+/// PUTs in flight.
 const IN_FLIGHT: usize = 32;
 
-/// PUTs of a claim that follow one another. Fewer receipts are spread out rather than written all at once, which would hold up the
-/// requests that this process serves.
-const ROUNDS: usize = CLAIM / IN_FLIGHT;
+/// Failures of a claim until nothing more of it is begun: one may be the receipt's own.
+const MOST_FAILURES: usize = 2;
+
+/// Tries of one receipt while nothing is stored, until another one is tried: 250 ms to 4 s apart.
+const PROBES: usize = 5;
 
 /// How long a worker with nothing to do waits before it looks by itself.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Shortest time between the beginnings of two claims that are not full: it is two statements for one receipt as for dozens.
+/// Shortest time between the beginnings of two claims that are not full: it is two statements for one receipt as for dozens. The
+/// PUTs of such a claim are spread over it, since all at once they would hold up the requests that this process serves.
 const PACE: Duration = Duration::from_millis(50);
 
 /// Longest wait for an answer of the database.
@@ -52,7 +56,7 @@ const RETRY_CAP_SECONDS: f64 = 30.0;
 
 /// What one claim takes at the longest.
 pub fn longest_batch(put_timeout: Duration) -> Duration {
-    put_timeout * ROUNDS as u32
+    put_timeout * CLAIM.div_ceil(IN_FLIGHT) as u32
 }
 
 pub struct Receipts {
@@ -67,14 +71,29 @@ pub struct Receipts {
     pub metrics: ShardMetrics,
 }
 
+/// What came of a claim.
+enum Work {
+    /// All that was asked for was there, so there may be more.
+    Full,
+    Rest,
+    /// S3 took nothing, and was tried for a while.
+    Refused,
+}
+
 impl Receipts {
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut most = CLAIM;
         while !stop.is_cancelled() {
             let began = Instant::now();
-            match self.work(&stop).await {
-                Ok(CLAIM) => backoff.reset(),
-                Ok(_) => {
+            match self.work(most, &stop).await {
+                Ok(Work::Refused) => most = 1,
+                Ok(Work::Full) => {
+                    most = CLAIM;
+                    backoff.reset();
+                }
+                Ok(Work::Rest) => {
+                    most = CLAIM;
                     backoff.reset();
                     let woken = async {
                         let _ = timeout(POLL, self.doorbell.notified()).await;
@@ -96,28 +115,30 @@ impl Receipts {
         }
     }
 
-    /// One claim, from start to end. Tells how many jobs it had.
-    async fn work(&self, stop: &CancellationToken) -> anyhow::Result<usize> {
-        let jobs = self.claim().await.context("claim receipt jobs")?;
+    /// One claim of at most `most` jobs, from start to end.
+    async fn work(&self, most: usize, stop: &CancellationToken) -> anyhow::Result<Work> {
+        let jobs = self.claim(most).await.context("claim receipt jobs")?;
         let claimed = jobs.len();
         if claimed == 0 {
-            return Ok(0);
+            return Ok(Work::Rest);
         }
         if defect("receipts::deletes-before-put") {
             self.delete(&jobs.iter().map(|job| job.order.id).collect::<Vec<_>>()).await?;
         }
-        let failing = AtomicBool::new(false);
-        let results: Vec<_> = stream::iter(jobs)
-            .map(async |job| {
-                // After a first failure nothing new is begun: an S3 that is down is not asked 256 times.
-                if failing.load(Ordering::Relaxed) || stop.is_cancelled() {
+        let (began, apart) = (Instant::now(), if claimed < most { PACE / claimed as u32 } else { Duration::ZERO });
+        let failures = AtomicUsize::new(0);
+        let results: Vec<_> = stream::iter(jobs.into_iter().zip(0..))
+            .map(async |(job, position)| {
+                sleep_until(began + apart * position).await;
+                // An S3 that is down is not asked 256 times.
+                if failures.load(Ordering::Relaxed) >= MOST_FAILURES || stop.is_cancelled() {
                     return (job, None);
                 }
                 let result = self.put(&job).await;
-                failing.fetch_or(result.is_err(), Ordering::Relaxed);
+                failures.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
                 (job, Some(result))
             })
-            .buffer_unordered(claimed.div_ceil(ROUNDS))
+            .buffer_unordered(IN_FLIGHT)
             .collect()
             .await;
 
@@ -140,28 +161,30 @@ impl Receipts {
             self.dependency.down(&reason);
             let rest: Vec<OrderId> = failed.iter().map(|(job, _)| job.order.id).collect();
             self.give_back(&rest).await.context("give back receipt jobs")?;
-            self.probe(job, stop).await?;
+            if !self.probe(&job, stop).await? {
+                return Ok(Work::Refused);
+            }
         } else {
             for (job, reason) in failed {
                 tracing::warn!(order_id = %job.order.id, attempts = job.attempts, reason, "a receipt is tried again later");
                 self.postpone(&job).await.context("postpone a receipt job")?;
             }
         }
-        Ok(claimed)
+        Ok(if claimed == most { Work::Full } else { Work::Rest })
     }
 
-    /// Tries one receipt until S3 takes it.
-    async fn probe(&self, job: Job, stop: &CancellationToken) -> anyhow::Result<()> {
+    /// Tries one receipt until S3 takes it, or it is another one's turn. True: S3 took it.
+    async fn probe(&self, job: &Job, stop: &CancellationToken) -> anyhow::Result<bool> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
-        loop {
+        for _ in 0..PROBES {
             tokio::select! {
                 () = backoff.wait() => {}
-                () = stop.cancelled() => return self.give_back(&[job.order.id]).await,
+                () = stop.cancelled() => return self.give_back(&[job.order.id]).await.map(|()| false),
             }
-            match self.put(&job).await {
+            match self.put(job).await {
                 Ok(()) => {
                     self.metrics.receipts_stored.inc();
-                    return self.delete(&[job.order.id]).await;
+                    return self.delete(&[job.order.id]).await.map(|()| true);
                 }
                 Err(reason) => {
                     self.metrics.receipts_failed.inc();
@@ -169,6 +192,7 @@ impl Receipts {
                 }
             }
         }
+        self.postpone(job).await.context("postpone a receipt job").map(|()| false)
     }
 
     async fn put(&self, job: &Job) -> Result<(), String> {
@@ -192,7 +216,7 @@ impl Receipts {
 
     /// Claims the jobs that waited longest, by moving them into the future: whoever claims after sees them again only when
     /// the lease is over.
-    async fn claim(&self) -> anyhow::Result<Vec<Job>> {
+    async fn claim(&self, most: usize) -> anyhow::Result<Vec<Job>> {
         const CLAIM_JOBS: &str = concat!(
             "WITH due AS ( \
                SELECT order_id FROM receipt_jobs WHERE available_at <= now() \
@@ -205,7 +229,7 @@ impl Receipts {
             order_columns!(),
             " FROM claimed JOIN orders ON orders.id = claimed.order_id"
         );
-        let query = sqlx::query_as(CLAIM_JOBS).bind(CLAIM as i64).bind(self.lease.as_secs_f64());
+        let query = sqlx::query_as(CLAIM_JOBS).bind(most as i64).bind(self.lease.as_secs_f64());
         self.ask(async |connection| query.fetch_all(connection).await).await
     }
 

@@ -34,12 +34,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// How often a session is used at least. The server ends one that is silent for [`session::IDLE_TIMEOUT`].
 const KEEPALIVE: Duration = Duration::from_secs(1);
 
-/// Shortest time between the beginnings of two transactions. The first event after a pause goes at once; under load a
+/// Shortest time between the beginnings of two transactions, and between two notifications of another process's relay. The first event after a pause goes at once; under load a
 /// transaction costs Kafka and this process much the same for one event as for dozens.
 const PACE: Duration = Duration::from_millis(20);
-
-/// Shortest time between two notifications of another process's relay.
-const NOTIFY_PAUSE: Duration = Duration::from_millis(5);
 
 pub struct Relay {
     pub shard: orderflow_core::Shard,
@@ -100,7 +97,7 @@ impl Relay {
                 }
                 () = self.doorbell.notified() => {
                     session.notify().await?;
-                    tokio::time::sleep(NOTIFY_PAUSE).await;
+                    tokio::time::sleep(PACE).await;
                 }
             }
         }
@@ -178,9 +175,16 @@ impl Relay {
             }
             self.dependency.up();
             backoff.reset();
-            if !full {
+            if !full && one_by_one == 0 {
+                // What is announced meanwhile is heard, so that it does not pile up.
+                let hear = async {
+                    loop {
+                        announcements.next().await;
+                    }
+                };
                 tokio::select! {
                     () = sleep_until(began + PACE) => {}
+                    () = hear => {}
                     () = stop.cancelled() => {}
                 }
             }

@@ -94,11 +94,11 @@ pub async fn get_trail(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Res
     let place = app.trails.begin().ok_or_else(Problem::too_many_look_ups)?;
     let (stored, shard) = orders::find(&app, id).await?;
     let queued = shard.queued(id).await.ok();
-    let (shared, order) = (app.clone(), stored.order.clone());
+    let (trails, order) = (app.trails.clone(), stored.order.clone());
     // A task of its own: a client that goes away does not end the look at Kafka, and its place is taken until then.
     let announced = tokio::spawn(async move {
         let _place = place;
-        shared.trails.follow(&order, queued).await
+        trails.follow(&order, queued).await
     });
     let (receipt, announced) = join(receipt(&app, &stored, queued), announced).await;
     let announced = announced.map_err(|_| Problem::internal())?;

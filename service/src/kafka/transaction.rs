@@ -32,8 +32,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same once the process is to stop: then the transaction's successor settles what is open.
 const PATIENCE_WHEN_STOPPING: Duration = Duration::from_secs(5);
-/// Longest wait for offsets to be taken, which librdkafka itself does not bound (see [`offsets`]). By then the broker has given
-/// the transaction up.
+/// Longest wait for offsets to be taken, which librdkafka itself does not bound (see [`offsets`]).
 const OFFSETS_PATIENCE: Duration = Duration::from_secs(15);
 /// Longer than `message.timeout.ms`, after which librdkafka itself gives a record up.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(15);
@@ -84,7 +83,7 @@ impl Transactions {
         let producer: BaseProducer<_> =
             config.create_with_context(Deliveries::default()).map_err(|error| error.to_string())?;
         let producer = Arc::new(producer);
-        let offsets = OffsetSender::start(producer.clone());
+        let offsets = OffsetSender::start(producer.clone()).map_err(|error| format!("start a thread: {error}"))?;
         let transactions = Self { producer, offsets, stop, waiting: Box::new(waiting) };
         let opened = transactions.insist("init_transactions", || transactions.producer.init_transactions(CALL_TIMEOUT));
         match opened {
@@ -182,8 +181,9 @@ impl Transactions {
 
     fn send_offsets(&self, offsets: &TopicPartitionList, group: &Arc<ConsumerGroupMetadata>) -> Result<(), Stopped> {
         const STEP: &str = "send_offsets_to_transaction";
+        // Of the whole step: a call that begins late is left behind the sooner.
+        let began = Instant::now();
         self.insist_on(STEP, || {
-            let began = Instant::now();
             self.offsets.send(offsets.clone(), group.clone());
             loop {
                 let reason = format!("{STEP}: the group's coordinator does not answer");
@@ -343,7 +343,7 @@ mod tests {
         cluster.broker_down(2).unwrap();
         stop.cancel(); // The shorter of the two patiences.
         let failure = run(&transactions, 2).unwrap_err();
-        assert!(matches!(&failure, Failure::Broken(reason) if reason.contains("coordinator")), "{failure:?}");
+        assert!(matches!(&failure, Failure::Broken(reason) if reason.contains("does not answer")), "{failure:?}");
         drop(transactions);
 
         cluster.broker_up(2).unwrap();

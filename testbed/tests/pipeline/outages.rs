@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Producer, Service, Stack, eventually, product::Builder};
+use aws_sdk_s3::primitives::ByteStream;
+use orderflow_testbed::{Producer, Service, Stack, Versitygw, eventually, folder, product::Builder, versitygw};
 use reqwest::StatusCode;
 use serde_json::Value;
 
@@ -54,6 +55,55 @@ async fn receipts_are_written_after_s3_comes_back() -> Result<()> {
     stack.localstack().start_again().await?;
     stack.provision().await?;
     expect_each_exactly_once(&stack, &acked).await
+}
+
+/// An object whose name is the beginning of the others' is in their way where objects are files: S3 refuses this user's receipts
+/// and takes all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_that_s3_refuses_holds_up_no_other() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let s3 = Versitygw::start(folder::of_this_test_process()?, "refusing-s3").await?;
+    let (bucket, in_the_way) = ("refusing", "receipts/alice");
+    s3.s3().create_bucket().bucket(bucket).send().await?;
+    s3.s3().put_object().bucket(bucket).key(in_the_way).body(ByteStream::from_static(b"a file")).send().await?;
+    let producer = producer(&stack)
+        .env("S3_ENDPOINT", s3.endpoint())
+        .env("S3_BUCKET", bucket)
+        .env("AWS_ACCESS_KEY_ID", versitygw::ACCESS_KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", versitygw::SECRET_ACCESS_KEY)
+        .start()
+        .await?;
+    producer.ready(PATIENCE).await?;
+    let api = Api::of(&producer)?;
+    let status =
+        async |id: &str| anyhow::Ok(api.get(&format!("/api/orders/{id}")).await?.json()["receipt_status"].clone());
+
+    // Alone first, so that nothing else tells that S3 is there.
+    let refused = api.place("alice", None).await?.acked(0)?;
+    eventually("the refusal is told", PATIENCE, async || {
+        let ready: Value = api.client.get(format!("{}/readyz", producer.admin_url()?)).send().await?.json().await?;
+        ensure!(ready["dependencies"]["s3"]["status"] == "down", "{ready}");
+        Ok(())
+    })
+    .await?;
+    let others = futures_util::future::try_join_all(
+        ["bob", "carol", "dave"].map(async |user| api.place(user, None).await?.acked(0)),
+    )
+    .await?;
+    for other in &others {
+        eventually("another's receipt", PATIENCE, async || {
+            ensure!(status(&other.id).await? == "stored", "{}", status(&other.id).await?);
+            Ok(())
+        })
+        .await?;
+    }
+    ensure!(status(&refused.id).await? == "pending", "{}", status(&refused.id).await?);
+    s3.s3().delete_object().bucket(bucket).key(in_the_way).send().await?;
+    eventually("the receipt that was refused", PATIENCE, async || {
+        ensure!(status(&refused.id).await? == "stored", "{}", status(&refused.id).await?);
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
