@@ -177,14 +177,9 @@ impl Relay {
             backoff.reset();
             if !full && one_by_one == 0 {
                 // What is announced meanwhile is heard, so that it does not pile up.
-                let hear = async {
-                    loop {
-                        announcements.next().await;
-                    }
-                };
                 tokio::select! {
                     () = sleep_until(began + PACE) => {}
-                    () = hear => {}
+                    () = announcements.hear() => {}
                     () = stop.cancelled() => {}
                 }
             }

@@ -151,6 +151,16 @@ impl Announcements {
         }
     }
 
+    /// Takes what comes and does not end. Connects to nothing: who cancels this soon would never let it.
+    pub async fn hear(&mut self) {
+        while let Some(listener) = &mut self.listener {
+            if !listener.try_recv().await.is_ok_and(|heard| heard.is_some()) {
+                self.listener = None;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
         let mut listener = PgListener::connect_with(&self.pool).await?;
         listener.eager_reconnect(false);
