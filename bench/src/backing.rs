@@ -14,7 +14,9 @@ use orderflow_testbed::{
 };
 use sqlx::{AssertSqlSafe, PgConnection};
 
-const DATABASE: &str = "orders";
+pub const DATABASE: &str = "orders";
+/// Of a shard: nothing is stored, and nothing waits.
+pub const TRUNCATE: &str = "TRUNCATE orders, idempotency_keys, outbox, receipt_jobs";
 pub const TOPIC: &str = "orders";
 const BUCKET: &str = "receipts";
 /// The consumer group of all parts that do not begin at the first event.
@@ -134,7 +136,7 @@ impl Backing {
 
     /// The same start for each measurement: nothing stored, nothing dirty.
     pub async fn empty(&self) -> Result<()> {
-        self.execute("TRUNCATE orders, idempotency_keys, outbox, receipt_jobs").await?;
+        self.execute(TRUNCATE).await?;
         self.execute("CHECKPOINT").await
     }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     Effort,
-    backing::{Backing, PATIENCE, address, metric},
+    backing::{Backing, DATABASE, PATIENCE, TRUNCATE, address, metric},
     post,
     report::Report,
     series::Series,
@@ -26,7 +26,6 @@ const CONNECTIONS: u32 = 192;
 const SHARDS: [(usize, &str); 3] =
     [(1, "shard1=A-Z"), (2, "shard1=A-M,shard2=N-Z"), (4, "shard1=A-F,shard2=G-M,shard3=N-S,shard4=T-Z")];
 const PRODUCERS: [u32; 3] = [1, 2, 3];
-const DATABASE: &str = "orders";
 
 #[derive(Default)]
 struct Measured {
@@ -169,7 +168,7 @@ async fn with(
 async fn empty(shards: &[Postgres]) -> Result<()> {
     for shard in shards {
         let mut connection = postgres::connect(&shard.dsn(DATABASE)).await?;
-        sqlx::raw_sql("TRUNCATE orders, idempotency_keys, outbox, receipt_jobs").execute(&mut connection).await?;
+        sqlx::raw_sql(TRUNCATE).execute(&mut connection).await?;
         sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await?;
     }
     Ok(())
