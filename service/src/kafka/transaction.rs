@@ -315,6 +315,16 @@ mod tests {
     /// asks in the few milliseconds in which the cluster has no broker.
     #[test]
     fn a_coordinator_that_never_answers_breaks_the_producer_and_the_next_goes_on() {
+        // The defect itself is a call that does not come back.
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            lose_the_coordinator();
+            done.send(())
+        });
+        ended.recv_timeout(Duration::from_secs(60)).expect("it ends in time, and without a panic");
+    }
+
+    fn lose_the_coordinator() {
         let cluster = MockCluster::new(2).unwrap();
         for topic in ["source", "target"] {
             cluster.create_topic(topic, 1, 1).unwrap();
