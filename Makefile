@@ -3,6 +3,8 @@
 # Kept where cargo would put it, but named, because the programs built there are started from here.
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
+# A failed test says why; the way through the test's own futures would only hide that.
+export RUST_LIB_BACKTRACE ?= 0
 
 DEV := $(CARGO_TARGET_DIR)/release/orderflow-dev
 # Tests stop and kill the services at named points, which exist only in builds with this feature.

@@ -2,7 +2,8 @@
 //! order, so a job that is done twice writes the same object.
 //!
 //! While S3 is down the worker holds one job, tries that one again with growing pauses, and then another one; the rest stays where
-//! it is. One receipt that S3 refuses holds up no other.
+//! it is. One receipt that S3 refuses holds up no other. An S3 that is slower than the worker is asked less at once (see
+//! [`Window`]).
 
 use std::{
     sync::{
@@ -28,11 +29,11 @@ use crate::{
     shard::{StoredOrder, order_columns},
 };
 
-/// Jobs claimed at once.
-const CLAIM: usize = 256;
-
-/// PUTs in flight.
+/// Most PUTs in flight.
 const IN_FLIGHT: usize = 32;
+
+/// Jobs claimed at once, for each PUT that may be in flight.
+const CLAIMED_FOR_EACH: usize = 8;
 
 /// Failures of a claim until nothing more of it is begun: one may be the receipt's own.
 const MOST_FAILURES: usize = 2;
@@ -56,7 +57,29 @@ const RETRY_CAP_SECONDS: f64 = 30.0;
 
 /// What one claim takes at the longest.
 pub fn longest_batch(put_timeout: Duration) -> Duration {
-    put_timeout * CLAIM.div_ceil(IN_FLIGHT) as u32
+    put_timeout * CLAIMED_FOR_EACH as u32
+}
+
+/// How many PUTs may be in flight: halved by a claim of which some failed, and widened again by those that all succeed, as TCP does
+/// it with packets. An S3 that cannot answer in time does the work of a request that nobody waits for any more all the same: were
+/// it asked as much again, all its work could be of that kind, for ever.
+#[derive(Debug)]
+struct Window(usize);
+
+impl Window {
+    const STEP: usize = 4;
+
+    fn claim(&self) -> usize {
+        self.0 * CLAIMED_FOR_EACH
+    }
+
+    fn widen(&mut self) {
+        self.0 = (self.0 + Self::STEP).min(IN_FLIGHT);
+    }
+
+    fn halve(&mut self) {
+        self.0 = (self.0 / 2).max(1);
+    }
 }
 
 pub struct Receipts {
@@ -71,29 +94,22 @@ pub struct Receipts {
     pub metrics: ShardMetrics,
 }
 
-/// What came of a claim.
+/// What a claim found.
 enum Work {
     /// All that was asked for was there, so there may be more.
     Full,
     Rest,
-    /// S3 took nothing, and was tried for a while.
-    Refused,
 }
 
 impl Receipts {
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut most = CLAIM;
+        let mut window = Window(IN_FLIGHT);
         while !stop.is_cancelled() {
             let began = Instant::now();
-            match self.work(most, &stop).await {
-                Ok(Work::Refused) => most = 1,
-                Ok(Work::Full) => {
-                    most = CLAIM;
-                    backoff.reset();
-                }
+            match self.work(&mut window, &stop).await {
+                Ok(Work::Full) => backoff.reset(),
                 Ok(Work::Rest) => {
-                    most = CLAIM;
                     backoff.reset();
                     let woken = async {
                         let _ = timeout(POLL, self.doorbell.notified()).await;
@@ -115,8 +131,9 @@ impl Receipts {
         }
     }
 
-    /// One claim of at most `most` jobs, from start to end.
-    async fn work(&self, most: usize, stop: &CancellationToken) -> anyhow::Result<Work> {
+    /// One claim, from start to end.
+    async fn work(&self, window: &mut Window, stop: &CancellationToken) -> anyhow::Result<Work> {
+        let most = window.claim();
         let jobs = self.claim(most).await.context("claim receipt jobs")?;
         let claimed = jobs.len();
         if claimed == 0 {
@@ -138,7 +155,7 @@ impl Receipts {
                 failures.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
                 (job, Some(result))
             })
-            .buffer_unordered(IN_FLIGHT)
+            .buffer_unordered(window.0)
             .collect()
             .await;
 
@@ -149,6 +166,12 @@ impl Receipts {
                 Some(Err(reason)) => failed.push((job, reason)),
                 None => untried.push(job.order.id),
             }
+        }
+        match failed.len() {
+            // A claim that was not full says nothing about more at once.
+            0 if claimed == most => window.widen(),
+            0 => {}
+            _ => window.halve(),
         }
         fail::fail_point!("receipts::before-delete", |_| std::process::abort());
         self.delete(&stored).await.context("delete done receipt jobs")?;
@@ -162,7 +185,8 @@ impl Receipts {
             let rest: Vec<OrderId> = failed.iter().map(|(job, _)| job.order.id).collect();
             self.give_back(&rest).await.context("give back receipt jobs")?;
             if !self.probe(&job, stop).await? {
-                return Ok(Work::Refused);
+                *window = Window(1);
+                return Ok(Work::Full);
             }
         } else {
             for (job, reason) in failed {

@@ -10,8 +10,8 @@ use futures_util::future::try_join_all;
 use orderflow_testbed::kafka::Listener;
 use orderflow_testbed::product::{Builder, Environment};
 use orderflow_testbed::{
-    Consumer, Kafka, LocalStack, Postgres, Producer, Proxy, Service, SmallDisk, Versitygw, folder, http, localstack,
-    port, postgres, provision, versitygw,
+    Consumer, Kafka, ObjectStore, Postgres, Producer, Proxy, Service, SmallDisk, Store, folder, http, port, postgres,
+    provision,
 };
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
@@ -33,27 +33,12 @@ pub const SIDES: [&str; 2] = ["a", "b"];
 /// Longest wait for what starts.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Which S3 is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Store {
-    /// Keeps objects on disk, and so may be killed.
-    Versitygw,
-    /// Forgets everything when it dies, so it is only frozen and made to fail.
-    Localstack,
-}
-
-#[derive(Debug)]
-enum S3 {
-    Versitygw(Versitygw),
-    LocalStack(LocalStack),
-}
-
 #[derive(Debug)]
 pub struct Deployment {
     folder: PathBuf,
     postgres: [Postgres; 2],
     kafka: Kafka,
-    s3: S3,
+    s3: ObjectStore,
     sides: Vec<Side>,
     locks: HashMap<Part, Mutex<()>>,
     /// Of shard 2, where one can be had. Last, since it goes when nobody uses it any more.
@@ -113,7 +98,7 @@ impl Deployment {
             Postgres::start(folder, "postgres1"),
             Postgres::start(&second, "postgres2"),
             Kafka::start_behind(folder, "kafka", &further),
-            S3::start(folder, store),
+            ObjectStore::start(folder, "s3", store),
         )?;
         let postgres = [postgres1, postgres2];
         for shard in &postgres {
@@ -161,10 +146,7 @@ impl Deployment {
             Part::Consumer(side) => &self.sides[side].consumer,
             Part::Shard(shard) => &self.postgres[shard - 1],
             Part::Kafka => &self.kafka,
-            Part::S3 | Part::Link(..) => match &self.s3 {
-                S3::Versitygw(s3) => s3,
-                S3::LocalStack(s3) => s3,
-            },
+            Part::S3 | Part::Link(..) => &self.s3,
         }
     }
 
@@ -209,17 +191,14 @@ impl Deployment {
             dsns: self.postgres.iter().map(|shard| shard.dsn(DATABASE)).collect(),
             bootstrap: self.kafka.bootstrap(),
             topic: TOPIC.to_owned(),
-            s3: match &self.s3 {
-                S3::Versitygw(s3) => s3.s3(),
-                S3::LocalStack(s3) => s3.s3(),
-            },
+            s3: self.s3.s3(),
             bucket: BUCKET.to_owned(),
         }
     }
 }
 
 impl Side {
-    async fn start(folder: &Path, name: &str, links: Links, s3: &S3) -> Result<Self> {
+    async fn start(folder: &Path, name: &str, links: Links, s3: &ObjectStore) -> Result<Self> {
         let shards = [links.shards[0].port(), links.shards[1].port()];
         let kafka = format!("127.0.0.1:{}", links.kafka.port());
         let environment = environment(shards, &kafka, links.s3.port(), s3);
@@ -242,32 +221,8 @@ fn with_admin<P: Service>(builder: Builder<P>, name: String) -> Result<Builder<P
     Ok(builder.instance(name).env("ADMIN_PORT", port::free()?.to_string()))
 }
 
-impl S3 {
-    async fn start(folder: &Path, store: Store) -> Result<Self> {
-        match store {
-            Store::Versitygw => Versitygw::start(folder, "s3").await.map(Self::Versitygw),
-            Store::Localstack => LocalStack::start(folder, "s3").await.map(Self::LocalStack),
-        }
-    }
-
-    fn port(&self) -> u16 {
-        match self {
-            Self::Versitygw(s3) => s3.port(),
-            Self::LocalStack(s3) => s3.port(),
-        }
-    }
-
-    fn credentials(&self) -> [&'static str; 2] {
-        match self {
-            Self::Versitygw(_) => [versitygw::ACCESS_KEY_ID, versitygw::SECRET_ACCESS_KEY],
-            Self::LocalStack(_) => [localstack::ACCESS_KEY_ID, localstack::SECRET_ACCESS_KEY],
-        }
-    }
-}
-
 /// What a process needs that reaches everything at these ports of loopback.
-fn environment(shards: [u16; 2], kafka: &str, s3_port: u16, s3: &S3) -> Environment {
-    let [access_key_id, secret_access_key] = s3.credentials();
+fn environment(shards: [u16; 2], kafka: &str, s3_port: u16, s3: &ObjectStore) -> Environment {
     let dsn = |port| format!("postgres://{}:{}@127.0.0.1:{port}/{DATABASE}", postgres::USER, postgres::PASSWORD);
     [
         ("KAFKA_BROKERS", kafka.to_owned()),
@@ -279,8 +234,8 @@ fn environment(shards: [u16; 2], kafka: &str, s3_port: u16, s3: &S3) -> Environm
         ("S3_ENDPOINT", format!("http://127.0.0.1:{s3_port}")),
         ("S3_BUCKET", BUCKET.to_owned()),
         ("AWS_REGION", "us-east-1".to_owned()),
-        ("AWS_ACCESS_KEY_ID", access_key_id.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", secret_access_key.to_owned()),
+        ("AWS_ACCESS_KEY_ID", s3.access_key_id().to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", s3.secret_access_key().to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into()

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use fastrand::Rng;
 use hyper::StatusCode;
-use orderflow_testbed::{Link, Service, eventually};
+use orderflow_testbed::{Link, Service, Store, eventually};
 use tokio::time::sleep;
 
-use crate::deployment::{Deployment, Part, Peer, SIDES, Store, set_failpoint};
+use crate::deployment::{Deployment, Part, Peer, SIDES, set_failpoint};
 use crate::history::{Clock, Time};
 
 /// Within this a failpoint that was set is reached, or it is not reached at all.

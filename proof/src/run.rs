@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use orderflow_testbed::folder;
+use orderflow_testbed::{Store, folder};
 use tokio::time::{Instant, sleep};
 
 use crate::checker::{self, Kind};
 use crate::client::Clients;
-use crate::deployment::{Deployment, Store};
+use crate::deployment::Deployment;
 use crate::fault::{self, Fault, Length};
 use crate::history::{Clock, Recorder};
 use crate::report::Report;

@@ -9,7 +9,7 @@ use orderflow_proof::checker;
 use orderflow_proof::client::{self, Clients};
 use orderflow_proof::history::{Clock, Recorder};
 use orderflow_proof::observation::Sites;
-use orderflow_testbed::{Service, Stack, eventually, folder};
+use orderflow_testbed::{Service, Stack, Store, eventually, folder};
 use tokio::sync::oneshot;
 
 /// Long enough for anything that is going to happen on two busy cores.
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_that_s3_forgot_are_all_there_after_a_repair() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::own_with(Store::Localstack).await?;
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000").start().await?;
     let _consumer = stack.consumer().start().await?;
     let sites = Sites::of(&stack);
@@ -33,8 +33,8 @@ async fn receipts_that_s3_forgot_are_all_there_after_a_repair() -> Result<()> {
         Ok(())
     })
     .await?;
-    stack.localstack().kill();
-    stack.localstack().start_again().await?;
+    stack.object_store().kill();
+    stack.object_store().start_again().await?;
     stack.provision().await?;
     let repaired = stack.verify(&["--repair"]).await?;
     ensure!(repaired.status.success(), "{}", repaired.output);

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_proof::deployment::Store;
 use orderflow_proof::{Settings, fault, run};
-use orderflow_testbed::folder;
+use orderflow_testbed::{Store, folder};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_short_storm_loses_and_doubles_nothing() -> Result<()> {

@@ -31,6 +31,9 @@ pub const PASSWORD: &str = "a-password-of-kafka";
 /// The only host that a secured Kafka's certificate names.
 const HOST: &str = "127.0.0.1";
 
+/// Options of a JVM that ends soon: only the faster of its two compilers.
+const SHORT_LIVED: &[&str] = &["-XX:TieredStopAtLevel=1"];
+
 /// A running Kafka.
 #[derive(Debug)]
 pub struct Kafka {
@@ -65,17 +68,22 @@ impl Kafka {
 
     /// The same with the client port chosen.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
-        Self::start_with(folder, name, port, &[], None).await
+        Self::start_with(folder, name, port, &[], None, &[]).await
+    }
+
+    /// One that lives for a test or some: it compiles less well, and so is there sooner, for half of the CPU.
+    pub async fn start_short_lived(folder: &Path, name: &str) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, &[], None, SHORT_LIVED).await
     }
 
     /// One that has further listeners, beside the one that [`Kafka::bootstrap`] names.
     pub async fn start_behind(folder: &Path, name: &str, listeners: &[Listener]) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, listeners, None).await
+        Self::start_with(folder, name, port::free()?, listeners, None, &[]).await
     }
 
-    /// A secured one: `authority` signs its certificate, which names 127.0.0.1 and no other host.
+    /// A secured one, short-lived: `authority` signs its certificate, which names 127.0.0.1 and no other host.
     pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, &[], Some(authority)).await
+        Self::start_with(folder, name, port::free()?, &[], Some(authority), SHORT_LIVED).await
     }
 
     async fn start_with(
@@ -84,6 +92,7 @@ impl Kafka {
         port: u16,
         further: &[Listener],
         authority: Option<&Authority>,
+        jvm: &[&str],
     ) -> Result<Self> {
         let storage = folder::data(folder, name)?;
         let log = folder::log(folder, name)?;
@@ -98,8 +107,11 @@ impl Kafka {
         // The broker's port may be another one than last time; the controller's was written into the storage.
         let controller = controller_port(&storage)?;
         write(&settings, &server_properties(&storage, port, controller, further, tls.as_ref()))?;
-        let launch =
-            java(name, &log, &storage)?.arguments(["-Xms256m", "-Xmx512m"]).argument("kafka.Kafka").argument(&settings);
+        let launch = java(name, &log, &storage)?
+            .arguments(jvm)
+            .arguments(["-Xms256m", "-Xmx512m"])
+            .argument("kafka.Kafka")
+            .argument(&settings);
         let kafka = Self { process: Process::start(launch)?, port, tls };
         kafka.wait_until_up().await?;
         Ok(kafka)
@@ -224,15 +236,8 @@ async fn format(storage: &Path, log: &Path, port: u16, further: &[Listener], tls
     // The first user has to be there before anybody can log in to make one.
     let user = tls.map(|_| format!("--add-scram=SCRAM-SHA-512=[name={USER},password={PASSWORD}]"));
     let launch = java("kafka format", log, storage)?
-        .arguments([
-            "-XX:TieredStopAtLevel=1",
-            "kafka.tools.StorageTool",
-            "format",
-            "-t",
-            CLUSTER_ID,
-            "--standalone",
-            "-c",
-        ])
+        .arguments(SHORT_LIVED)
+        .arguments(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "--standalone", "-c"])
         .argument(&settings)
         .arguments(user);
     let format = Process::start(launch)?;

@@ -3,6 +3,7 @@
 //! `Stack::shared()` uses services that are started once per test process and gives each test its own databases,
 //! topics, bucket and consumer group. `Stack::own()` starts services of its own, for a test that kills or freezes
 //! them. Either way no test sees another. Of both there is a secured variant, whose Postgres and Kafka take TLS only.
+//! Their S3 is versitygw; a stack of one's own may have LocalStack, which is what a laptop has.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +17,8 @@ use uuid::Uuid;
 
 use crate::certificates::Authority;
 use crate::product::{self, Builder, Environment, Verified};
-use crate::{Consumer, Isolation, Kafka, LocalStack, Postgres, Producer, Record, Service};
-use crate::{folder, localstack, postgres, topic};
+use crate::{Consumer, Isolation, Kafka, ObjectStore, Postgres, Producer, Record, Service, Store};
+use crate::{folder, postgres, s3, topic};
 
 /// What a test has is verified in a second or two; a transaction that somebody left open takes 20 s to end.
 const VERIFY_DEADLINE: Duration = Duration::from_mins(2);
@@ -28,21 +29,26 @@ const VERIFY_DEADLINE: Duration = Duration::from_mins(2);
 pub struct Services {
     pub postgres: [Postgres; 2],
     pub kafka: Kafka,
-    pub localstack: LocalStack,
+    pub s3: ObjectStore,
 }
 
 impl Services {
-    async fn start(folder: &Path, prefix: &str) -> Result<Self> {
+    async fn shared(folder: &Path) -> Result<&'static Self> {
+        static SHARED: OnceCell<Services> = OnceCell::const_new();
+        SHARED.get_or_try_init(|| Services::start(folder, "", Store::Versitygw)).await
+    }
+
+    async fn start(folder: &Path, prefix: &str, store: Store) -> Result<Self> {
         let postgres = async |name: String| Postgres::start(folder, &name).await;
-        let kafka = async |name: String| Kafka::start(folder, &name).await;
-        Self::start_with(folder, prefix, postgres, kafka).await
+        let kafka = async |name: String| Kafka::start_short_lived(folder, &name).await;
+        Self::start_with(folder, prefix, postgres, kafka, store).await
     }
 
     async fn start_secured(folder: &Path, prefix: &str) -> Result<Self> {
         let authority = Authority::new("orderflow-testbed")?;
         let postgres = async |name: String| Postgres::start_secured(folder, &name, &authority).await;
         let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority).await;
-        Self::start_with(folder, prefix, postgres, kafka).await
+        Self::start_with(folder, prefix, postgres, kafka, Store::Versitygw).await
     }
 
     async fn start_with(
@@ -50,20 +56,21 @@ impl Services {
         prefix: &str,
         postgres: impl AsyncFn(String) -> Result<Postgres>,
         kafka: impl AsyncFn(String) -> Result<Kafka>,
+        store: Store,
     ) -> Result<Self> {
         let name = |service: &str| format!("{prefix}{service}");
-        let localstack = name("localstack");
-        let (postgres, kafka, localstack) = try_join3(
+        let object_store = name("s3");
+        let (postgres, kafka, s3) = try_join3(
             async { tokio::try_join!(postgres(name("postgres1")), postgres(name("postgres2"))) },
             kafka(name("kafka")),
-            LocalStack::start(folder, &localstack),
+            ObjectStore::start(folder, &object_store, store),
         )
         .await?;
-        Ok(Self { postgres: postgres.into(), kafka, localstack })
+        Ok(Self { postgres: postgres.into(), kafka, s3 })
     }
 
     fn all(&self) -> [&dyn Service; 4] {
-        [&self.postgres[0], &self.postgres[1], &self.kafka, &self.localstack]
+        [&self.postgres[0], &self.postgres[1], &self.kafka, &self.s3]
     }
 }
 
@@ -77,6 +84,8 @@ enum Backing {
 #[derive(Debug)]
 pub struct Stack {
     backing: Backing,
+    /// In place of the one that the other services came with.
+    object_store: Option<ObjectStore>,
     folder: &'static Path,
     /// Eight characters that no other stack has; part of every name it uses.
     tag: String,
@@ -85,10 +94,17 @@ pub struct Stack {
 impl Stack {
     /// A stack on the services this test process shares. A test must not kill, freeze or reconfigure those.
     pub async fn shared() -> Result<Self> {
-        static SHARED: OnceCell<Services> = OnceCell::const_new();
         let folder = folder::of_this_test_process()?;
-        let services = SHARED.get_or_try_init(|| Services::start(folder, "")).await?;
-        Self::provisioned(Backing::Shared(services), folder).await
+        let services = Services::shared(folder).await?;
+        Self::provisioned(Backing::Shared(services), None, folder).await
+    }
+
+    /// The same with LocalStack, and that its own: it takes any credentials, and keeps the versions of objects.
+    pub async fn shared_with_localstack() -> Result<Self> {
+        let folder = folder::of_this_test_process()?;
+        let localstack = ObjectStore::start(folder, &format!("{}s3", own_prefix()), Store::Localstack).await?;
+        let services = Services::shared(folder).await?;
+        Self::provisioned(Backing::Shared(services), Some(localstack), folder).await
     }
 
     /// The same where Postgres takes TLS only and Kafka TLS with a log-in only, with certificates of a private authority.
@@ -96,27 +112,32 @@ impl Stack {
         static SHARED: OnceCell<Services> = OnceCell::const_new();
         let folder = folder::of_this_test_process()?;
         let services = SHARED.get_or_try_init(|| Services::start_secured(folder, "secured-")).await?;
-        Self::provisioned(Backing::Shared(services), folder).await
+        Self::provisioned(Backing::Shared(services), None, folder).await
     }
 
     /// A stack on services of its own; dropping it ends them.
     pub async fn own() -> Result<Self> {
+        Self::own_with(Store::Versitygw).await
+    }
+
+    /// The same with an S3 that the test chose.
+    pub async fn own_with(store: Store) -> Result<Self> {
         let folder = folder::of_this_test_process()?;
-        let services = Services::start(folder, &own_prefix()).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), folder).await
+        let services = Services::start(folder, &own_prefix(), store).await?;
+        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
     }
 
     /// A secured stack on services of its own.
     pub async fn own_secured() -> Result<Self> {
         let folder = folder::of_this_test_process()?;
         let services = Services::start_secured(folder, &own_prefix()).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), folder).await
+        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
     }
 
-    async fn provisioned(backing: Backing, folder: &'static Path) -> Result<Self> {
+    async fn provisioned(backing: Backing, object_store: Option<ObjectStore>, folder: &'static Path) -> Result<Self> {
         // The first half of a UUIDv7 is the time; the last digits are random.
         let tag = Uuid::now_v7().simple().to_string().split_off(24);
-        let stack = Self { backing, folder, tag };
+        let stack = Self { backing, object_store, folder, tag };
         for postgres in &stack.services().postgres {
             postgres.create_database(&stack.database()).await?;
         }
@@ -161,8 +182,8 @@ impl Stack {
         &self.services().kafka
     }
 
-    pub fn localstack(&self) -> &LocalStack {
-        &self.services().localstack
+    pub fn object_store(&self) -> &ObjectStore {
+        self.object_store.as_ref().unwrap_or(&self.services().s3)
     }
 
     /// What the product needs to run on this stack.
@@ -175,11 +196,11 @@ impl Stack {
             ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
             ("PG_SHARD1_DSN", self.dsn(1)),
             ("PG_SHARD2_DSN", self.dsn(2)),
-            ("S3_ENDPOINT", services.localstack.endpoint()),
+            ("S3_ENDPOINT", self.object_store().endpoint()),
             ("S3_BUCKET", self.bucket()),
-            ("AWS_REGION", localstack::REGION.to_owned()),
-            ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY.to_owned()),
+            ("AWS_REGION", s3::REGION.to_owned()),
+            ("AWS_ACCESS_KEY_ID", self.object_store().access_key_id().to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", self.object_store().secret_access_key().to_owned()),
         ];
         environment.extend(values.map(|(name, value)| (name.to_owned(), value)));
         for shard in [1, 2] {
@@ -212,7 +233,7 @@ impl Stack {
 
     /// A new S3 client.
     pub fn s3(&self) -> aws_sdk_s3::Client {
-        self.localstack().s3()
+        self.object_store().s3()
     }
 
     /// What is in a topic now, from its beginning; see [`topic::read_with`].

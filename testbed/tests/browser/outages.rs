@@ -14,7 +14,7 @@ async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<
         let page = &shop.page;
         page.shows("li.part.s3[data-state=good]", |_| true).await?;
         shop.provokes_failures();
-        shop.stack.localstack().pause();
+        shop.stack.object_store().pause();
         page.fill_order("alice", "Keyboard").await?;
         page.click("#place-form button").await?;
         // Nothing but the receipt waits for S3.
@@ -27,7 +27,7 @@ async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<
         page.shows("#order-path[open] #path-hops li[data-state=waiting]", |text| text.contains("Receipt")).await?;
         page.shows("#path-state", |text| text.contains("The order is safe")).await?;
 
-        shop.stack.localstack().resume();
+        shop.stack.object_store().resume();
         page.show_all("#path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
         page.shows("#path-receipt", |text| text.contains("Keyboard")).await?;
         page.click("#path-close").await?;

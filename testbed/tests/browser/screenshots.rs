@@ -64,7 +64,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
 
         page.shows("li.part.s3[data-state=good]", |text| text.contains("Waiting\n0")).await?;
         shop.provokes_failures();
-        shop.stack.localstack().pause();
+        shop.stack.object_store().pause();
         shop.stack.postgres(2).stop().await?;
         page.shows("li.part.shard[data-state=bad]", |text| text.contains("shard2")).await?;
         for user in USERS.iter().filter(|user| **user < "n").cycle().take(40) {
@@ -77,7 +77,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
         page.shows("#outcome", |text| text.contains("Not stored.")).await?;
         page.scroll_to_top().await?;
         save(page, "fault").await?;
-        shop.stack.localstack().resume();
+        shop.stack.object_store().resume();
         Ok(())
     })
     .await

@@ -10,7 +10,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use orderflow_testbed::helm::Release;
 use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Launch, Operator, Process, Stack, eventually, folder, localstack, tools};
+use orderflow_testbed::{Launch, Operator, Process, Stack, eventually, folder, tools};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -102,12 +102,15 @@ pub async fn on_the_testbed(site: &Site, stack: &Stack, file: &str) -> Result<Va
     put_secret(
         site,
         "s3-credentials",
-        &[("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID), ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY)],
+        &[
+            ("AWS_ACCESS_KEY_ID", stack.object_store().access_key_id()),
+            ("AWS_SECRET_ACCESS_KEY", stack.object_store().secret_access_key()),
+        ],
     )
     .await?;
     let bucket = &mut orderflow["spec"]["bucket"];
     bucket["name"] = json!(site.namespace);
-    bucket["endpoint"] = json!(services.localstack.endpoint());
+    bucket["endpoint"] = json!(stack.object_store().endpoint());
     bucket["credentialsSecretRef"] = json!({ "name": "s3-credentials" });
     let topic = orderflow["spec"]["topic"].as_object_mut().context("no topic")?;
     topic.insert("name".to_owned(), json!(site.namespace));

@@ -134,7 +134,7 @@ async fn without_s3_all_else_is_made() -> Result<()> {
     let world = World::with_own_services().await?;
     let _operator = world.operator().await?;
     let _kubelet = world.kubelet();
-    world.stack.localstack().kill();
+    world.stack.object_store().kill();
     world.create(world.orderflow()).await?;
     world.wait_for("BucketReady", "False", "Unreachable").await?;
     world.wait_for("ShardsReady", "True", "Provisioned").await?;
@@ -143,7 +143,7 @@ async fn without_s3_all_else_is_made() -> Result<()> {
     world.wait_for("ConsumerAvailable", "True", "Available").await?;
     world.wait_for("Ready", "False", "Unreachable").await?;
 
-    world.stack.localstack().start_again().await?;
+    world.stack.object_store().start_again().await?;
     world.wait_for("Ready", "True", "Available").await?;
     Ok(())
 }
@@ -156,7 +156,7 @@ async fn servers_that_are_frozen_do_not_keep_a_change_from_being_acted_on() -> R
     let _kubelet = world.kubelet();
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;
-    let frozen: [&dyn Service; 3] = [world.stack.kafka(), world.stack.localstack(), world.stack.postgres(2)];
+    let frozen: [&dyn Service; 3] = [world.stack.kafka(), world.stack.object_store(), world.stack.postgres(2)];
     for service in &frozen {
         service.pause();
     }

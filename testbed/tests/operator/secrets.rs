@@ -76,7 +76,7 @@ async fn a_secret_that_arrives_is_noticed_at_once() -> Result<()> {
     world.wait_for("BucketReady", "False", "SecretMissing").await?;
     world.settled(&operator).await?;
     let began = Instant::now();
-    put_s3_credentials(&world, "test").await?;
+    world.put_s3_credentials().await?;
     world.deployments_exist().await?;
     println!("from a Secret's arrival to the Deployments: {:?}", began.elapsed());
     world.wait_for("Ready", "True", "Available").await?;
@@ -196,7 +196,7 @@ async fn a_touched_label_of_a_secret_is_looked_at_and_writes_nothing() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_resources_that_name_one_secret_are_both_woken() -> Result<()> {
-    let world = World::new().await?;
+    let world = World::with_localstack().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
     world.create(world.orderflow()).await?;
@@ -226,7 +226,7 @@ async fn two_resources_that_name_one_secret_are_both_woken() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
-    let world = World::new().await?;
+    let world = World::with_localstack().await?;
     let operator = world.operator_with(&[("LOG", "debug")]).await?;
     let _kubelet = world.kubelet();
     let (mut role, mut hidden) = (Role::of(&world, 1).await?, BTreeSet::new());
@@ -326,7 +326,7 @@ fn password() -> String {
     format!("password-{}", Uuid::now_v7().simple())
 }
 
-/// LocalStack takes any secret.
+/// Any secret, which only LocalStack takes.
 async fn put_s3_credentials(world: &World, secret: &str) -> Result<()> {
     world.put_secret("s3-credentials", &[("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", secret)]).await
 }

@@ -23,7 +23,7 @@ use kube::core::GroupVersionKind;
 use kube::{Api, Client, ResourceExt};
 use orderflow_testbed::kubernetes::FakeKubelet;
 use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Kubernetes, Operator, Stack, eventually, folder, http, localstack};
+use orderflow_testbed::{Kubernetes, Operator, Stack, eventually, folder, http};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -84,6 +84,11 @@ impl World {
         Self::on(kubernetes().await?, Stack::own().await?).await
     }
 
+    /// With an S3 that takes any credentials.
+    pub async fn with_localstack() -> Result<Self> {
+        Self::on(kubernetes().await?, Stack::shared_with_localstack().await?).await
+    }
+
     /// On a control plane and a stack that the test chose.
     pub async fn on(kubernetes: &'static Kubernetes, stack: Stack) -> Result<Self> {
         let client = kubernetes.client()?;
@@ -97,12 +102,15 @@ impl World {
         let world = Self { kubernetes, client, namespace, stack, kubeconfig, dsns, tag, audit: Mutex::default() };
         world.put_secret("postgres-shard1", &[("dsn", world.dsn(1))]).await?;
         world.put_secret("postgres-shard2", &[("dsn", world.dsn(2))]).await?;
-        let credentials = [
-            ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID),
-            ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY),
-        ];
-        world.put_secret("s3-credentials", &credentials).await?;
+        world.put_s3_credentials().await?;
         Ok(world)
+    }
+
+    /// Those that its S3 takes.
+    pub async fn put_s3_credentials(&self) -> Result<()> {
+        let s3 = self.stack.object_store();
+        let (id, secret) = (s3.access_key_id(), s3.secret_access_key());
+        self.put_secret("s3-credentials", &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)]).await
     }
 
     pub fn dsn(&self, shard: usize) -> &str {
@@ -131,7 +139,7 @@ impl World {
                 ],
                 "bucket": {
                     "name": self.bucket(),
-                    "endpoint": services.localstack.endpoint(),
+                    "endpoint": self.stack.object_store().endpoint(),
                     "credentialsSecretRef": { "name": "s3-credentials" },
                 },
                 "topic": { "name": self.topic(), "bootstrapServers": services.kafka.bootstrap(), "partitions": 6 },

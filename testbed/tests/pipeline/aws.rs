@@ -27,7 +27,7 @@ const SECRET_KEY: &str = "a-secret-key-of-the-role";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_identity_is_changed_for_credentials() -> Result<()> {
-    let (stack, aws) = (Stack::shared().await?, FakeAws::start(StatusCode::OK).await?);
+    let (stack, aws) = (Stack::shared_with_localstack().await?, FakeAws::start(StatusCode::OK).await?);
     let environment = web_identity(&stack, &aws)?;
     let log = a_receipt_is_written(&stack, environment).await?;
     let asked = aws.asked();
@@ -40,7 +40,7 @@ async fn a_web_identity_is_changed_for_credentials() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eks_pod_identity_gives_credentials() -> Result<()> {
-    let (stack, aws) = (Stack::shared().await?, FakeAws::start(StatusCode::OK).await?);
+    let (stack, aws) = (Stack::shared_with_localstack().await?, FakeAws::start(StatusCode::OK).await?);
     let mut environment = without_keys(&stack);
     environment.extend([
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), format!("{}/v1/credentials", aws.url)),
@@ -92,7 +92,7 @@ fn without_keys(stack: &Stack) -> Environment {
     let mut environment: Environment =
         stack.env().into_iter().filter(|(name, _)| !given.contains(&name.as_str())).collect();
     environment.extend([
-        ("AWS_ENDPOINT_URL_S3".to_owned(), stack.localstack().endpoint()),
+        ("AWS_ENDPOINT_URL_S3".to_owned(), stack.object_store().endpoint()),
         // The machine that runs the tests may be an instance with a role.
         ("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()),
     ]);

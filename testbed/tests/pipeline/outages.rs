@@ -1,12 +1,25 @@
 //! A dependency is gone or frozen: orders are accepted as long as their shard answers, and everything arrives afterwards.
 
-use std::time::Duration;
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
+use axum::extract::State;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use orderflow_testbed::{Producer, Service, Stack, Versitygw, eventually, folder, product::Builder, versitygw};
 use reqwest::StatusCode;
 use serde_json::Value;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep_until},
+};
 
 use crate::support::{Acked, Api, PATIENCE, Reply, expect_each_exactly_once, order_of};
 
@@ -45,14 +58,14 @@ async fn receipts_are_written_after_s3_comes_back() -> Result<()> {
     producer.ready(PATIENCE).await?;
     let api = Api::of(&producer)?;
 
-    stack.localstack().kill();
+    stack.object_store().kill();
     let acked = place_in_series(&api, "s3").await?;
     let reply = api.get(&format!("/api/orders/{}/receipt", acked[0].id)).await?;
     ensure!(reply.status == StatusCode::SERVICE_UNAVAILABLE, "{reply:?}");
     let order = api.get(&format!("/api/orders/{}", acked[0].id)).await?;
     ensure!(order.json()["receipt_status"] == "pending", "{order:?}");
 
-    stack.localstack().start_again().await?;
+    stack.object_store().start_again().await?;
     stack.provision().await?;
     expect_each_exactly_once(&stack, &acked).await
 }
@@ -106,6 +119,58 @@ async fn a_receipt_that_s3_refuses_holds_up_no_other() -> Result<()> {
     .await
 }
 
+/// An S3 that works on one request after the other, and on those too for whose answer nobody waits any more. A real one cannot be made
+/// to be as slow as a test needs it.
+#[derive(Default)]
+struct SlowS3 {
+    turn: tokio::sync::Mutex<()>,
+    done: AtomicUsize,
+}
+
+impl SlowS3 {
+    /// Longest for 10 requests at once within the 500 ms that the producers here wait.
+    const WORK: Duration = Duration::from_millis(50);
+
+    /// Its endpoint; it ends with the test's runtime.
+    async fn serve(self: Arc<Self>) -> Result<String> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let endpoint = format!("http://{}", listener.local_addr()?);
+        let answer = async |State(s3): State<Arc<Self>>| {
+            let work = tokio::spawn(async move {
+                let _turn = s3.turn.lock().await;
+                // The fault itself.
+                sleep_until(Instant::now() + Self::WORK).await;
+                s3.done.fetch_add(1, Ordering::Relaxed);
+            });
+            work.await.map_or(StatusCode::INTERNAL_SERVER_ERROR, |()| StatusCode::OK)
+        };
+        tokio::spawn(axum::serve(listener, axum::Router::new().fallback(answer).with_state(self)).into_future());
+        Ok(endpoint)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_s3_that_is_slower_than_the_orders_is_not_kept_busy_in_vain() -> Result<()> {
+    const ORDERS: usize = 150;
+    let stack = Stack::shared().await?;
+    let s3 = Arc::new(SlowS3::default());
+    let producer = producer(&stack).env("S3_ENDPOINT", &s3.clone().serve().await?).start().await?;
+    producer.ready(PATIENCE).await?;
+    let api = Api::of(&producer)?;
+    let orders = stream::iter(0..ORDERS).map(async |n| api.place(&format!("alice-{n}"), None).await?.acked(n));
+    orders.buffer_unordered(16).try_collect::<Vec<_>>().await?;
+    eventually("all receipts", PATIENCE, async || {
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM receipt_jobs").fetch_one(&mut stack.shard(1).await?).await?;
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })
+    .await?;
+    let done = s3.done.load(Ordering::Relaxed);
+    ensure!(done < 2 * ORDERS, "S3 was asked {done} times for {ORDERS} receipts");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_published_once_and_in_order_after_kafka_comes_back() -> Result<()> {
     let stack = Stack::own().await?;
@@ -130,7 +195,7 @@ async fn no_request_notices_that_kafka_and_s3_are_frozen() -> Result<()> {
 
     let mut acked = place_in_series(&api, "before").await?;
     stack.kafka().pause();
-    stack.localstack().pause();
+    stack.object_store().pause();
     acked.extend(place_in_series(&api, "frozen").await?);
     eventually("the frozen dependencies are named", PATIENCE, async || {
         let ready: Value = api.client.get(format!("{}/readyz", producer.admin_url()?)).send().await?.json().await?;
@@ -141,7 +206,7 @@ async fn no_request_notices_that_kafka_and_s3_are_frozen() -> Result<()> {
     })
     .await?;
     stack.kafka().resume();
-    stack.localstack().resume();
+    stack.object_store().resume();
     acked.extend(place_in_series(&api, "after").await?);
     expect_each_exactly_once(&stack, &acked).await
 }
@@ -243,7 +308,7 @@ async fn a_frozen_shard_is_named_and_hurts_only_its_users() -> Result<()> {
 async fn a_producer_that_starts_while_things_are_down_serves_what_it_can_and_picks_up_the_rest() -> Result<()> {
     let stack = Stack::own().await?;
     stack.kafka().kill();
-    stack.localstack().kill();
+    stack.object_store().kill();
     stack.postgres(2).stop().await?;
     let producer = producer(&stack).start().await?;
     let _consumer = stack.consumer().start().await?;
@@ -257,7 +322,7 @@ async fn a_producer_that_starts_while_things_are_down_serves_what_it_can_and_pic
 
     stack.postgres(2).start_again().await?;
     stack.kafka().start_again().await?;
-    stack.localstack().start_again().await?;
+    stack.object_store().start_again().await?;
     stack.provision().await?;
     let second = eventually("shard 2 takes orders", PATIENCE, async || {
         let reply = api.place("zara", None).await?;

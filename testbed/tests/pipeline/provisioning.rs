@@ -266,7 +266,7 @@ async fn other_migrations_noted_in_the_same_table_stay_noted() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()> {
-    let stack = Stack::shared().await?;
+    let stack = Stack::shared_with_localstack().await?;
     let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
     provision(folder, environment.clone()).await?;
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));

@@ -98,7 +98,7 @@ async fn what_is_down_is_named_and_hides_nothing_else() -> Result<()> {
     api.place("alice", None).await?.acked(0)?;
 
     stack.postgres(2).stop().await?;
-    stack.localstack().kill();
+    stack.object_store().kill();
     let down = stats_say(&api, "shard2 and S3 to be down", |stats| {
         stats["shards"][1]["up"] == false && stats["s3"]["up"] == false
     })
@@ -117,7 +117,7 @@ async fn what_is_down_is_named_and_hides_nothing_else() -> Result<()> {
 
     stack.kafka().resume();
     stack.postgres(2).start_again().await?;
-    stack.localstack().start_again().await?;
+    stack.object_store().start_again().await?;
     stack.provision().await?;
     stats_say(&api, "everything to be up", |stats| {
         let dependencies = [&stats["kafka"], &stats["s3"], &stats["shards"][0], &stats["shards"][1]];
