@@ -34,8 +34,8 @@ const POLL: Duration = Duration::from_secs(1);
 /// How often a session is used at least. The server ends one that is silent for [`session::IDLE_TIMEOUT`].
 const KEEPALIVE: Duration = Duration::from_secs(1);
 
-/// Shortest time between the beginnings of two transactions, and between two notifications of another process's relay. The first event after a pause goes at once; under load a
-/// transaction costs Kafka and this process much the same for one event as for dozens.
+/// Shortest time between the beginnings of two transactions, and between two notifications of another process's relay. The first
+/// event after a pause goes at once; under load a transaction costs Kafka and this process much the same for one event as for dozens.
 const PACE: Duration = Duration::from_millis(20);
 
 pub struct Relay {
@@ -121,9 +121,14 @@ impl Relay {
         // After a refusal: how many events are still published one by one, to find the one that is meant. Kafka's limit is on
         // what is sent together.
         let mut one_by_one = 0_usize;
+        // Read while Kafka was busy with the batch before.
+        let mut ahead = Vec::new();
 
         while !stop.is_cancelled() {
-            let batch = session.next_batch(if one_by_one > 0 { 1 } else { BATCH }).await.context("read the outbox")?;
+            let batch = match std::mem::take(&mut ahead) {
+                read if !read.is_empty() => read,
+                _ => session.next_batch(if one_by_one > 0 { 1 } else { BATCH }).await.context("read the outbox")?,
+            };
             one_by_one = one_by_one.saturating_sub(1);
             if batch.is_empty() {
                 let woken = async {
@@ -138,20 +143,25 @@ impl Relay {
                 continue;
             }
             let (full, began) = (batch.len() == BATCH, Instant::now());
+            let last = batch.last().map(|row| row.seq).filter(|_| full);
             if defect("relay::deletes-before-commit") {
                 session.delete(&batch).await?;
             }
-            let published = session
-                .beside(move || {
-                    let published = publisher.publish(&batch);
-                    (publisher, batch, published)
-                })
-                .await
-                .context("keep the relay's session")?;
-            let (back, batch, published) = published;
+            let publish = move || {
+                let published = publisher.publish(&batch);
+                (publisher, batch, published)
+            };
+            // Only behind a full one there may be more already.
+            let read_ahead = async |session: &mut Session| match last {
+                Some(last) => session.batch_after(last).await,
+                None => Ok(Vec::new()),
+            };
+            let published = session.beside_with(publish, read_ahead).await.context("keep the relay's session")?;
+            let ((back, batch, published), next) = published;
             publisher = back;
             match published {
                 Ok(Published::All) => {
+                    ahead = next;
                     fail::fail_point!("relay::before-delete", |_| std::process::abort());
                     session.delete(&batch).await.context("delete published events")?;
                     self.metrics.relay_batch_size.observe(batch.len() as f64);

@@ -22,6 +22,14 @@ pub fn reached(name: &str) {
     }
 }
 
+/// A place of that name, at which a test may hold a task up, for as long as it says `return` there. The action `pause` would hold up
+/// the thread, and with it other tasks.
+pub async fn held_up(name: &str) {
+    while defect(name) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
 /// `PUT /failpoints/NAME` with actions as the crate `fail` knows them (`return`, `pause`, `off`, …), on the admin port: the
 /// one that a test means may be known only while it runs, such as the relay that leads.
 #[cfg(feature = "failpoints")]

@@ -99,7 +99,8 @@ impl Stack {
         Self::provisioned(Backing::Shared(services), None, folder).await
     }
 
-    /// The same with LocalStack, and that its own: it takes any credentials, and keeps the versions of objects.
+    /// The same with LocalStack, and that its own: it takes any region and credentials, keeps versions if asked to, and one key may be the
+    /// beginning of another.
     pub async fn shared_with_localstack() -> Result<Self> {
         let folder = folder::of_this_test_process()?;
         let localstack = ObjectStore::start(folder, &format!("{}s3", own_prefix()), Store::Localstack).await?;

@@ -4,7 +4,7 @@
 use std::{future::Future, time::Duration};
 
 use anyhow::{Context, bail};
-use orderflow_service::postgres;
+use orderflow_service::{failpoint::held_up, postgres};
 use sqlx::{
     Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgListener},
@@ -68,8 +68,26 @@ impl Session {
 
     /// The oldest events. Never "those after the last one": a transaction that began earlier may commit later.
     pub async fn next_batch(&mut self, limit: usize) -> anyhow::Result<Vec<OutboxRow>> {
-        const SELECT: &str = "SELECT seq, event_id, user_id, payload, traceparent FROM outbox ORDER BY seq LIMIT $1";
-        answer(sqlx::query_as(SELECT).bind(limit as i64).fetch_all(&mut self.connection)).await
+        self.oldest(limit, 0).await
+    }
+
+    /// The batch after a full one that ends with `last` and is not deleted yet. Empty, too, if an event was committed meanwhile that
+    /// belongs before `last`: then only `next_batch` says what is next.
+    pub async fn batch_after(&mut self, last: i64) -> anyhow::Result<Vec<OutboxRow>> {
+        held_up("relay::before-read-ahead").await;
+        let mut rows = self.oldest(BATCH, BATCH).await?;
+        // All of that batch are among the rows passed over, unless its end comes again because of one between them.
+        if rows.first().is_some_and(|first| first.seq <= last) {
+            rows.clear();
+        }
+        Ok(rows)
+    }
+
+    async fn oldest(&mut self, limit: usize, offset: usize) -> anyhow::Result<Vec<OutboxRow>> {
+        const SELECT: &str =
+            "SELECT seq, event_id, user_id, payload, traceparent FROM outbox ORDER BY seq LIMIT $1 OFFSET $2";
+        let query = sqlx::query_as(SELECT).bind(limit as i64).bind(offset as i64);
+        answer(query.fetch_all(&mut self.connection)).await
     }
 
     /// Deletes a batch that was published. The range is what makes the index cheaper than reading the whole table: of a thousand
@@ -105,10 +123,20 @@ impl Session {
     /// Runs blocking work on a thread of its own and keeps the session from falling silent meanwhile. `Err` when the session
     /// was lost; the work has ended even then, so that nothing of it goes on beside a new start.
     pub async fn beside<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+        self.beside_with(work, async |_| Ok(())).await.map(|(done, ())| done)
+    }
+
+    /// The same, with a question to the shard meanwhile.
+    pub async fn beside_with<T: Send + 'static, A>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+        question: impl AsyncFnOnce(&mut Self) -> anyhow::Result<A>,
+    ) -> anyhow::Result<(T, A)> {
         let mut work = tokio::task::spawn_blocking(work);
+        let answered = question(self).await;
         loop {
             match timeout(KEEPALIVE, &mut work).await {
-                Ok(done) => return done.context("the blocking work panicked"),
+                Ok(done) => return Ok((done.context("the blocking work panicked")?, answered?)),
                 Err(_) => {
                     if let Err(error) = answer(self.connection.ping()).await {
                         work.await.context("the blocking work panicked")?;

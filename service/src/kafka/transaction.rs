@@ -4,6 +4,7 @@
 mod offsets;
 
 use std::{
+    borrow::Cow,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -41,8 +42,8 @@ const DELIVERY_PATIENCE: Duration = Duration::from_secs(15);
 pub struct Outgoing<'record> {
     pub topic: &'record str,
     pub partition: i32,
-    pub key: Option<&'record [u8]>,
-    pub value: Option<&'record [u8]>,
+    pub key: Option<Cow<'record, [u8]>>,
+    pub value: Option<Cow<'record, [u8]>>,
     pub headers: Option<OwnedHeaders>,
 }
 
@@ -92,7 +93,7 @@ impl Transactions {
         }
     }
 
-    /// Writes `records` and commits `offsets` for `group`, or neither.
+    /// Writes `records` and commits `offsets` for `group`, or neither. What makes a record works beside the sending of those before it.
     pub fn run<'record>(
         &self,
         records: impl IntoIterator<Item = Outgoing<'record>>,
@@ -147,8 +148,8 @@ impl Transactions {
         let deadline = Instant::now() + DELIVERY_PATIENCE;
         loop {
             let mut sent = BaseRecord::<[u8], [u8]>::to(record.topic).partition(record.partition);
-            sent.key = record.key;
-            sent.payload = record.value;
+            sent.key = record.key.as_deref();
+            sent.payload = record.value.as_deref();
             sent.headers.clone_from(&record.headers);
             match self.producer.send(sent) {
                 Ok(()) => return Ok(()),
@@ -341,7 +342,8 @@ mod tests {
             .unwrap();
         let group = Arc::new(consumer.group_metadata().unwrap());
         let run = |transactions: &Transactions, offset: i64| {
-            let record = Outgoing { topic: "target", partition: 0, key: None, value: Some(b"value"), headers: None };
+            let value = Some(Cow::Borrowed(b"value".as_slice()));
+            let record = Outgoing { topic: "target", partition: 0, key: None, value, headers: None };
             let mut offsets = TopicPartitionList::new();
             offsets.add_partition_offset("source", 0, Offset::Offset(offset)).unwrap();
             transactions.run([record], &offsets, &group)

@@ -13,6 +13,7 @@ mod feed;
 mod outages;
 mod plans;
 mod provisioning;
+mod relay;
 mod secured;
 mod stats;
 mod support;

@@ -150,7 +150,7 @@ async fn what_is_anothers_or_another_shard_is_refused_and_left_alone() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> Result<()> {
-    let stack = Stack::shared().await?;
+    let stack = Stack::shared_with_localstack().await?;
     let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
     provision(folder, environment.clone()).await?;
     let (dsn, bucket) = (value(&environment, "PG_SHARD1_DSN"), value(&environment, "S3_BUCKET"));
