@@ -17,6 +17,7 @@ mod post;
 mod reads;
 mod report;
 mod series;
+mod soak;
 mod usage;
 mod writer;
 
@@ -41,7 +42,7 @@ struct Settings {
     /// Length of one measurement, in seconds, after a second of warming up
     #[arg(long, env = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Only these parts; absent: all
+    /// Only these parts; absent: all but `soak`
     #[arg(long, env = "ONLY", value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Where the report goes, with its plots beside it; absent: to the terminal alone
@@ -82,6 +83,8 @@ enum Part {
     Growth,
     /// The operator with 200 resources
     Operator,
+    /// Ten minutes at 1,000 orders/s; only if it is asked for
+    Soak,
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,7 +130,7 @@ async fn run(settings: Settings) -> Result<()> {
     folder::create(&folder)?;
     eprintln!("in {}", folder.display());
     let parts: BTreeSet<Part> = if settings.only.is_empty() {
-        Part::value_variants().iter().copied().collect()
+        Part::value_variants().iter().copied().filter(|part| *part != Part::Soak).collect()
     } else {
         settings.only.into_iter().collect()
     };
@@ -152,6 +155,7 @@ async fn run(settings: Settings) -> Result<()> {
                 Part::Linear => linear::measure(&backing, effort.shorter(), &mut report).await,
                 Part::Growth => growth::measure(&backing, effort.shorter(), &mut report).await,
                 Part::Footprint => footprint::measure(&backing, &mut report).await,
+                Part::Soak => soak::measure(&backing, &mut report).await,
             }
             .with_context(|| format!("measure {part:?}"))?;
         }

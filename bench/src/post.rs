@@ -21,6 +21,8 @@ use crate::{
 };
 
 const CONNECTIONS: [u32; 4] = [1, 16, 64, 256];
+/// Orders per second of the open loop, over 64 connections.
+const OPEN_RATE: u32 = 1000;
 const USERS: u64 = 1000;
 const WARMING_UP: Duration = Duration::from_secs(1);
 
@@ -68,10 +70,12 @@ pub async fn acceptance(backing: &Backing, effort: Effort, report: &mut Report) 
     report.section(
         &format!("POST /api/orders, acceptance alone, {disk}"),
         "One order with its idempotency key, outbox row and receipt job, over HTTP, beside `pgbench -M prepared` inserting one row of \
-         the bare table per transaction. Relay and receipts are paused: Kafka and S3 are not there. Closed loop.",
+         the bare table per transaction. Relay and receipts are paused: Kafka and S3 are not there. Closed loop; the last line is an open one, \
+         over 64 connections, whose times count from when an order was due.",
     );
     report.head(&["connections", "OrderFlow, orders/s", "pgbench, rows/s", "ratio", "p50", "p99"]);
     let script = Script::write("insert", INSERT)?;
+    let milliseconds = |series: &Series| format!("{} ms", short(series.median()));
     let (mut ours_plotted, mut theirs_plotted) = (Vec::new(), Vec::new());
     for connections in CONNECTIONS {
         let (mut ours, mut theirs, mut p50, mut p99) = <(Series, Series, Series, Series)>::default();
@@ -88,10 +92,20 @@ pub async fn acceptance(backing: &Backing, effort: Effort, report: &mut Report) 
         let ratio = ours.over(&theirs);
         ours_plotted.push(ours.median());
         theirs_plotted.push(theirs.median());
-        let milliseconds = |series: &Series| format!("{} ms", short(series.median()));
         let cells = [ours.to_string(), theirs.to_string(), ratio.to_string(), milliseconds(&p50), milliseconds(&p99)];
         report.row([connections.to_string()].into_iter().chain(cells));
     }
+    let (mut ours, mut p50, mut p99) = <(Series, Series, Series)>::default();
+    for _ in 0..effort.rounds {
+        backing.empty().await?;
+        let producer = backing.producer(SHARDS_ONLY).await?;
+        let reached = post(&producer.url()?, 64, OPEN_RATE, effort.length).await?;
+        ours.push(reached.rate);
+        p50.push(reached.p50.as_secs_f64() * 1e3);
+        p99.push(reached.p99.as_secs_f64() * 1e3);
+    }
+    let name = format!("{} orders/s are due", short(f64::from(OPEN_RATE)));
+    report.row([name, ours.to_string(), String::new(), String::new(), milliseconds(&p50), milliseconds(&p99)]);
     let name = if backing.disk == Disk::Slow { "post-slow-disk" } else { "post" };
     let labels = CONNECTIONS.map(|connections| format!("{connections} connections"));
     let bars = [("OrderFlow, over HTTP", ours_plotted), ("pgbench, bare rows", theirs_plotted)];

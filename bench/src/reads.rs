@@ -18,7 +18,7 @@ use crate::{
 
 const CONNECTIONS: u32 = 16;
 /// Orders per shard at which everybody's page is measured.
-const SIZES: [u64; 2] = [10_000, 1_000_000];
+const SIZES: [u64; 3] = [10_000, 1_000_000, 5_000_000];
 /// The producer's own, with its look for a receipt that waits.
 const COLUMNS: &str = "orders.id, orders.user_id, orders.product_name, orders.quantity, (orders.price * 100)::bigint AS cents, \
     orders.status, orders.receipt_s3_key, orders.created_at, orders.updated_at, \
