@@ -5,7 +5,7 @@ CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
 # A failed test says why; the way through the test's own futures would only hide that.
 export RUST_LIB_BACKTRACE ?= 0
-# They wait for services more than they compute, so there are more of them at once than the two cores that they are made for.
+# Tests wait for services more than they compute, so there are more of them at once than the two cores that they are made for.
 export RUST_TEST_THREADS ?= 3
 
 DEV := $(CARGO_TARGET_DIR)/release/orderflow-dev

@@ -121,7 +121,7 @@ impl Backing {
     }
 
     /// In Kafka's logs as they are now, its own topics included, without the indexes, which are allocated ahead.
-    pub fn kafka_bytes(&self) -> f64 {
+    pub fn kafka_bytes(&self) -> Result<f64> {
         fn logs(folder: &Path) -> u64 {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             let bytes = entries.map(|entry| match entry.metadata() {
@@ -131,7 +131,10 @@ impl Backing {
             });
             bytes.sum()
         }
-        logs(&self.folder.join("data").join("kafka")) as f64
+        let folder = self.folder.join("data").join("kafka");
+        let bytes = logs(&folder);
+        ensure!(bytes > 0, "no logs of Kafka are below {}", folder.display());
+        Ok(bytes as f64)
     }
 
     /// The same start for each measurement: nothing stored, nothing dirty.

@@ -146,7 +146,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
             Ok([others[0], postgres, others[1], others[2], others[3]].map(|seconds| seconds * 1e6).into())
         };
         let (before, notified_before) = (parts()?, notified().await?);
-        let written_before = [backing.wal_bytes().await?, backing.kafka_bytes()];
+        let written_before = [backing.wal_bytes().await?, backing.kafka_bytes()?];
         let plan = Plan { address: address(&url), rate: 0, connections: CONNECTIONS, duration: effort.length };
         let began = Instant::now();
         let mut load = Load::start(&plan, Orders::new(USERS));
@@ -166,7 +166,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         for (series, (before, after)) in cpu.iter_mut().zip(before.iter().zip(parts()?)) {
             series.push((after - before) / orders);
         }
-        let written_after = [backing.wal_bytes().await?, backing.kafka_bytes()];
+        let written_after = [backing.wal_bytes().await?, backing.kafka_bytes()?];
         for (series, (before, after)) in written.iter_mut().zip(written_before.iter().zip(written_after)) {
             series.push((after - before) / orders);
         }

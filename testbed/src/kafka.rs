@@ -71,7 +71,7 @@ impl Kafka {
         Self::start_with(folder, name, port, &[], None, &[]).await
     }
 
-    /// One that lives for a test or some: it compiles less well, and so is there sooner, for half of the CPU.
+    /// One that lives for a test or some: it compiles less well, and so is there sooner, for less CPU.
     pub async fn start_short_lived(folder: &Path, name: &str) -> Result<Self> {
         Self::start_with(folder, name, port::free()?, &[], None, SHORT_LIVED).await
     }

@@ -11,7 +11,7 @@ use crate::{LocalStack, Service, Versitygw, localstack, versitygw};
 /// Which S3 is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Store {
-    /// Keeps objects on disk, and so may be killed; needs a twentieth of the other's CPU.
+    /// Keeps objects on disk, and so may be killed.
     Versitygw,
     /// Forgets everything when it dies.
     Localstack,
