@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::{
     Effort,
-    backing::{Backing, PATIENCE, Reach, SHARDS_ONLY, TOPIC, metric},
+    backing::{Backing, NO_S3, PATIENCE, Reach, SHARDS_ONLY, TOPIC, metric},
     post,
     report::Report,
     series::Series,
@@ -31,8 +31,8 @@ use crate::{
 const EVENTS: i64 = 60_000;
 /// Receipts in one, of both shards.
 const RECEIPTS: i64 = 8_000;
-/// The relay's and the consumer's batch.
-const BATCH: usize = 1000;
+/// The relay's batch.
+const BATCH: usize = 4000;
 /// PUTs under way in a producer: 32 for each shard.
 const IN_FLIGHT: usize = 64;
 /// Where yardsticks write.
@@ -104,7 +104,7 @@ async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], repo
     let (mut ours, mut rows, mut transactions) = <(Series, Series, Series)>::default();
     for round in 0..effort.rounds {
         restore_events(backing).await?;
-        let producer = backing.producer(Reach { kafka: true, s3: false }).await?;
+        let producer = backing.producer(NO_S3).await?;
         ours.push(drained(&producer.admin_url()?, "orderflow_relay_events_total", Some(count)).await?);
         drop(producer);
 
@@ -129,7 +129,7 @@ async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], repo
 
 async fn select_and_delete(mut connection: sqlx::PgConnection) -> Result<()> {
     loop {
-        const SELECT: &str = "SELECT seq, event_id, user_id, payload FROM outbox ORDER BY seq LIMIT 1000";
+        const SELECT: &str = "SELECT seq, event_id, user_id, payload FROM outbox ORDER BY seq LIMIT 4000";
         let batch: Vec<Event> = sqlx::query_as(SELECT).fetch_all(&mut connection).await?;
         if batch.is_empty() {
             return Ok(connection.close().await?);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     Effort,
-    backing::{ALL, Backing, PATIENCE, settled},
+    backing::{ALL, Backing, NO_S3, PATIENCE, Reach, SHARDS_ONLY, settled},
     post,
     report::Report,
     series::Series,
@@ -67,29 +67,44 @@ pub async fn serve(port: u16) -> Result<()> {
 pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     report.section(
         "CPU of the producer per order",
-        "From the request to published, deleted, and the receipt written, at 3,000 orders/s over 64 connections (open loop), beside a bare \
-         axum handler that parses the same JSON and answers the same.",
+        "From the request to published and deleted, with Kafka there and S3 away, and then with receipts too, at 3,000 orders/s over 64 \
+         connections (open loop), beside a bare axum handler that parses the same JSON and answers the same.",
     );
-    let (mut ours, mut whole, mut theirs) = <(Series, Series, Series)>::default();
+    let (mut accepted, mut published, mut receipted, mut theirs) = <(Series, Series, Series, Series)>::default();
     for _ in 0..effort.rounds {
         theirs.push(of_bare_handler(backing, effort.length).await?);
-        backing.empty().await?;
-        let producer = backing.producer(ALL).await?;
-        post::wait_for_relays(&producer).await?;
-        let before = usage::cpu(producer.pid())?;
-        let began = Instant::now();
-        let reached = post::post(&producer.url()?, CONNECTIONS, RATE, effort.length).await?;
-        // The second of warming up was sent and paid for as well.
-        let orders = reached.rate * began.elapsed().as_secs_f64();
-        ours.push((usage::cpu(producer.pid())? - before) * 1e6 / orders);
-        settled(backing).await?;
-        whole.push((usage::cpu(producer.pid())? - before) * 1e6 / orders);
+        accepted.push(of_producer(backing, SHARDS_ONLY, effort.length).await?);
+        published.push(of_producer(backing, NO_S3, effort.length).await?);
+        receipted.push(of_producer(backing, ALL, effort.length).await?);
     }
     report.head(&["", "µs per order", "over the bare handler's"]);
     report.row(["bare handler".to_owned(), theirs.to_string(), String::new()]);
-    report.row(["producer, while orders come".to_owned(), ours.to_string(), ours.over(&theirs).to_string()]);
-    report.row(["producer, until all is done".to_owned(), whole.to_string(), whole.over(&theirs).to_string()]);
+    for (name, ours) in [
+        ("producer: accepted", accepted),
+        ("producer: accepted, published, deleted", published),
+        ("producer: with its receipt too", receipted),
+    ] {
+        report.row([name.to_owned(), ours.to_string(), ours.over(&theirs).to_string()]);
+    }
     Ok(())
+}
+
+/// Until all that the producer can reach is done.
+async fn of_producer(backing: &Backing, reach: Reach, length: Duration) -> Result<f64> {
+    backing.empty().await?;
+    let producer = backing.producer(reach).await?;
+    if reach.kafka {
+        post::wait_for_relays(&producer).await?;
+    }
+    let before = usage::cpu(producer.pid())?;
+    let began = Instant::now();
+    let reached = post::post(&producer.url()?, CONNECTIONS, RATE, length).await?;
+    // The second of warming up was sent and paid for as well.
+    let orders = reached.rate * began.elapsed().as_secs_f64();
+    if reach.kafka {
+        settled(backing, reach).await?;
+    }
+    Ok((usage::cpu(producer.pid())? - before) * 1e6 / orders)
 }
 
 async fn of_bare_handler(backing: &Backing, length: Duration) -> Result<f64> {

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use orderflow_testbed::{
-    Producer, Service, eventually,
+    Producer, Service,
     load::{Load, Orders, Plan},
 };
 
 use crate::{
     Effort,
-    backing::{ALL, Backing, PATIENCE, Reach, address, metric, settled},
+    backing::{ALL, Backing, NO_S3, PATIENCE, Reach, address, metric, settled},
     post,
     report::Report,
     series::Series,
@@ -26,9 +26,6 @@ const STORED: u64 = 5_000_000;
 const WAITING: u64 = 500_000;
 /// Events of each shard that wait.
 const BACKLOGS: [u64; 2] = [30_000, 300_000];
-
-/// Everything but S3: receipts stay where they are.
-const NO_S3: Reach = Reach { kafka: true, s3: false };
 
 #[derive(Default)]
 struct Cost {
@@ -87,16 +84,7 @@ async fn at(backing: &Backing, effort: Effort, reach: Reach, users: u64, empty: 
         send(&producer, users, Duration::from_secs(1)).await?;
         let before = cpu(backing, &producer)?;
         let orders = send(&producer, users, effort.length).await?;
-        if reach.s3 {
-            settled(backing).await?;
-        } else {
-            eventually("the outbox to run empty", PATIENCE, async || {
-                let left = backing.count("SELECT count(*) FROM outbox").await?;
-                anyhow::ensure!(left == 0, "{left} events are left");
-                Ok(())
-            })
-            .await?;
-        }
+        settled(backing, reach).await?;
         cost.push(before, cpu(backing, &producer)?, orders);
     }
     Ok(cost)

@@ -13,8 +13,9 @@ use tokio::task::spawn_blocking;
 
 use crate::backing::Backing;
 
-/// It counts from the last client's connection on, but its time runs before.
+/// It counts from the last client's connection on, but its time runs before: of all, and of each client.
 const CONNECTING: Duration = Duration::from_secs(2);
+const CONNECTING_EACH: Duration = Duration::from_millis(16);
 
 /// A script, on disk.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ impl Script {
         let mut command = Command::new(tools::postgres_program("pgbench")?);
         command
             .args(["-n", "-M", "prepared", "-j", "1", "-c", &clients.to_string()])
-            .args(["-T", &(length + CONNECTING).as_secs().to_string(), "-f"])
+            .args(["-T", &(length + CONNECTING + CONNECTING_EACH * clients).as_secs().to_string(), "-f"])
             .arg(&self.0)
             .arg(dsn)
             .stdin(Stdio::null());

@@ -127,6 +127,8 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     let mut cpu: [Series; 5] = Default::default();
     let mut resident: [Series; 2] = Default::default();
     let mut written: [Series; 2] = Default::default();
+    // Not counted: Kafka's JVM is compiling.
+    maximum(backing, Duration::from_secs(10)).await?;
     for _ in 0..effort.rounds {
         backing.empty().await?;
         theirs.push(script.run(backing, CONNECTIONS, effort.length).await?);
@@ -155,7 +157,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         accepted.push(orders / began.elapsed().as_secs_f64());
         resident[0].push(usage::resident(producer.pid())?);
         resident[1].push(usage::resident(consumer.pid())?);
-        settled(backing).await?;
+        settled(backing, ALL).await?;
         eventually("every notification", PATIENCE, async || {
             let left = orders - (notified().await? - notified_before);
             anyhow::ensure!(left < 0.5, "{left} notifications are left");

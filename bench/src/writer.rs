@@ -16,9 +16,9 @@ use crate::{Effort, backing::Backing, report::Report, series::Series};
 const STATEMENT: &str = include_str!("../../producer/src/shard/insert_batch.sql");
 /// Orders in one statement, and connections to each shard: the producer's most, and its default.
 const BATCH: usize = 512;
-const WRITERS: usize = 2;
+const WRITERS: usize = 1;
 /// Batches of one connection.
-const BATCHES: usize = 40;
+const BATCHES: usize = 80;
 
 const TABLES: [&str; 4] = [
     "COPY idempotency_keys (user_id, key, fingerprint, order_id, created_at) FROM STDIN",
@@ -38,7 +38,7 @@ struct Row {
 pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     report.section(
         "The writer alone",
-        "The statement that stores 512 orders, each with key, outbox row and receipt job, over two connections to each of two shards, one \
+        "The statement that stores 512 orders, each with key, outbox row and receipt job, over one connection to each of two shards, one \
          transaction after the other; beside COPY of the same rows into the same tables, a single one for each table, connection and run.",
     );
     let (mut ours, mut copied) = <(Series, Series)>::default();

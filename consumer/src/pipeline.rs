@@ -64,16 +64,10 @@ enum End {
     Lost(LostPosition),
 }
 
-/// What there is to tell of a record when what it became is committed.
-enum News {
-    Notified {
-        message: String,
-        /// Since the order was accepted, in seconds.
-        waited: f64,
-    },
-    DeadLetter {
-        reason: String,
-    },
+/// What a batch becomes.
+struct Settled {
+    outcomes: Vec<Outcome>,
+    notified_at: Timestamp,
 }
 
 impl Pipeline {
@@ -226,29 +220,25 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         let began = Instant::now();
         let notified_at = Timestamp::now();
-        let mut news = Vec::with_capacity(batch.len());
-        let outgoing = batch.iter().map(|record| match record::read(record, notified_at) {
-            Outcome::Notified { key, value, message, accepted_at } => {
-                let waited = notified_at.unix_microseconds() - accepted_at.unix_microseconds();
-                news.push(News::Notified { message, waited: waited as f64 / 1e6 });
-                Outgoing {
-                    topic: &self.topics.notifications,
-                    partition: record.partition(),
-                    key: Some(key.into_bytes().into()),
-                    value: Some(value.into()),
-                    headers: None,
-                }
-            }
+        let outcomes = batch.iter().map(|record| record::read(record, notified_at)).collect();
+        let settled = Settled { outcomes, notified_at };
+        let outgoing = batch.iter().zip(&settled.outcomes).map(|(record, outcome)| match outcome {
+            Outcome::Notified { key, value, .. } => Outgoing {
+                topic: &self.topics.notifications,
+                partition: record.partition(),
+                key: Some(key.as_bytes()),
+                value: Some(value),
+                headers: None,
+            },
             Outcome::DeadLetter { reason } => {
                 let limit = self.dead_letter_limit;
                 let DeadLetter { key, value, headers } =
-                    DeadLetter::of(record, &reason, &self.group.name, notified_at, limit);
-                news.push(News::DeadLetter { reason });
+                    DeadLetter::of(record, reason, &self.group.name, notified_at, limit);
                 Outgoing {
                     topic: &self.topics.dead_letters,
                     partition: partitions.dead_letter_for(record.partition()),
-                    key: key.map(Into::into),
-                    value: value.map(Into::into),
+                    key,
+                    value,
                     headers: Some(headers),
                 }
             }
@@ -257,24 +247,25 @@ impl Pipeline {
         let offsets = offsets.map_err(|error| Failure::Broken(error.to_string()))?;
         transactions.run(outgoing, &offsets, &assignment.group)?;
         self.metrics.transaction.observe(began.elapsed().as_secs_f64());
-        self.tell(batch, &news);
+        self.tell(batch, &settled);
         Ok(())
     }
 
     /// Counts and logs what was committed.
-    fn tell(&self, batch: &[BorrowedMessage<'_>], news: &[News]) {
+    fn tell(&self, batch: &[BorrowedMessage<'_>], settled: &Settled) {
         let counter = |outcome| self.metrics.events.get_or_create(&OutcomeLabel { outcome }).clone();
         let (notified, dead) = (counter(OutcomeValue::notified), counter(OutcomeValue::dead_letter));
-        for (record, news) in batch.iter().zip(news) {
-            match news {
-                News::Notified { message, waited } => {
+        for (record, outcome) in batch.iter().zip(&settled.outcomes) {
+            match outcome {
+                Outcome::Notified { message, accepted_at, .. } => {
                     notified.inc();
-                    self.metrics.end_to_end.observe(*waited);
+                    let waited = settled.notified_at.unix_microseconds() - accepted_at.unix_microseconds();
+                    self.metrics.end_to_end.observe(waited as f64 / 1e6);
                     if self.log_notifications {
                         tracing::info!(partition = record.partition(), offset = record.offset(), "{message}");
                     }
                 }
-                News::DeadLetter { reason } => {
+                Outcome::DeadLetter { reason } => {
                     dead.inc();
                     let (partition, offset) = (record.partition(), record.offset());
                     tracing::warn!(partition, offset, reason, "an event could not be read: it is a dead letter now");

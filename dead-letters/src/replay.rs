@@ -187,8 +187,8 @@ impl Run<'_> {
             Some(Outgoing {
                 topic: &source.topic,
                 partition: source.partition,
-                key: letter.key().map(Into::into),
-                value: letter.payload().map(Into::into),
+                key: letter.key(),
+                value: letter.payload(),
                 headers: Some(headers.clone()),
             })
         });

@@ -58,7 +58,7 @@ pub struct Settings {
     pub shard_queue: usize,
 
     /// Writers (one connection each) per shard
-    #[arg(long, env = "SHARD_WRITERS", default_value_t = 2, help_heading = "Shards")]
+    #[arg(long, env = "SHARD_WRITERS", default_value_t = 1, help_heading = "Shards")]
     pub shard_writers: usize,
 
     /// Connections for reading per shard

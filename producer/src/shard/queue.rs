@@ -29,7 +29,7 @@ pub struct Submission {
     pub reply: oneshot::Sender<Result<Placed, PlaceError>>,
 }
 
-/// The receiving end, shared by the writers of a shard: one gathers while the other's commit syncs.
+/// The receiving end, shared by the writers of a shard.
 pub type Submissions = Arc<Mutex<mpsc::Receiver<Submission>>>;
 
 pub fn bounded(capacity: usize) -> (mpsc::Sender<Submission>, Submissions) {

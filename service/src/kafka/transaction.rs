@@ -4,7 +4,6 @@
 mod offsets;
 
 use std::{
-    borrow::Cow,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -42,8 +41,8 @@ const DELIVERY_PATIENCE: Duration = Duration::from_secs(15);
 pub struct Outgoing<'record> {
     pub topic: &'record str,
     pub partition: i32,
-    pub key: Option<Cow<'record, [u8]>>,
-    pub value: Option<Cow<'record, [u8]>>,
+    pub key: Option<&'record [u8]>,
+    pub value: Option<&'record [u8]>,
     pub headers: Option<OwnedHeaders>,
 }
 
@@ -93,7 +92,7 @@ impl Transactions {
         }
     }
 
-    /// Writes `records` and commits `offsets` for `group`, or neither. What makes a record works beside the sending of those before it.
+    /// Writes `records` and commits `offsets` for `group`, or neither.
     pub fn run<'record>(
         &self,
         records: impl IntoIterator<Item = Outgoing<'record>>,
@@ -148,8 +147,8 @@ impl Transactions {
         let deadline = Instant::now() + DELIVERY_PATIENCE;
         loop {
             let mut sent = BaseRecord::<[u8], [u8]>::to(record.topic).partition(record.partition);
-            sent.key = record.key.as_deref();
-            sent.payload = record.value.as_deref();
+            sent.key = record.key;
+            sent.payload = record.value;
             sent.headers.clone_from(&record.headers);
             match self.producer.send(sent) {
                 Ok(()) => return Ok(()),
@@ -342,8 +341,7 @@ mod tests {
             .unwrap();
         let group = Arc::new(consumer.group_metadata().unwrap());
         let run = |transactions: &Transactions, offset: i64| {
-            let value = Some(Cow::Borrowed(b"value".as_slice()));
-            let record = Outgoing { topic: "target", partition: 0, key: None, value, headers: None };
+            let record = Outgoing { topic: "target", partition: 0, key: None, value: Some(b"value"), headers: None };
             let mut offsets = TopicPartitionList::new();
             offsets.add_partition_offset("source", 0, Offset::Offset(offset)).unwrap();
             transactions.run([record], &offsets, &group)

@@ -109,8 +109,8 @@ async fn a_consumer_killed_in_the_middle_notifies_once_and_another_takes_over() 
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
     let api = Api::of(&producer)?;
-    // Enough for several transactions.
-    let acked = api.place_many(1500).await?;
+    // Enough for two transactions.
+    let acked = api.place_many(5000).await?;
     let notifications = format!("{}.notifications", stack.topic());
     let seen = async || anyhow::Ok(stack.read_topic(&notifications, Isolation::ReadCommitted).await?.len());
 

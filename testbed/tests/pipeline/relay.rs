@@ -20,8 +20,8 @@ async fn insert_events(shard: &mut PgConnection, first: i32, last: i32) -> Resul
 /// Its `seq` is the lowest, and nobody sees it before the relay has read a whole batch of those behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_committed_behind_its_followers_is_published_once_like_them() -> Result<()> {
-    // A batch is 1,000.
-    const EVENTS: i32 = 1500;
+    // More than a batch, which is 4,000.
+    const EVENTS: i32 = 6000;
     let stack = Stack::shared().await?;
     let (mut shard, mut another) = (stack.shard(1).await?, stack.shard(1).await?);
     let mut late = another.begin().await?;
@@ -32,7 +32,7 @@ async fn an_event_that_is_committed_behind_its_followers_is_published_once_like_
     let read = async |isolation| stack.read_topic(&stack.topic(), isolation).await;
     eventually("a first batch is being published", PATIENCE, async || {
         let published = read(Isolation::ReadUncommitted).await?.len();
-        ensure!(published >= 1000, "{published} events");
+        ensure!(published >= 4000, "{published} events");
         Ok(())
     })
     .await?;
