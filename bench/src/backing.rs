@@ -230,9 +230,10 @@ pub async fn metric(admin_url: &str, name: &str) -> Result<f64> {
 
 /// Waits until there is nothing left of what was accepted, as far as a producer with that reach can settle it: events, receipts.
 pub async fn settled(backing: &Backing, reach: Reach) -> Result<()> {
-    let waiting = match reach.s3 {
-        true => "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM receipt_jobs)",
-        false => "SELECT count(*) FROM outbox",
+    let waiting = if reach.s3 {
+        "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM receipt_jobs)"
+    } else {
+        "SELECT count(*) FROM outbox"
     };
     eventually("the queues to run empty", PATIENCE, async || {
         let left = backing.count(waiting).await?;

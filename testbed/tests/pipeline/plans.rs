@@ -17,7 +17,7 @@ const FILL: &str = "
     SELECT user_id, receipt_s3_key, '\\x00', id, now() FROM orders;
     INSERT INTO receipt_jobs (order_id, available_at) SELECT id, now() + interval '1 day' FROM orders;
     INSERT INTO outbox (event_id, order_id, user_id, payload, created_at)
-    SELECT id, id, user_id, '{}', now() FROM orders LIMIT 20000;
+    SELECT id, id, user_id, '{}', now() FROM orders;
     ANALYZE;
     DO $$ BEGIN
         EXECUTE format('ALTER DATABASE %I SET session_preload_libraries = auto_explain', current_database());
