@@ -23,7 +23,7 @@ mod writer;
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use orderflow_testbed::folder;
 
@@ -136,13 +136,21 @@ async fn run(settings: Settings) -> Result<()> {
     };
     let effort = Effort { rounds: settings.rounds, length: Duration::from_secs(settings.seconds) };
     let mut report = Report::new(machine::describe()?);
+    // What was measured is reported even if something else could not be.
+    let mut failed = Vec::new();
+    let mut note = |part: Part, measured: Result<()>| {
+        if let Err(error) = measured {
+            eprintln!("{part:?}: {error:#}");
+            failed.push(part);
+        }
+    };
 
     let as_it_is = folder.join("as-it-is");
     if parts.iter().any(|part| !matches!(part, Part::PostSlow | Part::Operator)) {
         let backing = Backing::start(&as_it_is, Disk::AsItIs).await.context("start the backing services")?;
         for part in &parts {
             eprintln!("{part:?}");
-            match part {
+            let measured = match part {
                 Part::Post => post::acceptance(&backing, effort, &mut report).await,
                 Part::PostSlow | Part::Operator => Ok(()),
                 Part::Writer => writer::compare(&backing, effort, &mut report).await,
@@ -156,8 +164,8 @@ async fn run(settings: Settings) -> Result<()> {
                 Part::Growth => growth::measure(&backing, effort.shorter(), &mut report).await,
                 Part::Footprint => footprint::measure(&backing, &mut report).await,
                 Part::Soak => soak::measure(&backing, &mut report).await,
-            }
-            .with_context(|| format!("measure {part:?}"))?;
+            };
+            note(*part, measured);
         }
     }
     let _ = std::fs::remove_dir_all(as_it_is.join("data"));
@@ -165,13 +173,15 @@ async fn run(settings: Settings) -> Result<()> {
         eprintln!("{:?}", Part::PostSlow);
         let slow = folder.join("slow");
         let backing = Backing::start(&slow, Disk::Slow).await.context("start the backing services on a slow disk")?;
-        post::acceptance(&backing, effort, &mut report).await?;
+        note(Part::PostSlow, post::acceptance(&backing, effort, &mut report).await);
         drop(backing);
         let _ = std::fs::remove_dir_all(slow.join("data"));
     }
     if parts.contains(&Part::Operator) {
         eprintln!("{:?}", Part::Operator);
-        operator::measure(&folder.join("operator"), &mut report).await.context("measure Operator")?;
+        note(Part::Operator, operator::measure(&folder.join("operator"), &mut report).await);
     }
-    report.publish(settings.report.as_deref())
+    report.publish(settings.report.as_deref())?;
+    ensure!(failed.is_empty(), "not measured, or not to the end: {failed:?}");
+    Ok(())
 }
