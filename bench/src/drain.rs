@@ -8,11 +8,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
 use futures_util::{StreamExt, future::try_join_all, stream};
+use orderflow_core::{OrderCreated, event::header};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
+    message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
 };
 use sqlx::{Connection, FromRow};
@@ -47,6 +49,7 @@ struct Event {
     event_id: Uuid,
     user_id: String,
     payload: Vec<u8>,
+    traceparent: String,
 }
 
 pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
@@ -81,7 +84,7 @@ async fn save_a_backlog(backing: &Backing, effort: Effort) -> Result<[Vec<Event>
         .await?;
     let mut events = [Vec::new(), Vec::new()];
     for (events, mut connection) in events.iter_mut().zip(backing.connect().await?) {
-        const SAVED: &str = "SELECT seq, event_id, user_id, payload FROM saved_outbox ORDER BY seq";
+        const SAVED: &str = "SELECT seq, event_id, user_id, payload, traceparent FROM saved_outbox ORDER BY seq";
         *events = sqlx::query_as(SAVED).fetch_all(&mut connection).await.context("read the backlog")?;
     }
     Ok(events)
@@ -129,7 +132,7 @@ async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], repo
 
 async fn select_and_delete(mut connection: sqlx::PgConnection) -> Result<()> {
     loop {
-        const SELECT: &str = "SELECT seq, event_id, user_id, payload FROM outbox ORDER BY seq LIMIT 4000";
+        const SELECT: &str = "SELECT seq, event_id, user_id, payload, traceparent FROM outbox ORDER BY seq LIMIT 4000";
         let batch: Vec<Event> = sqlx::query_as(SELECT).fetch_all(&mut connection).await?;
         if batch.is_empty() {
             return Ok(connection.close().await?);
@@ -149,8 +152,13 @@ fn publish(mut config: ClientConfig, transactional_id: &str, events: &[Event]) -
     for batch in events.chunks(BATCH) {
         producer.begin_transaction()?;
         for event in batch {
+            let event_id = event.event_id.hyphenated().to_string();
+            let headers = OwnedHeaders::new_with_capacity(3)
+                .insert(Header { key: header::EVENT_ID, value: Some(&event_id) })
+                .insert(Header { key: header::SCHEMA_VERSION, value: Some(OrderCreated::SCHEMA_VERSION) })
+                .insert(Header { key: header::TRACEPARENT, value: Some(&event.traceparent) });
             let record = BaseRecord::to(COPIES).key(event.user_id.as_str()).payload(event.payload.as_slice());
-            producer.send(record).map_err(|(error, _)| error)?;
+            producer.send(record.headers(headers)).map_err(|(error, _)| error)?;
         }
         let ids: Vec<Uuid> = batch.iter().map(|event| event.event_id).collect();
         let progress = serde_json::to_vec(&ids)?;
