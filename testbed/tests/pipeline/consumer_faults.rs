@@ -63,7 +63,7 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
     // More than one transaction takes, which is 4,000.
-    let acked = Api::of(&producer)?.place_many(5000).await?;
+    let acked = Api::of(&producer)?.place_many(4200).await?;
 
     let dying = stack.consumer().env("FAILPOINTS", "consumer::after-commit=return").start().await?;
     dying.process().wait_for_exit(PATIENCE).await.context("the failpoint was never reached")?;

@@ -110,7 +110,7 @@ async fn a_consumer_killed_in_the_middle_notifies_once_and_another_takes_over() 
     producer.ready(PATIENCE).await?;
     let api = Api::of(&producer)?;
     // Enough for two transactions.
-    let acked = api.place_many(5000).await?;
+    let acked = api.place_many(4200).await?;
     let notifications = format!("{}.notifications", stack.topic());
     let seen = async || anyhow::Ok(stack.read_topic(&notifications, Isolation::ReadCommitted).await?.len());
 
