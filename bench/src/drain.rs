@@ -132,8 +132,8 @@ async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], repo
 
 async fn select_and_delete(mut connection: sqlx::PgConnection) -> Result<()> {
     loop {
-        const SELECT: &str = "SELECT seq, event_id, user_id, payload, traceparent FROM outbox ORDER BY seq LIMIT 4000";
-        let batch: Vec<Event> = sqlx::query_as(SELECT).fetch_all(&mut connection).await?;
+        const SELECT: &str = "SELECT seq, event_id, user_id, payload, traceparent FROM outbox ORDER BY seq LIMIT $1";
+        let batch: Vec<Event> = sqlx::query_as(SELECT).bind(BATCH as i64).fetch_all(&mut connection).await?;
         if batch.is_empty() {
             return Ok(connection.close().await?);
         }

@@ -39,8 +39,8 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
     report.section(
         "201 to notification",
         "Open loop over 64 connections; POST counts from when an order was due, the way to the notification from its 201 to a reader of \
-         committed records on the same machine. Everything at work, receipts too, but for the line that says otherwise: S3's server and what \
-         asks it share these cores, which they do nowhere else.",
+         committed records on the same machine. Everything at work, receipts and S3's server too, but for the line that \
+         says otherwise.",
     );
     report.head(&[
         "orders/s",

@@ -172,9 +172,12 @@ async fn run(settings: Settings) -> Result<()> {
     if parts.contains(&Part::PostSlow) {
         eprintln!("{:?}", Part::PostSlow);
         let slow = folder.join("slow");
-        let backing = Backing::start(&slow, Disk::Slow).await.context("start the backing services on a slow disk")?;
-        note(Part::PostSlow, post::acceptance(&backing, effort, &mut report).await);
-        drop(backing);
+        let measure = async |report: &mut Report| {
+            let backing =
+                Backing::start(&slow, Disk::Slow).await.context("start the backing services on a slow disk")?;
+            post::acceptance(&backing, effort, report).await
+        };
+        note(Part::PostSlow, measure(&mut report).await);
         let _ = std::fs::remove_dir_all(slow.join("data"));
     }
     if parts.contains(&Part::Operator) {

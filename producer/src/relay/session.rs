@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{KEEPALIVE, progress::Progress};
 use crate::shard::meta::{Expected, MetaError};
 
-/// Most events in one Kafka transaction. The drain of a backlog is twice as fast as with 1,000, for the reasons that the consumer's
+/// Most events in one Kafka transaction. The drain of a backlog was twice as fast as with 1,000, for the reasons that the consumer's
 /// batch has as well; the progress record, which lists them, stays below 200 KB.
 pub const BATCH: usize = 4000;
 

@@ -101,6 +101,10 @@ async fn no_query_of_the_product_reads_a_whole_table() -> Result<()> {
     let scanning: Vec<&String> =
         plans.iter().filter(|plan| !plan.contains("interval '1 hour'")).filter(scans).collect();
     ensure!(scanning.is_empty(), "{} queries read a whole table, as this one:\n{}", scanning.len(), scanning[0]);
+    // A list that the plan does not know is searched from one end to the other, for each row.
+    let searching =
+        plans.iter().find(|plan| plan.lines().any(|line| line.contains("Filter: ") && line.contains("= ANY ($")));
+    ensure!(searching.is_none(), "a list is searched for each row: {}", searching.map_or("", String::as_str));
     Ok(())
 }
 
