@@ -5,10 +5,18 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use orderflow_testbed::Stack;
+use orderflow_testbed::{Producer, Stack};
 use reqwest::StatusCode;
 
-use crate::support::{Api, Reply, order_of, serving, stored};
+use crate::support::{Api, Reply, dependencies_up, order_of, serving, stored};
+
+/// Its writers, too, may find one key at the same time.
+async fn serving_with_two_writers(stack: &Stack) -> Result<(Producer, Api)> {
+    let producer = stack.producer().env("SHARD_WRITERS", "2").start().await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
+    let api = Api::of(&producer)?;
+    Ok((producer, api))
+}
 
 fn is_replay(reply: &Reply) -> bool {
     reply.header("idempotency-replayed") == Some("true")
@@ -87,8 +95,8 @@ async fn the_same_key_with_other_fields_is_refused() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_equal_requests_make_one_order_for_each_key() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (_first, one) = serving(&stack).await?;
-    let (_second, two) = serving(&stack).await?;
+    let (_first, one) = serving_with_two_writers(&stack).await?;
+    let (_second, two) = serving_with_two_writers(&stack).await?;
     let requests = (0..128).map(async |number| {
         let api = if number % 4 < 2 { &one } else { &two };
         let (user, key) = if number % 2 == 0 {
@@ -118,7 +126,7 @@ async fn concurrent_equal_requests_make_one_order_for_each_key() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_concurrent_different_requests_with_one_key_one_wins() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (_producer, api) = serving(&stack).await?;
+    let (_producer, api) = serving_with_two_writers(&stack).await?;
     let requests = (0..64).map(|number| {
         let body = order_of("zara").replace("149.99", ["1", "2"][number % 2]);
         api.post(body, Some("key"))
