@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 pub const DATABASE: &str = "orders";
 /// Of a shard: nothing is stored, and nothing waits.
-pub const TRUNCATE: &str = "TRUNCATE orders, idempotency_keys, outbox, receipt_jobs";
+const TRUNCATE: &str = "TRUNCATE orders, idempotency_keys, outbox, receipt_jobs";
 pub const TOPIC: &str = "orders";
 const BUCKET: &str = "receipts";
 /// The consumer group of all parts that do not begin at the first event.
@@ -141,8 +141,7 @@ impl Backing {
 
     /// The same start for each measurement: nothing stored, nothing dirty.
     pub async fn empty(&self) -> Result<()> {
-        self.execute(TRUNCATE).await?;
-        self.execute("CHECKPOINT").await
+        empty(&self.postgres).await
     }
 
     pub async fn producer(&self, reach: Reach) -> Result<Producer> {
@@ -226,6 +225,17 @@ pub async fn metric(admin_url: &str, name: &str) -> Result<f64> {
         .filter(|rest| rest.starts_with(['{', ' ']))
         .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
         .sum())
+}
+
+/// Nothing stored, nothing dirty.
+pub async fn empty(shards: &[Postgres]) -> Result<()> {
+    let on_each = shards.iter().map(async |shard| {
+        let mut connection = postgres::connect(&shard.dsn(DATABASE)).await?;
+        sqlx::raw_sql(TRUNCATE).execute(&mut connection).await.context("empty the tables")?;
+        sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await.context("make a checkpoint")?;
+        anyhow::Ok(())
+    });
+    try_join_all(on_each).await.map(drop)
 }
 
 /// Waits until there is nothing left of what was accepted, as far as a producer with that reach can settle it: events, receipts.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
 use futures_util::{StreamExt, future::try_join_all, stream};
 use orderflow_core::{OrderCreated, event::header};
+use orderflow_testbed::Service;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -24,6 +25,7 @@ use uuid::Uuid;
 use crate::{
     Effort,
     backing::{Backing, NO_S3, PATIENCE, Reach, SHARDS_ONLY, TOPIC, metric},
+    cost::{PARTS, Processes},
     post,
     report::Report,
     series::Series,
@@ -61,9 +63,14 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
          no exactly-once, no order, no retries.",
     );
     report.head(&["", "per second", "the worker over it"]);
-    relay(backing, effort, &events, report).await?;
+    let cpu = relay(backing, effort, &events, report).await?;
     consumer(backing, effort, report).await?;
-    receipts(backing, effort, report).await
+    receipts(backing, effort, report).await?;
+    report.head(&["CPU per event while the relay drains", "µs"]);
+    for (part, series) in PARTS.iter().zip(&cpu).take(3) {
+        report.row([(*part).to_owned(), series.to_string()]);
+    }
+    Ok(())
 }
 
 /// Orders as they come, whose events and receipts wait; kept aside, to begin each round with the same.
@@ -102,32 +109,48 @@ async fn restore_events(backing: &Backing) -> Result<()> {
     backing.execute("CHECKPOINT").await
 }
 
-async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], report: &mut Report) -> Result<()> {
+/// µs of CPU per event of each part.
+async fn relay(
+    backing: &Backing,
+    effort: Effort,
+    events: &[Vec<Event>; 2],
+    report: &mut Report,
+) -> Result<[Series; 5]> {
     let count = events.iter().map(Vec::len).sum::<usize>() as f64;
     let (mut ours, mut rows, mut transactions) = <(Series, Series, Series)>::default();
+    let mut halves = Series::default();
+    let mut cpu: [Series; 5] = Default::default();
     for round in 0..effort.rounds {
         restore_events(backing).await?;
         let producer = backing.producer(NO_S3).await?;
+        let processes = Processes::of(backing, &backing.postgres, vec![producer.pid()], Vec::new());
+        let before = processes.used()?;
         ours.push(drained(&producer.admin_url()?, "orderflow_relay_events_total", Some(count)).await?);
+        processes.add_since(&before, count, &mut cpu)?;
         drop(producer);
 
         restore_events(backing).await?;
         let began = Instant::now();
         try_join_all(backing.connect().await?.into_iter().map(select_and_delete)).await?;
-        rows.push(count / began.elapsed().as_secs_f64());
+        let in_shards = began.elapsed();
+        rows.push(count / in_shards.as_secs_f64());
 
         let publish = events.iter().enumerate().map(|(shard, events)| {
             let (client, events) = (backing.kafka.client(), events.clone());
             tokio::task::spawn_blocking(move || publish(client, &format!("bench-{round}-{shard}"), &events))
         });
         let elapsed: Vec<_> = try_join_all(publish).await.context("publish")?.into_iter().collect::<Result<_>>()?;
-        transactions.push(count / elapsed.into_iter().max().unwrap_or_default().as_secs_f64());
+        let in_kafka = elapsed.into_iter().max().unwrap_or_default();
+        transactions.push(count / in_kafka.as_secs_f64());
+        halves.push(count / (in_shards + in_kafka).as_secs_f64());
     }
     report.row(["**relay**, events".to_owned(), ours.to_string(), String::new()]);
     report.row(["SELECT and DELETE of the same rows".to_owned(), rows.to_string(), ours.over(&rows).to_string()]);
     let over = ours.over(&transactions).to_string();
     report.row(["librdkafka transactions of the same bytes".to_owned(), transactions.to_string(), over]);
-    Ok(())
+    let over = ours.over(&halves).to_string();
+    report.row(["the two, one after the other".to_owned(), halves.to_string(), over]);
+    Ok(cpu)
 }
 
 async fn select_and_delete(mut connection: sqlx::PgConnection) -> Result<()> {

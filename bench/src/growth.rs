@@ -15,11 +15,11 @@ use tokio::time::Instant;
 
 use crate::{
     Effort,
-    backing::{Backing, DATABASE, PATIENCE, TRUNCATE, address, metric},
+    backing::{self, Backing, DATABASE, PATIENCE, address, metric},
+    cost::{PARTS, Processes},
     post,
     report::Report,
     series::Series,
-    usage,
 };
 
 const CONNECTIONS: u32 = 192;
@@ -31,7 +31,7 @@ const PRODUCERS: [u32; 3] = [1, 2, 3];
 struct Measured {
     accepted: Series,
     kept_up: Series,
-    /// Producers, Postgres, Kafka, consumer, S3: µs per order.
+    /// µs per order.
     cpu: [Series; 5],
 }
 
@@ -41,17 +41,8 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
         "A closed loop of 192 connections, shared among the producers, with one consumer and everything at work. CPU in µs per order, of all \
          processes of a kind together.",
     );
-    report.head(&[
-        "shards",
-        "producers",
-        "accepted/s",
-        "kept up/s",
-        "producers",
-        "Postgres",
-        "Kafka",
-        "consumer",
-        "S3",
-    ]);
+    let head = ["shards", "producers", "accepted/s", "kept up/s"];
+    report.head(&[head.as_slice(), &PARTS].concat());
     for (count, map) in SHARDS {
         let folder = backing.folder().join(format!("growth-{count}"));
         folder::create(&folder)?;
@@ -123,16 +114,12 @@ async fn with(
     })
     .await?;
     let notified = async || metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
+    let of_producers = started.iter().map(Service::pid).collect();
+    let processes = Processes::of(backing, shards, of_producers, vec![consumer.pid()]);
     for _ in 0..effort.rounds {
-        empty(shards).await?;
+        backing::empty(shards).await?;
         post::quiet(&notified).await?;
-        let parts = || -> Result<[f64; 5]> {
-            let producers = started.iter().map(|producer| usage::cpu(producer.pid())).sum::<Result<f64>>()?;
-            let postgres = shards.iter().map(|shard| usage::cpu(shard.pid())).sum::<Result<f64>>()?;
-            let (kafka, s3) = (usage::cpu(backing.kafka.pid())?, usage::cpu(backing.s3.pid())?);
-            Ok([producers, postgres, kafka, usage::cpu(consumer.pid())?, s3])
-        };
-        let (before, notified_before, began) = (parts()?, notified().await?, Instant::now());
+        let (before, notified_before, began) = (processes.used()?, notified().await?, Instant::now());
         let mut loads = Vec::new();
         for producer in &started {
             let (address, connections) = (address(&producer.url()?), CONNECTIONS / producers);
@@ -158,18 +145,7 @@ async fn with(
         })
         .await?;
         measured.kept_up.push(orders / began.elapsed().as_secs_f64());
-        for (series, (before, after)) in measured.cpu.iter_mut().zip(before.iter().zip(parts()?)) {
-            series.push((after - before) * 1e6 / orders);
-        }
+        processes.add_since(&before, orders, &mut measured.cpu)?;
     }
     Ok(measured)
-}
-
-async fn empty(shards: &[Postgres]) -> Result<()> {
-    for shard in shards {
-        let mut connection = postgres::connect(&shard.dsn(DATABASE)).await?;
-        sqlx::raw_sql(TRUNCATE).execute(&mut connection).await?;
-        sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await?;
-    }
-    Ok(())
 }

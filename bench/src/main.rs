@@ -2,6 +2,7 @@
 //! is compared within one run on one machine: a figure alone says little, as machines and their disks differ.
 
 mod backing;
+mod cost;
 mod drain;
 mod footprint;
 mod growth;
@@ -145,14 +146,16 @@ async fn run(settings: Settings) -> Result<()> {
         }
     };
 
-    let as_it_is = folder.join("as-it-is");
-    if parts.iter().any(|part| !matches!(part, Part::PostSlow | Part::Operator)) {
+    // The others bring what they stand on themselves.
+    let on_shared: Vec<Part> =
+        parts.iter().copied().filter(|part| !matches!(part, Part::PostSlow | Part::Operator)).collect();
+    if !on_shared.is_empty() {
+        let as_it_is = folder.join("as-it-is");
         let backing = Backing::start(&as_it_is, Disk::AsItIs).await.context("start the backing services")?;
-        for part in &parts {
+        for part in on_shared {
             eprintln!("{part:?}");
             let measured = match part {
                 Part::Post => post::acceptance(&backing, effort, &mut report).await,
-                Part::PostSlow | Part::Operator => Ok(()),
                 Part::Writer => writer::compare(&backing, effort, &mut report).await,
                 Part::Whole => post::whole(&backing, effort, &mut report).await,
                 Part::Handler => handler::compare(&backing, effort, &mut report).await,
@@ -164,11 +167,13 @@ async fn run(settings: Settings) -> Result<()> {
                 Part::Growth => growth::measure(&backing, effort.shorter(), &mut report).await,
                 Part::Footprint => footprint::measure(&backing, &mut report).await,
                 Part::Soak => soak::measure(&backing, &mut report).await,
+                Part::PostSlow | Part::Operator => unreachable!("not on shared services"),
             };
-            note(*part, measured);
+            note(part, measured);
         }
+        drop(backing);
+        let _ = std::fs::remove_dir_all(as_it_is.join("data"));
     }
-    let _ = std::fs::remove_dir_all(as_it_is.join("data"));
     if parts.contains(&Part::PostSlow) {
         eprintln!("{:?}", Part::PostSlow);
         let slow = folder.join("slow");

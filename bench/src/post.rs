@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Effort,
     backing::{ALL, Backing, Disk, GROUP, PATIENCE, SHARDS_ONLY, address, metric, settled},
+    cost::{PARTS, Processes},
     pgbench::Script,
     plot,
     report::Report,
@@ -141,13 +142,8 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         wait_for_relays(&producer).await?;
         // What was published by earlier rounds is consumed first.
         quiet(&notified).await?;
-        let parts = || -> Result<Vec<f64>> {
-            let postgres = backing.postgres.iter().map(|shard| usage::cpu(shard.pid())).sum::<Result<f64>>()?;
-            let others = [producer.pid(), backing.kafka.pid(), consumer.pid(), backing.s3.pid()];
-            let others = others.into_iter().map(usage::cpu).collect::<Result<Vec<_>>>()?;
-            Ok([others[0], postgres, others[1], others[2], others[3]].map(|seconds| seconds * 1e6).into())
-        };
-        let (before, notified_before) = (parts()?, notified().await?);
+        let processes = Processes::of(backing, &backing.postgres, vec![producer.pid()], vec![consumer.pid()]);
+        let (before, notified_before) = (processes.used()?, notified().await?);
         let written_before = [backing.wal_bytes().await?, backing.kafka_bytes()?];
         let plan = Plan { address: address(&url), rate: 0, connections: CONNECTIONS, duration: effort.length };
         let began = Instant::now();
@@ -165,9 +161,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         })
         .await?;
         ours.push(orders / began.elapsed().as_secs_f64());
-        for (series, (before, after)) in cpu.iter_mut().zip(before.iter().zip(parts()?)) {
-            series.push((after - before) / orders);
-        }
+        processes.add_since(&before, orders, &mut cpu)?;
         let written_after = [backing.wal_bytes().await?, backing.kafka_bytes()?];
         for (series, (before, after)) in written.iter_mut().zip(written_before.iter().zip(written_after)) {
             series.push((after - before) / orders);
@@ -178,7 +172,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     let taken = accepted.over(&theirs).to_string();
     report.row(["accepted meanwhile".to_owned(), accepted.to_string(), theirs.to_string(), taken]);
     report.head(&["CPU per order", "µs"]);
-    for (name, series) in ["producer", "Postgres", "Kafka", "consumer", "S3"].iter().zip(&cpu) {
+    for (name, series) in PARTS.iter().zip(&cpu) {
         report.row([(*name).to_owned(), series.to_string()]);
     }
     report.head(&["written per order", "bytes"]);

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws_sdk_s3::config::SharedHttpClient;
 use kube::{Client, Config, api::PatchParams};
 
 use crate::{
@@ -13,6 +14,8 @@ pub const FIELD_MANAGER: &str = "orderflow-operator";
 
 pub struct Context {
     pub client: Client,
+    /// Of all buckets.
+    pub s3: SharedHttpClient,
     pub live: Live,
     pub memories: Memories,
     pub metrics: Metrics,

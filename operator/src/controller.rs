@@ -1,17 +1,19 @@
 //! When a resource is looked at: whenever it, one of its children or a Secret that it names changes, and again after a
 //! while. Never twice at the same time, and all that changes meanwhile is one more look.
 
+pub mod kept;
 mod queue;
 pub mod watch;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
 use futures_util::StreamExt;
 use kube::{
     ResourceExt,
-    runtime::controller::{Config, Error, applier},
+    runtime::controller::{Action, Config, Error, applier},
 };
 use orderflow_service::shutdown::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use queue::Queue;
 pub use watch::{Flow, Live};
@@ -29,7 +31,8 @@ pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: Ca
     let requests = queue.requests(stop);
     let store = live.flows.clone();
     let config = Config::default().concurrency(concurrency);
-    applier(reconcile::reconcile, reconcile::retry, Arc::clone(&context), store, requests, config)
+    let look = |flow, context| Box::pin(on_own_task(flow, context));
+    applier(look, reconcile::retry, Arc::clone(&context), store, requests, config)
         .for_each(|outcome| async {
             match outcome {
                 // What failed was logged where it was handled.
@@ -43,4 +46,12 @@ pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: Ca
             }
         })
         .await;
+}
+
+/// The controller asks all looks that are under way whether they can go on, whenever one of them can.
+async fn on_own_task(flow: Arc<Flow>, context: Arc<Context>) -> Result<Action, Infallible> {
+    match AbortOnDropHandle::new(tokio::spawn(reconcile::reconcile(flow, context))).await {
+        Ok(answer) => answer,
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    }
 }

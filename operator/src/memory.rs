@@ -41,7 +41,7 @@ pub struct Probed {
 pub struct Applied {
     /// Of what was wanted.
     pub wanted: u64,
-    /// Of the fields that are ours since; see [`crate::controller::watch::fingerprint_of_ours`].
+    /// Of the fields that are ours since; see [`crate::controller::kept::fingerprint_of_ours`].
     pub ours: u64,
     pub version: Version,
 }

@@ -74,12 +74,11 @@ pub enum Again {
 pub fn reconcile(
     flow: Arc<Flow>,
     context: Arc<Context>,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<Action, Infallible>> + Send>> {
+) -> impl Future<Output = Result<Action, Infallible>> + Send + 'static {
     let (namespace, name) = (flow.namespace().unwrap_or_default(), flow.name_any());
     let span =
         tracing::info_span!("reconcile", resource = format!("{namespace}/{name}"), generation = flow.meta().generation);
-    Box::pin(
-        async move {
+    async move {
             let began = Instant::now();
             let uid = flow.uid().unwrap_or_default();
             let memory = context.memories.of(&uid);
@@ -107,8 +106,7 @@ pub fn reconcile(
                 Again::In(delay) => Action::requeue(delay),
             })
         }
-        .instrument(span),
-    )
+    .instrument(span)
 }
 
 /// The controller wants one; every error has been dealt with in [`reconcile`].

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use kube::{Api, Client};
-use orderflow_service::{Dependencies, Need, admin, prometheus::registry::Registry, shutdown::CancellationToken};
+use orderflow_service::{Dependencies, Need, admin, prometheus::registry::Registry, s3, shutdown::CancellationToken};
 
 use crate::{
     build::config_hash::Key,
@@ -106,6 +106,7 @@ async fn control(
     let live = watch::start(&client, &scope, &queue, dependencies);
     let context = Context {
         client,
+        s3: s3::http(),
         live,
         memories: Memories::default(),
         metrics,

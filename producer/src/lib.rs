@@ -57,7 +57,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let dependencies = Dependencies::default();
     let kafka = dependencies.register("kafka", Need::Eventually);
     let bucket = dependencies.register("s3", Need::Eventually);
-    let client = s3::client(&settings.s3).await;
+    let client = s3::client(&settings.s3, s3::http()).await;
 
     // Each stage has its own token: requests end first, then the writers, then what works on what they stored.
     let (stop_writers, stop_workers) = (CancellationToken::new(), CancellationToken::new());

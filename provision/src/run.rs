@@ -93,7 +93,7 @@ fn claim<'a>(settings: &'a Settings, shard: &Shard) -> Claim<'a> {
 async fn run_bucket(settings: &Settings) -> Line {
     let name = &settings.s3.s3_bucket;
     let target = format!("bucket {name}");
-    let client = s3::client(&settings.s3).await;
+    let client = s3::client(&settings.s3, s3::http()).await;
     let attempt = async || {
         if settings.check {
             let notes = bucket::check(&client, name, &settings.owner).await?;

@@ -115,7 +115,7 @@ async fn each(cluster: &Cluster, wanted: &Wanted, mode: Mode) -> Result<Vec<Topi
     let outcome = one(cluster, &plan, mode).await;
     let mut orders = Topic { name: plan.name, outcome }.require_brokers()?;
     if let Ok(Outcome::Created { differences, .. } | Outcome::Exists { differences, .. }) = &mut orders.outcome
-        && cluster.knows_setting(SETTING_OF_4_3).await
+        && cluster.knows_setting(SETTING_OF_4_3, &orders.name).await
     {
         differences.push(Difference::of_version(&orders.name));
     }

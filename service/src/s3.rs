@@ -9,8 +9,12 @@ use aws_config::{
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::{
     Client,
-    config::{Credentials, RequestChecksumCalculation, ResponseChecksumValidation},
+    config::{Credentials, RequestChecksumCalculation, ResponseChecksumValidation, SharedHttpClient},
     error::{ConnectorError, DisplayErrorContext, ErrorMetadata, SdkError},
+};
+use aws_smithy_http_client::{
+    Builder,
+    tls::{Provider, rustls_provider::CryptoMode},
 };
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
@@ -54,13 +58,19 @@ impl Settings {
     }
 }
 
+/// Connections, and the system's certificates: what several clients can share.
+pub fn http() -> SharedHttpClient {
+    Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https()
+}
+
 /// A client that tries once and within the timeout: retrying is the caller's business, who knows what else waits.
-pub async fn client(settings: &Settings) -> Client {
+pub async fn client(settings: &Settings, http: SharedHttpClient) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.timeout().min(Duration::from_secs(2)))
         .operation_timeout(settings.timeout())
         .build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http)
         .region(Region::new(settings.aws_region.clone()))
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts);

@@ -1,11 +1,8 @@
 //! What is live in the cluster: kept in memory by watches, which also say which resource has to be looked at. Everything but
-//! the OrderFlows and the Deployments is watched by its metadata alone; of Secrets, nothing else is ever held.
+//! the OrderFlows and the Deployments is watched by its metadata alone; of Secrets, nothing else is ever held. All are trimmed to
+//! what somebody looks at.
 
-use std::{
-    collections::HashMap,
-    fmt::Debug,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::{collections::HashMap, fmt::Debug};
 
 use futures_util::StreamExt;
 use k8s_openapi::{
@@ -17,6 +14,7 @@ use k8s_openapi::{
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -31,8 +29,11 @@ use kube::{
 use orderflow_service::{Dependencies, Dependency, Need};
 use serde::de::DeserializeOwned;
 
-use super::Queue;
-use crate::{build, context::FIELD_MANAGER, crd::OrderFlow, reconcile::dereference, settings::Scope};
+use super::{
+    Queue,
+    kept::{fingerprint_of_ours, hash, trim, trim_child, trim_deployment},
+};
+use crate::{build, crd::OrderFlow, reconcile::dereference, settings::Scope};
 
 /// An OrderFlow, or why it cannot be read: one that cannot must not hide the others.
 pub type Flow = DeserializeGuard<OrderFlow>;
@@ -56,20 +57,28 @@ pub struct Live {
 /// Starts the watches; they run as long as the process. Each is a dependency: up once it has listed what is there.
 pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies) -> Live {
     let watches = Watches { client, scope, queue, dependencies };
-    let children = watcher::Config::default().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
-    let flows = watches.start("orderflows", watcher::Config::default(), flow_fingerprint, |meta| vec![itself(meta)]);
+    // All of a page are in memory at once, and whole.
+    let all = watcher::Config::default().page_size(50);
+    let children = all.clone().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
+    let flows = watches.start("orderflows", all.clone(), trim, flow_fingerprint, |meta| vec![itself(meta)]);
     let named_by = {
         let flows = flows.clone();
         move |meta: &ObjectMeta| flows_that_name(&flows, meta)
     };
     Live {
-        deployments: watches.start("deployments", children.clone(), deployment_fingerprint, owners),
-        services: watches.start("services", children.clone(), child_fingerprint, owners),
-        service_accounts: watches.start("serviceaccounts", children.clone(), child_fingerprint, owners),
-        disruption_budgets: watches.start("poddisruptionbudgets", children.clone(), child_fingerprint, owners),
-        autoscalers: watches.start("horizontalpodautoscalers", children.clone(), child_fingerprint, owners),
-        network_policies: watches.start("networkpolicies", children, child_fingerprint, owners),
-        secrets: watches.start("secrets", watcher::Config::default(), secret_fingerprint, named_by),
+        deployments: watches.start("deployments", children.clone(), trim_deployment, deployment_fingerprint, owners),
+        services: watches.start("services", children.clone(), trim_child, child_fingerprint, owners),
+        service_accounts: watches.start("serviceaccounts", children.clone(), trim_child, child_fingerprint, owners),
+        disruption_budgets: watches.start(
+            "poddisruptionbudgets",
+            children.clone(),
+            trim_child,
+            child_fingerprint,
+            owners,
+        ),
+        autoscalers: watches.start("horizontalpodautoscalers", children.clone(), trim_child, child_fingerprint, owners),
+        network_policies: watches.start("networkpolicies", children, trim_child, child_fingerprint, owners),
+        secrets: watches.start("secrets", all, trim, secret_fingerprint, named_by),
         flows,
     }
 }
@@ -103,6 +112,7 @@ impl Watches<'_> {
         &self,
         name: &str,
         config: watcher::Config,
+        trim: fn(&mut K),
         fingerprint: fn(&K) -> u64,
         concerns: impl Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>> + Send + Sync + 'static,
     ) -> Store<K>
@@ -123,7 +133,7 @@ impl Watches<'_> {
         let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
         let mut changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: Vec::new() };
         let queue = self.queue.clone();
-        let events = watcher(api, config.any_semantic()).default_backoff().reflect(writer);
+        let events = watcher(api, config.any_semantic()).default_backoff().modify(trim).reflect(writer);
         tokio::spawn(async move {
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
@@ -142,10 +152,13 @@ impl Watches<'_> {
 struct Changes<K, C> {
     fingerprint: fn(&K) -> u64,
     concerns: C,
-    known: HashMap<(Option<String>, String), (u64, ObjectMeta)>,
-    /// Keys of a listing that is under way.
-    listed: Vec<(Option<String>, String)>,
+    known: HashMap<Key, (u64, Option<Vec<OwnerReference>>)>,
+    /// Of a listing that is under way.
+    listed: Vec<Key>,
 }
+
+/// Namespace and name.
+type Key = (Option<String>, String);
 
 impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
     fn of(&mut self, event: watcher::Event<K>, dependency: &Dependency) -> Vec<ObjectRef<Flow>> {
@@ -163,7 +176,7 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
                 // What was deleted while nobody watched.
                 let gone: Vec<_> = self.known.extract_if(|key, _| !self.listed.contains(key)).collect();
                 self.listed = Vec::new();
-                gone.iter().flat_map(|(_, (_, meta))| (self.concerns)(meta)).collect()
+                gone.into_iter().flat_map(|(key, (_, owners))| (self.concerns)(&known_as(key, owners))).collect()
             }
             watcher::Event::Apply(object) => {
                 dependency.up();
@@ -180,18 +193,12 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
     fn seen(&mut self, object: &K) -> Vec<ObjectRef<Flow>> {
         let fingerprint = (self.fingerprint)(object);
         let meta = object.meta();
-        let kept = ObjectMeta {
-            name: meta.name.clone(),
-            namespace: meta.namespace.clone(),
-            owner_references: meta.owner_references.clone(),
-            ..ObjectMeta::default()
-        };
         let mut concerned = (self.concerns)(meta);
-        match self.known.insert(key(meta), (fingerprint, kept)) {
+        match self.known.insert(key(meta), (fingerprint, meta.owner_references.clone())) {
             Some((before, _)) if before == fingerprint => concerned.clear(),
             // Whose it was has to learn that it is so no more.
-            Some((_, before)) => {
-                let before = (self.concerns)(&before);
+            Some((_, owners)) => {
+                let before = (self.concerns)(&known_as(key(meta), owners));
                 concerned.extend(before.into_iter().filter(|flow| !concerned.contains(flow)).collect::<Vec<_>>());
             }
             None => {}
@@ -200,8 +207,13 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
     }
 }
 
-fn key(meta: &ObjectMeta) -> (Option<String>, String) {
+fn key(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone(), meta.name.clone().unwrap_or_default())
+}
+
+/// An object that is so no more, as far as it may concern somebody.
+fn known_as((namespace, name): Key, owner_references: Option<Vec<OwnerReference>>) -> ObjectMeta {
+    ObjectMeta { namespace, name: Some(name), owner_references, ..ObjectMeta::default() }
 }
 
 fn itself(meta: &ObjectMeta) -> ObjectRef<Flow> {
@@ -253,31 +265,8 @@ fn deployment_fingerprint(deployment: &Deployment) -> u64 {
     hash(&(fingerprint_of_ours(&deployment.metadata), deployment.metadata.generation, status))
 }
 
-/// Changes when, and only when, somebody else changed a field that we set, or the object is another: the API server keeps
-/// for each manager which fields are its own, and takes a field away from it when another changes the value.
-pub fn fingerprint_of_ours(meta: &ObjectMeta) -> u64 {
-    let ours =
-        meta.managed_fields.iter().flatten().filter(|entry| {
-            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
-        });
-    // The time is that of our last change: another process of the operator, stale, would write under the same name.
-    let fields: Vec<_> = ours
-        .map(|entry| {
-            let fields = entry.fields_v1.as_ref().map(|fields| fields.0.to_string());
-            (fields, entry.time.as_ref().map(|time| time.0))
-        })
-        .collect();
-    hash(&(&meta.uid, fields, deleted(meta)))
-}
-
 fn deleted(meta: &ObjectMeta) -> bool {
     meta.deletion_timestamp.is_some()
-}
-
-pub fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 fn explain(error: &watcher::Error) -> String {
@@ -296,6 +285,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::context::FIELD_MANAGER;
 
     fn child(manager: &str, fields: serde_json::Value) -> Metadata<Service> {
         let entry = ManagedFieldsEntry {

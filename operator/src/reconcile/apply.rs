@@ -20,7 +20,7 @@ use crate::{
     build::{Children, ConsumerChildren, ProducerChildren},
     condition::{Problem, Reason},
     context::{Context, FIELD_MANAGER, as_operator, explain, is_conflict, is_gone},
-    controller::watch::{fingerprint_of_ours, hash},
+    controller::kept::{fingerprint_of_ours, hash},
     memory::{Applied, Memory, Version},
 };
 use child::Child;

@@ -25,8 +25,8 @@ pub fn rival(live: &Live, flow: &OrderFlow) -> Option<String> {
 fn rival_among<'a>(others: impl Iterator<Item = &'a OrderFlow>, flow: &OrderFlow) -> Option<String> {
     let wanted = topics(&flow.spec.topic.name);
     others
-        .filter(|other| other.uid() != flow.uid() && brokers_in_common(other, flow))
-        .filter(|other| has(other, &wanted) || !topics(&other.spec.topic.name).is_disjoint(&wanted))
+        .filter(|other| other.metadata.uid != flow.metadata.uid && brokers_in_common(other, flow))
+        .filter(|other| has(other, &wanted) || has_one_of(&wanted, &other.spec.topic.name))
         .filter(|other| rank(other, &wanted) < rank(flow, &wanted))
         .min_by_key(|other| rank(other, &wanted))
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any()))
@@ -42,7 +42,13 @@ fn rank(flow: &OrderFlow, wanted: &BTreeSet<String>) -> (bool, Option<String>, S
 fn has(flow: &OrderFlow, wanted: &BTreeSet<String>) -> bool {
     let claimed = flow.status.as_ref().and_then(|status| status.topic.as_deref());
     let name = claimed.and_then(|claimed| claimed.split_once('@')).map(|(name, _)| name);
-    name.is_some_and(|name| !topics(name).is_disjoint(wanted))
+    name.is_some_and(|name| has_one_of(wanted, name))
+}
+
+/// Whether topics of this name have one of these. All begin with their name; that is asked first, as it is of each resource by each.
+fn has_one_of(wanted: &BTreeSet<String>, name: &str) -> bool {
+    let may = |topic: &String| topic.starts_with(name) || name.starts_with(topic.as_str());
+    wanted.iter().any(may) && !topics(name).is_disjoint(wanted)
 }
 
 /// `orders.dlq` is not only what somebody may call a topic, but also what another's `orders` has for its dead letters.
@@ -53,10 +59,8 @@ fn topics(name: &str) -> BTreeSet<String> {
 
 /// One broker in common is one cluster in common.
 fn brokers_in_common(one: &OrderFlow, other: &OrderFlow) -> bool {
-    let brokers = |flow: &OrderFlow| -> BTreeSet<String> {
-        flow.spec.topic.bootstrap_servers.split(',').map(str::to_lowercase).collect()
-    };
-    !brokers(one).is_disjoint(&brokers(other))
+    let [mut one, other] = [one, other].map(|flow| flow.spec.topic.bootstrap_servers.split(','));
+    one.any(|broker| other.clone().any(|other| other.eq_ignore_ascii_case(broker)))
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ async fn remove_bucket(context: &Context, pipeline: &Pipeline) -> Option<Problem
         Ok(access) => access,
         Err(problem) => return Some(problem.clone()),
     };
-    let client = s3::client(&access.settings).await;
+    let client = s3::client(&access.settings, context.s3.clone()).await;
     let name = &pipeline.bucket.name;
     // Many objects take several looks; each goes on where the last one ended.
     let deadline = context.cleanup_deadline.min(Duration::from_secs(60));

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     condition::{Class, Problem, Reason},
     context::Context,
-    controller::watch::hash,
+    controller::kept::hash,
     crd::{OrderFlow, SecretKey},
     memory::{Memory, Probed},
 };
@@ -85,7 +85,7 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
     let at = Instant::now();
     let (shards, bucket, topic) = tokio::join!(
         join_all(pipeline.shards.iter().map(|shard| provision_shard(pipeline, shard))),
-        provision_bucket(pipeline),
+        provision_bucket(context, pipeline),
         provision_topics(pipeline, rival.as_deref()),
     );
     let mut answer = Provisioned { shards, bucket, topic, doubted: false };
@@ -205,9 +205,9 @@ pub fn shard_reason(error: &shard::Error) -> Reason {
     }
 }
 
-async fn provision_bucket(pipeline: &Pipeline) -> Part<Vec<String>> {
+async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<String>> {
     let settings = &pipeline.bucket.access.as_ref().map_err(Clone::clone)?.settings;
-    let client = s3::client(settings).await;
+    let client = s3::client(settings, context.s3.clone()).await;
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
     let look = bucket::check(&client, name, &owner);
     let make = async {

@@ -41,7 +41,7 @@ type OfUser<'slice> = BTreeMap<&'slice str, OrderId>;
 
 impl Bucket {
     pub async fn open(settings: &s3::Settings) -> anyhow::Result<Self> {
-        let bucket = Self { client: s3::client(settings).await, name: settings.s3_bucket.clone() };
+        let bucket = Self { client: s3::client(settings, s3::http()).await, name: settings.s3_bucket.clone() };
         let head = bucket.ask(async || bucket.client.head_bucket().bucket(&bucket.name).send().await).await?;
         head.ok_or_else(|| bucket.is_not_there())?;
         Ok(bucket)

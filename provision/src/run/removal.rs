@@ -149,7 +149,7 @@ async fn remove_shard(settings: &Settings, shard: &Shard, answer: Answer, topics
 
 async fn remove_bucket(settings: &Settings) -> Line {
     let (name, owner) = (&settings.s3.s3_bucket, &settings.owner);
-    let (target, client) = (format!("bucket {name}"), s3::client(&settings.s3).await);
+    let (target, client) = (format!("bucket {name}"), s3::client(&settings.s3, s3::http()).await);
     let removal = keep_trying(
         settings.wait(),
         &target,

@@ -173,10 +173,11 @@ impl Cluster {
     }
 
     /// Whether a broker has a setting of this name. False as well if that is not to be told: nobody needs the right to ask.
-    pub(super) async fn knows_setting(&self, setting: &str) -> bool {
-        let client = Arc::clone(&self.client);
+    /// The brokers are told with any topic, and with all topics there may be very many of these.
+    pub(super) async fn knows_setting(&self, setting: &str, topic: &str) -> bool {
+        let (client, name) = (Arc::clone(&self.client), topic.to_owned());
         let blocking = tokio::task::spawn_blocking(move || {
-            let metadata = client.get().inner().fetch_metadata(None, REQUEST_TIMEOUT)?;
+            let metadata = client.get().inner().fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
             Ok::<_, KafkaError>(metadata.brokers().iter().map(MetadataBroker::id).collect::<Vec<_>>())
         });
         let Ok(Ok(brokers)) = blocking.await else { return false };

@@ -7,12 +7,12 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     ResourceExt,
-    api::{ObjectMeta, Patch, PatchParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 
 use super::{Applier, Child, Part, problem};
-use crate::{context::FIELD_MANAGER, reconcile::child};
+use crate::{controller::kept::sets_replicas, reconcile::child};
 
 /// Has the number of replicas in the meantime.
 pub const SECOND_MANAGER: &str = "orderflow-operator-autoscaling";
@@ -23,7 +23,7 @@ impl Applier<'_> {
         let name = wanted.name_any();
         if exists {
             let live = self.context.live.deployments.get(&child(self.identity, &name));
-            if live.is_some_and(|live| !has_replicas(&live.metadata)) {
+            if live.is_some_and(|live| !sets_replicas(&live.metadata)) {
                 return Ok(());
             }
         } else {
@@ -33,7 +33,7 @@ impl Applier<'_> {
         }
         // What the watch knows may be older than the autoscaler's last write, and would undo it.
         let live = self.api::<Deployment>().get(&name).await.map_err(|error| problem::<Deployment>(&name, &error))?;
-        if !has_replicas(&live.metadata) {
+        if !sets_replicas(&live.metadata) {
             return Ok(());
         }
         let replicas = live.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(least).max(1);
@@ -49,13 +49,4 @@ impl Applier<'_> {
         tracing::info!(name, replicas, "the number of replicas is the autoscaler's now");
         Ok(())
     }
-}
-
-fn has_replicas(deployment: &ObjectMeta) -> bool {
-    let ours =
-        deployment.managed_fields.iter().flatten().filter(|entry| {
-            entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply")
-        });
-    let fields = ours.filter_map(|entry| entry.fields_v1.as_ref());
-    fields.into_iter().any(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
 }
