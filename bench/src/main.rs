@@ -88,6 +88,12 @@ enum Part {
     Soak,
 }
 
+impl Part {
+    fn is_with_kafka(self) -> bool {
+        !matches!(self, Self::Footprint | Self::Post | Self::PostSlow | Self::Writer | Self::Reads | Self::Operator)
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// The yardstick of `handler`, as a process of its own
@@ -152,8 +158,13 @@ async fn run(settings: Settings) -> Result<()> {
     if !on_shared.is_empty() {
         let as_it_is = folder.join("as-it-is");
         let backing = Backing::start(&as_it_is, Disk::AsItIs).await.context("start the backing services")?;
+        let mut warm = false;
         for part in on_shared {
             eprintln!("{part:?}");
+            if part.is_with_kafka() && !warm {
+                post::warm(&backing).await.context("warm Kafka up")?;
+                warm = true;
+            }
             let measured = match part {
                 Part::Post => post::acceptance(&backing, effort, &mut report).await,
                 Part::Writer => writer::compare(&backing, effort, &mut report).await,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     Effort,
-    backing::{ALL, Backing, Disk, GROUP, PATIENCE, SHARDS_ONLY, address, metric, settled},
+    backing::{ALL, Backing, Disk, GROUP, NO_S3, PATIENCE, SHARDS_ONLY, address, metric, settled},
     cost::{PARTS, Processes},
     pgbench::Script,
     plot,
@@ -128,8 +128,6 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     let mut cpu: [Series; 5] = Default::default();
     let mut resident: [Series; 2] = Default::default();
     let mut written: [Series; 2] = Default::default();
-    // Not counted: Kafka's JVM is compiling.
-    maximum(backing, Duration::from_secs(10)).await?;
     for _ in 0..effort.rounds {
         backing.empty().await?;
         theirs.push(script.run(backing, CONNECTIONS, effort.length).await?);
@@ -185,6 +183,30 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         report.row([(*name).to_owned(), series.to_string()]);
     }
     Ok(())
+}
+
+/// Has Kafka work until its JVM has compiled what it needs, as one has that was not started a moment ago: for minutes its compilers
+/// take much of what Kafka takes, and of the cores that it shares with all others.
+pub async fn warm(backing: &Backing) -> Result<()> {
+    const STEP: Duration = Duration::from_secs(5);
+    const LONGEST: Duration = Duration::from_secs(180);
+    /// Of a core.
+    const QUIET: f64 = 0.05;
+    backing.empty().await?;
+    let consumer = backing.consumer(GROUP).await?;
+    consumer.ready(PATIENCE).await?;
+    let producer = backing.producer(NO_S3).await?;
+    wait_for_relays(&producer).await?;
+    let (url, kafka, began) = (producer.url()?, backing.kafka.pid(), Instant::now());
+    loop {
+        let (before, step) = (usage::compilers(kafka)?, Instant::now());
+        post(&url, 64, OPEN_RATE, STEP).await?;
+        let share = (usage::compilers(kafka)? - before) / step.elapsed().as_secs_f64();
+        if share < QUIET || began.elapsed() > LONGEST {
+            eprintln!("after {} s Kafka's compilers take {share:.2} of a core", began.elapsed().as_secs());
+            return Ok(());
+        }
+    }
 }
 
 /// Waits until a producer leads the relays of both shards.

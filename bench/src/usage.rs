@@ -30,6 +30,23 @@ pub fn cpu(pid: u32) -> Result<f64> {
     Ok(sum as f64 / TICKS_PER_SECOND)
 }
 
+/// Seconds of CPU that the compilers of a JVM have used so far.
+pub fn compilers(pid: u32) -> Result<f64> {
+    let mut ticks = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).context("list the threads of a JVM")? {
+        // One that has ended meanwhile compiles nothing.
+        let Some(stat) = thread.ok().and_then(|thread| fs::read_to_string(thread.path().join("stat")).ok()) else {
+            continue;
+        };
+        let Some((name, fields)) = stat.rsplit_once(") ") else { continue };
+        if name.contains("(C1 Compiler") || name.contains("(C2 Compiler") {
+            let fields = fields.split(' ').skip(11).take(2);
+            ticks += fields.map(|field| field.parse().unwrap_or(0)).sum::<u64>();
+        }
+    }
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
 /// Memory that a process has in RAM, in MiB.
 pub fn resident(pid: u32) -> Result<f64> {
     status(pid, "VmRSS:")
