@@ -47,7 +47,7 @@ impl fmt::Display for Series {
 /// Three digits that mean something, no more.
 pub fn short(figure: f64) -> String {
     match figure.abs() {
-        large if large >= 1000.0 => {
+        large if large >= 999.5 => {
             let digits = format!("{figure:.0}");
             let cut = digits.len() % 3;
             let (head, tail) = digits.split_at(cut);
@@ -78,6 +78,9 @@ mod tests {
 
     #[test]
     fn large_figures_are_grouped() {
-        assert_eq!([999.0, 1000.0, 123_456.7, 1_000_000.0].map(short), ["999", "1,000", "123,457", "1,000,000"]);
+        assert_eq!(
+            [999.0, 999.9, 1000.0, 123_456.7, 1_000_000.0].map(short),
+            ["999", "1,000", "1,000", "123,457", "1,000,000"]
+        );
     }
 }

@@ -144,7 +144,11 @@ impl Settings {
             .set("enable.auto.offset.store", "false")
             // Where to begin is decided and written down by us; a silent jump is never right.
             .set("auto.offset.reset", "error")
-            .set("queued.max.messages.kbytes", "8192")
+            // What waits in the client is beside this what was fetched last, and several times as large in memory as its bytes.
+            .set("queued.max.messages.kbytes", "4096")
+            // When that is full; by default it is not looked at again for a second.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("fetch.max.bytes", "2097152")
             .set("fetch.message.max.bytes", "1048576")
             .set("fetch.wait.max.ms", "100")
             .set("check.crcs", "true");
