@@ -144,7 +144,7 @@ impl Settings {
             .set("enable.auto.offset.store", "false")
             // Where to begin is decided and written down by us; a silent jump is never right.
             .set("auto.offset.reset", "error")
-            // What waits in the client is beside this what was fetched last, and several times as large in memory as its bytes.
+            // Beside what waits there is what was fetched last; in memory both are several times their bytes.
             .set("queued.max.messages.kbytes", "4096")
             // When that is full; by default it is not looked at again for a second.
             .set("fetch.queue.backoff.ms", "5")

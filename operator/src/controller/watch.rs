@@ -57,7 +57,7 @@ pub struct Live {
 /// Starts the watches; they run as long as the process. Each is a dependency: up once it has listed what is there.
 pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies) -> Live {
     let watches = Watches { client, scope, queue, dependencies };
-    // All of a page are in memory at once, and whole.
+    // What is listed is in memory whole until it is trimmed, page by page.
     let all = watcher::Config::default().page_size(50);
     let children = all.clone().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
     let flows = watches.start("orderflows", all.clone(), trim, flow_fingerprint, |meta| vec![itself(meta)]);
