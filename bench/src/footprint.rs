@@ -7,7 +7,7 @@ use orderflow_testbed::Service;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    backing::{ALL, Backing, PATIENCE},
+    backing::{ALL, Backing, GROUP, PATIENCE},
     post,
     report::Report,
     series::short,
@@ -24,6 +24,8 @@ pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
     let began = Instant::now();
     let producer = backing.producer(ALL).await?;
     let producer_ready = began.elapsed();
+    // Kafka makes the topic of the groups' offsets, of 50 partitions, for the first group that there ever was.
+    backing.consumer(GROUP).await?.ready(PATIENCE).await?;
     let began = Instant::now();
     // A group of its own, as nobody has to be waited for who has just been killed.
     let consumer = backing.consumer("at-rest").await?;

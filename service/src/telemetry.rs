@@ -4,9 +4,13 @@
 use std::io::{IsTerminal, Write, stderr, stdout};
 
 use clap::{Args, ValueEnum};
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 pub use tracing_appender::non_blocking::WorkerGuard;
+
+/// Lines that may wait for a slow stdout. Room for all of them is taken at the start, 32 bytes for each; the default is 128,000.
+const BUFFERED_LINES: usize = 8192;
 
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
@@ -43,7 +47,7 @@ fn start_on(output: impl Write + IsTerminal + Send + 'static, settings: &Setting
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| anyhow::anyhow!("LOG: {:?} is not a log filter: {error}", settings.log))?;
     let is_terminal = output.is_terminal();
-    let (writer, guard) = tracing_appender::non_blocking(output);
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES).finish(output);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match settings.log_format {
         Format::Text => lines.with_ansi(is_terminal).with_target(false).init(),

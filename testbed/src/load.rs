@@ -5,12 +5,13 @@
 //! connection sends its next one as soon as the last one was answered.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 mod order;
 mod schedule;
@@ -41,6 +42,7 @@ pub struct Load {
     started: Instant,
     schedule: Arc<Schedule>,
     stop: CancellationToken,
+    _stop_when_dropped: DropGuard,
     tallies: Vec<tally::Shared>,
     workers: JoinSet<()>,
 }
@@ -51,13 +53,17 @@ impl Load {
         let requests: Arc<dyn Request> = Arc::new(requests);
         let (started, stop) = (Instant::now(), CancellationToken::new());
         let schedule = Arc::new(Schedule::new(started, plan.rate, plan.duration));
+        if plan.rate > 0 {
+            let (schedule, stop) = (schedule.clone(), stop.clone());
+            thread::spawn(move || schedule.run_clock(&stop));
+        }
         let (mut tallies, mut workers) = (Vec::new(), JoinSet::new());
         for _ in 0..plan.connections {
             let worker = Worker::new(&plan.address, schedule.clone(), requests.clone(), stop.clone());
             tallies.push(worker.tally());
             workers.spawn(worker.run());
         }
-        Self { started, schedule, stop, tallies, workers }
+        Self { started, schedule, _stop_when_dropped: stop.clone().drop_guard(), stop, tallies, workers }
     }
 
     pub fn started(&self) -> Instant {

@@ -1,6 +1,8 @@
 //! An order as the API shows it.
 
-use orderflow_core::{Money, Order, OrderId, Timestamp};
+use std::borrow::Cow;
+
+use orderflow_core::{Money, Order, OrderId, ProductName, Quantity, Timestamp, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -13,17 +15,17 @@ pub struct OrderView {
     /// UUIDv7
     #[schema(value_type = uuid::Uuid)]
     id: OrderId,
-    #[schema(example = "alice", min_length = 1, max_length = 100)]
-    user_id: String,
-    #[schema(example = "Mechanical Keyboard", min_length = 1, max_length = 255)]
-    product_name: String,
-    #[schema(example = 2, minimum = 1)]
-    quantity: i32,
+    #[schema(value_type = String, example = "alice", min_length = 1, max_length = 100)]
+    user_id: UserId,
+    #[schema(value_type = String, example = "Mechanical Keyboard", min_length = 1, max_length = 255)]
+    product_name: ProductName,
+    #[schema(value_type = i32, example = 2, minimum = 1)]
+    quantity: Quantity,
     /// Of one piece, with at most two decimals.
     #[schema(value_type = f64, example = 149.99)]
     price: Money,
-    #[schema(example = "created")]
-    status: String,
+    #[schema(value_type = String, example = "created")]
+    status: Cow<'static, str>,
     #[schema(example = "receipts/alice/01890a5d-ac96-774b-bcce-b302099a8057.txt")]
     receipt_s3_key: String,
     /// `pending` until the receipt is written, then `stored`
@@ -40,11 +42,11 @@ impl OrderView {
     pub fn new(order: Order, receipt_status: &'static str) -> Self {
         Self {
             id: order.id,
-            user_id: order.user_id.to_string(),
-            product_name: order.product_name.to_string(),
-            quantity: order.quantity.get(),
+            user_id: order.user_id,
+            product_name: order.product_name,
+            quantity: order.quantity,
             price: order.price,
-            status: order.status.into_owned(),
+            status: order.status,
             receipt_s3_key: order.receipt_s3_key,
             receipt_status,
             created_at: order.created_at,

@@ -1,9 +1,12 @@
 //! Which order is next and when it is due; shared by all connections.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 #[derive(Debug)]
 pub(super) struct Schedule {
@@ -12,36 +15,52 @@ pub(super) struct Schedule {
     /// Orders per second; 0 means at once.
     rate: u32,
     next: AtomicU64,
+    /// A permit for each order that is due and not taken; closed once the time is over.
+    due: Semaphore,
 }
 
 /// One order to be sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Due {
     pub(super) number: u64,
-    /// Latency counts from here. The timer that waits for it has steps of 1 ms, which is how much a rate may add.
+    /// Latency counts from here.
     pub(super) at: Instant,
 }
 
 impl Schedule {
     pub(super) fn new(start: Instant, rate: u32, duration: Duration) -> Self {
-        Self { start, duration, rate, next: AtomicU64::new(0) }
+        Self { start, duration, rate, next: AtomicU64::new(0), due: Semaphore::new(0) }
     }
 
-    /// The next order, or nothing once the time is over: what is late then stays unsent.
-    pub(super) fn next(&self) -> Option<Due> {
+    /// Tells when orders become due, until the time is over. Of no use without a rate. It is for a thread of its own: the runtime's
+    /// timer has steps of 1 ms and rounds up, and would add more to a latency than the server does.
+    pub(super) fn run_clock(&self, stop: &CancellationToken) {
+        let offsets = (0..self.planned()).map(|number| self.offset(number));
+        for (count, offset) in offsets.map(|offset| (1, offset)).chain([(0, self.duration)]) {
+            thread::sleep((self.start + offset).saturating_duration_since(Instant::now()));
+            if stop.is_cancelled() {
+                break;
+            }
+            self.due.add_permits(count);
+        }
+        self.due.close();
+    }
+
+    /// Waits until an order is due that nobody has taken; nothing once the time is over: what is late then stays unsent.
+    pub(super) async fn next(&self) -> Option<Due> {
+        if self.rate > 0 {
+            self.due.acquire().await.ok()?.forget();
+        }
+        self.take()
+    }
+
+    fn take(&self) -> Option<Due> {
         let now = Instant::now();
         if now >= self.start + self.duration {
             return None;
         }
-        if self.rate == 0 {
-            return Some(Due { number: self.next.fetch_add(1, Ordering::Relaxed), at: now });
-        }
-        self.next
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| {
-                (number < self.planned()).then_some(number + 1)
-            })
-            .ok()
-            .map(|number| Due { number, at: self.start + self.offset(number) })
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Some(Due { number, at: if self.rate == 0 { now } else { self.start + self.offset(number) } })
     }
 
     /// Orders that were due by now and that no connection was free to send.
@@ -72,7 +91,7 @@ mod tests {
         let start = Instant::now();
         let schedule = Schedule::new(start, 10, Duration::from_secs(2));
         tokio::time::advance(Duration::from_millis(1500)).await;
-        let due: Vec<Duration> = (0..3).filter_map(|_| schedule.next()).map(|due| due.at - start).collect();
+        let due: Vec<Duration> = (0..3).filter_map(|_| schedule.take()).map(|due| due.at - start).collect();
         assert_eq!(due, [0, 100, 200].map(Duration::from_millis));
         assert_eq!(schedule.unsent(), 12);
     }
@@ -80,8 +99,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_order_is_sent_after_the_time_is_over() {
         let schedule = Schedule::new(Instant::now(), 0, Duration::from_secs(2));
-        assert!(schedule.next().is_some());
+        assert!(schedule.next().await.is_some());
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(schedule.next(), None);
+        assert_eq!(schedule.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn no_order_is_taken_before_it_is_due() {
+        let (start, rate, duration) = (Instant::now(), 200, Duration::from_secs(1));
+        let schedule = std::sync::Arc::new(Schedule::new(start, rate, duration));
+        let clock = {
+            let schedule = schedule.clone();
+            thread::spawn(move || schedule.run_clock(&CancellationToken::new()))
+        };
+        let mut taken = 0;
+        while let Some(due) = schedule.next().await {
+            assert!(Instant::now() >= due.at, "{due:?}");
+            taken += 1;
+        }
+        clock.join().unwrap();
+        assert_eq!(taken + schedule.unsent(), 200);
+        assert!(taken > 0);
     }
 }

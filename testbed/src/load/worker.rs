@@ -10,7 +10,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::order::Request;
@@ -53,18 +53,11 @@ impl Worker {
     /// Runs until the time is over or `stop` is cancelled; a request that was sent is waited for.
     pub(super) async fn run(self) {
         let mut connection: Option<Connection> = None;
-        while let Some(due) = self.schedule.next() {
-            // A timer takes a millisecond even for what is due already, which is many times what an answer takes.
-            if due.at > Instant::now() && self.stop.run_until_cancelled(sleep_until(due.at)).await.is_none() {
-                return;
-            }
+        while let Some(Some(due)) = self.stop.run_until_cancelled(self.schedule.next()).await {
             let outcome = self.send(&mut connection, due).await;
             self.tally.count(outcome, due.at.elapsed());
             if outcome == Outcome::NotConnected {
                 sleep(PAUSE).await;
-            }
-            if self.stop.is_cancelled() {
-                return;
             }
         }
     }
