@@ -1,47 +1,20 @@
 //! The operator with many resources on a real API server: what they cost it while they are made and once nothing happens, and
 //! how soon it acts on a change.
 
-use std::{
-    fmt::Debug,
-    fs::File,
-    io::{Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod audit;
+mod world;
 
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    authentication::v1::TokenRequest,
-    core::v1::{Namespace, Secret, ServiceAccount},
-    rbac::v1::RoleBinding,
-};
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
-    core::GroupVersionKind,
-};
-use orderflow_testbed::{
-    Kafka, Kubernetes, Operator, Postgres, Service, Versitygw, eventually, folder, http, product::Environment,
-    versitygw,
-};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::{Operator, Service, folder, http};
 use tokio::time::{Instant, sleep};
 
-use crate::{
-    backing::{PATIENCE, metric},
-    report::Report,
-    series::short,
-    usage,
-};
+use crate::{backing::PATIENCE, report::Report, series::short, usage};
+use audit::Audit;
+use world::{RESOURCES, World};
 
-const RESOURCES: usize = 200;
 const CHANGES: usize = 100;
-const NAMESPACE: &str = "bench";
-/// The operator's ServiceAccount.
-const ACCOUNT: &str = "orderflow-operator";
-const S3_SECRET: &str = "s3-credentials";
 
 /// `PROBE_SECONDS`: the default, and more than all of this takes.
 const EACH_MINUTE: u32 = 60;
@@ -55,8 +28,6 @@ const SETTLED: Duration = Duration::from_secs(3);
 const MAKING: Duration = Duration::from_secs(900);
 /// Between two looks at the operator's metrics, each of which costs it some CPU, too.
 const TICK: Duration = Duration::from_millis(250);
-/// Between two looks for a change: short against the time that it takes.
-const GLANCE: Duration = Duration::from_millis(5);
 
 /// Starts all that it needs below `folder`, which keeps the logs.
 pub async fn measure(folder: &Path, report: &mut Report) -> Result<()> {
@@ -75,7 +46,7 @@ async fn with_services(folder: &Path, report: &mut Report) -> Result<()> {
          log has of it. `after`, CPU and requests count from when the first resource was made, or the operator was started.",
     );
     let world = World::start(folder).await?;
-    let mut audit = Audit { log: world.kubernetes.audit_log().to_owned(), read: 0 };
+    let mut audit = Audit::of(world.kubernetes.audit_log());
     let (mut work, mut rest) = (Vec::new(), Vec::new());
 
     let operator = world.operator(EACH_MINUTE).await?;
@@ -197,260 +168,4 @@ async fn states(operator: &Operator) -> Result<(usize, usize)> {
     let metrics = http::client().get(format!("{}/metrics", operator.admin_url()?)).send().await?.text().await?;
     let states: Vec<&str> = metrics.lines().filter(|line| line.starts_with("orderflow_operator_ready{")).collect();
     Ok((states.len(), states.iter().filter(|state| state.ends_with(" 1")).count()))
-}
-
-/// The control plane, and what the resources stand on.
-struct World {
-    kubernetes: Kubernetes,
-    postgres: Postgres,
-    kafka: Kafka,
-    s3: Versitygw,
-    /// With all rights: never the operator's.
-    client: Client,
-    /// Of the operator.
-    kubeconfig: PathBuf,
-    folder: PathBuf,
-}
-
-impl World {
-    async fn start(folder: &Path) -> Result<Self> {
-        let (kubernetes, postgres, kafka, s3) = tokio::try_join!(
-            Kubernetes::start(folder, "kubernetes"),
-            Postgres::start(folder, "postgres"),
-            Kafka::start(folder, "kafka"),
-            Versitygw::start(folder, "s3"),
-        )?;
-        let client = kubernetes.client()?;
-        install_definition(&client).await?;
-        create::<Namespace>(&Api::all(client.clone()), json!({ "metadata": { "name": NAMESPACE } })).await?;
-        let kubeconfig = make_account(&kubernetes, &client).await?;
-        let world = Self { kubernetes, postgres, kafka, s3, client, kubeconfig, folder: folder.to_owned() };
-        world.make_secrets().await?;
-        Ok(world)
-    }
-
-    /// A database for each resource, and the Secrets that they name.
-    async fn make_secrets(&self) -> Result<()> {
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let credentials = json!({
-            "AWS_ACCESS_KEY_ID": versitygw::ACCESS_KEY_ID,
-            "AWS_SECRET_ACCESS_KEY": versitygw::SECRET_ACCESS_KEY,
-        });
-        create(&secrets, json!({ "metadata": { "name": S3_SECRET }, "stringData": credentials })).await?;
-        for number in 0..RESOURCES {
-            let name = name_of(number);
-            let dsn = self.postgres.create_database(&name).await?;
-            create(&secrets, json!({ "metadata": { "name": name }, "stringData": { "dsn": dsn } })).await?;
-        }
-        Ok(())
-    }
-
-    /// Starts the operator, and waits until it leads.
-    async fn operator(&self, probe_seconds: u32) -> Result<Operator> {
-        let environment = [("POD_NAMESPACE", NAMESPACE.to_owned()), ("PROBE_SECONDS", probe_seconds.to_string())];
-        let environment: Environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
-        let name = format!("operator-{probe_seconds}");
-        let operator = Operator::start(&self.folder, &name, &self.kubeconfig, environment).await?;
-        eventually("the operator to lead", PATIENCE, async || {
-            let leads = metric(&operator.admin_url()?, "orderflow_operator_leader").await?;
-            ensure!(leads > 0.5, "it does not lead");
-            Ok(())
-        })
-        .await?;
-        Ok(operator)
-    }
-
-    fn resources(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("orderflow.dev", "v1alpha1", "OrderFlow");
-        let kind = ApiResource::from_gvk_with_plural(&kind, "orderflows");
-        Api::namespaced_with(self.client.clone(), NAMESPACE, &kind)
-    }
-
-    async fn make_resources(&self) -> Result<()> {
-        let resources = self.resources();
-        for number in 0..RESOURCES {
-            let name = name_of(number);
-            let resource = json!({
-                "apiVersion": "orderflow.dev/v1alpha1",
-                "kind": "OrderFlow",
-                "metadata": { "name": name },
-                "spec": {
-                    "shards": [{ "name": "all", "users": "A-Z", "dsnSecretRef": { "name": name, "key": "dsn" } }],
-                    "bucket": {
-                        "name": name,
-                        "endpoint": self.s3.endpoint(),
-                        "credentialsSecretRef": { "name": S3_SECRET },
-                    },
-                    "topic": { "name": name, "bootstrapServers": self.kafka.bootstrap(), "partitions": 1 },
-                    "producer": { "replicas": 0 },
-                    "consumer": { "replicas": 0 },
-                },
-            });
-            create(&resources, resource).await?;
-        }
-        Ok(())
-    }
-
-    /// What the operator says of itself is also what the resources say.
-    async fn all_are_observed(&self) -> Result<()> {
-        let resources = self.resources().list(&ListParams::default()).await.context("list the resources")?;
-        let observed = resources.iter().filter(|resource| is_observed(resource)).count();
-        ensure!(observed == RESOURCES, "the status of {observed} resources is that of their generation");
-        Ok(())
-    }
-
-    /// Changes the image of a resource's producers: how long it takes until their Deployment has it, and until the status is
-    /// that of the new generation.
-    async fn change(&self, number: usize) -> Result<[Duration; 2]> {
-        let (name, image) = (name_of(number), format!("example.com/producer:{number}"));
-        let producers = format!("{name}-producer");
-        let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let resources = self.resources();
-        let patch = Patch::Merge(json!({ "spec": { "producer": { "image": image } } }));
-        let began = Instant::now();
-        resources.patch(&name, &PatchParams::default(), &patch).await.context("change a resource")?;
-        until("the Deployment to have the new image", async || {
-            let deployment = deployments.get(&producers).await.context("read a Deployment")?;
-            anyhow::Ok(image_of(&deployment) == Some(image.as_str()))
-        })
-        .await?;
-        let acted = began.elapsed();
-        until("the new generation to be observed", async || {
-            anyhow::Ok(is_observed(&resources.get(&name).await.context("read a resource")?))
-        })
-        .await?;
-        let told = began.elapsed();
-        // What follows from it is over before the next change.
-        until("the resource to be ready again", async || {
-            let resource = resources.get(&name).await.context("read a resource")?;
-            anyhow::Ok(is_observed(&resource) && is_ready(&resource))
-        })
-        .await?;
-        Ok([acted, told])
-    }
-}
-
-fn name_of(number: usize) -> String {
-    format!("flow-{number}")
-}
-
-fn image_of(deployment: &Deployment) -> Option<&str> {
-    deployment.spec.as_ref()?.template.spec.as_ref()?.containers.first()?.image.as_deref()
-}
-
-fn is_observed(resource: &DynamicObject) -> bool {
-    let observed = resource.data["status"]["observedGeneration"].as_i64();
-    observed.is_some() && observed == resource.metadata.generation
-}
-
-fn is_ready(resource: &DynamicObject) -> bool {
-    let conditions = resource.data["status"]["conditions"].as_array();
-    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-}
-
-/// Looks again and again, more often than `eventually` does.
-async fn until(what: &str, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
-    let began = Instant::now();
-    while !is_so().await? {
-        ensure!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        sleep(GLANCE).await;
-    }
-    Ok(())
-}
-
-/// The API server's log of requests, which is complete.
-struct Audit {
-    log: PathBuf,
-    /// Bytes.
-    read: u64,
-}
-
-/// One that the operator made, and that was answered.
-struct Request {
-    verb: String,
-    /// The kind of object, in the plural.
-    of: String,
-}
-
-impl Audit {
-    /// What the operator has asked for since the last call. A watch counts when it ends.
-    fn take(&mut self) -> Result<Vec<Request>> {
-        let user = format!("system:serviceaccount:{NAMESPACE}:{ACCOUNT}");
-        let mut log = File::open(&self.log).context("open the audit log")?;
-        log.seek(SeekFrom::Start(self.read)).context("find where the audit log was read to")?;
-        let mut new = String::new();
-        log.read_to_string(&mut new).context("read the audit log")?;
-        // A line that is being written is read next time.
-        new.truncate(new.rfind('\n').map_or(0, |end| end + 1));
-        self.read += new.len() as u64;
-        let lines = new.lines().filter(|line| line.contains(&user));
-        let requests = lines
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|line| line["stage"] == "ResponseComplete" && line["user"]["username"] == user.as_str());
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(requests
-            .map(|line| Request { verb: text(&line["verb"]), of: text(&line["objectRef"]["resource"]) })
-            .collect())
-    }
-}
-
-impl Request {
-    /// Its Lease aside.
-    fn is_write(&self) -> bool {
-        !matches!(self.verb.as_str(), "get" | "list" | "watch") && !self.is_for_lease()
-    }
-
-    fn is_for_lease(&self) -> bool {
-        self.of == "leases"
-    }
-}
-
-async fn install_definition(client: &Client) -> Result<()> {
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/orderflows.orderflow.dev";
-    apply(client, path, include_str!("../../charts/orderflow-operator/files/definition.yaml")).await?;
-    eventually("the definition to be served", PATIENCE, async || {
-        client.list_api_group_resources("orderflow.dev/v1alpha1").await.map(drop)
-    })
-    .await
-}
-
-/// The ServiceAccount with the roles of the chart; its kubeconfig.
-async fn make_account(kubernetes: &Kubernetes, client: &Client) -> Result<PathBuf> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-    create(&accounts, json!({ "metadata": { "name": ACCOUNT } })).await?;
-    for (name, rules) in [
-        ("watched", include_str!("../../charts/orderflow-operator/files/watched-rules.yaml")),
-        ("own", include_str!("../../charts/orderflow-operator/files/own-rules.yaml")),
-    ] {
-        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles/{name}");
-        let kind = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role";
-        let role = format!("{kind}\nmetadata:\n  name: {name}\nrules:\n{rules}");
-        apply(client, &path, &role).await?;
-        let binding = json!({
-            "metadata": { "name": name },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }],
-        });
-        create::<RoleBinding>(&Api::namespaced(client.clone(), NAMESPACE), binding).await?;
-    }
-    let request: TokenRequest = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
-    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await?;
-    kubernetes.kubeconfig_with_token(NAMESPACE, &token.status.context("no token was answered")?.token)
-}
-
-async fn create<K>(api: &Api<K>, object: Value) -> Result<()>
-where
-    K: Clone + Debug + DeserializeOwned + Serialize,
-{
-    let object: K = serde_json::from_value(object).context("read an object")?;
-    api.create(&PostParams::default(), &object).await.context("create an object").map(drop)
-}
-
-/// An object as its file has it, in YAML.
-async fn apply(client: &Client, path: &str, yaml: &str) -> Result<()> {
-    let request = hyper::Request::patch(format!("{path}?fieldManager=bench&force=true"))
-        .header("content-type", "application/apply-patch+yaml")
-        .body(yaml.as_bytes().to_vec())
-        .context("make a request")?;
-    client.request_text(request).await.with_context(|| format!("apply {path}")).map(drop)
 }
