@@ -202,21 +202,32 @@ pub fn fetch_metadata<C: ConsumerContext + Told>(
     answer.inspect(|_| troubles.forget()).map_err(|error| Unanswered { error, trouble: troubles.last() })
 }
 
-/// Why the brokers do not answer, found out by another client: for one that cannot be polled. Blocks for `timeout`.
+/// Why the brokers do not answer, found out by another client: for one that cannot be polled. Blocks for `timeout` at the most.
 pub fn diagnose(config: &ClientConfig, timeout: Duration) -> Option<Trouble> {
+    let deadline = Instant::now() + timeout;
     let mut config = config.clone();
     config.set("group.id", "orderflow.probe");
     let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet::default()).ok()?;
-    consumer.fetch_metadata(None, timeout).err()?;
-    serve(&consumer);
-    consumer.context().troubles().last()
+    // A broker that hangs up ends the question at once, and may do so before anything was told.
+    loop {
+        consumer.fetch_metadata(None, deadline.saturating_duration_since(Instant::now())).err()?;
+        serve(&consumer);
+        let trouble = consumer.context().troubles().last();
+        if trouble.is_some() || Instant::now() >= deadline {
+            return trouble;
+        }
+    }
 }
 
+/// Polls once at least, however late it is.
 fn serve<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
     let deadline = Instant::now() + SERVE;
-    while Instant::now() < deadline {
+    loop {
         // An event that is an error ends the call, whatever time is left.
         consumer.poll(SERVE);
+        if Instant::now() >= deadline {
+            return;
+        }
     }
 }
 
