@@ -29,6 +29,7 @@ use crate::{
     post,
     report::Report,
     series::Series,
+    usage,
 };
 
 /// Events in a backlog, of both shards.
@@ -63,12 +64,16 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
          no exactly-once, no order, no retries.",
     );
     report.head(&["", "per second", "the worker over it"]);
-    let cpu = relay(backing, effort, &events, report).await?;
-    consumer(backing, effort, report).await?;
+    let relay = relay(backing, effort, &events, report).await?;
+    let consumer = consumer(backing, effort, report).await?;
     receipts(backing, effort, report).await?;
     report.head(&["CPU per event while the relay drains", "µs"]);
-    for (part, series) in PARTS.iter().zip(&cpu).take(3) {
+    for (part, series) in PARTS.iter().zip(&relay.cpu).take(3) {
         report.row([(*part).to_owned(), series.to_string()]);
+    }
+    report.head(&["resident at most while it drains", "MiB"]);
+    for (part, series) in [("producer, its relays", relay.resident), ("consumer", consumer)] {
+        report.row([part.to_owned(), series.to_string()]);
     }
     Ok(())
 }
@@ -109,24 +114,28 @@ async fn restore_events(backing: &Backing) -> Result<()> {
     backing.execute("CHECKPOINT").await
 }
 
-/// µs of CPU per event of each part.
-async fn relay(
-    backing: &Backing,
-    effort: Effort,
-    events: &[Vec<Event>; 2],
-    report: &mut Report,
-) -> Result<[Series; 5]> {
+/// What the relays of a producer took.
+#[derive(Default)]
+struct Taken {
+    /// µs per event of each part.
+    cpu: [Series; 5],
+    /// MiB, of the producer.
+    resident: Series,
+}
+
+async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], report: &mut Report) -> Result<Taken> {
     let count = events.iter().map(Vec::len).sum::<usize>() as f64;
     let (mut ours, mut rows, mut transactions) = <(Series, Series, Series)>::default();
     let mut halves = Series::default();
-    let mut cpu: [Series; 5] = Default::default();
+    let mut taken = Taken::default();
     for round in 0..effort.rounds {
         restore_events(backing).await?;
         let producer = backing.producer(NO_S3).await?;
         let processes = Processes::of(backing, &backing.postgres, vec![producer.pid()], Vec::new());
         let before = processes.used()?;
         ours.push(drained(&producer.admin_url()?, "orderflow_relay_events_total", Some(count)).await?);
-        processes.add_since(&before, count, &mut cpu)?;
+        processes.add_since(&before, count, &mut taken.cpu)?;
+        taken.resident.push(usage::resident_at_most(producer.pid())?);
         drop(producer);
 
         restore_events(backing).await?;
@@ -150,7 +159,7 @@ async fn relay(
     report.row(["librdkafka transactions of the same bytes".to_owned(), transactions.to_string(), over]);
     let over = ours.over(&halves).to_string();
     report.row(["the two, one after the other".to_owned(), halves.to_string(), over]);
-    Ok(cpu)
+    Ok(taken)
 }
 
 async fn select_and_delete(mut connection: sqlx::PgConnection) -> Result<()> {
@@ -202,11 +211,13 @@ fn deliver(producer: &BaseProducer<DefaultProducerContext>) {
     }
 }
 
-async fn consumer(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
-    let (mut ours, mut copied, mut read) = <(Series, Series, Series)>::default();
+/// The most that a consumer took, in MiB.
+async fn consumer(backing: &Backing, effort: Effort, report: &mut Report) -> Result<Series> {
+    let (mut ours, mut copied, mut read, mut resident) = <(Series, Series, Series, Series)>::default();
     for round in 0..effort.rounds {
         let consumer = backing.consumer(&format!("drain-{round}")).await?;
         ours.push(drained(&consumer.admin_url()?, "orderflow_consumer_events_total", None).await?);
+        resident.push(usage::resident_at_most(consumer.pid())?);
         drop(consumer);
         for (copy, series) in [(true, &mut copied), (false, &mut read)] {
             let client = backing.kafka.client();
@@ -217,7 +228,7 @@ async fn consumer(backing: &Backing, effort: Effort, report: &mut Report) -> Res
     let over = ours.over(&copied).to_string();
     report.row(["librdkafka: consume and produce, no transactions".to_owned(), copied.to_string(), over]);
     report.row(["librdkafka: consume only".to_owned(), read.to_string(), ours.over(&read).to_string()]);
-    Ok(())
+    Ok(resident)
 }
 
 /// Reads all events from the first on, and writes each of them elsewhere if `copy`. Events per second.

@@ -1,12 +1,27 @@
 //! What this is measured on: the machine, its disk, and the versions.
 
-use std::{fs, process::Command};
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use orderflow_testbed::tools;
 
+use crate::{
+    Effort,
+    series::{Series, short},
+};
+
+/// How long the emulated slow disk waits before each sync.
+const REST: Duration = Duration::from_millis(3);
+
 /// Lines of a table: what, and what it is.
-pub fn describe() -> Result<Vec<[String; 2]>> {
+pub fn describe(effort: Effort) -> Result<Vec<[String; 2]>> {
     let row = |what: &str, is: String| [what.to_owned(), is];
     let cpu = field("/proc/cpuinfo", "model name");
     let cores = std::thread::available_parallelism().context("count the cores")?;
@@ -19,9 +34,10 @@ pub fn describe() -> Result<Vec<[String; 2]>> {
         row("processor", format!("{cpu}, {cores} cores for everything, the load included")),
         row("memory", format!("{:.0} GiB", kibibytes / 1024.0 / 1024.0)),
         row("kernel", kernel.trim().to_owned()),
-        row("disk", sync_time()?),
+        row("disk", format!("{}; after a rest of {} ms each {}", sync_time()?, REST.as_millis(), rested_sync_time()?)),
         row("versions", format!("{}, Kafka {}", postgres.trim(), tools::KAFKA_VERSION)),
         row("commit", commit.trim().to_owned()),
+        row("measured", format!("in {} rounds of {} s", effort.rounds, effort.length.as_secs())),
     ])
 }
 
@@ -36,6 +52,30 @@ fn sync_time() -> Result<String> {
     let figures =
         line.split_once("fdatasync").map_or("", |(_, figures)| figures).split_whitespace().collect::<Vec<_>>();
     Ok(format!("fdatasync: {}", figures.join(" ")))
+}
+
+/// The same when the disk has had nothing to do before each: what a commit finds that does not follow another at once, as on
+/// the slow disk, which delays each sync by as much.
+fn rested_sync_time() -> Result<String> {
+    const SYNCS: usize = 200;
+    let path = std::env::temp_dir().join(format!("orderflow-bench-rested-{}", std::process::id()));
+    let times = rested_syncs(&path, SYNCS).with_context(|| format!("write and sync {}", path.display()));
+    let _ = fs::remove_file(&path);
+    Ok(format!("{} ms", short(times?.median())))
+}
+
+/// In milliseconds.
+fn rested_syncs(path: &Path, count: usize) -> Result<Series> {
+    let mut file = File::create(path)?;
+    let mut times = Series::default();
+    for _ in 0..count {
+        file.write_all(&[0; 8192])?;
+        thread::sleep(REST);
+        let began = Instant::now();
+        file.sync_data()?;
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
 }
 
 fn field(file: &str, name: &str) -> String {

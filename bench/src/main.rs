@@ -142,7 +142,7 @@ async fn run(settings: Settings) -> Result<()> {
         settings.only.into_iter().collect()
     };
     let effort = Effort { rounds: settings.rounds, length: Duration::from_secs(settings.seconds) };
-    let mut report = Report::new(machine::describe()?);
+    let mut report = Report::new(machine::describe(effort)?);
     // What was measured is reported even if something else could not be.
     let mut failed = Vec::new();
     let mut note = |part: Part, measured: Result<()>| {

@@ -10,7 +10,7 @@ use orderflow_testbed::{
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    backing::{ALL, Backing, PATIENCE, address},
+    backing::{ALL, Backing, GROUP, PATIENCE, address},
     post,
     report::Report,
     series::{Series, short},
@@ -32,7 +32,7 @@ pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
     );
     report.head(&["minute", "orders/s", "producer, MiB", "consumer, MiB", "events that wait", "receipts that wait"]);
     backing.empty().await?;
-    let consumer = backing.consumer("soak").await?;
+    let consumer = backing.consumer(GROUP).await?;
     consumer.ready(PATIENCE).await?;
     let producer = backing.producer(ALL).await?;
     post::wait_for_relays(&producer).await?;

@@ -52,6 +52,11 @@ pub fn resident(pid: u32) -> Result<f64> {
     status(pid, "VmRSS:")
 }
 
+/// The most of it that there was so far, in MiB.
+pub fn resident_at_most(pid: u32) -> Result<f64> {
+    status(pid, "VmHWM:")
+}
+
 /// The part of it that is no file's, in MiB.
 pub fn private(pid: u32) -> Result<f64> {
     status(pid, "RssAnon:")

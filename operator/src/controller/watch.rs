@@ -2,7 +2,10 @@
 //! the OrderFlows and the Deployments is watched by its metadata alone; of Secrets, nothing else is ever held. All are trimmed to
 //! what somebody looks at.
 
-use std::{collections::HashMap, fmt::Debug};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Debug,
+};
 
 use futures_util::StreamExt;
 use k8s_openapi::{
@@ -131,7 +134,7 @@ impl Watches<'_> {
         };
         let (reader, writer) = reflector::store();
         let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
-        let mut changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: Vec::new() };
+        let mut changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: HashSet::new() };
         let queue = self.queue.clone();
         let events = watcher(api, config.any_semantic()).default_backoff().modify(trim).reflect(writer);
         tokio::spawn(async move {
@@ -154,7 +157,7 @@ struct Changes<K, C> {
     concerns: C,
     known: HashMap<Key, (u64, Option<Vec<OwnerReference>>)>,
     /// Of a listing that is under way.
-    listed: Vec<Key>,
+    listed: HashSet<Key>,
 }
 
 /// Namespace and name.
@@ -168,14 +171,14 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
                 Vec::new()
             }
             watcher::Event::InitApply(object) => {
-                self.listed.push(key(object.meta()));
+                self.listed.insert(key(object.meta()));
                 self.seen(&object)
             }
             watcher::Event::InitDone => {
                 dependency.up();
                 // What was deleted while nobody watched.
                 let gone: Vec<_> = self.known.extract_if(|key, _| !self.listed.contains(key)).collect();
-                self.listed = Vec::new();
+                self.listed = HashSet::new();
                 gone.into_iter().flat_map(|(key, (_, owners))| (self.concerns)(&known_as(key, owners))).collect()
             }
             watcher::Event::Apply(object) => {
@@ -309,7 +312,7 @@ mod tests {
             fingerprint: child_fingerprint,
             concerns: |meta: &ObjectMeta| vec![itself(meta)],
             known: HashMap::new(),
-            listed: Vec::new(),
+            listed: HashSet::new(),
         };
         let mut news = |event| changes.of(event, &dependency).len();
         let ours = || child(FIELD_MANAGER, json!({"f:spec": {"f:ports": {}}}));
