@@ -20,7 +20,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that was put back so recently is taken for alive, as it was asked then. Asking it before each use as well
 /// would be a third of what a reader asks of a shard.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Which database, and who vouches for its server.
 #[derive(Clone, Debug)]
@@ -250,7 +250,10 @@ pub async fn ask<T>(
             Some(connection) => question(connection).await?,
             None => unreachable!("lent a line above"),
         };
-        drop(lent.0.take());
+        if let Some(mut connection) = lent.0.take() {
+            // It is asked whether it is alive, which sqlx by itself would wait for without end, and keep its place.
+            tokio::spawn(tokio::time::timeout(CONNECT_TIMEOUT, connection.return_to_pool()));
+        }
         Ok(answer)
     };
     tokio::time::timeout(timeout, asked).await.unwrap_or(Err(AskError::Timeout(timeout)))
