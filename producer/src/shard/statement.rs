@@ -41,8 +41,15 @@ pub enum Failure {
     Unknown,
 }
 
+/// Why a batch has no outcomes.
+#[derive(Debug)]
+pub struct StoreError {
+    pub failure: Failure,
+    pub error: sqlx::Error,
+}
+
 impl Failure {
-    pub fn of(error: &sqlx::Error) -> Self {
+    fn of(error: &sqlx::Error) -> Self {
         let sqlx::Error::Database(error) = error else { return Self::Unknown };
         let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return Self::Unknown };
         // FATAL ends the session: whether before or after the commit, it does not say.
@@ -64,10 +71,13 @@ pub fn sort(batch: &mut [Submission]) {
     batch.sort_by_cached_key(|submission| (submission.order.user_id.clone(), key(submission)));
 }
 
-/// Stores a sorted batch in one transaction.
-pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Result<Outcomes, sqlx::Error> {
-    let stored = insert(connection, batch).await?;
-    let mut winners = winners(connection, batch, &stored).await?;
+/// Stores a sorted batch in one transaction, and reads of its known keys, in another, which orders they stand for.
+pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Result<Outcomes, StoreError> {
+    let refused = |error| StoreError { failure: Failure::of(&error), error };
+    // By now the first one has committed: whatever is wrong with the second, it says nothing of what is stored.
+    let unknown = |error| StoreError { failure: Failure::Unknown, error };
+    let stored = insert(connection, batch).await.map_err(refused)?;
+    let mut winners = winners(connection, batch, &stored).await.map_err(unknown)?;
     let outcome = |(position, submission): (usize, &Submission)| {
         let order = &submission.order;
         if stored.contains(&order.id) || submission.key.is_none() {

@@ -15,7 +15,7 @@ use super::{
     Doorbells, Health, PlaceError, Placed, Presence, Trouble,
     meta::{Expected, MetaError},
     queue::{Submission, Submissions},
-    statement::{self, Failure, Outcomes},
+    statement::{self, Failure, Outcomes, StoreError},
 };
 use crate::metrics::ShardMetrics;
 
@@ -51,10 +51,11 @@ struct Connection {
 }
 
 /// Why a connection is not served any more.
-#[derive(PartialEq, Eq)]
 enum Served {
     QueueClosed,
     ConnectionLost,
+    /// The server answers, and stores nothing: read-only after a failover, disk full.
+    Refused,
 }
 
 impl Writer {
@@ -72,17 +73,26 @@ impl Writer {
     /// Runs until the queue is closed and empty, or, while the database is gone, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        let mut refused = false;
         loop {
-            let Some(connection) = self.connect().await else {
-                tokio::select! {
-                    () = backoff.wait() => continue,
-                    () = stop.cancelled() => return,
+            if let Some(connection) = self.connect().await {
+                if !refused {
+                    self.health.up();
                 }
-            };
-            backoff.reset();
-            self.health.up();
-            if self.serve(connection).await == Served::QueueClosed {
-                return;
+                match self.serve(connection).await {
+                    Served::QueueClosed => return,
+                    Served::ConnectionLost => {
+                        refused = false;
+                        backoff.reset();
+                        continue;
+                    }
+                    // The next connection may find a better server. That it is there does not make the shard up: only what it stores.
+                    Served::Refused => refused = true,
+                }
+            }
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = stop.cancelled() => return,
             }
         }
     }
@@ -129,8 +139,11 @@ impl Writer {
                     if defect("writer::answers-before-commit") {
                         answer_early(&mut batch);
                     }
-                    self.store_and_answer(&mut connection, batch).await;
+                    let refused = self.store_and_answer(&mut connection, batch).await;
                     self.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
+                    if refused {
+                        return Served::Refused;
+                    }
                 }
             }
         }
@@ -150,8 +163,9 @@ impl Writer {
     }
 
     /// Answers every submission. A batch whose outcome is unknown is sent again over a new connection, with the same ids,
-    /// until its requests have given up. Leaves `None` behind if the last connection is of no more use.
-    async fn store_and_answer(&self, connection: &mut Option<Connection>, mut batch: Vec<Submission>) {
+    /// until its requests have given up. Leaves `None` behind if the last connection is of no more use; true if the server
+    /// refuses everything.
+    async fn store_and_answer(&self, connection: &mut Option<Connection>, mut batch: Vec<Submission>) -> bool {
         let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
         // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
         let mut unknown = false;
@@ -160,14 +174,14 @@ impl Writer {
                 let mut refusal = None;
                 match timeout_at(deadline, self.store_bisecting(&mut open.postgres, &batch, &mut refusal)).await {
                     Ok(Ok(outcomes)) => {
-                        if let Some(reason) = refusal {
-                            // Read-only after a failover, disk full: the next connection may find a better server.
-                            self.health.dependency.down(reason);
-                            *connection = None;
-                        } else {
-                            self.health.up();
+                        let refused = refusal.is_some();
+                        match refusal {
+                            // Reading goes on.
+                            Some(reason) => self.health.dependency.down(reason),
+                            None => self.health.up(),
                         }
-                        return self.answer(batch, outcomes, unknown);
+                        self.answer(batch, outcomes, unknown);
+                        return refused;
                     }
                     // Dropped, not closed: a peer that does not answer does not answer a goodbye either.
                     Ok(Err(error)) => {
@@ -188,7 +202,8 @@ impl Writer {
             }
             if Instant::now() >= deadline {
                 let outcomes = batch.iter().map(|submission| Some(Err(outcome_unknown(submission)))).collect();
-                return self.answer(batch, outcomes, unknown);
+                self.answer(batch, outcomes, unknown);
+                return false;
             }
             match timeout_at(deadline, self.connect()).await {
                 Ok(Some(open)) => *connection = Some(open),
@@ -206,11 +221,14 @@ impl Writer {
         refusal: &mut Option<String>,
     ) -> Result<Outcomes, sqlx::Error> {
         fail::fail_point!("writer::before-commit", |_| std::process::abort());
-        let mut tries = 0;
+        let (mut tries, mut committed) = (0, false);
         loop {
             tries += 1;
-            let error = match statement::store(connection, batch).await {
-                Ok(outcomes) if outcomes.iter().any(Option::is_none) && tries < 3 => continue,
+            let StoreError { failure, error } = match statement::store(connection, batch).await {
+                Ok(outcomes) if outcomes.iter().any(Option::is_none) && tries < 3 => {
+                    committed = true;
+                    continue;
+                }
                 Ok(outcomes) => {
                     fail::fail_point!("writer::after-commit", |_| std::process::abort());
                     return Ok(outcomes);
@@ -218,8 +236,10 @@ impl Writer {
                 Err(error) => error,
             };
             let none_stored = |error: PlaceError| Ok(vec![Some(Err(error)); batch.len()]);
-            match Failure::of(&error) {
+            match failure {
                 Failure::Again if tries < 5 => {}
+                // What it refuses now, it has stored in part before.
+                _ if committed => return Err(error),
                 Failure::Again => return none_stored(PlaceError::NotAccepted(error.to_string())),
                 Failure::Refused => {
                     *refusal = Some(error.to_string());

@@ -2,7 +2,11 @@
 //! why, and once it has been put right the producer goes on by itself.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Producer, Service, Stack, eventually, folder, port, provision};
+use orderflow_testbed::{
+    Producer, Service, Stack, eventually, folder,
+    load::{Load, Orders, Plan},
+    port, provision,
+};
 use reqwest::StatusCode;
 use sqlx::AssertSqlSafe;
 
@@ -143,4 +147,49 @@ async fn what_waits_in_a_swapped_database_is_left_alone() -> Result<()> {
         assert!(receipt.contains(&format!("Shard:      {} (", order.shard)), "{receipt}");
     }
     Ok(())
+}
+
+/// As after a failover to a server that only reads. Sessions that are there end with what they were promised.
+async fn set_read_only(stack: &Stack, shard: usize, read_only: bool) -> Result<()> {
+    let database = stack.database();
+    let statement = format!(
+        "ALTER DATABASE \"{database}\" SET default_transaction_read_only = {read_only}; \
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' AND pid <> pg_backend_pid()"
+    );
+    let mut connection = stack.shard(shard).await?;
+    // The session of one who changes it back was made to read only, too.
+    sqlx::raw_sql("SET default_transaction_read_only = false").execute(&mut connection).await?;
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.map(drop).context("set read-only")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stores_nothing_is_down_until_it_does_and_is_read_meanwhile() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (producer, api) = serving(&stack).await?;
+    let stored = api.place("alice", None).await?.acked(0)?;
+    set_read_only(&stack, 1, true).await?;
+
+    let address = api.url.trim_start_matches("http://").to_owned();
+    let load = Load::start(&Plan { address, rate: 200, connections: 8, duration: PATIENCE }, Orders::new(26));
+    let said = async || anyhow::Ok(readiness(&producer).await?.json()["dependencies"]["shard1"].clone());
+    eventually("/readyz to say that shard 1 is down", PATIENCE, async || {
+        let said = said().await?;
+        ensure!(
+            said["status"] == "down" && said["reason"].as_str().is_some_and(|it| it.contains("read-only")),
+            "{said}"
+        );
+        Ok(())
+    })
+    .await?;
+    // A connection is soon had again; that alone does not make it up.
+    for _ in 0..100 {
+        let said = said().await?;
+        ensure!(said["status"] == "down", "{said}");
+    }
+    api.place("alice", None).await?.expect_problem(503, "not-accepted")?;
+    api.order(&stored.id).await?;
+    drop(load);
+
+    set_read_only(&stack, 1, false).await?;
+    becomes_ready_and_serves(&producer).await
 }

@@ -144,3 +144,24 @@ async fn of_concurrent_different_requests_with_one_key_one_wins() -> Result<()> 
     assert_eq!(count(&stack).await?, 1);
     Ok(())
 }
+
+/// What a batch stores is committed before its known keys are looked up: a look that fails says nothing of what is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_a_known_key_that_fails_refuses_nothing() -> Result<()> {
+    // The session that stores next finds no table any more; the one after it does.
+    const BREAK: &str = "CREATE SEQUENCE breaks; \
+        CREATE FUNCTION break() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+            IF nextval('breaks') = 1 THEN PERFORM set_config('search_path', 'pg_catalog', false); END IF; RETURN NULL; \
+        END $$; \
+        CREATE TRIGGER break AFTER INSERT ON idempotency_keys FOR EACH STATEMENT EXECUTE FUNCTION break()";
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    let first = placed(&api, &order_of("alice"), "key").await?;
+    sqlx::raw_sql(BREAK).execute(&mut stack.shard(1).await?).await?;
+    let again = placed(&api, &order_of("alice"), "key").await?;
+    assert!(is_replay(&again), "{again:?}");
+    assert_eq!(again.text, first.text);
+    let broken: bool = sqlx::query_scalar("SELECT is_called FROM breaks").fetch_one(&mut stack.shard(1).await?).await?;
+    assert!(broken);
+    Ok(())
+}
