@@ -118,18 +118,17 @@ impl Relay {
         tracing::info!(shard = self.shard.name, "leads the relay");
         self.metrics.relay_leads.set(1);
         let mut announcements = session::Announcements::of(self.pool.clone());
-        // After a refusal: how many events are still published one by one, to find the one that is meant. Kafka's limit is on
-        // what is sent together.
-        let mut one_by_one = 0_usize;
+        // After a refusal fewer are published together, until the event that is meant is alone: Kafka's limit is on what is sent
+        // together.
+        let mut most = BATCH;
         // Read while Kafka was busy with the batch before.
         let mut ahead = Vec::new();
 
         while !stop.is_cancelled() {
             let batch = match std::mem::take(&mut ahead) {
                 read if !read.is_empty() => read,
-                _ => session.next_batch(if one_by_one > 0 { 1 } else { BATCH }).await.context("read the outbox")?,
+                _ => session.next_batch(most).await.context("read the outbox")?,
             };
-            one_by_one = one_by_one.saturating_sub(1);
             if batch.is_empty() {
                 let woken = async {
                     tokio::select! {
@@ -142,8 +141,8 @@ impl Relay {
                 let _ = timeout(POLL, woken).await;
                 continue;
             }
-            let (full, began) = (batch.len() == BATCH, Instant::now());
-            let last = batch.last().map(|row| row.seq).filter(|_| full);
+            let (full, began) = (batch.len() == most, Instant::now());
+            let last = batch.last().map(|row| row.seq).filter(|_| full && most == BATCH);
             if defect("relay::deletes-before-commit") {
                 session.delete(&batch).await?;
             }
@@ -166,8 +165,9 @@ impl Relay {
                     session.delete(&batch).await.context("delete published events")?;
                     self.metrics.relay_batch_size.observe(batch.len() as f64);
                     self.metrics.relay_events.inc_by(batch.len() as u64);
+                    most = (2 * most).min(BATCH);
                 }
-                Ok(Published::Refused { .. }) if batch.len() > 1 => one_by_one = batch.len(),
+                Ok(Published::Refused { .. }) if batch.len() > 1 => most = batch.len() / 2,
                 Ok(Published::Refused { seq, reason }) => {
                     let event_id = session.bury(seq, &reason).await.context("put an event aside")?;
                     self.metrics.relay_dead.inc();
@@ -185,7 +185,7 @@ impl Relay {
             }
             self.dependency.up();
             backoff.reset();
-            if !full && one_by_one == 0 {
+            if !full {
                 // What is announced meanwhile is heard, so that it does not pile up.
                 tokio::select! {
                     () = sleep_until(began + PACE) => {}

@@ -50,10 +50,13 @@ pub enum Published {
     },
 }
 
-/// Collects the deliveries that failed: position in the batch, and why.
+/// What was not delivered: its position in the batch, and why.
+type Failed = (usize, KafkaError);
+
+/// Collects the deliveries that failed.
 #[derive(Default)]
 struct Reports {
-    failed: Mutex<Vec<(usize, KafkaError)>>,
+    failed: Mutex<Vec<Failed>>,
     troubles: Troubles,
 }
 
@@ -87,29 +90,36 @@ impl Publisher {
         let deadline = Instant::now() + TRANSACTION_TIMEOUT;
         self.reports().clear();
         self.producer().begin_transaction().context("begin a transaction")?;
-        for (position, row) in batch.iter().enumerate() {
-            if let Err(error) = self.produce_event(position, row, deadline) {
-                return self.refused_or(error, Some(position), batch);
-            }
+        let sent = self.produce(batch, deadline);
+        // Also if not all could be sent: what Kafka refuses takes with it what has not been sent by then, and only the reports tell the one
+        // from the other.
+        let drained = drain(self.producer(), deadline);
+        let mut failed = std::mem::take(&mut *self.reports());
+        failed.extend(sent.err());
+        if let Some(cause) = cause(failed) {
+            return self.refused_or(cause, batch);
         }
-        let progress = serde_json::to_vec(&Progress::of(batch)).context("encode the progress record")?;
-        let record = BaseRecord::with_opaque_to(&self.topics.relay, PROGRESS)
-            .partition(self.shard.index.relay_partition())
-            .key(self.shard.name.as_str())
-            .payload(progress.as_slice());
-        self.send(record, deadline).context("produce the progress record")?;
-        if !drain(self.producer(), deadline) {
+        if !drained {
             bail!("Kafka did not take a batch within {} s", TRANSACTION_TIMEOUT.as_secs());
-        }
-        let failed = self.reports().drain(..).next();
-        if let Some((position, error)) = failed {
-            return self.refused_or(error, (position != PROGRESS).then_some(position), batch);
         }
         fail::fail_point!("relay::before-commit", |_| std::process::abort());
         retry(deadline.saturating_duration_since(Instant::now()), |left| self.producer().commit_transaction(left))
             .context("commit a transaction")?;
         fail::fail_point!("relay::after-commit", |_| std::process::abort());
         Ok(Published::All)
+    }
+
+    /// Hands a batch and its progress record to the client.
+    fn produce(&self, batch: &[OutboxRow], deadline: Instant) -> Result<(), Failed> {
+        for (position, row) in batch.iter().enumerate() {
+            self.produce_event(position, row, deadline).map_err(|error| (position, error))?;
+        }
+        let progress = serde_json::to_vec(&Progress::of(batch)).expect("a list of ids is JSON");
+        let record = BaseRecord::with_opaque_to(&self.topics.relay, PROGRESS)
+            .partition(self.shard.index.relay_partition())
+            .key(self.shard.name.as_str())
+            .payload(progress.as_slice());
+        self.send(record, deadline).map_err(|error| (PROGRESS, error))
     }
 
     fn produce_event(&self, position: usize, row: &OutboxRow, deadline: Instant) -> KafkaResult<()> {
@@ -145,21 +155,20 @@ impl Publisher {
 
     /// An event that is too large or invalid is refused for good; then the transaction is aborted and the publisher goes on.
     /// Everything else waits and is tried again from the start.
-    fn refused_or(&self, error: KafkaError, position: Option<usize>, batch: &[OutboxRow]) -> anyhow::Result<Published> {
-        let code = error.rdkafka_error_code();
-        let for_good = matches!(code, Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord));
-        let (Some(position), true) = (position, for_good) else {
-            return Err(error).context("produce an event");
+    fn refused_or(&self, (position, error): Failed, batch: &[OutboxRow]) -> anyhow::Result<Published> {
+        let Some(row) = batch.get(position).filter(|_| is_for_good(&error)) else {
+            let what = if position == PROGRESS { "produce the progress record" } else { "produce an event" };
+            return Err(error).context(what);
         };
         retry(TRANSACTION_TIMEOUT, |left| self.producer().abort_transaction(left)).context("abort a transaction")?;
-        Ok(Published::Refused { seq: batch[position].seq, reason: error.to_string() })
+        Ok(Published::Refused { seq: row.seq, reason: error.to_string() })
     }
 
     fn producer(&self) -> &BaseProducer<Reports> {
         self.producer.as_ref().expect("taken only by drop")
     }
 
-    fn reports(&self) -> std::sync::MutexGuard<'_, Vec<(usize, KafkaError)>> {
+    fn reports(&self) -> std::sync::MutexGuard<'_, Vec<Failed>> {
         self.producer().context().failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -194,6 +203,17 @@ impl ProducerContext for Reports {
             self.failed.lock().unwrap_or_else(PoisonError::into_inner).push((position, error.clone()));
         }
     }
+}
+
+/// Of all that was not delivered, what the rest may have followed from.
+fn cause(mut failed: Vec<Failed>) -> Option<Failed> {
+    let refused = failed.iter().position(|(_, error)| is_for_good(error)).unwrap_or(0);
+    (refused < failed.len()).then(|| failed.swap_remove(refused))
+}
+
+fn is_for_good(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord))
 }
 
 /// Calls again what may be called again, within `timeout`. A commit that timed out is unknown: asking again is right,

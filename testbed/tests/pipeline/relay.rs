@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::{Isolation, Stack, eventually, http};
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
+    client::DefaultClientContext,
+};
 use sqlx::{Connection, PgConnection};
 
 use crate::{outages::producer, support::PATIENCE};
@@ -50,5 +54,60 @@ async fn an_event_that_is_committed_behind_its_followers_is_published_once_like_
     let different: BTreeSet<_> = published.iter().map(orderflow_testbed::Record::text).collect();
     let expected = EVENTS as usize + 1;
     ensure!(published.len() == expected && different.len() == expected, "{} of {expected}", published.len());
+    Ok(())
+}
+
+/// What Kafka takes of this stack's events in one batch of one partition, at most.
+async fn limit_batches(stack: &Stack, bytes: &str) -> Result<()> {
+    const SETTING: &str = "max.message.bytes";
+    let (admin, topic): (AdminClient<DefaultClientContext>, _) = (stack.kafka().client().create()?, stack.topic());
+    let (of_topic, options) = (ResourceSpecifier::Topic(&topic), AdminOptions::new());
+    let limit = AlterConfig::new(of_topic).set(SETTING, bytes);
+    for altered in admin.alter_configs(&[limit], &options).await? {
+        altered.map_err(|(resource, error)| anyhow::anyhow!("{resource:?}: {error}"))?;
+    }
+    eventually("the limit to hold", PATIENCE, async || {
+        for config in admin.describe_configs(&[of_topic], &options).await? {
+            let config = config?;
+            let is = config.get(SETTING).and_then(|entry| entry.value.as_deref());
+            ensure!(is == Some(bytes), "{SETTING} is {is:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// All of the backlog is refused, as one batch and then as smaller ones, though but one event is too large.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_kafka_refuses_is_put_aside_and_blocks_no_other() -> Result<()> {
+    const EVENTS: i32 = 3000;
+    const LARGE: &str = "INSERT INTO outbox (event_id, order_id, user_id, payload, created_at) \
+                         SELECT gen_random_uuid(), gen_random_uuid(), 'alice', \
+                         convert_to(string_agg(md5(random()::text), ''), 'UTF8'), now() FROM generate_series(1, 200) \
+                         RETURNING seq";
+    let stack = Stack::shared().await?;
+    let mut shard = stack.shard(1).await?;
+    insert_events(&mut shard, 1, EVENTS / 2).await?;
+    let large: i64 = sqlx::query_scalar(LARGE).fetch_one(&mut shard).await.context("insert a large event")?;
+    insert_events(&mut shard, EVENTS / 2 + 1, EVENTS).await?;
+    limit_batches(&stack, "2000").await?;
+
+    let producer = producer(&stack).start().await?;
+    eventually("the outbox is empty", PATIENCE, async || {
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&mut stack.shard(1).await?).await?;
+        ensure!(left == 0, "{left} events are left");
+        Ok(())
+    })
+    .await?;
+    let dead: Vec<(i64, String)> = sqlx::query_as("SELECT seq, reason FROM outbox_dead")
+        .fetch_all(&mut shard)
+        .await
+        .context("read outbox_dead")?;
+    ensure!(matches!(&dead[..], [(seq, reason)] if *seq == large && reason.contains("too large")), "{dead:?}");
+    let published = stack.read_topic(&stack.topic(), Isolation::ReadCommitted).await?;
+    let numbers: Vec<i32> = published.iter().map(|event| event.text().parse()).collect::<Result<_, _>>()?;
+    ensure!(numbers.iter().copied().eq(1..=EVENTS), "not each once and in order: {numbers:?}");
+    let metrics = http::client().get(format!("{}/metrics", producer.admin_url()?)).send().await?.text().await?;
+    ensure!(metrics.contains(r#"orderflow_relay_dead_total{shard="shard1"} 1"#), "{metrics}");
     Ok(())
 }
