@@ -1,7 +1,7 @@
 //! `GET /api/orders` and `GET /api/orders/{id}`: all shards are asked side by side, and one that is down is named.
 
 use axum::{Json, extract::State};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use orderflow_core::{OrderId, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -116,11 +116,18 @@ pub async fn get_order(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Res
     Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending))))
 }
 
-/// The order and its shard, or the problem that answers for it.
-pub async fn find(app: &App, id: OrderId) -> Result<(StoredOrder, &Shard), Problem> {
-    let answers = join_all(app.shards.iter().map(|shard| shard.order(id))).await;
+/// The order and its shard, or the problem that answers for it. Whoever has it answers for all: a shard that hangs is waited for
+/// only by orders that may be its own.
+pub async fn find(app: &App, id: OrderId) -> Result<(StoredOrder, Shard), Problem> {
+    // Tasks, so that what is not waited for any more comes to its end: a connection that is left while it is asked is lost.
+    let ask = |shard: &Shard| {
+        let shard = shard.clone();
+        tokio::spawn(async move { (shard.order(id).await, shard) })
+    };
+    let mut answers: FuturesUnordered<_> = app.shards.iter().map(ask).collect();
     let mut errors = Vec::new();
-    for (shard, answer) in app.shards.iter().zip(answers) {
+    while let Some(answered) = answers.next().await {
+        let (answer, shard) = answered.map_err(|_| Problem::internal())?;
         match answer {
             Ok(Some(stored)) => return Ok((stored, shard)),
             Ok(None) => {}

@@ -13,7 +13,9 @@ use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
 use axum::extract::State;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use orderflow_testbed::{Producer, Service, Stack, Versitygw, eventually, folder, product::Builder, versitygw};
+use orderflow_testbed::{
+    Link, Producer, Proxy, Service, Stack, Versitygw, eventually, folder, product::Builder, versitygw,
+};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::{
@@ -21,7 +23,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::support::{Acked, Api, PATIENCE, Reply, expect_each_exactly_once, order_of};
+use crate::support::{Acked, Api, PATIENCE, Reply, dependencies_up, expect_each_exactly_once, order_of};
 
 /// What the demo could not: an order is answered in this time whatever is down. Longer than the order timeout of 2 s.
 const ANSWER: Duration = Duration::from_millis(2500);
@@ -308,6 +310,29 @@ async fn a_stopped_shard_is_named_and_hurts_only_its_users() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_shard_is_named_and_hurts_only_its_users() -> Result<()> {
     shard2_is_gone(Outage::Frozen).await
+}
+
+/// What is nowhere is looked for until the last shard has answered or its deadline is over; what is somewhere is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_is_found_without_waiting_for_a_frozen_shard() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let port = stack.postgres(2).port();
+    let to_shard2 = Proxy::start(port).await?;
+    let dsn = stack.dsn(2).replace(&format!(":{port}/"), &format!(":{}/", to_shard2.port()));
+    let producer = producer(&stack).env("PG_SHARD2_DSN", dsn).start().await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
+    let api = Api::of(&producer)?;
+    let order = api.place("alice", None).await?.acked(0)?;
+    let nowhere = "/api/orders/00000000-0000-7000-8000-000000000000";
+    api.get(nowhere).await?.expect_problem(404, "not-found")?;
+
+    to_shard2.set(Link::Stalled);
+    tokio::select! {
+        // In the order in which they are asked for.
+        biased;
+        lost = api.get(nowhere) => anyhow::bail!("what is nowhere was answered first: {lost:?}"),
+        found = api.order(&order.id) => found.map(drop),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
