@@ -71,6 +71,13 @@ struct Beginning {
     latest: Latest,
 }
 
+impl Beginning {
+    /// Nothing of a partition that came later is.
+    fn is_before_end(&self, partition: i32, offset: i64) -> bool {
+        self.ends.get(&partition).is_some_and(|end| offset < *end)
+    }
+}
+
 impl Tail {
     pub fn new(feed: Feed, kafka: kafka::Settings, topic: String) -> Self {
         let pending = Pending::new(&feed.inner.map);
@@ -167,7 +174,7 @@ impl Tail {
         self.positions.insert(partition, offset + 1);
         self.lost = 0;
         let text = record.payload_view::<str>().and_then(Result::ok).unwrap_or_default();
-        let old = self.beginning.as_ref().is_some_and(|beginning| offset < beginning.ends[&partition]);
+        let old = self.beginning.as_ref().is_some_and(|beginning| beginning.is_before_end(partition, offset));
         match serde_json::from_str::<Notification>(text) {
             Ok(notification) => match &mut self.beginning {
                 Some(beginning) if old => {
@@ -184,7 +191,7 @@ impl Tail {
             },
             Err(error) => tracing::debug!(partition, offset, %error, "no notification: left out of the feed"),
         }
-        if self.beginning.as_ref().is_some_and(|beginning| offset + 1 >= beginning.ends[&partition]) {
+        if self.beginning.as_ref().is_some_and(|beginning| !beginning.is_before_end(partition, offset + 1)) {
             self.passed(partition);
         }
     }

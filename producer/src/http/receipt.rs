@@ -1,5 +1,8 @@
 //! `GET /api/orders/{id}/receipt`: the stored object, as it is.
 
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
 use axum::{
     body::Bytes,
     extract::State,
@@ -7,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use orderflow_service::s3;
+use tokio::time::timeout;
 
 use super::{
     Shared, orders,
@@ -16,7 +20,10 @@ use super::{
 };
 
 /// A receipt is a few hundred bytes; what is larger is none of ours.
-const LIMIT: i64 = 64 * 1024;
+const LIMIT: usize = 64 * 1024;
+
+/// Longest wait for the text of an object whose head is there; until then the client of S3 has a deadline of its own.
+const TEXT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Get the receipt of an order
 #[utoipa::path(
@@ -40,11 +47,19 @@ pub async fn get_receipt(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> R
         }
         Err(error) => return Err(Problem::s3_unavailable(&s3::explain(&error))),
     };
-    if object.content_length().is_some_and(|length| length > LIMIT) {
-        return Err(Problem::s3_unavailable("the object at the receipt's key is too large"));
+    let text = timeout(TEXT_TIMEOUT, read(object.body));
+    Ok(plain_text(text.await.unwrap_or_else(|_| Err(Problem::s3_unavailable("the object does not come to its end")))?))
+}
+
+async fn read(mut body: ByteStream) -> Result<Bytes, Problem> {
+    let mut text = Vec::new();
+    while let Some(chunk) = body.next().await {
+        text.extend_from_slice(&chunk.map_err(|_| Problem::s3_unavailable("the object broke off"))?);
+        if text.len() > LIMIT {
+            return Err(Problem::s3_unavailable("the object at the receipt's key is too large"));
+        }
     }
-    let text = object.body.collect().await.map_err(|_| Problem::s3_unavailable("the object broke off"))?.into_bytes();
-    Ok(plain_text(text))
+    Ok(text.into())
 }
 
 fn plain_text(text: Bytes) -> Response {

@@ -10,6 +10,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use orderflow_service::shutdown::CancellationToken;
+use socket2::SockRef;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// Longest wait for the head of a request; also how long an idle connection is kept.
@@ -18,6 +19,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// What a connection may hold of an answer that its client does not read, before more of it is asked for: a feed is to be
 /// held by its ring alone. Also the longest head of a request.
 const BUFFER: usize = 64 * 1024;
+
+/// How long a client may leave what is sent to it unread, or unacknowledged, before its connection is given to others.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves until `stop`, then lets requests in flight end for at most `drain`.
 pub async fn serve(
@@ -52,6 +56,7 @@ pub async fn serve(
         };
         // An answer is one small segment; waiting for more would only delay it.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
         let service = TowerToHyperService::new(router.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
