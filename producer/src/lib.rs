@@ -2,6 +2,7 @@
 //!
 //! `run` is the table of contents: it makes the parts, starts them, and stops them in the order in which an order passes.
 
+mod backlog;
 mod dead_letters;
 mod feed;
 mod http;
@@ -98,6 +99,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         };
         working.spawn(receipts.run(stop_workers.clone()));
         working.spawn(purge::run(handle.pool().clone(), shard.name.clone(), stop_workers.clone()));
+        working.spawn(backlog::watch(handle.clone(), metrics.backlog(&shard.name), stop_workers.clone()));
         shards.push(handle);
     }
     working.spawn(probe::topics(settings.kafka.clone(), topics.clone(), kafka, stop_workers.clone()));
@@ -155,7 +157,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     http::server::serve(listener, router, settings.max_connections, stop, DRAIN).await;
     unready.await.context("become unready")?;
 
-    // All handles of the queues are gone with the router: the writers end when they have stored what was accepted.
+    // Unless requests were still under way the handles of the queues are gone with the router, and the writers end when they have stored
+    // what was accepted.
     writing.close();
     if tokio::time::timeout(SETTLE, writing.wait()).await.is_err() {
         stop_writers.cancel();

@@ -1,4 +1,6 @@
-//! Every metric of the producer, by name.
+//! Every metric of the producer, by name; beside them `orderflow_dependency_up`, which every program has.
+
+use std::sync::atomic::AtomicU64;
 
 use orderflow_service::prometheus::{
     encoding::EncodeLabelSet,
@@ -63,6 +65,18 @@ pub struct Metrics {
     relay_dead: Family<ShardLabel, Counter>,
     receipts_stored: Family<ShardLabel, Counter>,
     receipts_failed: Family<ShardLabel, Counter>,
+    outbox_oldest: Family<ShardLabel, Age>,
+    receipt_jobs_oldest: Family<ShardLabel, Age>,
+}
+
+/// In seconds.
+type Age = Gauge<f64, AtomicU64>;
+
+/// What waits in one shard.
+#[derive(Clone)]
+pub struct BacklogMetrics {
+    pub outbox_oldest: Age,
+    pub receipt_jobs_oldest: Age,
 }
 
 /// The metrics of one shard, looked up once.
@@ -93,6 +107,8 @@ impl Metrics {
             relay_dead: Family::default(),
             receipts_stored: Family::default(),
             receipts_failed: Family::default(),
+            outbox_oldest: Family::default(),
+            receipt_jobs_oldest: Family::default(),
         };
         let orderflow = registry.sub_registry_with_prefix("orderflow");
         macro_rules! register {
@@ -111,8 +127,18 @@ impl Metrics {
             "relay_dead" "Events that Kafka refuses for good: somebody must look at outbox_dead" relay_dead;
             "receipts_stored" "Receipts written" receipts_stored;
             "receipts_failed" "Tries to write a receipt that failed" receipts_failed;
+            "outbox_oldest_seconds" "Age of the oldest event that waits to be published; 0: none waits, NaN: not known" outbox_oldest;
+            "receipt_jobs_oldest_seconds" "Age of the oldest order whose receipt waits to be written, likewise" receipt_jobs_oldest;
         }
         metrics
+    }
+
+    pub fn backlog(&self, shard: &str) -> BacklogMetrics {
+        let label = ShardLabel { shard: shard.to_owned() };
+        BacklogMetrics {
+            outbox_oldest: self.outbox_oldest.get_or_create_owned(&label),
+            receipt_jobs_oldest: self.receipt_jobs_oldest.get_or_create_owned(&label),
+        }
     }
 
     pub fn shard(&self, name: &str) -> ShardMetrics {

@@ -1,6 +1,6 @@
 //! The admin port: `/livez`, `/readyz`, `/metrics`. Apart from the public port, so that neither is reachable by clients.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use anyhow::Context;
 use axum::{
@@ -11,11 +11,16 @@ use axum::{
     routing::get,
 };
 use clap::Args;
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{MetricType, gauge::ConstGauge},
+    registry::Registry,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::Dependencies;
+use crate::{Dependencies, dependency::State as DependencyState};
 
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
@@ -53,10 +58,11 @@ pub async fn serve(
 pub async fn serve_with(
     listener: TcpListener,
     dependencies: Dependencies,
-    registry: Registry,
+    mut registry: Registry,
     stuck: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    registry.register_collector(Box::new(Up(dependencies.clone())));
     let livez = move || async move {
         match stuck() {
             None => (StatusCode::OK, "ok\n".to_owned()),
@@ -72,6 +78,22 @@ pub async fn serve_with(
     let app = app.merge(crate::failpoint::routes());
     let app = app.with_state(Arc::new(registry));
     axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.context("serve the admin port")
+}
+
+/// What `/readyz` says of each dependency, as a metric.
+#[derive(Debug)]
+struct Up(Dependencies);
+
+impl Collector for Up {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let help = "1 if the dependency is up, as /readyz says";
+        let mut family = encoder.encode_descriptor("orderflow_dependency_up", help, None, MetricType::Gauge)?;
+        for (name, state) in self.0.readiness().dependencies {
+            let up = i64::from(state == DependencyState::Up);
+            ConstGauge::new(up).encode(family.encode_family(&[("dependency", name)])?)?;
+        }
+        Ok(())
+    }
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {

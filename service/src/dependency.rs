@@ -35,12 +35,12 @@ pub enum State {
 }
 
 /// All dependencies of a process. Cheap to clone; clones share.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Dependencies {
     inner: Arc<Mutex<Inner>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
     stopping: bool,
     states: BTreeMap<String, (Need, State)>,

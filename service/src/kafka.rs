@@ -145,7 +145,7 @@ impl Settings {
             // Where to begin is decided and written down by us; a silent jump is never right.
             .set("auto.offset.reset", "error")
             // Beside what waits there is what was fetched last; in memory both are several times their bytes.
-            .set("queued.max.messages.kbytes", "4096")
+            .set("queued.max.messages.kbytes", "2048")
             // When that is full; by default it is not looked at again for a second.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.max.bytes", "2097152")

@@ -1,7 +1,7 @@
 //! What the dashboard is told of all parts: true numbers while all is up, and what is down by its name.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, eventually, http};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -179,4 +179,27 @@ async fn dead_letters_are_counted() -> Result<()> {
     api.post(order_of("alice"), None).await?.acked(0)?;
     stats_say(&api, "the group to be done", |stats| stats["consumer"]["lag"] == 0 && counted(stats)).await?;
     Ok(())
+}
+
+/// Whoever is on call is woken by these.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_tell_what_is_down_and_what_waits() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (producer, api) = serving_alone(&stack).await?;
+    api.place("alice", None).await?.acked(0)?;
+    eventually("an event and a receipt of shard 1 to wait", PATIENCE, async || {
+        let metrics = http::client().get(format!("{}/metrics", producer.admin_url()?)).send().await?.text().await?;
+        let value = |of: &str| metrics.lines().find_map(|line| line.strip_prefix(of)?.trim().parse::<f64>().ok());
+        for (dependency, up) in [("shard1", 1.0), ("shard2", 1.0), ("kafka", 0.0), ("s3", 0.0)] {
+            let told = value(&format!(r#"orderflow_dependency_up{{dependency="{dependency}"}}"#));
+            ensure!(told == Some(up), "{dependency}: {told:?}");
+        }
+        for waiting in ["outbox", "receipt_jobs"] {
+            let age = |shard| value(&format!(r#"orderflow_{waiting}_oldest_seconds{{shard="{shard}"}}"#));
+            let ages = [age("shard1"), age("shard2")];
+            ensure!(matches!(ages, [Some(waited), Some(0.0)] if waited > 0.0), "{waiting}: {ages:?}");
+        }
+        Ok(())
+    })
+    .await
 }
