@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{metrics::ShardMetrics, shard::meta::Expected};
+use progress::Progress;
 use publisher::{Published, Publisher};
 pub use session::CHANNEL;
 use session::{BATCH, Session};
@@ -103,14 +104,20 @@ impl Relay {
         }
     }
 
-    /// Publishes until stopped (`Ok`) or in doubt (`Err`).
-    async fn lead(&self, mut session: Session, stop: &CancellationToken, backoff: &mut Backoff) -> anyhow::Result<()> {
+    /// A publisher that fences every other, our former one too, and the last batch that was committed.
+    async fn take_over(&self, session: &mut Session) -> anyhow::Result<(Publisher, Option<Progress>)> {
         let (settings, topics, shard) = (self.kafka.clone(), self.topics.clone(), self.shard.clone());
         let start = move || Publisher::start(&settings, &topics, &shard);
         let started = session.beside(start).await.context("keep the relay's session")?;
-        let (mut publisher, last) =
-            started.inspect_err(|error| self.dependency.down(format!("{error:#}"))).context("take over in Kafka")?;
+        let started = started.inspect_err(|error| self.dependency.down(format!("{error:#}")));
+        let started = started.context("take over in Kafka")?;
         self.dependency.up();
+        Ok(started)
+    }
+
+    /// Publishes until stopped (`Ok`) or in doubt (`Err`).
+    async fn lead(&self, mut session: Session, stop: &CancellationToken, backoff: &mut Backoff) -> anyhow::Result<()> {
+        let (mut publisher, last) = self.take_over(&mut session).await?;
         if let Some(last) = last.filter(|_| !defect("relay::ignores-progress")) {
             let deleted = session.delete_published(&last).await.context("delete what had been published")?;
             tracing::debug!(shard = self.shard.name, deleted, "settled the last batch of the relay before");
@@ -165,9 +172,12 @@ impl Relay {
                     session.delete(&batch).await.context("delete published events")?;
                     self.metrics.relay_batch_size.observe(batch.len() as f64);
                     self.metrics.relay_events.inc_by(batch.len() as u64);
-                    most = (2 * most).min(BATCH);
+                    most = (most + most.div_ceil(8)).min(BATCH);
                 }
-                Ok(Published::Refused { .. }) if batch.len() > 1 => most = batch.len() / 2,
+                Ok(Published::Refused { .. }) if batch.len() > 1 => {
+                    most = batch.len() / 2;
+                    publisher = self.take_over(&mut session).await?.0;
+                }
                 Ok(Published::Refused { seq, reason }) => {
                     let event_id = session.bury(seq, &reason).await.context("put an event aside")?;
                     self.metrics.relay_dead.inc();
@@ -177,6 +187,7 @@ impl Relay {
                         reason,
                         "Kafka refuses an event for good: it is in outbox_dead now, and its order has no notification"
                     );
+                    publisher = self.take_over(&mut session).await?.0;
                 }
                 Err(error) => {
                     self.dependency.down(format!("{error:#}"));

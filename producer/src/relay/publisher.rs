@@ -43,7 +43,8 @@ pub struct Publisher {
 /// What became of a batch.
 pub enum Published {
     All,
-    /// Nothing was published, and nothing will be while this event is in the batch.
+    /// Nothing was published, and nothing will be while this event is in the batch. The publisher is of no more use, nor would it be after
+    /// an abort: what was refused has sequence numbers that Kafka never took, and will miss before all that follows.
     Refused {
         seq: i64,
         reason: String,
@@ -97,7 +98,7 @@ impl Publisher {
         let mut failed = std::mem::take(&mut *self.reports());
         failed.extend(sent.err());
         if let Some(cause) = cause(failed) {
-            return self.refused_or(cause, batch);
+            return refused_or(cause, batch);
         }
         if !drained {
             bail!("Kafka did not take a batch within {} s", TRANSACTION_TIMEOUT.as_secs());
@@ -153,17 +154,6 @@ impl Publisher {
         }
     }
 
-    /// An event that is too large or invalid is refused for good; then the transaction is aborted and the publisher goes on.
-    /// Everything else waits and is tried again from the start.
-    fn refused_or(&self, (position, error): Failed, batch: &[OutboxRow]) -> anyhow::Result<Published> {
-        let Some(row) = batch.get(position).filter(|_| is_for_good(&error)) else {
-            let what = if position == PROGRESS { "produce the progress record" } else { "produce an event" };
-            return Err(error).context(what);
-        };
-        retry(TRANSACTION_TIMEOUT, |left| self.producer().abort_transaction(left)).context("abort a transaction")?;
-        Ok(Published::Refused { seq: row.seq, reason: error.to_string() })
-    }
-
     fn producer(&self) -> &BaseProducer<Reports> {
         self.producer.as_ref().expect("taken only by drop")
     }
@@ -202,6 +192,15 @@ impl ProducerContext for Reports {
             tracing::debug!(%error, topic = message.topic(), "not delivered");
             self.failed.lock().unwrap_or_else(PoisonError::into_inner).push((position, error.clone()));
         }
+    }
+}
+
+/// An event that is too large or invalid is refused for good. Everything else waits and is tried again from the start.
+fn refused_or((position, error): Failed, batch: &[OutboxRow]) -> anyhow::Result<Published> {
+    match batch.get(position) {
+        Some(row) if is_for_good(&error) => Ok(Published::Refused { seq: row.seq, reason: error.to_string() }),
+        Some(_) => Err(error).context("produce an event"),
+        None => Err(error).context("produce the progress record"),
     }
 }
 
