@@ -24,7 +24,7 @@ const REST: Duration = Duration::from_millis(3);
 pub fn describe(effort: Effort) -> Result<Vec<[String; 2]>> {
     let row = |what: &str, is: String| [what.to_owned(), is];
     let cpu = field("/proc/cpuinfo", "model name");
-    let cores = std::thread::available_parallelism().context("count the cores")?;
+    let cores = thread::available_parallelism().context("count the cores")?;
     let kibibytes: f64 = field("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let postgres = output(Command::new(tools::postgres_program("postgres")?).arg("--version"))?;
