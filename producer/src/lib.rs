@@ -80,7 +80,6 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             topics: topics.clone(),
             options,
             expected: Expected::of(shard, &settings.shards),
-            pool: handle.pool().clone(),
             kafka: settings.kafka.clone(),
             doorbell: doorbells.relay,
             dependency: kafka.clone(),

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use orderflow_service::{postgres, shutdown::CancellationToken};
-use sqlx::PgPool;
+use orderflow_service::{
+    postgres::{AskError, Pool},
+    shutdown::CancellationToken,
+};
 
 /// How long a key is kept at least.
 const KEPT: &str = "24 hours";
@@ -17,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Purges one shard until `stop`. Safe beside other processes that do the same.
-pub async fn run(pool: PgPool, shard: String, stop: CancellationToken) {
+pub async fn run(pool: Pool, shard: String, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
@@ -36,10 +38,10 @@ pub async fn run(pool: PgPool, shard: String, stop: CancellationToken) {
     }
 }
 
-async fn slice(pool: &PgPool) -> Result<u64, postgres::AskError> {
+async fn slice(pool: &Pool) -> Result<u64, AskError> {
     const PURGE: &str = "DELETE FROM idempotency_keys WHERE (user_id, key) IN ( \
         SELECT user_id, key FROM idempotency_keys WHERE created_at < now() - $1::text::interval \
         ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
     let purge = sqlx::query(PURGE).bind(KEPT).bind(SLICE as i64);
-    Ok(postgres::ask(pool, TIMEOUT, async |connection| purge.execute(connection).await).await?.rows_affected())
+    Ok(pool.ask(TIMEOUT, async |connection| purge.execute(connection).await).await?.rows_affected())
 }

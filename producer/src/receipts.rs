@@ -17,8 +17,8 @@ use anyhow::Context;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use futures_util::{StreamExt, stream};
 use orderflow_core::{Order, OrderId, receipt};
-use orderflow_service::{Backoff, Dependency, failpoint::defect, postgres, s3, shutdown::CancellationToken};
-use sqlx::{FromRow, PgConnection, PgPool, Row, postgres::PgRow};
+use orderflow_service::{Backoff, Dependency, failpoint::defect, postgres::Pool, s3, shutdown::CancellationToken};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until, timeout},
@@ -84,7 +84,7 @@ impl Window {
 
 pub struct Receipts {
     pub shard: orderflow_core::Shard,
-    pub pool: PgPool,
+    pub pool: Pool,
     pub client: Client,
     pub bucket: String,
     /// How long a claimed job is this worker's.
@@ -249,9 +249,9 @@ impl Receipts {
                UPDATE receipt_jobs SET available_at = now() + $2 * interval '1 second', attempts = attempts + 1 \
                FROM due WHERE receipt_jobs.order_id = due.order_id \
                RETURNING receipt_jobs.order_id, receipt_jobs.attempts \
-             ) SELECT claimed.attempts, ",
+             ) SELECT ",
             order_columns!(),
-            " FROM claimed JOIN orders ON orders.id = claimed.order_id"
+            ", claimed.attempts FROM claimed JOIN orders ON orders.id = claimed.order_id"
         );
         let query = sqlx::query_as(CLAIM_JOBS).bind(most as i64).bind(self.lease.as_secs_f64());
         self.ask(async |connection| query.fetch_all(connection).await).await
@@ -288,7 +288,7 @@ impl Receipts {
         &self,
         question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> anyhow::Result<T> {
-        Ok(postgres::ask(&self.pool, ANSWER_TIMEOUT, question).await?)
+        Ok(self.pool.ask(ANSWER_TIMEOUT, question).await?)
     }
 }
 
@@ -298,6 +298,7 @@ struct Job {
 }
 
 impl FromRow<'_, PgRow> for Job {
+    /// As [`StoredOrder`], and behind its columns the attempts.
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self { order: StoredOrder::from_row(row)?.order, attempts: row.try_get("attempts")? })
     }

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context;
 use orderflow_core::Topics;
 use orderflow_service::{Backoff, Dependency, failpoint::defect, kafka, shutdown::CancellationToken};
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until, timeout},
@@ -45,8 +45,6 @@ pub struct Relay {
     pub options: PgConnectOptions,
     /// What the database must say of itself.
     pub expected: Expected,
-    /// Lends the connection that listens for other processes' writers.
-    pub pool: PgPool,
     pub kafka: kafka::Settings,
     /// Rung by this process's writers.
     pub doorbell: Arc<Notify>,
@@ -124,7 +122,7 @@ impl Relay {
         }
         tracing::info!(shard = self.shard.name, "leads the relay");
         self.metrics.relay_leads.set(1);
-        let mut announcements = session::Announcements::of(self.pool.clone());
+        let mut announcements = session::Announcements::of(&self.options);
         // After a refusal fewer are published together, until the event that is meant is alone: Kafka's limit is on what is sent
         // together.
         let mut most = BATCH;

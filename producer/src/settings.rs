@@ -63,7 +63,7 @@ pub struct Settings {
 
     /// Connections for reading per shard
     #[arg(long, env = "SHARD_READERS", default_value_t = 8, help_heading = "Shards")]
-    pub shard_readers: u32,
+    pub shard_readers: usize,
 
     #[command(flatten)]
     pub kafka: kafka::Settings,

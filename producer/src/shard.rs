@@ -17,8 +17,8 @@ use std::{
 };
 
 use orderflow_core::{Fingerprint, IdempotencyKey, NewOrder, Order, OrderCreated, OrderId, ShardMap, Timestamp};
-use orderflow_service::Dependency;
-use sqlx::{PgPool, postgres::PgConnectOptions};
+use orderflow_service::{Dependency, postgres::Pool};
+use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -44,7 +44,7 @@ struct Inner {
     queue: mpsc::Sender<Submission>,
     order_timeout: Duration,
     health: Health,
-    pool: PgPool,
+    pool: Pool,
     metrics: Metrics,
 }
 
@@ -104,7 +104,8 @@ impl Shard {
         // Until a writer has tried, orders wait for it rather than being turned away.
         let health = Health { dependency, connected: Arc::default(), reachable: Arc::new(AtomicBool::new(true)) };
         let expected = meta::Expected::of(&shard, map);
-        let pool = pool(settings.shard_readers, options, &expected);
+        // One of the readers is the relay's, which listens.
+        let pool = pool(settings.shard_readers - 1, options, &expected);
         let writers = (0..settings.shard_writers)
             .map(|_| {
                 Writer::new(
@@ -131,7 +132,7 @@ impl Shard {
     }
 
     /// Connections for reading, also used by the receipt workers and the purge.
-    pub fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &Pool {
         &self.inner.pool
     }
 
@@ -175,14 +176,12 @@ impl Shard {
 }
 
 /// Connections that are all known to lead to the right database.
-fn pool(most: u32, options: &PgConnectOptions, expected: &meta::Expected) -> PgPool {
-    let expected = expected.clone();
-    orderflow_service::postgres::pool_options(most)
-        .after_connect(move |connection, _| {
-            let expected = expected.clone();
-            Box::pin(async move { expected.check(connection).await.map_err(meta::MetaError::into_sqlx) })
-        })
-        .connect_lazy_with(options.clone())
+fn pool(most: usize, options: &PgConnectOptions, expected: &meta::Expected) -> Pool {
+    let expected = Arc::new(expected.clone());
+    Pool::new(most, options.clone(), move |connection| {
+        let expected = expected.clone();
+        Box::pin(async move { expected.check(connection).await.map_err(meta::MetaError::into_sqlx) })
+    })
 }
 
 /// Why a writer cannot store orders.

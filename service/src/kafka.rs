@@ -144,12 +144,13 @@ impl Settings {
             .set("enable.auto.offset.store", "false")
             // Where to begin is decided and written down by us; a silent jump is never right.
             .set("auto.offset.reset", "error")
-            // Beside what waits there is what was fetched last; in memory both are several times their bytes.
-            .set("queued.max.messages.kbytes", "2048")
+            // Beside what waits there is what was fetched last, as it was compressed; in memory both are several times their bytes. A record
+            // that is larger comes all the same.
+            .set("queued.max.messages.kbytes", "1024")
             // When that is full; by default it is not looked at again for a second.
             .set("fetch.queue.backoff.ms", "5")
-            .set("fetch.max.bytes", "2097152")
-            .set("fetch.message.max.bytes", "1048576")
+            .set("fetch.max.bytes", "1048576")
+            .set("fetch.message.max.bytes", "262144")
             .set("fetch.wait.max.ms", "100")
             .set("check.crcs", "true");
         config

@@ -1,5 +1,7 @@
 //! The one place where a Postgres connection is built.
 
+mod pool;
+
 use std::{fmt, path::PathBuf, time::Duration};
 
 use anyhow::Context;
@@ -10,17 +12,14 @@ use rustls::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
+    ConnectOptions, Connection, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
 };
+
+pub use pool::{AskError, Pool};
 
 /// Longest wait for a connection: TCP, TLS and log-in together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A connection that was put back so recently is taken for alive, as it was asked then. Asking it before each use as well
-/// would be a third of what a reader asks of a shard.
-const FRESH: Duration = Duration::from_millis(100);
 
 /// Which database, and who vouches for its server.
 #[derive(Clone, Debug)]
@@ -205,58 +204,6 @@ pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Connect
         Ok(connection) => connection.map_err(ConnectError::of),
         Err(_) => Err(ConnectError::NoAnswer),
     }
-}
-
-/// The bounds of a pool: connections are made when they are first needed, and dropped when nobody needs them.
-pub fn pool_options(most: u32) -> PgPoolOptions {
-    PgPoolOptions::new()
-        .test_before_acquire(false)
-        .before_acquire(|connection, meta| {
-            Box::pin(async move { Ok(meta.idle_for <= FRESH || connection.ping().await.is_ok()) })
-        })
-        .max_connections(most)
-        .acquire_timeout(CONNECT_TIMEOUT)
-        .idle_timeout(Duration::from_secs(300))
-        .max_lifetime(Duration::from_secs(1800))
-}
-
-/// Why a question to a pool has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    #[error("no answer within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
-}
-
-/// Asks over a connection of the pool, at most for `timeout`. A connection whose answer was not awaited to the end is not
-/// put back: nobody knows when, if ever, it would be free.
-pub async fn ask<T>(
-    pool: &PgPool,
-    timeout: Duration,
-    question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
-) -> Result<T, AskError> {
-    struct Lent(Option<PoolConnection<Postgres>>);
-    impl Drop for Lent {
-        fn drop(&mut self) {
-            if let Some(connection) = self.0.take() {
-                drop(connection.detach());
-            }
-        }
-    }
-    let asked = async {
-        let mut lent = Lent(Some(pool.acquire().await?));
-        let answer = match &mut lent.0 {
-            Some(connection) => question(connection).await?,
-            None => unreachable!("lent a line above"),
-        };
-        if let Some(mut connection) = lent.0.take() {
-            // It is asked whether it is alive, which sqlx by itself would wait for without end, and keep its place.
-            tokio::spawn(tokio::time::timeout(CONNECT_TIMEOUT, connection.return_to_pool()));
-        }
-        Ok(answer)
-    };
-    tokio::time::timeout(timeout, asked).await.unwrap_or(Err(AskError::Timeout(timeout)))
 }
 
 /// Without the text: now and then a private key stands beside the certificate.

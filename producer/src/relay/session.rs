@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use orderflow_service::{failpoint::held_up, postgres};
 use sqlx::{
     Connection, PgConnection, PgPool,
-    postgres::{PgConnectOptions, PgListener},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -151,13 +151,15 @@ impl Session {
 
 /// Announcements of other processes' writers. Losing some, or the connection, only costs the time until the next poll.
 pub struct Announcements {
+    /// Of one connection: sqlx listens only over a pool's.
     pool: PgPool,
     listener: Option<PgListener>,
 }
 
 impl Announcements {
-    pub fn of(pool: PgPool) -> Self {
-        Self { pool, listener: None }
+    pub fn of(options: &PgConnectOptions) -> Self {
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(postgres::CONNECT_TIMEOUT);
+        Self { pool: pool.connect_lazy_with(options.clone()), listener: None }
     }
 
     /// Cancel-safe.

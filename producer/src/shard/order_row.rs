@@ -24,20 +24,25 @@ pub struct StoredOrder {
     pub receipt_pending: bool,
 }
 
+/// By position, so that these columns come first: by name each is a look into a hash table, hundreds for a page.
 impl FromRow<'_, PgRow> for StoredOrder {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let status: String = row.try_get("status")?;
+        let status: &str = row.try_get(5)?;
         let order = Order {
-            id: row.try_get("id")?,
-            user_id: UserId::from_stored(row.try_get("user_id")?),
-            product_name: ProductName::from_stored(row.try_get("product_name")?),
-            quantity: Quantity::from_stored(row.try_get("quantity")?),
-            price: Money::from_cents(row.try_get("cents")?),
-            status: if status == Order::CREATED { Cow::Borrowed(Order::CREATED) } else { Cow::Owned(status) },
-            receipt_s3_key: row.try_get("receipt_s3_key")?,
-            created_at: row.try_get::<OffsetDateTime, _>("created_at")?.into(),
-            updated_at: row.try_get::<OffsetDateTime, _>("updated_at")?.into(),
+            id: row.try_get(0)?,
+            user_id: UserId::from_stored(row.try_get(1)?),
+            product_name: ProductName::from_stored(row.try_get(2)?),
+            quantity: Quantity::from_stored(row.try_get(3)?),
+            price: Money::from_cents(row.try_get(4)?),
+            status: if status == Order::CREATED {
+                Cow::Borrowed(Order::CREATED)
+            } else {
+                Cow::Owned(status.to_owned())
+            },
+            receipt_s3_key: row.try_get(6)?,
+            created_at: row.try_get::<OffsetDateTime, _>(7)?.into(),
+            updated_at: row.try_get::<OffsetDateTime, _>(8)?.into(),
         };
-        Ok(Self { order, receipt_pending: row.try_get("receipt_pending")? })
+        Ok(Self { order, receipt_pending: row.try_get(9)? })
     }
 }

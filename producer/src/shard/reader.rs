@@ -3,7 +3,6 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use orderflow_core::{OrderId, Timestamp, UserId};
-use orderflow_service::postgres;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
@@ -118,7 +117,7 @@ impl Shard {
         if !self.inner.health.reachable.load(Ordering::Relaxed) {
             return Err(down("it does not answer".to_owned()));
         }
-        postgres::ask(self.pool(), READ_TIMEOUT, question).await.map_err(|error| down(error.to_string()))
+        self.pool().ask(READ_TIMEOUT, question).await.map_err(|error| down(error.to_string()))
     }
 }
 

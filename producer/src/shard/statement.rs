@@ -17,9 +17,9 @@ const INSERT_BATCH: &str = include_str!("insert_batch.sql");
 /// The first snapshot of the insert cannot see a key that another transaction won meanwhile; this one, a statement later,
 /// does.
 const SELECT_WINNERS: &str = concat!(
-    "SELECT input.position, idempotency_keys.fingerprint, ",
+    "SELECT ",
     order_columns!(),
-    " FROM unnest($1::int[], $2::text[], $3::text[]) AS input(position, user_id, key) \
+    ", input.position, idempotency_keys.fingerprint FROM unnest($1::int[], $2::text[], $3::text[]) AS input(position, user_id, key) \
       JOIN idempotency_keys ON idempotency_keys.user_id = input.user_id AND idempotency_keys.key = input.key \
       JOIN orders ON orders.id = idempotency_keys.order_id"
 );
