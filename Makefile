@@ -61,6 +61,10 @@ bench: ## Measure each part beside its yardstick; all of them go to docs/benchma
 	cargo build --release --locked -p orderflow-operator
 	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench $(if $(ONLY),--only $(ONLY),--report docs/benchmarks.md) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
+.PHONY: instructions
+instructions: ## Count the instructions of parsing and encoding, with valgrind
+	@scripts/instructions
+
 .PHONY: screenshots
 screenshots: ## Take the pictures in docs/images anew, of the pipeline under load
 	@scripts/prepare build services browser

@@ -118,6 +118,8 @@ impl OrderCreated {
         }
         #[derive(Deserialize)]
         struct Encoded<'value> {
+            #[serde(borrow)]
+            event_type: std::borrow::Cow<'value, str>,
             order_id: OrderId,
             user_id: String,
             product_name: String,
@@ -132,14 +134,23 @@ impl OrderCreated {
 
         let value = value.filter(|value| !value.is_empty()).ok_or(DecodeError::Empty)?;
         let json = |error: serde_json::Error| DecodeError::Json(error.to_string());
-        let Type { event_type } = serde_json::from_slice(value).map_err(json)?;
+        // Which serde would take for the fields in their order.
+        if value.trim_ascii_start().starts_with(b"[") {
+            return Err(DecodeError::Json("an array, where an object is expected".to_owned()));
+        }
+        let encoded: Result<Encoded<'_>, _> = serde_json::from_slice(value);
+        // An event of another type has other fields, and then that is what is told.
+        let event_type = match &encoded {
+            Ok(encoded) => encoded.event_type.clone(),
+            Err(_) => serde_json::from_slice::<Type<'_>>(value).map_err(json)?.event_type,
+        };
         if event_type != Self::EVENT_TYPE {
             return Err(DecodeError::UnknownType(event_type.chars().take(100).collect()));
         }
         if let Some(version) = schema_version.filter(|version| *version != Self::SCHEMA_VERSION.as_bytes()) {
             return Err(DecodeError::UnknownVersion(String::from_utf8_lossy(version).chars().take(100).collect()));
         }
-        let encoded: Encoded<'_> = serde_json::from_slice(value).map_err(json)?;
+        let encoded = encoded.map_err(json)?;
         let field = |field, rule: &str| DecodeError::Field { field, rule: rule.to_owned() };
         Ok(Self {
             order_id: encoded.order_id,
@@ -225,7 +236,7 @@ mod tests {
         for (value, version, reason) in [
             ("", None, "the record has no value"),
             ("{", None, "not the JSON of an event: EOF while parsing an object at line 1 column 1"),
-            ("[1]", None, "not the JSON of an event"),
+            (r#" ["order.created"]"#, None, "not the JSON of an event: an array"),
             (r#"{"event_type":"order.updated"}"#, None, "unknown event_type \"order.updated\""),
             (&good, Some("2"), "unknown schema_version \"2\""),
             (&good.replace("\"alice\"", "5"), None, "not the JSON of an event: invalid type"),
@@ -237,6 +248,15 @@ mod tests {
                 OrderCreated::decode(Some(value.as_bytes()), version.map(str::as_bytes)).unwrap_err().to_string();
             assert!(error.starts_with(reason), "{value} gave {error}");
         }
+    }
+
+    #[test]
+    fn an_array_of_its_fields_is_no_event() {
+        let fields = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&event().encode()).unwrap();
+        let names =
+            ["event_type", "order_id", "user_id", "product_name", "quantity", "total", "status", "shard", "timestamp"];
+        let array = serde_json::to_vec(&names.map(|name| &fields[name])).unwrap();
+        assert!(matches!(OrderCreated::decode(Some(&array), None), Err(DecodeError::Json(_))));
     }
 
     #[test]

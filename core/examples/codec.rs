@@ -1,0 +1,63 @@
+//! One step of an order's parsing and encoding, many times over, for `make instructions`: `codec STEP TIMES`.
+
+use std::{env, hint::black_box};
+
+use orderflow_core::{Fingerprint, NewOrder, Notification, OrderCreated, ShardMap, Timestamp, receipt};
+use serde::Deserialize;
+use uuid::Uuid;
+
+const BODY: &[u8] = br#"{"user_id":"alice-4711","product_name":"Mechanical Keyboard","quantity":2,"price":149.99}"#;
+
+/// The yardstick: the same fields without any rule.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "parsed, and not looked at")]
+struct Bare {
+    user_id: String,
+    product_name: String,
+    quantity: i32,
+    price: serde_json::Number,
+}
+
+fn main() {
+    let arguments: Vec<String> = env::args().collect();
+    let (step, times) = (arguments[1].as_str(), arguments[2].parse::<u32>().expect("a number of times"));
+    let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().expect("a map");
+    let now = Timestamp::now();
+    let new = NewOrder::parse(BODY).expect("a valid order");
+    let order = new.clone().into_order(Uuid::now_v7(), now);
+    let shard = map.shard_of(&order.user_id);
+    let event = OrderCreated::of(&order, shard);
+    let payload = event.encode();
+    let notification = Notification {
+        event_id: event.event_id(),
+        order_id: event.order_id,
+        user_id: event.user_id.as_str().to_owned(),
+        message: Notification::message_for(&event),
+        accepted_at: now,
+        published_at: now,
+        notified_at: now,
+        partition: 5,
+        offset: 123_456,
+    };
+    let run: &dyn Fn() = match step {
+        "nothing" => &|| {},
+        "parse-bare" => &|| drop(black_box(serde_json::from_slice::<Bare>(black_box(BODY)))),
+        "parse" => &|| drop(black_box(NewOrder::parse(black_box(BODY)))),
+        "fingerprint" => &|| {
+            black_box(Fingerprint::of(black_box(&new)));
+        },
+        "event" => &|| drop(black_box(OrderCreated::of(black_box(&order), shard).encode())),
+        "decode" => &|| {
+            drop(black_box(OrderCreated::decode(
+                black_box(Some(&payload)),
+                Some(OrderCreated::SCHEMA_VERSION.as_bytes()),
+            )));
+        },
+        "notification" => &|| drop(black_box(serde_json::to_vec(black_box(&notification)))),
+        "receipt" => &|| drop(black_box(receipt::text(black_box(&order), shard))),
+        other => panic!("no step {other}"),
+    };
+    for _ in 0..times {
+        run();
+    }
+}
