@@ -40,7 +40,6 @@ fn main() {
         offset: 123_456,
     };
     let run: &dyn Fn() = match step {
-        "nothing" => &|| {},
         "parse-bare" => &|| drop(black_box(serde_json::from_slice::<Bare>(black_box(BODY)))),
         "parse" => &|| drop(black_box(NewOrder::parse(black_box(BODY)))),
         "fingerprint" => &|| {
