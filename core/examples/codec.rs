@@ -22,9 +22,11 @@ fn main() {
     let arguments: Vec<String> = env::args().collect();
     let (step, times) = (arguments[1].as_str(), arguments[2].parse::<u32>().expect("a number of times"));
     let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().expect("a map");
-    let now = Timestamp::now();
+    // The same in each run: not all ids and times are as long.
+    let now = Timestamp::from_unix_microseconds(1_700_000_000_123_456).expect("a time");
+    let id = Uuid::from_u128(0x0189_0a5d_ac96_774b_bcce_b302_099a_8057);
     let new = NewOrder::parse(BODY).expect("a valid order");
-    let order = new.clone().into_order(Uuid::now_v7(), now);
+    let order = new.clone().into_order(id, now);
     let shard = map.shard_of(&order.user_id);
     let event = OrderCreated::of(&order, shard);
     let payload = event.encode();
