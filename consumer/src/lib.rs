@@ -13,48 +13,48 @@ mod record;
 mod settings;
 mod topics;
 
-use anyhow::Context;
+use std::time::Duration;
+
 use orderflow_service::{
-    Dependencies, Need, admin,
+    Dependencies, Need, Supervisor, admin,
     prometheus::registry::Registry,
     shutdown::{self, CancellationToken},
 };
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::net::TcpListener;
 
 pub use position::LostPosition;
 pub use settings::{Command, Settings};
 
 use crate::{metrics::Metrics, pipeline::Pipeline};
 
-/// Consumes until `stop` is cancelled, and has then at most [`shutdown::DEADLINE`] to leave its group. Whatever happens to
-/// Kafka is waited out; an error means that somebody has to decide (see [`LostPosition`]).
-/// `admin` serves `/livez`, `/readyz` and `/metrics` until the very end.
+/// Consumes until `stop` is cancelled. Whatever happens to Kafka is waited out; an error means that somebody has to decide
+/// (see [`LostPosition`]), or that the loop cannot be kept running. `admin` serves `/livez`, `/readyz` and `/metrics` until
+/// the very end.
 pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
-    let dependencies = Dependencies::default();
+    let dependencies = Dependencies::new(stop.clone());
     let kafka = dependencies.register("kafka", Need::Always);
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let drained = CancellationToken::new();
-    let admin = tokio::spawn(admin::serve(admin, dependencies.clone(), registry, drained.clone()));
+    let supervisor = Supervisor::new(&mut registry, stop.clone());
+    let (consuming, administering) = (supervisor.stage(), supervisor.stage());
+    admin::serve(&administering, &supervisor, admin, dependencies, registry);
 
     // librdkafka's calls block, so the loop has a thread of its own.
-    let (report, ended) = oneshot::channel();
-    let pipeline = Pipeline::new(settings, kafka, metrics, stop.clone());
-    std::thread::Builder::new()
-        .name("pipeline".to_owned())
-        .spawn(move || report.send(pipeline.run()))
-        .context("start the pipeline's thread")?;
-
-    let unready = stop.clone();
-    tokio::spawn(async move {
-        unready.cancelled().await;
-        dependencies.stop();
+    consuming.run_blocking("pipeline", move |stop| {
+        Pipeline::new(settings.clone(), kafka.clone(), metrics.clone(), stop.clone()).run()
     });
-    shutdown::within_deadline(&stop, async {
-        let result = ended.await.context("the pipeline's thread panicked");
-        drained.cancel();
-        admin.await.context("the admin port's task panicked")??;
-        result?
-    })
-    .await
+    let result = tokio::select! {
+        failure = supervisor.failed() => Err(failure),
+        () = stop.cancelled() => {
+            consuming.stop();
+            consuming.ended(shutdown::DEADLINE).await;
+            Ok(())
+        }
+    };
+    administering.stop();
+    administering.ended(ADMIN_END).await;
+    result
 }
+
+/// Longest wait for answers of the admin port that are under way at the end.
+const ADMIN_END: Duration = Duration::from_secs(1);

@@ -2,15 +2,14 @@
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use clap::Parser;
 use orderflow_consumer::{Command, Settings, dlq};
-use orderflow_service::{admin, shutdown, telemetry};
+use orderflow_service::{admin, settings, shutdown, telemetry};
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
 
-    let settings = Settings::parse();
+    let settings: Settings = settings::parse();
     let result = match settings.command.clone() {
         None => consume(settings),
         Some(Command::Dlq(command)) => dlq::run(&settings, &command, &mut std::io::stdout().lock()),
@@ -27,8 +26,7 @@ fn main() -> ExitCode {
 #[tokio::main(worker_threads = 1)]
 async fn consume(settings: Settings) -> anyhow::Result<()> {
     let _flush_logs = telemetry::start(&settings.telemetry)?;
-    let stop = shutdown::on_signal()?;
     let address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
     let listener = admin::bind("admin", address).await?;
-    orderflow_consumer::run(settings, listener, stop).await
+    shutdown::until_signal(|stop| orderflow_consumer::run(settings, listener, stop)).await
 }

@@ -11,7 +11,7 @@ use orderflow_core::{Timestamp, Topics};
 use orderflow_dead_letters::{DeadLetter, letter};
 use orderflow_service::{
     Backoff, Dependency,
-    failpoint::defect,
+    failpoint::{self, defect},
     kafka::{
         Told,
         transaction::{Failure, Outgoing, Transactions},
@@ -101,6 +101,7 @@ impl Pipeline {
 
     /// Blocks until it is stopped, or until a person has to decide.
     pub fn run(mut self) -> anyhow::Result<()> {
+        failpoint::panics("consumer::pipeline", &self.group.name);
         while !self.stop.is_cancelled() {
             let ended = self.member();
             self.metrics.assigned_partitions.set(0);

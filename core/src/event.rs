@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{Money, Order, OrderId, ProductName, Quantity, Shard, Timestamp, UserId};
+use crate::{Money, Order, OrderId, ProductName, Quantity, Shard, Timestamp, UserId, json};
 
 /// Header names of an event.
 pub mod header {
@@ -123,7 +123,8 @@ impl OrderCreated {
             order_id: OrderId,
             user_id: String,
             product_name: String,
-            quantity: i64,
+            #[serde(borrow)]
+            quantity: &'value RawValue,
             #[serde(borrow)]
             total: &'value RawValue,
             #[serde(default)]
@@ -133,16 +134,12 @@ impl OrderCreated {
         }
 
         let value = value.filter(|value| !value.is_empty()).ok_or(DecodeError::Empty)?;
-        let json = |error: serde_json::Error| DecodeError::Json(error.to_string());
-        // Which serde would take for the fields in their order.
-        if value.trim_ascii_start().starts_with(b"[") {
-            return Err(DecodeError::Json("an array, where an object is expected".to_owned()));
-        }
-        let encoded: Result<Encoded<'_>, _> = serde_json::from_slice(value);
+        let not_json = |error: serde_json::Error| DecodeError::Json(error.to_string());
+        let encoded: Result<Encoded<'_>, _> = json::from_object(value);
         // An event of another type has other fields, and then that is what is told.
         let event_type = match &encoded {
             Ok(encoded) => encoded.event_type.clone(),
-            Err(_) => serde_json::from_slice::<Type<'_>>(value).map_err(json)?.event_type,
+            Err(_) => json::from_object::<Type<'_>>(value).map_err(not_json)?.event_type,
         };
         if event_type != Self::EVENT_TYPE {
             return Err(DecodeError::UnknownType(event_type.chars().take(100).collect()));
@@ -150,13 +147,13 @@ impl OrderCreated {
         if let Some(version) = schema_version.filter(|version| *version != Self::SCHEMA_VERSION.as_bytes()) {
             return Err(DecodeError::UnknownVersion(String::from_utf8_lossy(version).chars().take(100).collect()));
         }
-        let encoded = encoded.map_err(json)?;
+        let encoded = encoded.map_err(not_json)?;
         let field = |field, rule: &str| DecodeError::Field { field, rule: rule.to_owned() };
         Ok(Self {
             order_id: encoded.order_id,
             user_id: UserId::parse(encoded.user_id).map_err(|rule| field("user_id", &rule))?,
             product_name: ProductName::parse(encoded.product_name).map_err(|rule| field("product_name", &rule))?,
-            quantity: Quantity::parse(&encoded.quantity.to_string()).map_err(|rule| field("quantity", &rule))?,
+            quantity: Quantity::parse(encoded.quantity.get()).map_err(|rule| field("quantity", &rule))?,
             total: Money::round_from(encoded.total.get())
                 .filter(|total| (0..=Money::MAX_TOTAL.cents()).contains(&total.cents()))
                 .ok_or_else(|| field("total", "must be a number from 0 to 10000000000000"))?,
@@ -236,7 +233,7 @@ mod tests {
         for (value, version, reason) in [
             ("", None, "the record has no value"),
             ("{", None, "not the JSON of an event: EOF while parsing an object at line 1 column 1"),
-            (r#" ["order.created"]"#, None, "not the JSON of an event: an array"),
+            (r#" ["order.created"]"#, None, "not the JSON of an event: invalid type: sequence"),
             (r#"{"event_type":"order.updated"}"#, None, "unknown event_type \"order.updated\""),
             (&good, Some("2"), "unknown schema_version \"2\""),
             (&good.replace("\"alice\"", "5"), None, "not the JSON of an event: invalid type"),

@@ -3,8 +3,12 @@
 
 pub mod event;
 pub mod idempotency;
+pub mod json;
 pub mod money;
+pub mod number;
 pub mod order;
+pub mod partition;
+pub mod plain;
 pub mod receipt;
 pub mod schema;
 pub mod shard;

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::number::{self, NumberError};
+
 /// An amount in cents (minor units). A unit price is at least 1 and below 100 million units (what `numeric(10,2)`
 /// holds); a total may be up to [`Money::MAX_TOTAL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,8 +16,6 @@ pub struct Money(i64);
 pub enum ParseError {
     #[error("must be a JSON number")]
     NotANumber,
-    #[error("must be written without an exponent")]
-    Exponent,
     #[error("must have at most two decimals")]
     TooManyDecimals,
     #[error("must be greater than 0")]
@@ -43,33 +43,17 @@ impl Money {
         self.0
     }
 
-    /// Reads a unit price from the text of a JSON number (as `RawValue` gives it, so its grammar has been checked).
+    /// Reads a unit price from the text of a JSON number (as `RawValue` gives it, so its grammar has been checked). Equal
+    /// values are equal prices: `149.99`, `149.9900` and `1.4999e2`.
     pub fn parse_price(text: &str) -> Result<Self, ParseError> {
-        if text.starts_with('-') {
-            return Err(ParseError::NotPositive);
-        }
-        if !text.starts_with(|first: char| first.is_ascii_digit()) {
-            return Err(ParseError::NotANumber);
-        }
-        if text.contains(['e', 'E']) {
-            return Err(ParseError::Exponent);
-        }
-        let (units, decimals) = text.split_once('.').unwrap_or((text, ""));
-        if decimals.len() > 2 {
-            return Err(ParseError::TooManyDecimals);
-        }
-        let digits = |part: &str| part.parse::<i64>().map_err(|_| ParseError::TooLarge);
-        let units = digits(units)?;
-        let cents = match decimals.len() {
-            0 => 0,
-            1 => digits(decimals)? * 10,
-            _ => digits(decimals)?,
-        };
-        match units.checked_mul(100).and_then(|units| units.checked_add(cents)) {
-            None => Err(ParseError::TooLarge),
-            Some(0) => Err(ParseError::NotPositive),
-            Some(cents) if cents >= Self::PRICE_LIMIT => Err(ParseError::TooLarge),
-            Some(cents) => Ok(Self(cents)),
+        match number::scaled(text, 2) {
+            Err(NumberError::NotANumber) => Err(ParseError::NotANumber),
+            _ if text.starts_with('-') => Err(ParseError::NotPositive),
+            Err(NumberError::TooManyDecimals) => Err(ParseError::TooManyDecimals),
+            Err(NumberError::TooLarge) => Err(ParseError::TooLarge),
+            Ok(0) => Err(ParseError::NotPositive),
+            Ok(cents) if cents >= Self::PRICE_LIMIT => Err(ParseError::TooLarge),
+            Ok(cents) => Ok(Self(cents)),
         }
     }
 
@@ -153,13 +137,22 @@ mod tests {
             ("-0", ParseError::NotPositive),
             ("-1", ParseError::NotPositive),
             ("1.234", ParseError::TooManyDecimals),
-            ("149.99000000000000000000000000000000", ParseError::TooManyDecimals),
-            ("1e2", ParseError::Exponent),
-            ("1e400", ParseError::Exponent),
+            ("149.99000000000000000000000000000001", ParseError::TooManyDecimals),
+            ("1e-3", ParseError::TooManyDecimals),
+            ("-1e-3", ParseError::NotPositive),
+            ("1e400", ParseError::TooLarge),
+            ("1e8", ParseError::TooLarge),
             ("100000000", ParseError::TooLarge),
             ("99999999999999999999999999", ParseError::TooLarge),
         ] {
             assert_eq!(Money::parse_price(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_price_is_its_value_and_not_how_it_is_written() {
+        for (text, cents) in [("149.9900", 14_999), ("1.0E7", 1_000_000_000), ("1e2", 10_000), ("1e-2", 1), ("2.50", 250)] {
+            assert_eq!(Money::parse_price(text), Ok(Money(cents)), "{text}");
         }
     }
 

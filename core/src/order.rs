@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{Money, Timestamp, receipt};
+use crate::{Money, Timestamp, number, receipt};
 
 /// UUIDv7, made before the order is written, so that a write with an unknown outcome can be sent again.
 pub type OrderId = Uuid;
@@ -108,10 +108,10 @@ impl ProductName {
 impl Quantity {
     pub const MAX: i32 = i32::MAX;
 
-    /// Reads the text of a JSON number.
+    /// Reads the text of a JSON number; `2.0` is 2.
     pub fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
-        match text.parse::<i32>() {
-            Ok(quantity) if quantity > 0 => Ok(Self(quantity)),
+        match number::scaled(text, 0).map(i32::try_from) {
+            Ok(Ok(quantity)) if quantity > 0 => Ok(Self(quantity)),
             _ => Err("must be a whole number from 1 to 2147483647".into()),
         }
     }
@@ -336,7 +336,8 @@ mod tests {
             ("quantity", "0", "must be a whole number from 1 to 2147483647"),
             ("quantity", "-1", "must be a whole number from 1 to 2147483647"),
             ("quantity", "1.5", "must be a whole number from 1 to 2147483647"),
-            ("quantity", "1e3", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "1e-1", "must be a whole number from 1 to 2147483647"),
+            ("quantity", "1e10", "must be a whole number from 1 to 2147483647"),
             ("quantity", "2147483648", "must be a whole number from 1 to 2147483647"),
             ("quantity", "9223372036854775808", "must be a whole number from 1 to 2147483647"),
             ("quantity", "\"2\"", "must be a whole number from 1 to 2147483647"),
@@ -349,6 +350,14 @@ mod tests {
         assert_eq!(violations("{}").len(), 4);
         let too_much = r#"{"user_id":"a","product_name":"p","quantity":2147483647,"price":99999999.99}"#;
         assert_eq!(violations(too_much)[0].0, "quantity");
+    }
+
+    #[test]
+    fn equal_numbers_are_one_order_however_they_are_written() {
+        let order = NewOrder::parse(with("quantity", "2").as_bytes()).unwrap();
+        for (field, value) in [("quantity", "2.0"), ("quantity", "0.2e1"), ("price", "149.9900"), ("price", "1.4999E2")] {
+            assert_eq!(NewOrder::parse(with(field, value).as_bytes()), Ok(order.clone()), "{field} {value}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn text(order: &Order, shard: &Shard) -> String {
         price = order.price.to_text(),
         total = order.total().to_text(),
         status = order.status,
-        created_at = order.created_at,
+        created_at = order.created_at.to_receipt_text(),
     )
 }
 
@@ -66,6 +66,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Receipts are compared byte by byte with what is written here, also those that a former version wrote.
+    #[test]
+    fn what_a_receipt_says_never_changes() {
+        use crate::{NewOrder, ShardMap, Timestamp};
+
+        let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
+        let new = NewOrder::parse(br#"{"user_id":"alice","product_name":"Lamp","quantity":2,"price":149.90}"#).unwrap();
+        let order = new.into_order(OrderId::nil(), Timestamp::from_unix_microseconds(1_700_000_000_746_070).unwrap());
+        let text = text(&order, map.shard_of(&order.user_id));
+        assert_eq!(
+            text,
+            "ORDER RECEIPT\n=============\nOrder ID:   00000000-0000-0000-0000-000000000000\nUser:       alice\n\
+             Shard:      shard1 (A-M)\nProduct:    Lamp\nQuantity:   2\nUnit price: $149.90\nTotal:      $299.80\n\
+             Status:     created\nCreated at: 2023-11-14T22:13:20.74607Z\n"
+        );
+    }
 
     fn segment_of(user: &str) -> String {
         let key = key(&UserId::parse(user).unwrap(), OrderId::nil());

@@ -1,14 +1,14 @@
 //! A moment in UTC with microseconds, the precision of Postgres: what was written and what is read back are equal.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
-/// Serialized as RFC 3339 in UTC with as many decimals as are needed: `2026-11-22T19:25:32.123456Z`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct Timestamp(#[serde(serialize_with = "time::serde::rfc3339::serialize")] OffsetDateTime);
+/// Written as RFC 3339 in UTC with six decimals, so that texts sort as the moments do: `2026-11-22T19:25:32.123400Z`. Read
+/// with any number of decimals and in any zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(OffsetDateTime);
 
 impl Timestamp {
     pub fn now() -> Self {
@@ -17,6 +17,9 @@ impl Timestamp {
 
     /// Before every order.
     pub const EPOCH: Self = Self(OffsetDateTime::UNIX_EPOCH);
+
+    /// The first moment that RFC 3339 can write.
+    pub const MIN: Self = Self(time::macros::datetime!(0000-01-01 0:00 UTC));
 
     /// After every moment that Postgres and RFC 3339 can hold an order of.
     pub const MAX: Self = Self(time::macros::datetime!(9999-12-31 0:00 UTC));
@@ -28,6 +31,29 @@ impl Timestamp {
 
     pub fn unix_microseconds(self) -> i64 {
         (self.0.unix_timestamp_nanos() / 1000) as i64
+    }
+
+    /// So long before, and not before [`MIN`](Self::MIN).
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        self.0.checked_sub(duration.try_into().unwrap_or(time::Duration::MAX)).map_or(Self::MIN, Self)
+    }
+
+    /// So long after, and not after [`MAX`](Self::MAX).
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        self.0.checked_add(duration.try_into().unwrap_or(time::Duration::MAX)).map_or(Self::MAX, Self)
+    }
+
+    /// RFC 3339 with as many decimals as are needed, the form of a receipt: what a receipt says of its order never changes.
+    pub fn to_receipt_text(self) -> String {
+        self.0.format(&Rfc3339).unwrap_or_else(|_| self.to_string())
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -69,8 +95,10 @@ impl FromStr for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.format(&Rfc3339).map_err(|_| fmt::Error)?;
-        f.write_str(&text)
+        let (date, time) = (self.0.date(), self.0.time());
+        let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+        let (hour, minute, second, microsecond) = time.as_hms_micro();
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{microsecond:06}Z")
     }
 }
 
@@ -88,5 +116,25 @@ mod tests {
         let moment = OffsetDateTime::from_unix_timestamp_nanos(1_700_000_000_123_456_789).unwrap();
         assert_eq!(Timestamp::from(moment).to_string(), "2023-11-14T22:13:20.123456Z");
         assert_eq!(Timestamp::from(moment).unix_microseconds(), 1_700_000_000_123_456);
+    }
+
+    #[test]
+    fn texts_sort_as_the_moments_do() {
+        let texts: Vec<String> = [1_700_000_000_000_000, 1_700_000_000_746_070, 1_700_000_000_746_078, 1_700_000_001_000_000]
+            .map(|microseconds| Timestamp::from_unix_microseconds(microseconds).unwrap().to_string())
+            .into();
+        assert!(texts.is_sorted() && texts.iter().all(|text| text.len() == 27), "{texts:?}");
+        assert_eq!(texts[1], "2023-11-14T22:13:20.746070Z");
+        assert_eq!(serde_json::to_string(&Timestamp::MIN).unwrap(), r#""0000-01-01T00:00:00.000000Z""#);
+    }
+
+    #[test]
+    fn the_form_of_former_versions_is_read_and_is_that_of_receipts() {
+        for text in ["2023-11-14T22:13:20.74607Z", "2023-11-14T22:13:20Z"] {
+            let moment: Timestamp = text.parse().unwrap();
+            assert_eq!(moment.to_receipt_text(), text);
+            assert_eq!(serde_json::from_str::<Timestamp>(&format!("{text:?}")).unwrap(), moment);
+            assert_eq!(moment.to_string().parse(), Ok(moment));
+        }
     }
 }

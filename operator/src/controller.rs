@@ -5,7 +5,7 @@ pub mod kept;
 mod queue;
 pub mod watch;
 
-use std::{collections::HashSet, convert::Infallible, sync::Arc};
+use std::{collections::HashSet, convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use kube::{
@@ -19,6 +19,9 @@ pub use queue::Queue;
 pub use watch::{Flow, Live};
 
 use crate::{context::Context, reconcile};
+
+/// When a resource is looked at again whose status could not even say that its reconcile panicked.
+const AFTER_TWO_PANICS: Duration = Duration::from_secs(60);
 
 /// Reconciles until `stop` is cancelled, and ends when what had begun by then is done. The watches of `live` must run.
 pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: CancellationToken) {
@@ -48,10 +51,17 @@ pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: Ca
         .await;
 }
 
-/// The controller asks all looks that are under way whether they can go on, whenever one of them can.
+/// The controller asks all looks that are under way whether they can go on, whenever one of them can. A panic is caught
+/// here: in the controller's own task it would end the operator for every resource.
 async fn on_own_task(flow: Arc<Flow>, context: Arc<Context>) -> Result<Action, Infallible> {
-    match AbortOnDropHandle::new(tokio::spawn(reconcile::reconcile(flow, context))).await {
-        Ok(answer) => answer,
-        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    let reconciled = spawned(reconcile::reconcile(Arc::clone(&flow), Arc::clone(&context)));
+    if let Ok(answer) = reconciled.await {
+        return answer;
     }
+    // It writes a status, which may be what panicked.
+    Ok(spawned(reconcile::panicked(flow, context)).await.unwrap_or(Action::requeue(AFTER_TWO_PANICS)))
+}
+
+fn spawned<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(work))
 }

@@ -4,14 +4,16 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use orderflow_operator::{Command, Settings, check, crd, release};
-use orderflow_service::{install_tls, shutdown, telemetry};
+use orderflow_service::{install_tls, settings, shutdown, telemetry};
 
 fn main() -> ExitCode {
     install_tls();
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
+    let settings: Settings = settings::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the async runtime");
-    let result = match Settings::parse().command {
+    let result = match settings.command {
         Command::Crd => {
             print!("{}", crd::definition_yaml());
             Ok(true)
@@ -20,8 +22,7 @@ fn main() -> ExitCode {
         Command::Release(settings) => runtime.block_on(release::run(&settings)).map(|()| true),
         Command::Run(settings) => runtime.block_on(async {
             let _flush_logs = telemetry::start(&settings.telemetry())?;
-            let stop = shutdown::on_signal()?;
-            shutdown::within_deadline(&stop, orderflow_operator::run(*settings, stop.clone())).await.map(|()| true)
+            shutdown::until_signal(|stop| orderflow_operator::run(*settings, stop)).await.map(|()| true)
         }),
     };
     // A client library stuck on a dead peer must not keep the process: all that matters has been written.

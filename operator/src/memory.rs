@@ -86,6 +86,12 @@ impl Memory {
         at - now
     }
 
+    /// After a panic: what was being noted may be half done. Only how often it failed is still known.
+    pub fn forget(&mut self) {
+        let backoff = std::mem::replace(&mut self.backoff, Self::default().backoff);
+        *self = Self { backoff, retry: self.retry, deleting_since: self.deleting_since, ..Self::default() };
+    }
+
     pub fn nothing_failed(&mut self) {
         self.backoff.reset();
         self.retry = None;

@@ -26,6 +26,7 @@ pub const LONGEST_SILENCE: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub struct Metrics {
     reconciles: Counter,
+    panics: Counter,
     problems: Family<ReasonLabel, Counter>,
     duration: Histogram,
     ready: Family<ResourceLabels, Gauge>,
@@ -40,12 +41,14 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("orderflow_operator");
         let metrics = Self {
             reconciles: Counter::default(),
+            panics: Counter::default(),
             problems: Family::default(),
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             ready: Family::default(),
             leader: Gauge::default(),
         };
         registry.register("reconciles", "Finished reconciles", metrics.reconciles.clone());
+        registry.register("reconcile_panics", "Reconciles that panicked", metrics.panics.clone());
         registry.register("problems", "Problems found by reconciles, by reason", metrics.problems.clone());
         registry.register("reconcile_duration_seconds", "Time that a reconcile took", metrics.duration.clone());
         registry.register("ready", "1 if the OrderFlow is ready, else 0", metrics.ready.clone());
@@ -56,6 +59,10 @@ impl Metrics {
     pub fn reconciled(&self, began: Instant) {
         self.reconciles.inc();
         self.duration.observe(began.elapsed().as_secs_f64());
+    }
+
+    pub fn panicked(&self) {
+        self.panics.inc();
     }
 
     pub fn problem(&self, reason: Reason) {

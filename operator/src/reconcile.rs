@@ -24,11 +24,12 @@ use kube::{
     Resource, ResourceExt,
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use orderflow_service::failpoint;
 use tracing::Instrument;
 
 use crate::{
     build,
-    condition::Class,
+    condition::{Class, Problem, Reason},
     context::{Context, explain, is_conflict},
     controller::Flow,
     crd::{ADOPT, OrderFlow, PAUSED},
@@ -109,6 +110,25 @@ pub fn reconcile(
     .instrument(span)
 }
 
+/// Called after a reconcile of the resource panicked. That costs this resource its turn and nobody else's: its status says
+/// so, and it is tried again with backoff.
+pub async fn panicked(flow: Arc<Flow>, context: Arc<Context>) -> Action {
+    context.metrics.panicked();
+    let memory = context.memories.of(&flow.uid().unwrap_or_default());
+    let mut memory = memory.lock().await;
+    memory.forget();
+    if let Ok(flow) = &flow.0 {
+        // Not what the panic said: a text of a library may hold anything.
+        let text = "a fault of the operator's own; its log has a line with the backtrace";
+        let report = Report::Panicked(Problem::new(Reason::InternalError, text));
+        let written = tokio::time::timeout(DEADLINE, status::write(&context, flow, &mut memory, &report)).await;
+        if let Err(error) = written.unwrap_or(Err(Error::Deadline)) {
+            tracing::warn!(%error, resource = flow.name_any(), "write the status after a panic");
+        }
+    }
+    Action::requeue(memory.retry_delay())
+}
+
 /// The controller wants one; every error has been dealt with in [`reconcile`].
 pub fn retry(_: Arc<Flow>, never: &Infallible, _: Arc<Context>) -> Action {
     match *never {}
@@ -120,6 +140,7 @@ async fn look(flow: &Flow, context: &Context, memory: &mut Memory) -> Result<Aga
         Err(invalid) => return undecodable::say(context, invalid, memory).await,
     };
     let identity = identity(flow);
+    failpoint::panics("operator::reconcile", &identity.owner());
     if flow.metadata.deletion_timestamp.is_some() {
         return delete::delete(context, flow, identity, memory).await;
     }

@@ -1,15 +1,17 @@
 //! The operator's process: admin port, Lease, watches, controller; and their end in good order.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::{Api, Client};
-use orderflow_service::{Dependencies, Need, admin, prometheus::registry::Registry, s3, shutdown::CancellationToken};
+use orderflow_service::{
+    Dependencies, Need, Stage, Supervisor, admin, prometheus::registry::Registry, s3, shutdown::CancellationToken,
+};
 
 use crate::{
     build::config_hash::Key,
     context::{self, Context},
-    controller::{self, Queue, watch},
+    controller::{self, Live, Queue, watch},
     lease::Candidate,
     memory::Memories,
     metrics::{LONGEST_SILENCE, Metrics, Pulse},
@@ -24,7 +26,9 @@ use crate::{
 pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
-    let (dependencies, pulse) = (Dependencies::default(), Pulse::default());
+    let (dependencies, pulse) = (Dependencies::new(stop.clone()), Pulse::default());
+    let supervisor = Supervisor::new(&mut registry, stop.clone());
+    let (watching, administering) = (supervisor.stage(), supervisor.stage());
     let address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
     let listener = admin::bind("admin", address).await?;
     let stuck = {
@@ -35,20 +39,28 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
                 .then(|| format!("the loop of the Lease has stood still for {} s", silence.as_secs()))
         }
     };
-    let admin_stop = CancellationToken::new();
-    let admin = tokio::spawn(admin::serve_with(listener, dependencies.clone(), registry, stuck, admin_stop.clone()));
+    admin::serve_with(&administering, &supervisor, listener, dependencies.clone(), registry, stuck);
 
-    let result = lead(&settings, &metrics, &dependencies, &pulse, &stop).await;
-    dependencies.stop();
-    admin_stop.cancel();
-    admin.await.context("end the admin port")??;
+    let result = tokio::select! {
+        result = lead(&settings, &metrics, &dependencies, &watching, &pulse, &stop) => result,
+        failure = supervisor.failed() => Err(failure),
+    };
+    // From here on an end is the end, also of a leader that lost its Lease.
+    stop.cancel();
+    watching.stop();
+    administering.stop();
+    administering.ended(ADMIN_END).await;
     result
 }
+
+/// Longest wait for answers of the admin port that are under way at the end.
+const ADMIN_END: Duration = Duration::from_secs(1);
 
 async fn lead(
     settings: &Run,
     metrics: &Metrics,
     dependencies: &Dependencies,
+    watching: &Stage,
     pulse: &Pulse,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -76,8 +88,10 @@ async fn lead(
     metrics.leader.set(1);
 
     let work = async {
+        let queue = Queue::default();
         let key = key::read_or_make(&client, &own, &settings.cluster.lease_name).await?;
-        control(settings, client.clone(), scope, identity, key, metrics.clone(), dependencies, stop.clone()).await;
+        let live = watch::start(&client, &scope, &queue, dependencies, watching);
+        control(settings, client.clone(), live, queue, identity, key, metrics.clone(), stop.clone()).await;
         anyhow::Ok(())
     };
     let result = tokio::select! {
@@ -95,15 +109,13 @@ async fn lead(
 async fn control(
     settings: &Run,
     client: Client,
-    scope: crate::settings::Scope,
+    live: Live,
+    queue: Queue,
     identity: String,
     key: Key,
     metrics: Metrics,
-    dependencies: &Dependencies,
     stop: CancellationToken,
 ) {
-    let queue = Queue::default();
-    let live = watch::start(&client, &scope, &queue, dependencies);
     let context = Context {
         client,
         s3: s3::http(),

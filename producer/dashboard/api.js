@@ -32,14 +32,14 @@ export const onReachable = (listener) => listeners.push(listener);
 export const shardMap = () => ask('/api/shards');
 export const stats = () => ask('/api/stats', { timeout: 5_000 });
 export const order = async (id) => {
-  const answer = await ask(`/api/orders/${encodeURIComponent(id)}`);
+  const answer = await ask(`/api/orders/${encodeURIComponent(id)}?progress=true`);
   return answer.order ?? answer;
 };
 export const receiptUrl = (id) => `/api/orders/${encodeURIComponent(id)}/receipt`;
 export const receipt = (id) => ask(receiptUrl(id), { read: 'text' });
 
 export function orders({ limit, user, cursor }) {
-  const query = new URLSearchParams({ limit });
+  const query = new URLSearchParams({ limit, progress: true });
   if (user) query.set('user_id', user);
   if (cursor) query.set('cursor', cursor);
   return ask(`/api/orders?${query}`);

@@ -10,7 +10,7 @@ const REMEMBERED = 2_000;
 const listeners = Object.fromEntries(['hello', 'recent', 'frame', 'lagged', 'reset', 'state'].map((type) => [type, new Listeners()]));
 const known = new Map(); // order id → its notification, the latest ones
 let source = null;
-let present = 'connecting';
+let present = 'connecting'; // 'connecting' | 'live' | 'reconnecting' | 'closed' (refused; tried again later)
 let tries = 0;
 let timer;
 let restarted = false; // this stream replaces one of ours, without its Last-Event-ID
@@ -21,9 +21,6 @@ export function on(type, listener) {
   if (type === 'state') listener(present);
   return listeners[type].add(listener);
 }
-
-/** 'connecting' | 'live' | 'reconnecting' | 'closed' (refused; tried again later) */
-export const state = () => present;
 
 export const notificationOf = (orderId) => known.get(orderId);
 

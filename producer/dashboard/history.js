@@ -1,5 +1,9 @@
-// The last five minutes of the feed in bins of two seconds: how many notifications, and how long each took from
-// acceptance to notification. Counts and histograms are exact; where the feed was not heard the bins are unknown.
+// Notifications of the last five minutes: how many, and how long each took from acceptance to notification. Counts and
+// histograms are exact. They are kept by the second, as the server's history has them, and shown in bins of two seconds:
+// finer lines would be a pixel apart. A second that neither the server's history nor the feed covers is unknown.
+//
+// Seconds are the server's, whose clock dates both the notifications and the history. Only `bins` converts to the browser's
+// clock, so a better estimate of the difference between the clocks moves no count into another bin.
 
 export const BIN = 2_000; // ms
 export const BINS = 150;
@@ -7,24 +11,47 @@ export const BINS = 150;
 /** Upper bounds in ms, as the feed has them; the last bin is everything above. */
 export const BOUNDS = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10000, 15000, 20000, 30000, 60000, Infinity];
 
-const SLOTS = BINS + 5;
+const SECONDS = BIN / 1_000; // of a bin
+const SLOTS = BINS * SECONDS + 10;
 const OUTAGES = 100; // remembered; a stream that breaks off every 3 s has as many in five minutes
 const slotOf = new Map(BOUNDS.map((bound, i) => [bound === Infinity ? -1 : bound, i]));
 
 export class History {
-  #numbers = new Array(SLOTS).fill(-1); // which bin a slot holds
+  #numbers = new Array(SLOTS).fill(-1); // which second a slot holds
   #counts = new Float64Array(SLOTS);
   #took = Array.from({ length: SLOTS }, () => new Float64Array(BOUNDS.length));
-  #deaf = []; // {from, to} in ms: when the feed was not heard; `to` is null while it lasts
-  #ahead = Infinity; // ms this clock is ahead of the server's: the least delay seen
-  #begun = Infinity; // ms, when the feed was heard first
+  #deaf = []; // {from, to} in ms of the server's clock: when the feed was not heard; `to` is null while it lasts
+  #known = Infinity; // ms of the server's clock: since when its history counts
+  #begun = Infinity; // ms of the browser's clock: when the feed was heard first
+  #ahead = Infinity; // ms that the browser's clock is ahead of the server's: the least delay of a frame
+  #guess = Infinity; // the same from the figures, used until the first frame arrives
 
   /** Puts a frame where it happened, which after a resumed stream is not where it arrived. */
   take({ count, latency, notifications, arrived }) {
     const notified = Date.parse(notifications.at(-1)?.notified_at);
-    this.#ahead = Math.min(this.#ahead, arrived - notified || 0);
-    const at = Math.min(arrived, (notified || arrived) + this.#ahead);
-    const slot = this.#slot(Math.floor(at / BIN));
+    if (!Number.isNaN(notified)) this.#ahead = Math.min(this.#ahead, arrived - notified);
+    this.#add(Math.floor((notified || this.#server(arrived)) / 1_000), count, latency);
+  }
+
+  /**
+   * Takes over what the server counted before this stream, by the second and from the second `from` on. It replaces what was
+   * kept of that time, so nothing counts twice. What is older stays: a restarted server may know less than this page.
+   */
+  replace({ from, bins }) {
+    this.#numbers = this.#numbers.map((second) => (second >= from ? -1 : second));
+    bins.forEach(([count, latency], i) => this.#add(from + i, count, latency));
+    const known = from * 1_000;
+    this.#known = Math.min(this.#known, known);
+    this.#deaf = this.#deaf.filter((span) => span.from < known).map((span) => ({ from: span.from, to: Math.min(span.to ?? known, known) }));
+  }
+
+  /** The server's clock showed `server`, or already more, when the browser's showed `now`. */
+  clock(server, now) {
+    if (!Number.isNaN(server)) this.#guess = Math.min(this.#guess, now - server);
+  }
+
+  #add(second, count, latency) {
+    const slot = this.#slot(second);
     if (slot === null) return;
     this.#counts[slot] += count;
     for (const [bound, size] of latency) {
@@ -33,26 +60,35 @@ export class History {
     }
   }
 
-  #slot(number) {
-    const slot = number % SLOTS;
-    if (this.#numbers[slot] > number) return null; // older than all that is kept
-    if (this.#numbers[slot] !== number) {
-      this.#numbers[slot] = number;
+  #slot(second) {
+    const slot = second % SLOTS;
+    if (this.#numbers[slot] > second) return null; // older than all that is kept
+    if (this.#numbers[slot] !== second) {
+      this.#numbers[slot] = second;
       this.#counts[slot] = 0;
       this.#took[slot].fill(0);
     }
     return slot;
   }
 
+  /** Until a frame or the figures show the server's clock, both clocks are taken to agree. */
+  #offset() {
+    return [this.#ahead, this.#guess, 0].find(Number.isFinite);
+  }
+
+  #server(now) {
+    return now - this.#offset();
+  }
+
   hears(now) {
     this.#begun = Math.min(this.#begun, now);
     const last = this.#deaf.at(-1);
-    if (last?.to === null) last.to = now;
+    if (last?.to === null) last.to = this.#server(now);
   }
 
   deaf(now) {
     if (now < this.#begun || this.#deaf.at(-1)?.to === null) return;
-    this.#deaf = [...this.#deaf, { from: now, to: null }].slice(-OUTAGES);
+    this.#deaf = [...this.#deaf, { from: this.#server(now), to: null }].slice(-OUTAGES);
   }
 
   /** Nothing was missed after all: the stream went on where it broke off. */
@@ -62,19 +98,19 @@ export class History {
 
   /** Between the last frame and now something was missed. */
   missed(from, now) {
-    this.#deaf = [...this.#deaf, { from, to: now }].slice(-OUTAGES);
+    this.#deaf = [...this.#deaf, { from: this.#server(from), to: this.#server(now) }].slice(-OUTAGES);
   }
 
   /** The whole bins up to now, oldest first: `{at, count, took}`, with `count` null where nobody knows. */
   bins(now) {
-    const last = Math.floor((now - 400) / BIN) - 1; // frames come up to 200 ms after what they tell of
+    const offset = this.#offset();
+    const last = Math.floor((now - offset - 400) / BIN) - 1; // frames come up to 200 ms after what they tell of
     return Array.from({ length: BINS }, (_, i) => {
-      const number = last - BINS + 1 + i;
-      const at = number * BIN;
-      const slot = number % SLOTS;
-      const known = this.#numbers[slot] === number;
-      const deaf = at < this.#begun || this.#deaf.some(({ from, to }) => from < at + BIN && (to ?? Infinity) > at);
-      return { at, deaf, count: deaf ? null : known ? this.#counts[slot] : 0, took: known ? this.#took[slot] : null };
+      const at = (last - BINS + 1 + i) * BIN;
+      const before = at < this.#known && at + offset < this.#begun;
+      const deaf = before || this.#deaf.some(({ from, to }) => from < at + BIN && (to ?? Infinity) > at);
+      const slots = Array.from({ length: SECONDS }, (_, j) => at / 1_000 + j).filter((second) => this.#numbers[second % SLOTS] === second).map((second) => second % SLOTS);
+      return { at: at + offset, deaf, count: deaf ? null : sum(slots.map((slot) => this.#counts[slot])), took: total(slots.map((slot) => this.#took[slot])) };
     });
   }
 }
@@ -82,20 +118,27 @@ export class History {
 /** Adds up bins: `{count, seconds, took}` over those that are known. */
 export function gather(bins) {
   const known = bins.filter(({ count }) => count !== null);
-  const took = new Float64Array(BOUNDS.length);
-  for (const bin of known) bin.took?.forEach((size, i) => (took[i] += size));
-  return { count: known.reduce((sum, bin) => sum + bin.count, 0), seconds: (known.length * BIN) / 1_000, took };
+  return { count: sum(known.map(({ count }) => count)), seconds: known.length * SECONDS, took: total(known.map(({ took }) => took)) };
+}
+
+const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
+
+/** One histogram of many. */
+function total(histograms) {
+  const all = new Float64Array(BOUNDS.length);
+  for (const histogram of histograms) histogram.forEach((size, i) => (all[i] += size));
+  return all;
 }
 
 /** The bound below which the part `share` of them lies, or null if there are none. */
 export function quantile(took, share) {
   if (!took) return null;
-  const total = took.reduce((a, b) => a + b, 0);
-  if (total === 0) return null;
+  const all = sum(took);
+  if (all === 0) return null;
   let seen = 0;
   for (let i = 0; i < BOUNDS.length; i += 1) {
     seen += took[i];
-    if (seen >= share * total) return BOUNDS[i];
+    if (seen >= share * all) return BOUNDS[i];
   }
   return Infinity;
 }

@@ -6,10 +6,21 @@ import { count, millis, stamp, utc } from './format.js';
 import { amounts, formatCents } from './money.js';
 import { shardOf } from './shards.js';
 
-const UNSEEN = 'Its notification did not pass while this page watched; the order’s path finds it';
 const RECEIPT = { stored: ['done', 'Receipt'], pending: ['waiting', 'Receipt pending'], missing: ['lost', 'Receipt missing'] };
+const PUBLISHED = {
+  published: ['done', 'Published', 'The order’s path shows partition, offset and time'],
+  waiting: ['waiting', 'Publishing', 'The event is in the outbox of its shard and waits for Kafka'],
+  refused: ['lost', 'Refused', 'Kafka refused the event for good; the shard keeps it among its dead events'],
+  unknown: ['unseen', 'Published unknown', 'Its shard did not answer, or has too long an outbox to be searched for the event'],
+};
+const NOTIFIED = {
+  notified: ['done', 'Notified', 'The order’s path shows the time'],
+  waiting: ['waiting', 'Not notified yet', 'The consumer makes the notification after the event is in Kafka'],
+  refused: ['lost', 'Not notified', 'Kafka refused the event, so there is no notification until the event is requeued'],
+  unknown: ['unseen', 'Notified unknown', 'Kafka or the shard did not answer, or the order is too recent to tell'],
+};
 
-/** `{node, button, update({order, shard, notification, awaited})}`; `open(id)` when the reader picks the row. */
+/** `{node, button, update({order, shard, notification})}`; `open(id)` when the reader picks the row. */
 export function orderRow({ id, user_id, product_name, quantity, price, created_at }, open) {
   const { unit, total } = amounts({ price, quantity });
   const stored = step();
@@ -23,11 +34,17 @@ export function orderRow({ id, user_id, product_name, quantity, price, created_a
     h('span', { class: 'user clip', title: user_id }, quoted(user_id)),
     button,
     h('span', { class: 'amount' }, h('span', { class: 'quiet' }, `${count(quantity)} × ${formatCents(unit)} =`), ' ', h('b', {}, formatCents(total))),
-    h('ol', { class: 'journey', 'aria-label': 'Journey' }, stored.node, receipt.node, published.node, notified.node),
+    h('ol', { class: 'journey', 'aria-label': 'Journey', onclick: pick }, stored.node, receipt.node, published.node, notified.node),
   );
   return { node, button, update };
 
-  function update({ order, shard, notification, awaited }) {
+  /** A click on the words of a step, which lie above the button, picks the row as well. */
+  function pick() {
+    button.focus({ preventScroll: true });
+    button.click();
+  }
+
+  function update({ order, shard, notification }) {
     stored.set('done', `Stored ${shard ?? shardOf(user_id)?.name ?? ''}`.trim());
     receipt.set(...(RECEIPT[order.receipt_status] ?? ['waiting', 'Receipt pending']));
     if (notification) {
@@ -35,12 +52,11 @@ export function orderRow({ id, user_id, product_name, quantity, price, created_a
       published.set('done', `Published ${partition}/${offset}`, `Kafka partition ${partition}, offset ${offset}, at ${utc(published_at)}`);
       const took = millis(Math.max(0, Date.parse(notified_at) - Date.parse(accepted_at))); // two clocks may disagree a little
       notified.set('done', `Notified ${took}`, `${took} after it was accepted, at ${utc(notified_at)}`);
-    } else if (awaited) {
-      published.set('waiting', 'Publishing');
-      notified.set('waiting', 'Not notified yet');
     } else {
-      published.set('unseen', 'Published –', UNSEEN);
-      notified.set('unseen', 'Notified –', UNSEEN);
+      const isNotified = order.notified === 'notified';
+      const isRefused = !isNotified && order.published === 'refused';
+      published.set(...(PUBLISHED[isNotified ? 'published' : order.published] ?? PUBLISHED.unknown)); // what is notified was published
+      notified.set(...(NOTIFIED[isRefused ? 'refused' : order.notified] ?? NOTIFIED.unknown));
     }
   }
 }

@@ -1,6 +1,9 @@
 // The list of recent orders, newest first; a shard that did not answer is named. The list follows the newest orders
 // for as long as nobody is reading in it: under a pointer, a focus or a scrolled view nothing moves, rows only change
 // their states, and a button says that there are newer ones. At most KEPT rows are in the page.
+//
+// The server reports how far each order has come. The feed reports notifications earlier and with details, but only those
+// made while this page is open, so the list is asked for again until every row is final.
 
 import { $, h, paint, say, show } from './dom.js';
 import { moment } from './format.js';
@@ -13,8 +16,9 @@ const KEPT = 200;
 const PACE = 1_000; // ms between refreshes that nobody clicked for
 const CROWDED_PACE = 2_000; // the same while more comes than anyone can read
 const UNSEEN_PACE = 5_000; // and while the list is scrolled out of sight
+const OPEN_PACE = 2_000; // ms between refreshes while a row is not final
 const NET = 10_000; // ms after which the list is asked for even if nothing told of a change
-const RIPEN = 3_000; // ms between looks at pending receipts while the list is held
+const RIPEN = 3_000; // ms between requests for single orders while the list is held
 const AT_ONCE = 4; // of those
 const TOUCHED = 3_000; // ms for which a touch counts as reading
 const CROWDED = 5_000; // ms after a frame that could not name all its notifications
@@ -29,9 +33,7 @@ let api;
 let feed;
 let answered = () => {};
 let query = {}; // {}, { user } or { id }
-let entries = new Map(); // id → { row, order, shard }, as shown from top to bottom
-const awaited = new Set(); // ids whose notification is still to come
-let bornAfter = null; // created_at of the newest order when the list was first seen: what is newer was awaited by this page
+let entries = new Map(); // id → { row, order, shard, notification, lookedAt }, as shown from top to bottom
 let crowdedAt = -Infinity;
 let cursor = null;
 let missing = [];
@@ -57,11 +59,7 @@ export function start(context) {
   reading();
   feed.on('frame', notifiedOf);
   feed.on('recent', notifiedOf);
-  feed.on('reset', () => {
-    awaited.clear();
-    redraw();
-    follow();
-  });
+  feed.on('reset', follow);
   context.stats.on(({ value }) => {
     const now = value ? JSON.stringify(value.shards.map(({ up, orders, outbox, receipt_jobs }) => [up, orders, outbox, receipt_jobs])) : '';
     if (now !== seen) follow();
@@ -71,6 +69,7 @@ export function start(context) {
   document.addEventListener('visibilitychange', follow);
   shards.onKnown(() => paint(redraw));
   setInterval(follow, NET);
+  setInterval(() => !failure && ![...entries.values()].every(isFinal) && follow(), OPEN_PACE);
   setInterval(ripen, RIPEN);
   refresh();
 }
@@ -90,26 +89,22 @@ export function find(wanted, onAnswer = () => {}) {
 
 /** An order this page placed: on top at once, with its journey before it. */
 export function placed({ order, shard }) {
-  if (!feed.notificationOf(order.id)) awaited.add(order.id);
   if (query.id ? query.id !== order.id : query.user && query.user !== order.user_id) return;
   if (isHeld()) return markNewer();
   asked += 1; // an answer on its way may be from before this order
-  arrange([{ order, shard }, ...entries.values()].slice(0, KEPT));
+  const known = entries.get(order.id)?.order; // the list may be faster than the reply
+  arrange([{ order: known ?? { ...order, published: 'waiting', notified: 'waiting' }, shard }, ...entries.values()].slice(0, KEPT));
   follow();
 }
 
 function notifiedOf({ notifications, count = notifications.length }) {
-  if (count > notifications.length) {
-    crowdedAt = performance.now();
-    awaited.clear();
-    paint(redraw);
-  }
+  const crowded = count > notifications.length;
+  if (crowded) crowdedAt = performance.now();
   for (const { order_id } of notifications) {
-    awaited.delete(order_id);
     const entry = entries.get(order_id);
     if (entry) draw(entry);
   }
-  const concerns = count > notifications.length || notifications.some(({ order_id, user_id }) => (query.id ? query.id === order_id : !query.user || query.user === user_id));
+  const concerns = crowded || notifications.some(({ order_id, user_id }) => (query.id ? query.id === order_id : !query.user || query.user === user_id));
   if (concerns) follow();
 }
 
@@ -138,7 +133,6 @@ async function refresh({ take = false } = {}) {
     if (mine !== asked) return;
     failure = null;
     loadedAt = new Date().toISOString();
-    bornAfter ??= query.user || query.id ? null : (answer.orders[0]?.created_at ?? '');
     if (take || entries.size === 0 || !isHeld()) accept(answer);
     else learnAll(answer);
     settle(answer.orders.length);
@@ -174,12 +168,6 @@ function accept(answer) {
   missing = answer.unavailable_shards ?? [];
   newer = false;
   olderLoaded = false;
-  const watching = feed.state() === 'live' && !isCrowded();
-  for (const order of answer.orders) {
-    const young = bornAfter !== null && order.created_at > bornAfter && !entries.has(order.id);
-    if (watching && young && !feed.notificationOf(order.id)) awaited.add(order.id);
-  }
-  while (awaited.size > KEPT) awaited.delete(awaited.values().next().value);
   arrange(answer.orders.map((order) => ({ order })));
 }
 
@@ -196,13 +184,23 @@ const topTime = () => entries.values().next().value?.order.created_at ?? '';
 
 function learn(order) {
   const entry = entries.get(order.id);
-  if (entry) draw(Object.assign(entry, { order }));
+  if (entry) draw(Object.assign(entry, { order: latest(entry.order, order), lookedAt: performance.now() }));
 }
 
-/** A held list is not asked for as a whole: its pending receipts are looked after a few at a time, in turn. */
+/** `answer`, except that an order whose notification was known once stays notified. */
+function latest(known, answer) {
+  return known?.notified === 'notified' ? { ...answer, published: 'published', notified: 'notified' } : answer;
+}
+
+/** Whether a row's event and notification have reached a state that no longer changes by itself. */
+const isFinal = ({ order, notification }) => Boolean(notification) || order.notified === 'notified' || order.published === 'refused';
+
+/** While the list is held, its request may no longer cover all rows. The others are asked for one by one, a few at a time. */
 async function ripen() {
   if (!held || document.hidden || failure) return;
-  const pending = [...entries.values()].filter(({ order }) => order.receipt_status === 'pending');
+  const now = performance.now();
+  const isPending = (entry) => entry.order.receipt_status === 'pending' || !isFinal(entry);
+  const pending = [...entries.values()].filter((entry) => now - (entry.lookedAt ?? -Infinity) > OPEN_PACE && isPending(entry));
   pending.sort((one, other) => (one.lookedAt ?? 0) - (other.lookedAt ?? 0));
   await Promise.allSettled(pending.slice(0, AT_ONCE).map(async (entry) => {
     entry.lookedAt = performance.now();
@@ -246,7 +244,7 @@ function arrange(wanted, { keepView = false } = {}) {
   for (const { order, shard } of wanted) {
     if (entries.has(order.id)) continue;
     const known = before.get(order.id);
-    entries.set(order.id, { row: known?.row ?? orderRow(order, open), order, shard: shard ?? known?.shard, lookedAt: known?.lookedAt });
+    entries.set(order.id, { ...known, row: known?.row ?? orderRow(order, open), order: latest(known?.order, order), shard: shard ?? known?.shard });
   }
   const nodes = new Set([...entries.values()].map(({ row }) => row.node));
   const kept = keepView ? [...list.children].find((node) => nodes.has(node)) : null;
@@ -268,8 +266,10 @@ function redraw() {
   entries.forEach(draw);
 }
 
-function draw({ row, order, shard }) {
-  row.update({ order, shard, notification: feed.notificationOf(order.id), awaited: awaited.has(order.id) });
+function draw(entry) {
+  const { row, order, shard } = entry;
+  entry.notification ??= feed.notificationOf(order.id); // the feed forgets it before the row does
+  row.update({ order, shard, notification: entry.notification });
 }
 
 function open(id) {

@@ -1,5 +1,5 @@
 // Throughput and end-to-end latency of the last five minutes, from the feed's exact counts and histograms, as two charts
-// and, for who prefers it, as a table.
+// and as a table. A new stream begins with what the server counted before it, so both are full at once.
 
 import { Chart, readout } from './chart.js';
 import { $, h, paint, say } from './dom.js';
@@ -16,15 +16,20 @@ let throughput;
 let latency;
 let bins = [];
 
-export function start({ feed }) {
+export function start({ feed, stats }) {
   throughput = figure('throughput', 'Throughput', ['notifications/s', 'notifications per second'], [['now', 'rate'], ['peak', 'peak'], ['in 5 min', 'sum']], ['rate'], true, readThroughput);
   latency = figure('latency', 'Latency', ['accepted → notified', 'from acceptance to notification'], QUANTILES.map(([name]) => [name, name]), ['p99', 'p95', 'p50'], false, readLatency);
   feed.on('frame', (frame) => {
     history.take(frame);
     lastFrame = frame.arrived;
   });
-  // A stream that went on where it broke off says so just after it opened; until then it counts as one that missed something.
-  feed.on('hello', ({ resumed }) => resumed && history.resumed());
+  // A stream that resumes reports it just after it opened; until then it counts as one that missed something.
+  feed.on('hello', ({ resumed, history: counted }) => {
+    if (resumed) history.resumed();
+    else if (counted) history.replace(counted); // a replica of an older release sends none
+    paint(draw);
+  });
+  stats.on(({ value, at }) => value && history.clock(Date.parse(value.at), at));
   feed.on('lagged', () => history.missed(lastFrame, Date.now()));
   feed.on('state', (state) => (state === 'live' ? history.hears(Date.now()) : history.deaf(Date.now())));
   setInterval(() => paint(draw), 1_000);

@@ -2,6 +2,7 @@
 //! at a time.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -138,14 +139,9 @@ impl Office {
         let permit = self.replaying.clone().try_acquire_owned().map_err(|_| Error::ReplayUnderWay)?;
         let (letters, stop) = (self.letters.clone(), self.stop.child_token());
         let began = Instant::now();
-        let overdue = tokio::spawn({
-            let stop = stop.clone();
-            async move {
-                tokio::time::sleep(REPLAYING).await;
-                stop.cancel();
-            }
-        });
-        let replayed = blocking(REPLAYING + SETTLING, move || {
+        // A client that gives up ends the replay, too, after the transaction under way.
+        let overdue = stop.clone().drop_guard();
+        let mut replaying = pin!(blocking(REPLAYING + SETTLING, move || {
             let _permit = permit;
             // A Kafka that is not there is noticed by this, and a replay of nothing disturbs no other.
             if !letters.open(Patience::Until(began + READING))?.may_wait_through(through)? {
@@ -154,10 +150,12 @@ impl Office {
             let patience = Patience::Until(began + REPLAYING + SETTLING);
             let what = Replay { limit: usize::MAX, through: Some(through), patience, stop };
             Ok(letters.replay(&what, &mut |_| Ok(()))?.replayed)
-        })
-        .await;
-        overdue.abort();
-        replayed
+        }));
+        if let Ok(replayed) = timeout(REPLAYING, &mut replaying).await {
+            return replayed;
+        }
+        drop(overdue);
+        replaying.await
     }
 }
 

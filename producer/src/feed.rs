@@ -3,6 +3,7 @@
 //! however many there are and however slowly they read, they hold no frames of their own.
 
 mod frame;
+mod history;
 mod ring;
 mod tail;
 
@@ -13,7 +14,7 @@ use std::{
 };
 
 use axum::body::Bytes;
-use orderflow_core::{Notification, OrderId, ShardMap};
+use orderflow_core::{Notification, OrderId, ShardMap, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -54,21 +55,35 @@ impl Feed {
     /// A stream from now on, or from the frame on after the one with this id, if it is still there.
     pub fn stream(&self, last_event_id: Option<&str>) -> Stream {
         let newest = self.inner.newest.subscribe();
-        let ring = self.ring();
+        let mut ring = self.ring();
         let resumed = last_event_id.map(|id| ring.resume(id));
         let place = resumed.and_then(Result::ok);
         let total = place.unwrap_or(ring.newest()).total;
         let (epoch, resumes) = (ring.epoch(), place.is_some());
-        let hello =
-            format!("event: hello\ndata: {{\"epoch\":\"{epoch}\",\"resumed\":{resumes},\"total\":{total}}}\n\n");
-        drop(ring);
+        // A stream that goes on has it already.
+        let history = if resumes { String::new() } else { format!(",\"history\":{}", ring.history()) };
+        let hello = format!(
+            "event: hello\ndata: {{\"epoch\":\"{epoch}\",\"resumed\":{resumes},\"total\":{total}{history}}}\n\n"
+        );
         let mut first = VecDeque::from([Bytes::from(hello)]);
         match resumed {
             Some(Err(Refusal::OtherReplica)) => first.push_back(reset("other-replica")),
             Some(Err(Refusal::TooOld)) => first.push_back(reset("too-old")),
             None | Some(Ok(_)) => {}
         }
+        // From where the history ends, or frames in between would be in neither; once that is known.
+        let begins = newest.borrow().is_some() && place.is_none();
+        let place = place.or_else(|| begins.then(|| ring.newest()));
+        if begins {
+            first.push_back(ring.recent().render());
+        }
+        drop(ring);
         Stream { feed: self.clone(), newest, first, place }
+    }
+
+    /// Whether it is known where the epoch begins on the topic.
+    fn has_begun(&self) -> bool {
+        self.inner.newest.borrow().is_some()
     }
 
     pub fn epoch(&self) -> Uuid {
@@ -83,7 +98,7 @@ impl Feed {
 
     /// The notification of an order, if it was one of the latest that were shown.
     pub fn notification(&self, order_id: OrderId) -> Option<Notification> {
-        serde_json::from_str(self.ring().find(order_id)?).ok()
+        json::from_object(self.ring().find(order_id)?.as_bytes()).ok()
     }
 
     /// From here on streams know where they are: after these notifications. `gap`: others were missed before.

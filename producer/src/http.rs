@@ -2,6 +2,7 @@
 
 mod body;
 mod config;
+mod connection;
 mod cursor;
 mod dashboard;
 mod dead_letters;
@@ -16,7 +17,10 @@ mod stats;
 mod trail;
 mod view;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use axum::{
@@ -49,6 +53,7 @@ use crate::{
     trail::Trails,
 };
 pub use config::Config;
+pub use parameter::KnownNames;
 use problem::Problem;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -69,6 +74,8 @@ pub struct App {
     pub stats: Stats,
     pub trails: Arc<Trails>,
     pub config: Config,
+    pub parameters: KnownNames,
+    pub deadline: Duration,
     pub metrics: Metrics,
     /// Ends the feeds at once.
     pub stop: CancellationToken,
@@ -88,18 +95,28 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().into_openapi()
 }
 
+/// Longest time for a request, whatever its sources do: more than all their own deadlines together, so that what a client is
+/// told comes from them unless one of them hangs.
+pub fn deadline(settings: &Settings) -> Duration {
+    const MARGIN: Duration = Duration::from_secs(15);
+    body::TIMEOUT + settings.order_timeout().max(settings.s3.timeout()) + MARGIN
+}
+
 pub fn router(app: App, settings: &Settings) -> anyhow::Result<Router> {
     let cors_origins = &settings.cors_allow_origin;
     let (api, document) = routes().split_for_parts();
     let document = document.to_json().context("encode the OpenAPI document")?;
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let requests = app.metrics.requests.clone();
+    let app = Arc::new(app);
     let router = api
+        .route_layer(middleware::from_fn_with_state(app.clone(), parameter::read_query))
         .route("/openapi.json", get(openapi))
         .merge(dashboard::routes(settings.controls_url.as_deref())?)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .with_state(Arc::new(app))
+        .with_state(app.clone())
+        .layer(middleware::from_fn_with_state(app, within_deadline))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
         .layer(middleware::from_fn_with_state(requests, observe));
     // Even a layer that allows nothing would answer every OPTIONS with 200.
@@ -129,8 +146,13 @@ struct Health {
     service: &'static str,
 }
 
-/// Is the process there? (What it depends on is told by `/readyz` on the admin port.)
-#[utoipa::path(get, path = "/health", tag = "process", responses((status = 200, body = Health, description = "It is")))]
+/// Whether the process is running
+///
+/// What it depends on is shown by `/readyz` on the admin port.
+#[utoipa::path(
+    get, path = "/health", tag = "process",
+    responses((status = 200, body = Health, description = "The process is running"))
+)]
 async fn health() -> Json<Health> {
     Json(Health { status: "healthy", service: "orderflow-producer" })
 }
@@ -141,6 +163,14 @@ async fn no_such_path(request: Request) -> Problem {
 
 async fn no_such_method(method: Method, request: Request) -> Problem {
     Problem::method_not_allowed(format!("{} has no {method}", request.uri().path()))
+}
+
+/// Answers in time even if a handler does not.
+async fn within_deadline(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(app.deadline, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::no_answer_in_time(app.deadline.as_secs()).into_response(),
+    }
 }
 
 /// Counts each answer, names it with the request's id, and logs what went wrong on our side; marks answers as not to be guessed

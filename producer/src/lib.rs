@@ -9,6 +9,7 @@ mod http;
 mod kafka_reader;
 mod metrics;
 mod probe;
+mod progress;
 mod purge;
 mod receipts;
 mod relay;
@@ -18,15 +19,13 @@ mod stats;
 mod trail;
 pub mod verify;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use orderflow_core::Topics;
 use orderflow_dead_letters::DeadLetters;
 use orderflow_service::{
-    Dependencies, Need, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
+    Dependencies, Need, Supervisor, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
 };
-use tokio_util::task::TaskTracker;
 
 pub use http::openapi;
 pub use settings::{Command, Settings};
@@ -48,21 +47,21 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// Longest wait for the writers, and then for the relays and receipt workers, to end what they have in hand.
 const SETTLE: Duration = Duration::from_secs(4);
 
-/// Runs the producer until `stop` is cancelled and everything in flight has ended.
+/// Runs the producer until `stop` is cancelled and everything in flight has ended, or a task cannot be kept running.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     settings.check()?;
     let topics = Topics::named(&settings.kafka.kafka_topic);
     let dsns = postgres::shard_dsns(&settings.shards)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let dependencies = Dependencies::default();
+    let dependencies = Dependencies::new(stop.clone());
     let kafka = dependencies.register("kafka", Need::Eventually);
     let bucket = dependencies.register("s3", Need::Eventually);
     let client = s3::client(&settings.s3, s3::http()).await;
 
-    // Each stage has its own token: requests end first, then the writers, then what works on what they stored.
-    let (stop_writers, stop_workers) = (CancellationToken::new(), CancellationToken::new());
-    let (writing, working) = (TaskTracker::new(), TaskTracker::new());
+    // Requests end first, then the writers, then what works on what they stored, and the admin port after all of them.
+    let supervisor = Supervisor::new(&mut registry, stop.clone());
+    let (writing, working, administering) = (supervisor.stage(), supervisor.stage(), supervisor.stage());
 
     let mut shards = Vec::new();
     for (shard, dsn) in settings.shards.iter().zip(dsns) {
@@ -72,8 +71,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         let dependency = dependencies.register(&shard.name, Need::AnyOf);
         let (handle, writers) =
             Shard::new(shard.clone(), &settings.shards, &options, dependency, &doorbells, &metrics, &settings);
-        for writer in writers {
-            writing.spawn(writer.run(stop_writers.clone()));
+        let named = |task: &str| format!("{task} {}", shard.name);
+        for (number, writer) in writers.into_iter().enumerate() {
+            writing.run(named(&format!("writer {}", number + 1)), move |stop| done(writer.clone().run(stop)));
         }
         let relay = Relay {
             shard: shard.clone(),
@@ -85,7 +85,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             dependency: kafka.clone(),
             metrics: metrics.shard(&shard.name),
         };
-        working.spawn(relay.run(stop_workers.clone()));
+        working.run(named("relay"), move |stop| done(relay.clone().run(stop)));
         let receipts = Receipts {
             shard: shard.clone(),
             pool: handle.pool().clone(),
@@ -96,21 +96,26 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             dependency: bucket.clone(),
             metrics: metrics.shard(&shard.name),
         };
-        working.spawn(receipts.run(stop_workers.clone()));
-        working.spawn(purge::run(handle.pool().clone(), shard.name.clone(), stop_workers.clone()));
-        working.spawn(backlog::watch(handle.clone(), metrics.backlog(&shard.name), stop_workers.clone()));
+        working.run(named("receipts"), move |stop| done(receipts.clone().run(stop)));
+        let (pool, name) = (handle.pool().clone(), shard.name.clone());
+        working.run(named("purge"), move |stop| done(purge::run(pool.clone(), name.clone(), stop)));
+        let (backlog_of, backlog) = (handle.clone(), metrics.backlog(&shard.name));
+        working.run(named("backlog"), move |stop| done(backlog::watch(backlog_of.clone(), backlog.clone(), stop)));
         shards.push(handle);
     }
-    working.spawn(probe::topics(settings.kafka.clone(), topics.clone(), kafka, stop_workers.clone()));
-    working.spawn(probe::bucket(client.clone(), settings.s3.s3_bucket.clone(), bucket, stop_workers.clone()));
+    let (of_kafka, probed) = (settings.kafka.clone(), topics.clone());
+    working.run("probe kafka", move |stop| {
+        done(probe::topics(of_kafka.clone(), probed.clone(), kafka.clone(), stop))
+    });
+    let (s3, name) = (client.clone(), settings.s3.s3_bucket.clone());
+    working.run("probe s3", move |stop| done(probe::bucket(s3.clone(), name.clone(), bucket.clone(), stop)));
 
     let feed = Feed::new(settings.shards.clone());
-    let tail = Tail::new(feed.clone(), settings.kafka.clone(), topics.notifications.clone());
-    let tail = {
-        let stop = stop_workers.clone();
-        move || tail.run(&stop)
-    };
-    std::thread::Builder::new().name("feed".to_owned()).spawn(tail).context("start the feed's thread")?;
+    let (tailed, of_kafka, notifications) = (feed.clone(), settings.kafka.clone(), topics.notifications.clone());
+    working.run_blocking("feed", move |stop| {
+        Tail::new(tailed.clone(), of_kafka.clone(), notifications.clone()).run(stop);
+        Ok(())
+    });
 
     let shards: Arc<[Shard]> = shards.into();
     let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
@@ -136,40 +141,40 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         stats: Stats::new(sources),
         trails: Arc::new(trails),
         config: http::Config::of(&settings),
+        parameters: http::KnownNames::of(&http::openapi()),
+        deadline: http::deadline(&settings),
         metrics,
         stop: stop.clone(),
     };
     let admin_address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
     let admin = admin::bind("admin", admin_address).await?;
     let listener = admin::bind("http", SocketAddr::new(settings.admin.host, settings.port)).await?;
-    let stop_admin = CancellationToken::new();
-    let admin = tokio::spawn(admin::serve(admin, dependencies.clone(), registry, stop_admin.clone()));
+    admin::serve(&administering, &supervisor, admin, dependencies, registry);
 
-    let unready = tokio::spawn({
-        let (stop, dependencies) = (stop.clone(), dependencies.clone());
-        async move {
-            stop.cancelled().await;
-            dependencies.stop();
-        }
-    });
     let router = http::router(app, &settings)?;
-    http::server::serve(listener, router, settings.max_connections, stop, DRAIN).await;
-    unready.await.context("become unready")?;
+    tokio::select! {
+        () = http::server::serve(listener, router, settings.max_connections, stop, DRAIN) => {}
+        failure = supervisor.failed() => return Err(failure),
+    }
 
     // Unless requests were still under way the handles of the queues are gone with the router, and the writers end when they have stored
     // what was accepted.
-    writing.close();
-    if tokio::time::timeout(SETTLE, writing.wait()).await.is_err() {
-        stop_writers.cancel();
+    if !writing.ended(SETTLE).await {
+        writing.stop();
     }
-    stop_workers.cancel();
-    working.close();
+    working.stop();
     // What a relay or a worker cannot end in time (Kafka or S3 is frozen) stays in the shard, for the next process.
-    if tokio::time::timeout(SETTLE, working.wait()).await.is_err() {
+    if !working.ended(SETTLE).await {
         tracing::info!("Kafka or S3 did not answer: events and receipts wait in their shards");
     }
-    stop_admin.cancel();
-    admin.await.context("end the admin port")??;
+    administering.stop();
+    administering.ended(SETTLE).await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// A task that has nothing to say at its end.
+async fn done(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
     Ok(())
 }

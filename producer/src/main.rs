@@ -2,15 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use orderflow_producer::{Command, Settings, run, verify};
-use orderflow_service::{install_tls, shutdown, telemetry};
+use orderflow_service::{install_tls, settings, shutdown, telemetry};
 
 fn main() -> ExitCode {
     install_tls();
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
-    let settings = Settings::parse();
+    let settings: Settings = settings::parse();
     let command = settings.command.clone();
     let logs = match &command {
         None => telemetry::start(&settings.telemetry),
@@ -49,6 +48,5 @@ fn main() -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
-    let stop = shutdown::on_signal()?;
-    shutdown::within_deadline(&stop, run(settings, stop.clone())).await
+    shutdown::until_signal(|stop| run(settings, stop)).await
 }

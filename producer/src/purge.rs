@@ -7,6 +7,8 @@ use orderflow_service::{
     shutdown::CancellationToken,
 };
 
+use sqlx::PgConnection;
+
 /// How long a key is kept at least.
 const KEPT: &str = "24 hours";
 
@@ -42,6 +44,8 @@ async fn slice(pool: &Pool) -> Result<u64, AskError> {
     const PURGE: &str = "DELETE FROM idempotency_keys WHERE (user_id, key) IN ( \
         SELECT user_id, key FROM idempotency_keys WHERE created_at < now() - $1::text::interval \
         ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
-    let purge = sqlx::query(PURGE).bind(KEPT).bind(SLICE as i64);
-    Ok(pool.ask(TIMEOUT, async |connection| purge.execute(connection).await).await?.rows_affected())
+    let purge = async |connection: &mut PgConnection| {
+        sqlx::query(PURGE).bind(KEPT).bind(SLICE as i64).execute(connection).await
+    };
+    Ok(pool.ask(TIMEOUT, purge).await?.rows_affected())
 }

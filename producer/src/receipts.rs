@@ -17,7 +17,7 @@ use anyhow::Context;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use futures_util::{StreamExt, stream};
 use orderflow_core::{Order, OrderId, receipt};
-use orderflow_service::{Backoff, Dependency, failpoint::defect, postgres::Pool, s3, shutdown::CancellationToken};
+use orderflow_service::{Backoff, Dependency, failpoint::{self, defect}, postgres::Pool, s3, shutdown::CancellationToken};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use tokio::{
     sync::Notify,
@@ -82,6 +82,7 @@ impl Window {
     }
 }
 
+#[derive(Clone)]
 pub struct Receipts {
     pub shard: orderflow_core::Shard,
     pub pool: Pool,
@@ -105,6 +106,7 @@ impl Receipts {
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut window = Window(IN_FLIGHT);
+        failpoint::panics("receipts::run", &self.shard.name);
         while !stop.is_cancelled() {
             let began = Instant::now();
             match self.work(&mut window, &stop).await {
@@ -253,16 +255,19 @@ impl Receipts {
             order_columns!(),
             ", claimed.attempts FROM claimed JOIN orders ON orders.id = claimed.order_id"
         );
-        let query = sqlx::query_as(CLAIM_JOBS).bind(most as i64).bind(self.lease.as_secs_f64());
-        self.ask(async |connection| query.fetch_all(connection).await).await
+        let lease = self.lease.as_secs_f64();
+        self.ask(async |connection| {
+            sqlx::query_as(CLAIM_JOBS).bind(most as i64).bind(lease).fetch_all(connection).await
+        })
+        .await
     }
 
     async fn delete(&self, done: &[OrderId]) -> anyhow::Result<()> {
         if done.is_empty() {
             return Ok(());
         }
-        let query = sqlx::query("DELETE FROM receipt_jobs WHERE order_id = ANY($1)").bind(done);
-        self.ask(async |connection| query.execute(connection).await).await.map(drop)
+        const DELETE: &str = "DELETE FROM receipt_jobs WHERE order_id = ANY($1)";
+        self.ask(async |connection| sqlx::query(DELETE).bind(done).execute(connection).await).await.map(drop)
     }
 
     /// Ends the lease of jobs that nothing was tried for.
@@ -272,21 +277,22 @@ impl Receipts {
         }
         const GIVE_BACK: &str = "UPDATE receipt_jobs SET available_at = now(), attempts = attempts - 1 \
                                  WHERE order_id = ANY($1)";
-        let query = sqlx::query(GIVE_BACK).bind(jobs);
-        self.ask(async |connection| query.execute(connection).await).await.map(drop)
+        self.ask(async |connection| sqlx::query(GIVE_BACK).bind(jobs).execute(connection).await).await.map(drop)
     }
 
     async fn postpone(&self, job: &Job) -> anyhow::Result<()> {
         let seconds = f64::from(job.attempts).exp2().min(RETRY_CAP_SECONDS);
         const POSTPONE: &str =
             "UPDATE receipt_jobs SET available_at = now() + $2 * interval '1 second' WHERE order_id = $1";
-        let query = sqlx::query(POSTPONE).bind(job.order.id).bind(seconds);
-        self.ask(async |connection| query.execute(connection).await).await.map(drop)
+        let postpone = async |connection: &mut PgConnection| {
+            sqlx::query(POSTPONE).bind(job.order.id).bind(seconds).execute(connection).await
+        };
+        self.ask(postpone).await.map(drop)
     }
 
     async fn ask<T>(
         &self,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
     ) -> anyhow::Result<T> {
         Ok(self.pool.ask(ANSWER_TIMEOUT, question).await?)
     }

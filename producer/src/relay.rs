@@ -39,6 +39,7 @@ const KEEPALIVE: Duration = Duration::from_secs(1);
 /// event after a pause goes at once; under load a transaction costs Kafka and this process much the same for one event as for dozens.
 const PACE: Duration = Duration::from_millis(20);
 
+#[derive(Clone)]
 pub struct Relay {
     pub shard: orderflow_core::Shard,
     pub topics: Topics,

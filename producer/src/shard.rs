@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 pub use order_row::StoredOrder;
 pub(crate) use order_row::order_columns;
-pub use reader::{Figures, MOST_COUNTED, Position, Queued, ReadError};
+pub use reader::{Announcements, Figures, MOST_COUNTED, Position, Queued, ReadError};
 pub use writer::Writer;
 
 use crate::metrics::Metrics;

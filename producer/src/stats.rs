@@ -5,21 +5,28 @@ mod group;
 mod snapshot;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::VecDeque,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures_util::future::{join_all, join4};
+use futures_util::{
+    FutureExt,
+    future::{join_all, join3},
+};
 use orderflow_core::Timestamp;
-use orderflow_service::s3;
+use orderflow_service::{failpoint, s3};
 use tokio::sync::watch;
 
 use crate::{
     dead_letters::Office,
     feed::Feed,
-    shard::{Figures, MOST_COUNTED, Shard},
+    progress::Unhandled,
+    shard::{Figures, MOST_COUNTED, ReadError, Shard},
 };
 pub use group::GroupProgress;
+use group::{Answer, Reach};
 use snapshot::{DeadLetterCounts, Dependency, Notifications, ShardFigures};
 
 pub use snapshot::Snapshot;
@@ -30,11 +37,24 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Longest wait for S3, and for Kafka. A shard has its own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Longest wait for a look: more than all deadlines in it.
+pub const LONGEST: Duration = Duration::from_secs(8);
+
+/// Longest wait for the group when a page of orders waits for it.
+const GROUP_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// An older look says nothing of the group as it is.
+const STALE: Duration = Duration::from_secs(5);
+
+/// Looks at the ends of the partitions that are remembered: five minutes of a page that looks each second.
+const MOST_ENDS: usize = 300;
+
 /// Cheap to clone; clones share.
 #[derive(Clone)]
 pub struct Stats {
     sources: Arc<Sources>,
     latest: Arc<Mutex<Option<Flight>>>,
+    ends: Arc<Mutex<VecDeque<Ends>>>,
 }
 
 /// Who is asked.
@@ -47,68 +67,104 @@ pub struct Sources {
     pub dead_letters: Office,
 }
 
+/// How far the group had come at the time of a look.
+#[derive(Clone, Debug)]
+pub struct GroupLook {
+    /// In their order.
+    pub partitions: Vec<Unhandled>,
+    /// By shard: what was accepted up to then had been published before the look. `None`: the shard was not asked.
+    pub published_through: Vec<Option<Timestamp>>,
+}
+
+struct Look {
+    began: Instant,
+    snapshot: Snapshot,
+    group: Option<GroupLook>,
+}
+
+/// Where the partitions ended once, and what had been published by then.
+struct Ends {
+    published_through: Vec<Option<Timestamp>>,
+    ends: Vec<i64>,
+}
+
 /// One look, under way or done, and who waits for it.
 struct Flight {
     began: Instant,
-    snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    found: watch::Receiver<Option<Arc<Look>>>,
 }
 
 impl Stats {
     pub fn new(sources: Sources) -> Self {
-        Self { sources: Arc::new(sources), latest: Arc::default() }
+        Self { sources: Arc::new(sources), latest: Arc::default(), ends: Arc::default() }
     }
 
-    pub async fn snapshot(&self) -> Arc<Snapshot> {
-        loop {
-            let mut snapshot = self.join_flight();
-            // Gone without an answer: the look panicked, which is logged, or the process ends.
-            if let Ok(found) = snapshot.wait_for(Option::is_some).await
-                && let Some(found) = &*found
-            {
-                return found.clone();
-            }
-            tokio::time::sleep(FRESH).await;
-        }
+    /// `None` if there is none in time, whatever holds it up.
+    pub async fn snapshot(&self) -> Option<Snapshot> {
+        Some(self.look(LONGEST).await?.snapshot.clone())
     }
 
-    fn join_flight(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How far the consumers' group is. `None` while Kafka does not tell.
+    pub async fn group(&self) -> Option<GroupLook> {
+        let look = self.look(GROUP_TIMEOUT).await?;
+        look.group.clone().filter(|_| look.began.elapsed() < STALE)
+    }
+
+    async fn look(&self, longest: Duration) -> Option<Arc<Look>> {
+        let mut flight = self.join_flight();
+        // An error: gone without an answer, as the look panicked or the process ends.
+        let found = tokio::time::timeout(longest, flight.wait_for(Option::is_some)).await.ok()?.ok()?;
+        found.clone()
+    }
+
+    fn join_flight(&self) -> watch::Receiver<Option<Arc<Look>>> {
+        let mut latest = lock(&self.latest);
         if let Some(flight) = &*latest {
-            let is_done = flight.snapshot.borrow().is_some();
-            let is_lost = !is_done && flight.snapshot.has_changed().is_err();
+            let is_done = flight.found.borrow().is_some();
+            let is_lost = !is_done && flight.found.has_changed().is_err();
             if !is_lost && (!is_done || flight.began.elapsed() < FRESH) {
-                return flight.snapshot.clone();
+                return flight.found.clone();
             }
         }
-        let (found, snapshot) = watch::channel(None);
-        let sources = self.sources.clone();
-        // A task of its own: the one who asked may go away, and others wait for the same.
-        tokio::spawn(async move { found.send(Some(Arc::new(sources.look().await))) });
-        *latest = Some(Flight { began: Instant::now(), snapshot: snapshot.clone() });
-        snapshot
+        let (answer, found) = watch::channel(None);
+        let (sources, ends) = (self.sources.clone(), self.ends.clone());
+        // A task of its own: the one who asked may go away, and others wait for the same. It ends with its deadlines.
+        tokio::spawn(async move { answer.send(Some(Arc::new(sources.look(&ends).await))) });
+        *latest = Some(Flight { began: Instant::now(), found: found.clone() });
+        found
     }
 }
 
 impl Sources {
-    async fn look(&self) -> Snapshot {
-        let (shards, bucket, group, dead_letters) = join4(
-            join_all(self.shards.iter().map(shard)),
-            self.bucket(),
-            self.consumer.look(ANSWER_TIMEOUT),
-            self.dead_letters.counts(ANSWER_TIMEOUT),
-        )
-        .await;
-        let (total, per_second) = self.feed.figures();
-        let (kafka, consumer, partitions) = match group {
-            Ok((consumer, partitions)) => (Dependency::up(), consumer, partitions),
-            Err(reason) => (Dependency::down(reason), self.consumer.unknown(), Vec::new()),
+    async fn look(&self, ends: &Mutex<VecDeque<Ends>>) -> Look {
+        let began = Instant::now();
+        let asked = async {
+            let at = Timestamp::now();
+            let shards = join_all(self.shards.iter().map(|shard| guarded(shard.figures()))).await;
+            // After the shards: what they had published by then is before the ends.
+            let group = guarded(self.consumer.look(ANSWER_TIMEOUT)).await.unwrap_or_else(|| Err(FAULT.to_owned()));
+            (at, shards, group)
         };
-        Snapshot {
+        let counts = guarded(self.dead_letters.counts(ANSWER_TIMEOUT));
+        let ((at, figures, group), bucket, dead_letters) = join3(asked, guarded(self.bucket()), counts).await;
+        let dead_letters = dead_letters.flatten();
+        let published_through: Vec<_> = std::iter::zip(&*self.shards, &figures)
+            .map(|(shard, figures)| published_through(shard, figures.as_ref()?.as_ref().ok()?, at))
+            .collect();
+        let (total, per_second) = self.feed.figures();
+        let (kafka, consumer, partitions, group) = match group {
+            Ok(Answer { consumer, partitions, reach }) => {
+                let group = GroupLook { partitions: remember(&mut lock(ends), &published_through, reach), published_through };
+                (Dependency::up(), consumer, partitions, Some(group))
+            }
+            Err(reason) => (Dependency::down(reason), self.consumer.unknown(), Vec::new(), None),
+        };
+        let snapshot = Snapshot {
             at: Timestamp::now(),
             epoch: self.feed.epoch(),
             notifications: Notifications { total, per_second },
-            shards,
-            s3: bucket,
+            shards: std::iter::zip(&*self.shards, figures).map(|(shard, figures)| shard_figures(shard, figures)).collect(),
+            s3: bucket.unwrap_or_else(|| Dependency::down(FAULT.to_owned())),
             kafka,
             consumer,
             partitions,
@@ -116,10 +172,12 @@ impl Sources {
                 waiting: dead_letters.map(|counts| counts.waiting),
                 total: dead_letters.map(|counts| counts.total),
             },
-        }
+        };
+        Look { began, snapshot, group }
     }
 
     async fn bucket(&self) -> Dependency {
+        failpoint::panics("stats::bucket", "s3");
         let asked = self.s3.head_bucket().bucket(&*self.bucket).send();
         match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
             Ok(Ok(_)) => Dependency::up(),
@@ -132,8 +190,52 @@ impl Sources {
     }
 }
 
-async fn shard(shard: &Shard) -> ShardFigures {
-    let found = shard.figures().await.map_err(|error| error.reason);
+/// What is said of a source whose question panicked.
+const FAULT: &str = "a fault of the producer's own; its log has a line with the backtrace";
+
+/// `None` if it panics: that costs one source, and neither the look nor those who wait for it.
+async fn guarded<T>(question: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(question).catch_unwind().await.ok()
+}
+
+/// Up to when the shard's orders had been published when its outbox was looked at. `at`: just before.
+fn published_through(shard: &Shard, figures: &Figures, at: Timestamp) -> Option<Timestamp> {
+    let oldest = figures.outbox_oldest.map(Timestamp::from);
+    // An order that was accepted before that is committed by then, and its event is in the outbox or has left it.
+    Some(oldest.map_or(at, |oldest| oldest.min(at)).before(shard.longest_wait()))
+}
+
+/// What the group has still to handle, with what is known from looks before: all that had been published when a partition
+/// ended where the group is by now, is handled.
+fn remember(before: &mut VecDeque<Ends>, published_through: &[Option<Timestamp>], reach: Vec<Reach>) -> Vec<Unhandled> {
+    before.retain(|ends| ends.ends.len() == reach.len());
+    before.push_back(Ends {
+        published_through: published_through.to_vec(),
+        ends: reach.iter().map(|reach| reach.end).collect(),
+    });
+    if before.len() > MOST_ENDS {
+        before.pop_front();
+    }
+    let handled_through = |partition: usize, position: i64| {
+        let passed = || before.iter().filter(move |ends| ends.ends[partition] <= position);
+        (0..published_through.len()).map(|shard| passed().filter_map(|ends| ends.published_through[shard]).max()).collect()
+    };
+    reach
+        .into_iter()
+        .enumerate()
+        .map(|(partition, Reach { position, unhandled, .. })| Unhandled {
+            handled_through: handled_through(partition, position),
+            ..unhandled
+        })
+        .collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn shard_figures(shard: &Shard, figures: Option<Result<Figures, ReadError>>) -> ShardFigures {
+    let found = figures.map_or(Err(FAULT.to_owned()), |figures| figures.map_err(|error| error.reason));
     let (figures, reason) = match (found, shard.trouble()) {
         (Ok(figures), None) => (Some(figures), None),
         // What writing has found out says more than that there was no answer.
@@ -156,5 +258,29 @@ async fn shard(shard: &Shard) -> ShardFigures {
         receipt_jobs: figures.map(|figures| figures.receipt_jobs),
         receipt_jobs_age_seconds: figures.and_then(|figures| figures.receipt_jobs_age),
         dead_events: figures.map(|figures| figures.dead_events),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_published_before_an_end_that_the_group_has_passed_is_handled() {
+        let moment = |seconds: i64| Timestamp::from_unix_microseconds(seconds * 1_000_000);
+        let reach = |position, end| vec![Reach { position, end, unhandled: Unhandled::default() }];
+        let mut before = VecDeque::new();
+        let handled = |before: &mut VecDeque<Ends>, at, reach| {
+            remember(before, &[moment(at), None], reach)[0].handled_through.clone()
+        };
+        assert_eq!(handled(&mut before, 10, reach(0, 100)), [None, None]);
+        // It falls behind ever further, and what it has passed is known nevertheless.
+        assert_eq!(handled(&mut before, 20, reach(99, 900)), [None, None]);
+        assert_eq!(handled(&mut before, 30, reach(100, 1700)), [moment(10), None]);
+        assert_eq!(handled(&mut before, 40, reach(1000, 9000)), [moment(20), None]);
+        // Another partition: nothing of before says where its events are.
+        let grown = [reach(1000, 9000), reach(0, 0)].concat();
+        assert_eq!(remember(&mut before, &[moment(50), None], grown)[1].handled_through, [moment(50), None]);
+        assert_eq!(before.len(), 1);
     }
 }

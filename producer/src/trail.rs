@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use orderflow_core::{Notification, Order, OrderCreated, OrderId, Timestamp, Topics};
+use orderflow_core::{Notification, Order, OrderCreated, OrderId, Timestamp, Topics, json};
 use orderflow_service::kafka;
 use rdkafka::{ClientConfig, Message, message::BorrowedMessage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -111,7 +111,7 @@ fn look(asked: &mut Asked<'_, ()>, topics: &Topics, id: OrderId, accepted_at: Ti
     };
     let notification = search(asked, &topics.notifications, accepted_at, |record| {
         let value = mentions(record).then(|| record.payload()).flatten()?;
-        serde_json::from_slice::<Notification>(value).ok().filter(|notification| notification.order_id == id)
+        json::from_object::<Notification>(value).ok().filter(|notification| notification.order_id == id)
     })?;
     if let Some(notification) = notification.found {
         return Ok(notified(&notification));

@@ -4,14 +4,13 @@
 
 use std::{io::Write, process::ExitCode};
 
-use clap::Parser;
 use orderflow_provision::{Line, Settings};
-use orderflow_service::{install_tls, postgres, telemetry};
+use orderflow_service::{install_tls, postgres, settings, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
     install_tls();
-    match run(&Settings::parse()).await {
+    match run(&settings::parse()).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! The admin port: `/livez`, `/readyz`, `/metrics`. Apart from the public port, so that neither is reachable by clients.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{
@@ -9,18 +9,24 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
+    serve::Listener,
 };
 use clap::Args;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{MetricType, gauge::ConstGauge},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::{Dependencies, dependency::State as DependencyState};
+use crate::{
+    Dependencies, Stage, Supervisor,
+    dependency::{Readiness, State as DependencyState},
+    supervisor::TaskState,
+    telemetry,
+};
 
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
@@ -43,26 +49,31 @@ pub async fn bind(server: &'static str, address: SocketAddr) -> anyhow::Result<T
     Ok(listener)
 }
 
-/// Serves until `stop` is cancelled. Keeps answering while the process drains: it must be seen to be unready.
-pub async fn serve(
+/// Serves as a task of `stage`, until that is stopped. To be stopped last: it must be seen that a process is unready while it
+/// drains.
+pub fn serve(
+    stage: &Stage,
+    supervisor: &Supervisor,
     listener: TcpListener,
     dependencies: Dependencies,
     registry: Registry,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    serve_with(listener, dependencies, registry, || None, stop).await
+) {
+    serve_with(stage, supervisor, listener, dependencies, registry, || None);
 }
 
 /// The same for a process that can tell that it is stuck: while `stuck` says why, `/livez` fails with that, and whoever
 /// runs the process starts it again.
-pub async fn serve_with(
+pub fn serve_with(
+    stage: &Stage,
+    supervisor: &Supervisor,
     listener: TcpListener,
     dependencies: Dependencies,
     mut registry: Registry,
     stuck: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+) {
     registry.register_collector(Box::new(Up(dependencies.clone())));
+    registry.register_collector(Box::new(Panics));
+    let supervisor = supervisor.clone();
     let livez = move || async move {
         match stuck() {
             None => (StatusCode::OK, "ok\n".to_owned()),
@@ -70,14 +81,63 @@ pub async fn serve_with(
         }
     };
     let readyz = move || async move {
-        let readiness = dependencies.readiness();
-        (if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(readiness))
+        let (readiness, tasks) = (dependencies.readiness(), supervisor.tasks());
+        let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, Json(Ready { readiness, tasks }))
     };
     let app = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/metrics", get(metrics));
     #[cfg(feature = "failpoints")]
     let app = app.merge(crate::failpoint::routes());
     let app = app.with_state(Arc::new(registry));
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.context("serve the admin port")
+    let listener = Shared(Arc::new(listener));
+    stage.run("admin", move |stop| {
+        let serving = axum::serve(listener.clone(), app.clone()).with_graceful_shutdown(stop.cancelled_owned());
+        async move { serving.await.context("serve the admin port") }
+    });
+}
+
+/// What `/readyz` answers.
+#[derive(Serialize)]
+struct Ready {
+    #[serde(flatten)]
+    readiness: Readiness,
+    tasks: BTreeMap<String, TaskState>,
+}
+
+/// A listener that outlives the task that accepts from it.
+#[derive(Clone)]
+struct Shared(Arc<TcpListener>);
+
+impl Listener for Shared {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.0.accept().await {
+                Ok(accepted) => return accepted,
+                // Out of file descriptors, or gone before it was accepted.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Panics of the whole process, whatever they ended.
+#[derive(Debug)]
+struct Panics;
+
+impl Collector for Panics {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let help = "Panics, each of which ended one request, one reconcile or one life of a task";
+        let counter = ConstCounter::new(telemetry::panics());
+        let encoder = encoder.encode_descriptor("orderflow_panics", help, None, MetricType::Counter)?;
+        counter.encode(encoder)
+    }
 }
 
 /// What `/readyz` says of each dependency, as a metric.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 /// What a dependency means for readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,8 @@ pub struct Dependencies {
 
 #[derive(Debug, Default)]
 struct Inner {
-    stopping: bool,
+    /// Of the process.
+    stop: CancellationToken,
     states: BTreeMap<String, (Need, State)>,
 }
 
@@ -63,6 +65,11 @@ pub struct Readiness {
 }
 
 impl Dependencies {
+    /// From the moment that `stop` is cancelled the process is unready, so that no new work is sent to it.
+    pub fn new(stop: CancellationToken) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { stop, ..Inner::default() })) }
+    }
+
     /// Starts as down, `not asked yet`.
     pub fn register(&self, name: impl Into<String>, need: Need) -> Dependency {
         let name = name.into();
@@ -71,15 +78,10 @@ impl Dependencies {
         Dependency { all: self.clone(), name }
     }
 
-    /// From here on the process is unready, so that no new work is sent to it.
-    pub fn stop(&self) {
-        self.lock().stopping = true;
-    }
-
     pub fn readiness(&self) -> Readiness {
         let inner = self.lock();
         let mut reasons = Vec::new();
-        if inner.stopping {
+        if inner.stop.is_cancelled() {
             reasons.push("stopping".to_owned());
         }
         let some_group = inner.states.values().any(|(need, _)| *need == Need::AnyOf);
@@ -152,7 +154,8 @@ mod tests {
 
     #[test]
     fn one_shard_is_enough_and_an_outdated_one_is_not() {
-        let all = Dependencies::default();
+        let stop = CancellationToken::new();
+        let all = Dependencies::new(stop.clone());
         let (one, two) = (all.register("shard1", Need::AnyOf), all.register("shard2", Need::AnyOf));
         let kafka = all.register("kafka", Need::Eventually);
         assert!(!all.readiness().ready);
@@ -162,7 +165,7 @@ mod tests {
         two.unusable("schema version 1, needs 2");
         assert_eq!(all.readiness().reasons, ["shard2: schema version 1, needs 2"]);
         two.up();
-        all.stop();
+        stop.cancel();
         assert_eq!(all.readiness().reasons, ["stopping"]);
     }
 }

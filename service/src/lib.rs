@@ -1,11 +1,13 @@
-//! What every long-running OrderFlow process needs: telemetry, the admin port, the state of what it depends on, shutdown,
-//! backoff, and the one place where each Kafka, S3 and Postgres client is built from settings.
+//! What every long-running OrderFlow process needs: settings, telemetry, the admin port, the state of what it depends on, the
+//! owner of its tasks, shutdown, backoff, and the one place where each Kafka, S3 and Postgres client is built from settings.
 
 pub mod admin;
 pub mod backoff;
 pub mod dependency;
 pub mod failpoint;
+pub mod settings;
 pub mod shutdown;
+pub mod supervisor;
 pub mod telemetry;
 
 #[cfg(feature = "kafka")]
@@ -19,6 +21,7 @@ pub use backoff::Backoff;
 pub use dependency::{Dependencies, Dependency, Need};
 pub use prometheus_client as prometheus;
 pub use secrecy;
+pub use supervisor::{Stage, Supervisor};
 
 /// Chooses the TLS implementation for the whole process. Call it first in `main` and in tests: with more than one rustls
 /// provider linked, the first handshake would panic otherwise.

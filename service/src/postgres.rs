@@ -1,6 +1,7 @@
 //! The one place where a Postgres connection is built.
 
 mod pool;
+mod refusal;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -16,7 +17,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
+use crate::settings;
+
 pub use pool::{AskError, Pool};
+pub use refusal::{Refusal, is_stale_plan, sqlstate};
 
 /// Longest wait for a connection: TCP, TLS and log-in together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,12 +60,16 @@ pub fn shard_dsns(map: &ShardMap) -> anyhow::Result<Vec<Dsn>> {
 }
 
 fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> anyhow::Result<Vec<Dsn>> {
-    let read = |variable: &str| read(variable).filter(|value| !value.trim().is_empty());
+    let read = |variable: &str, is_secret| {
+        let value = read(variable).filter(|value| !value.trim().is_empty());
+        value.iter().try_for_each(|value| settings::check_plain(variable, value, is_secret)).map_err(anyhow::Error::msg)?;
+        anyhow::Ok(value)
+    };
     let (mut dsns, mut missing) = (Vec::new(), Vec::new());
     for shard in map {
         let variable = dsn_variable(shard);
-        let ca = read(&ca_variable(shard)).map(|path| Ca::File(path.into()));
-        match read(&variable) {
+        let ca = read(&ca_variable(shard), false)?.map(|path| Ca::File(path.into()));
+        match read(&variable, true)? {
             Some(url) => dsns.push(Dsn { url: url.into(), ca }),
             None => missing.push(format!("{variable} ({})", shard.info())),
         }
@@ -232,6 +240,19 @@ mod tests {
         assert_eq!(error, "not set: PG_SHARD2_DSN (shard2 (I-P)), PG_SHARD3_DSN (shard3 (Q-Z))");
         let all = |variable: &str| variable.ends_with("_DSN").then(|| variable.to_owned());
         assert_eq!(read_shard_dsns(&map, all).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_dsn_with_what_nobody_sees_is_named_and_not_shown() {
+        let map: ShardMap = "shard1=A-Z".parse().unwrap();
+        let refused = |variable: &'static str, value: &'static str| {
+            let read = |asked: &str| if asked == variable { Some(value.to_owned()) } else { Some("postgres://db".into()) };
+            read_shard_dsns(&map, read).unwrap_err().to_string()
+        };
+        let error = refused("PG_SHARD1_DSN", "postgres://o:hunter2@db/orders\n");
+        assert!(error.starts_with("PG_SHARD1_DSN: ") && error.contains(r"'\n' as character 31"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+        assert!(refused("PG_SHARD1_CA_FILE", "/etc/ca.crt\r").ends_with(r#""/etc/ca.crt\r""#));
     }
 
     #[test]

@@ -8,13 +8,15 @@ pub use tokio_util::sync::CancellationToken;
 /// The longest that a process may take from the signal to its end. Kubernetes' default grace is 30 s.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A token that is cancelled by the first SIGTERM or SIGINT; a second one ends the process at once.
-pub fn on_signal() -> anyhow::Result<CancellationToken> {
+/// Runs `work` until it ends. The first SIGTERM or SIGINT cancels its token, after which it has [`DEADLINE`]; a second one
+/// ends the process at once.
+pub async fn until_signal<F: Future<Output = anyhow::Result<()>>>(
+    work: impl FnOnce(CancellationToken) -> F,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let token = CancellationToken::new();
-    let cancelled = token.clone();
-    tokio::spawn(async move {
+    let stop = CancellationToken::new();
+    let signals = async {
         let mut next = async || {
             tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
@@ -23,16 +25,19 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
         };
         let name = next().await;
         tracing::info!(signal = name, "stopping");
-        cancelled.cancel();
+        stop.cancel();
         next().await;
         tracing::warn!("stopped at once by a second signal");
         std::process::exit(130);
-    });
-    Ok(token)
+    };
+    tokio::select! {
+        result = within_deadline(&stop, work(stop.clone())) => result,
+        () = signals => Ok(()),
+    }
 }
 
 /// Runs until `work` ends, and at most [`DEADLINE`] beyond the cancelling of `token`.
-pub async fn within_deadline<F: Future<Output = anyhow::Result<()>>>(
+async fn within_deadline<F: Future<Output = anyhow::Result<()>>>(
     token: &CancellationToken,
     work: F,
 ) -> anyhow::Result<()> {

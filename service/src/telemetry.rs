@@ -1,11 +1,18 @@
 //! Logs: lines for people or JSON for collectors, to stdout unless that is for a command's result, never on the path of an
 //! order.
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::{
+    backtrace::Backtrace,
+    io::{IsTerminal, Write, stderr, stdout},
+    panic::{self, PanicHookInfo},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use clap::{Args, ValueEnum};
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
+
+use crate::supervisor::message_of;
 
 pub use tracing_appender::non_blocking::WorkerGuard;
 
@@ -53,5 +60,23 @@ fn start_on(output: impl Write + IsTerminal + Send + 'static, settings: &Setting
         Format::Text => lines.with_ansi(is_terminal).with_target(false).init(),
         Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
     }
+    panic::set_hook(Box::new(log_panic));
     Ok(guard)
+}
+
+/// Panics since the start of the process.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+/// One line of the log for each panic, with the span that it happened in, in place of several on stderr that nobody collects.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    PANICS.fetch_add(1, Ordering::Relaxed);
+    let message = message_of(panic.payload());
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let backtrace = Backtrace::force_capture();
+    tracing::error!(panic = message, location, thread = thread.name(), %backtrace, "panicked");
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io::Write, ops::ControlFlow};
 
 use comfy_table::{CellAlignment, Table, presets};
+use orderflow_core::plain;
 use orderflow_dead_letters::{DeadLetters, Description, Patience};
 use rdkafka::Message;
 
@@ -66,12 +67,12 @@ fn table(rows: impl IntoIterator<Item = [String; 7]>) -> String {
     table.trim_fmt()
 }
 
-/// One short line: what a stranger wrote into a record must not move the cursor of whoever looks at it.
-fn printable(text: &str) -> String {
+/// One short line: what a stranger wrote into a record must neither move the cursor nor turn the text around.
+pub fn printable(text: &str) -> String {
     let mut line: String = text
         .chars()
         .take(MOST_CHARACTERS)
-        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
+        .map(|character| if plain::is_invisible(character) { '\u{fffd}' } else { character })
         .collect();
     if text.chars().nth(MOST_CHARACTERS).is_some() {
         line.push('…');
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn a_row_is_one_line_whatever_the_record_holds() {
         let time = rdkafka::Timestamp::CreateTime(1);
-        let key = Some(b"ali\x1b[2Jce\n".to_vec());
+        let key = Some("ali\x1b[2Jce\u{202e}\n".as_bytes().to_vec());
         let record = OwnedMessage::new(Some(b"{".to_vec()), key, "orders".into(), time, 3, 42, None);
         let failed_at = Timestamp::from_unix_microseconds(1_700_000_000_000_000).unwrap();
         let letter = DeadLetter::of(&record, &"not JSON ".repeat(20), "g", failed_at, SIZE_LIMIT);
@@ -105,8 +106,8 @@ mod tests {
         );
         let [partition, offset, failed_at, source, key, bytes, reason] = row(&letter);
         assert_eq!([&*partition, &*offset, &*bytes], ["1", "7", "1"]);
-        assert_eq!([&*failed_at, &*source], ["2023-11-14T22:13:20Z", "orders/3@42"]);
-        assert_eq!(key, "ali\u{fffd}[2Jce\u{fffd}");
+        assert_eq!([&*failed_at, &*source], ["2023-11-14T22:13:20.000000Z", "orders/3@42"]);
+        assert_eq!(key, "ali\u{fffd}[2Jce\u{fffd}\u{fffd}");
         assert_eq!(reason.chars().count(), MOST_CHARACTERS + 1);
     }
 

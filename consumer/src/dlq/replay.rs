@@ -6,6 +6,8 @@ use orderflow_dead_letters::{DeadLetters, Outcome, Patience, Progress, Replay};
 use orderflow_service::shutdown::CancellationToken;
 use rdkafka::{Message, message::OwnedMessage};
 
+use super::list::printable;
+
 pub fn run(dead_letters: &DeadLetters, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
     let all = Replay { limit, through: None, patience: Patience::WhileHeard, stop: CancellationToken::new() };
     let topic = dead_letters.topic();
@@ -16,9 +18,9 @@ pub fn run(dead_letters: &DeadLetters, limit: usize, out: &mut impl Write) -> an
                 writeln!(out, "{topic}/{partition}: {offsets} offsets expired before they were replayed")?;
             }
             Progress::Replayed { letter, source } => {
-                writeln!(out, "{} -> {}/{}", place(letter), source.topic, source.partition)?;
+                writeln!(out, "{} -> {}/{}", place(letter), printable(&source.topic), source.partition)?;
             }
-            Progress::PassedOver { letter, reason } => writeln!(out, "{} passed over: {reason}", place(letter))?,
+            Progress::PassedOver { letter, reason } => writeln!(out, "{} passed over: {}", place(letter), printable(reason))?,
         }
         Ok(())
     })?;

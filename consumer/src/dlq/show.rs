@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, io::Write};
 
+use orderflow_core::plain;
 use orderflow_dead_letters::{DeadLetters, Patience};
 use orderflow_service::kafka::header;
 use rdkafka::Message;
@@ -36,7 +37,7 @@ fn render<M: Message>(letter: &M) -> String {
     text
 }
 
-/// Text as text, with all that could move a cursor escaped; anything else in hexadecimal digits.
+/// Text as text, with all that could move a cursor or turn the text around escaped; anything else in hexadecimal digits.
 fn readable(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else {
         let shown = &bytes[..bytes.len().min(MOST_HEX)];
@@ -49,7 +50,7 @@ fn readable(bytes: &[u8]) -> String {
     let shown = &text[..text.floor_char_boundary(MOST_TEXT)];
     let mut readable = String::with_capacity(shown.len());
     for character in shown.chars() {
-        if character.is_control() && character != '\n' && character != '\t' {
+        if plain::is_invisible(character) && character != '\n' && character != '\t' {
             readable.extend(character.escape_default());
         } else {
             readable.push(character);
@@ -71,7 +72,7 @@ mod tests {
     #[test]
     fn a_letter_is_shown_whole() {
         let headers = OwnedHeaders::new()
-            .insert(Header { key: "dlq.reason", value: Some("no\x1b") })
+            .insert(Header { key: "dlq.reason", value: Some("no\x1b\u{202e}") })
             .insert(Header { key: "empty", value: None::<&str> });
         let time = rdkafka::Timestamp::NotAvailable;
         let letter = OwnedMessage::new(
@@ -83,7 +84,7 @@ mod tests {
             7,
             Some(headers),
         );
-        let expected = "orders.dlq/1@7\nkey: älice\nheader dlq.reason: no\\u{1b}\nheader empty: (none)\nvalue (2 bytes): hex ff00\n";
+        let expected = "orders.dlq/1@7\nkey: älice\nheader dlq.reason: no\\u{1b}\\u{202e}\nheader empty: (none)\nvalue (2 bytes): hex ff00\n";
         assert_eq!(render(&letter), expected);
     }
 

@@ -5,6 +5,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt::Debug,
+    sync::Arc,
 };
 
 use futures_util::StreamExt;
@@ -29,7 +30,7 @@ use kube::{
         watcher,
     },
 };
-use orderflow_service::{Dependencies, Dependency, Need};
+use orderflow_service::{Dependencies, Dependency, Need, Stage};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -57,9 +58,9 @@ pub struct Live {
     secrets: Store<Metadata<Secret>>,
 }
 
-/// Starts the watches; they run as long as the process. Each is a dependency: up once it has listed what is there.
-pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies) -> Live {
-    let watches = Watches { client, scope, queue, dependencies };
+/// Starts the watches as tasks of `stage`. Each is a dependency: up once it has listed what is there.
+pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, stage: &Stage) -> Live {
+    let watches = Watches { client, scope, queue, dependencies, stage };
     // What is listed is in memory whole until it is trimmed, page by page.
     let all = watcher::Config::default().page_size(50);
     let children = all.clone().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
@@ -108,6 +109,7 @@ struct Watches<'a> {
     scope: &'a Scope,
     queue: &'a Queue,
     dependencies: &'a Dependencies,
+    stage: &'a Stage,
 }
 
 impl Watches<'_> {
@@ -134,15 +136,29 @@ impl Watches<'_> {
         };
         let (reader, writer) = reflector::store();
         let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
-        let mut changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: HashSet::new() };
+        let changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: HashSet::new() };
+        // What is known outlives a watch that dies; the next one lists everything anew.
+        let kept = Arc::new(tokio::sync::Mutex::new((changes, writer)));
         let queue = self.queue.clone();
-        let events = watcher(api, config.any_semantic()).default_backoff().modify(trim).reflect(writer);
-        tokio::spawn(async move {
-            let mut events = std::pin::pin!(events);
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(event) => queue.add(changes.of(event, &dependency)),
-                    Err(error) => dependency.down(explain(&error)),
+        self.stage.run(format!("watch {name}"), move |stop| {
+            let events = watcher(api.clone(), config.clone().any_semantic()).default_backoff().modify(trim);
+            let (kept, queue, dependency) = (kept.clone(), queue.clone(), dependency.clone());
+            async move {
+                let (changes, writer) = &mut *kept.lock().await;
+                let mut events = std::pin::pin!(events);
+                loop {
+                    let event = tokio::select! {
+                        event = events.next() => event,
+                        () = stop.cancelled() => return Ok(()),
+                    };
+                    match event {
+                        Some(Ok(event)) => {
+                            writer.apply_watcher_event(&event);
+                            queue.add(changes.of(event, &dependency));
+                        }
+                        Some(Err(error)) => dependency.down(explain(&error)),
+                        None => return Ok(()),
+                    }
                 }
             }
         });

@@ -1,11 +1,15 @@
 //! Reads the Secrets that a spec names, all of them, each once. One that is missing is an answer, not an error: which part
 //! it belongs to is found out when that part is put together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use futures_util::future::try_join_all;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
+use orderflow_core::plain;
 
 use crate::{
     condition::{Problem, Reason},
@@ -41,23 +45,22 @@ pub async fn dereference(client: &Client, namespace: &str, spec: &OrderFlowSpec)
 }
 
 impl Secrets {
-    /// The value as text. White space around it, such as the newline that an editor adds, is refused: the pods get the value
-    /// as it is, and what works here would not work there.
+    /// The value as one line of text. A character that nobody sees in it, such as the newline that an editor adds or between
+    /// two lines that were pasted, is refused: some library would panic at it, and the pods get the value as it is.
     pub fn text(&self, key: &SecretKey) -> Result<&str, Problem> {
-        let invalid = |why: &str| Problem::new(Reason::SecretInvalid, format!("{}: {why}", place(key)));
-        let text = std::str::from_utf8(self.bytes(key)?).map_err(|_| invalid("not text"))?;
-        match text.trim() {
-            "" => Err(invalid("empty")),
-            trimmed if trimmed != text => Err(invalid("white space (a newline?) before or after the value")),
-            text => Ok(text),
+        let text = std::str::from_utf8(self.bytes(key)?).map_err(|_| invalid(key, "not text"))?;
+        if text.trim().is_empty() {
+            return Err(invalid(key, "empty"));
         }
+        plain::check(text).map_err(|error| invalid(key, error)).map(|()| text)
     }
 
     /// The value as certificates in PEM.
     pub fn pem(&self, key: &SecretKey) -> Result<&str, Problem> {
         let text =
             std::str::from_utf8(self.bytes(key)?).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
-        text.ok_or_else(|| Problem::new(Reason::SecretInvalid, format!("{}: no certificate in PEM", place(key))))
+        let text = text.ok_or_else(|| invalid(key, "no certificate in PEM"))?;
+        plain::check_lines(text).map_err(|error| invalid(key, error)).map(|()| text)
     }
 
     fn bytes(&self, key: &SecretKey) -> Result<&[u8], Problem> {
@@ -94,6 +97,10 @@ impl Secrets {
     }
 }
 
+fn invalid(key: &SecretKey, why: impl fmt::Display) -> Problem {
+    Problem::new(Reason::SecretInvalid, format!("{}: {why}", place(key)))
+}
+
 /// How messages name a value.
 pub fn place(key: &SecretKey) -> String {
     format!("Secret {}, key {}", key.name, key.key)
@@ -103,17 +110,38 @@ pub fn place(key: &SecretKey) -> String {
 mod tests {
     use super::*;
 
+    const RULE: &str = "must have no control or invisible characters and no white space around it, and has";
+
+    #[test]
+    fn a_certificate_has_lines_and_nothing_else_that_nobody_sees() {
+        let pem = "-----BEGIN CERTIFICATE-----\r\nAA==\r\n-----END CERTIFICATE-----\n";
+        let secrets = Secrets::of([("s", "fine", pem), ("s", "nul", &format!("{pem}\0"))]);
+        let pem = |key: &str| secrets.pem(&SecretKey { name: "s".to_owned(), key: key.to_owned() });
+        assert!(pem("fine").is_ok());
+        assert_eq!(pem("nul").unwrap_err().message, format!("Secret s, key nul: {RULE} '\\0' as character 62"));
+    }
+
     #[test]
     fn a_value_that_cannot_be_used_is_named_and_not_shown() {
-        let secrets = Secrets::of([("s", "fine", "value"), ("s", "newline", "hunter2\n"), ("s", "empty", "")]);
+        let secrets = Secrets::of([
+            ("s", "fine", "value"),
+            ("s", "newline", "hunter2\n"),
+            ("s", "inside", "hunter2\r\nhunter3"),
+            ("s", "empty", ""),
+        ]);
         let text = |secret: &str, key: &str| {
             secrets
                 .text(&SecretKey { name: secret.to_owned(), key: key.to_owned() })
                 .map_err(|problem| problem.to_string())
         };
         assert_eq!(text("s", "fine"), Ok("value"));
+        let (newline, inside) = (
+            format!("Secret s, key newline: {RULE} '\\n' as character 8"),
+            format!("Secret s, key inside: {RULE} '\\r' as character 8"),
+        );
         for (secret, key, message) in [
-            ("s", "newline", "Secret s, key newline: white space (a newline?) before or after the value"),
+            ("s", "newline", newline.as_str()),
+            ("s", "inside", inside.as_str()),
             ("s", "empty", "Secret s, key empty: empty"),
             ("s", "other", "Secret s has no key other"),
             ("t", "fine", "Secret t (key fine) does not exist"),

@@ -34,6 +34,8 @@ pub enum Report<'a> {
     Paused,
     /// With what is left to be done.
     Deleting(String),
+    /// The reconcile panicked.
+    Panicked(Problem),
 }
 
 /// One condition before it becomes part of a status.
@@ -84,7 +86,7 @@ fn problems<'a>(report: &'a Report<'_>) -> Vec<&'a Problem> {
             .chain(workloads.consumer.as_ref().err())
             .filter(|problem| problem.class() != Class::Fine)
             .collect(),
-        Report::Invalid(problem) => vec![problem],
+        Report::Invalid(problem) | Report::Panicked(problem) => vec![problem],
         Report::Paused | Report::Deleting(_) => Vec::new(),
     }
 }
@@ -156,10 +158,10 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
     };
     match (kind, report) {
         (Kind::Paused, _) => Some(paused),
-        (Kind::Ready, Report::Invalid(problem)) => Some(Finding::of(problem)),
+        (Kind::Ready, Report::Invalid(problem) | Report::Panicked(problem)) => Some(Finding::of(problem)),
         (_, Report::Invalid(_)) => Some(Finding::unknown("the spec cannot be used")),
         (Kind::Ready, Report::Deleting(message)) => Some(Finding::new(false, Reason::Deleting, message.clone())),
-        (_, Report::Paused | Report::Deleting(_)) => None,
+        (_, Report::Paused | Report::Deleting(_) | Report::Panicked(_)) => None,
         (Kind::ShardsReady, Report::Looked { provisioned, .. }) => Some(shards(&provisioned.shards)),
         (Kind::BucketReady, Report::Looked { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.bucket, |notes| {

@@ -10,9 +10,10 @@ use k8s_openapi::{
     api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
     apimachinery::pkg::api::resource::Quantity,
 };
-use orderflow_core::{ShardIndex, ShardMap, Topics};
+use orderflow_core::{ShardIndex, ShardMap, Topics, plain};
 use orderflow_provision::topics;
 use orderflow_service::{kafka, postgres, s3, secrecy::SecretString};
+use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 
 use super::dereference::{Secrets, place};
@@ -169,6 +170,7 @@ pub fn validate(
     secrets: &Secrets,
     images: &Images,
 ) -> Result<Pipeline, Problem> {
+    require_plain("spec", &serde_json::to_value(spec).unwrap_or_default())?;
     let map = map(spec)?;
     let mut shards: Vec<Shard> = std::iter::zip(&map, &spec.shards)
         .map(|(shard, spec)| Shard {
@@ -242,6 +244,25 @@ impl Pipeline {
 
 fn invalid(message: impl std::fmt::Display) -> Problem {
     Problem::new(Reason::SpecInvalid, format!("spec.{message}"))
+}
+
+/// Every text of the spec is one line without what nobody sees, whatever the definition says of it: some library would panic
+/// at it, cut it or send it on. Annotations are the cluster's own business.
+fn require_plain(path: &str, value: &Value) -> Result<(), Problem> {
+    match value {
+        Value::String(text) => plain::check(text).map_err(|error| {
+            Problem::new(Reason::SpecInvalid, format!("{path}: {error}: \"{}\"", plain::escape(text)))
+        }),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, item)| require_plain(&format!("{path}[{index}]"), item)),
+        Value::Object(members) => members
+            .iter()
+            .filter(|(name, _)| *name != "annotations")
+            .try_for_each(|(name, member)| require_plain(&format!("{path}.{name}"), member)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
 }
 
 fn map(spec: &OrderFlowSpec) -> Result<ShardMap, Problem> {
@@ -455,7 +476,7 @@ fn resources(spec: Option<&crd::Resources>, default: &DefaultResources) -> Resou
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::build::fixture;
@@ -485,6 +506,9 @@ mod tests {
             (json!({ "bucket": { "endpoint": "nowhere" } }), "bucket.endpoint"),
             (json!({ "topic": { "bootstrapServers": "kafka:port" } }), "topic.bootstrapServers"),
             (json!({ "topic": { "retention": "1w" } }), "topic.retention"),
+            (json!({ "topic": { "name": "orders\r" } }), r#"topic.name: must have no control or invisible characters"#),
+            (json!({ "bucket": { "region": "us-east-1 " } }), r#"as character 10: "us-east-1 ""#),
+            (json!({ "consumer": { "image": "a\u{200b}b" } }), r#""a\u{200b}b""#),
         ] {
             let problem = problem_of(&changes).unwrap_or_else(|| panic!("{changes} was not refused"));
             assert_eq!(problem.reason, Reason::SpecInvalid, "{changes}");
@@ -504,6 +528,8 @@ mod tests {
             ("s3-credentials", "AWS_SECRET_ACCESS_KEY", None, "bucket", Reason::SecretKeyMissing),
             ("kafka-user", "password", Some(""), "topic", Reason::SecretInvalid),
             ("kafka-ca", "ca.crt", Some("hunter2"), "topic", Reason::SecretInvalid),
+            ("s3-credentials", "AWS_ACCESS_KEY_ID", Some("AKIA\nhunter2"), "bucket", Reason::SecretInvalid),
+            ("kafka-user", "password", Some("hunter2\u{200b}"), "topic", Reason::SecretInvalid),
         ] {
             let changed = fixture::SECRETS.into_iter().filter_map(|entry| {
                 if (entry.0, entry.1) == (secret, key) { Some((secret, key, value?)) } else { Some(entry) }

@@ -39,13 +39,17 @@ pub struct Shown {
 #[derive(Clone, Debug, Default)]
 pub struct Latest(VecDeque<Shown>);
 
+/// How many notifications took how long, in classes: one for each bound, and the one above.
+#[derive(Clone, Debug, Default)]
+pub struct Latency([u64; BOUNDS_MS.len() + 1]);
+
 /// What a frame will be made of.
 #[derive(Debug)]
 pub struct Pending {
     count: u64,
     latest: Latest,
-    /// One for each bound, and the one above.
-    latency: [u64; BOUNDS_MS.len() + 1],
+    /// By the Unix second in which they were notified.
+    seconds: BTreeMap<i64, (u64, Latency)>,
     /// In the order of the map.
     shards: Vec<u64>,
 }
@@ -113,7 +117,7 @@ impl Latest {
 
 impl Pending {
     pub fn new(map: &ShardMap) -> Self {
-        Self { count: 0, latest: Latest::default(), latency: Default::default(), shards: vec![0; map.len()] }
+        Self { count: 0, latest: Latest::default(), seconds: BTreeMap::new(), shards: vec![0; map.len()] }
     }
 
     pub fn add(&mut self, notification: &Notification, text: &str, map: &ShardMap) {
@@ -121,7 +125,10 @@ impl Pending {
         self.count += 1;
         self.shards[map.shard_of(&user).index.get()] += 1;
         let took = notification.notified_at.unix_microseconds() - notification.accepted_at.unix_microseconds();
-        self.latency[BOUNDS_MS.partition_point(|bound| bound * 1000 < took)] += 1;
+        let second = notification.notified_at.unix_microseconds().div_euclid(1_000_000);
+        let (count, latency) = self.seconds.entry(second).or_default();
+        *count += 1;
+        latency.0[BOUNDS_MS.partition_point(|bound| bound * 1000 < took)] += 1;
         if let Some(shown) = Shown::new(notification, text) {
             self.latest.push(shown);
         }
@@ -139,6 +146,11 @@ impl Pending {
         self.count
     }
 
+    /// What was notified in each Unix second: how many, and how long they took.
+    pub fn seconds(&self) -> impl Iterator<Item = (i64, u64, &Latency)> {
+        self.seconds.iter().map(|(second, (count, latency))| (*second, *count, latency))
+    }
+
     /// The frame with this number, after which `total` notifications were sent.
     pub fn render(&self, map: &ShardMap, epoch: Uuid, number: u64, total: u64) -> Frame {
         let mut text = format!(
@@ -147,14 +159,27 @@ impl Pending {
         )
         .into_bytes();
         let shown = self.latest.write(&mut text);
-        let bounds = BOUNDS_MS.iter().chain([&ABOVE]).zip(&self.latency).filter(|(_, count)| **count > 0);
+        let mut latency = Latency::default();
+        self.seconds.values().for_each(|(_, of_second)| latency.add(of_second));
         let shards = map.iter().zip(&self.shards).map(|(shard, count)| (shard.name.as_str(), *count));
         text.extend(b"],\"latency\":");
-        text.extend(json(&bounds.collect::<Vec<_>>()));
+        text.extend(json(&latency.classes()));
         text.extend(b",\"shards\":");
         text.extend(json(&shards.collect::<BTreeMap<_, _>>()));
         text.extend(b"}\n\n");
         Frame { count: self.count, text: text.into(), shown }
+    }
+}
+
+impl Latency {
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
+    }
+
+    /// The classes that have any: the upper bound in milliseconds, and the count.
+    pub fn classes(&self) -> Vec<(i64, u64)> {
+        let classes = BOUNDS_MS.into_iter().chain([ABOVE]).zip(self.0);
+        classes.filter(|(_, count)| *count > 0).collect()
     }
 }
 

@@ -7,10 +7,13 @@ use std::{
 };
 
 use axum::body::Bytes;
-use orderflow_core::{OrderId, ShardMap};
+use orderflow_core::{OrderId, ShardMap, Timestamp};
 use uuid::Uuid;
 
-use super::frame::{Frame, Latest, Pending};
+use super::{
+    frame::{Frame, Latest, Pending},
+    history::History,
+};
 
 /// At 5 frames a second what a stream may be behind: 51 s, longer than it takes to come back after a cut.
 const MOST_FRAMES: usize = 256;
@@ -29,6 +32,7 @@ pub struct Ring {
     recent: Latest,
     /// When frames of the last [`PACE`] were cut, and what they count.
     paces: VecDeque<(Instant, u64)>,
+    history: History,
 }
 
 struct Kept {
@@ -72,7 +76,13 @@ impl Ring {
             newest: Place::default(),
             recent: Latest::default(),
             paces: VecDeque::new(),
+            history: History::new(Timestamp::now()),
         }
+    }
+
+    /// The notifications of the last minutes, up to and with the newest frame.
+    pub fn history(&mut self) -> String {
+        self.history.render(Timestamp::now())
     }
 
     pub fn epoch(&self) -> Uuid {
@@ -96,6 +106,7 @@ impl Ring {
     pub fn push(&mut self, pending: &Pending, map: &ShardMap, now: Instant) {
         let frame = pending.render(map, self.epoch, self.newest.number + 1, self.newest.total + pending.count());
         self.recent.extend(pending.latest().clone());
+        self.history.add(pending, Timestamp::now());
         self.keep(frame);
         self.forget_paces(now);
         self.paces.push_back((now, pending.count()));

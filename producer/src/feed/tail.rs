@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use orderflow_core::Notification;
+use orderflow_core::{Notification, json};
 use orderflow_service::{
     Backoff,
     kafka::{self, Quiet},
@@ -82,7 +82,9 @@ impl Tail {
     pub fn new(feed: Feed, kafka: kafka::Settings, topic: String) -> Self {
         let pending = Pending::new(&feed.inner.map);
         let (positions, beginning, due) = (BTreeMap::new(), None, Instant::now());
-        Self { feed, kafka, topic, positions, beginning, pending, due, lost: 0, gap: false }
+        // One before this one died with its positions.
+        let gap = feed.has_begun();
+        Self { feed, kafka, topic, positions, beginning, pending, due, lost: 0, gap }
     }
 
     /// Reads until `stop`, on the calling thread, which it blocks.
@@ -175,7 +177,7 @@ impl Tail {
         self.lost = 0;
         let text = record.payload_view::<str>().and_then(Result::ok).unwrap_or_default();
         let old = self.beginning.as_ref().is_some_and(|beginning| beginning.is_before_end(partition, offset));
-        match serde_json::from_str::<Notification>(text) {
+        match json::from_object::<Notification>(text.as_bytes()) {
             Ok(notification) => match &mut self.beginning {
                 Some(beginning) if old => {
                     if let Some(shown) = Shown::new(&notification, text) {

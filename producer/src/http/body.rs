@@ -17,17 +17,34 @@ pub const LIMIT: usize = 64 * 1024;
 /// What is still read of a body that is too large: a client that is cut off while it sends never sees the answer.
 const POLITE_LIMIT: usize = 16 * 1024 * 1024;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a body.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `application/json`, with or without parameters.
+/// U+FEFF in UTF-8. Some clients on Windows write it; RFC 8259 forbids it, and a parser would say only that it expected a
+/// value.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// `application/json`, with or without parameters, and not compressed.
 pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if let Some(encoding) = encodings.find(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Problem::unsupported_encoding(encoding.to_str().unwrap_or("of other bytes than ASCII")));
+    }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Problem::unsupported_media_type()) }
 }
 
-/// The whole body, at most [`LIMIT`] bytes.
+/// The whole body, at most [`LIMIT`] bytes, to be read as JSON.
 pub async fn read(body: Body) -> Result<Bytes, Problem> {
+    let body = read_bytes(body).await?;
+    if body.starts_with(BYTE_ORDER_MARK) {
+        return Err(Problem::malformed("Not JSON", "the body must not begin with a byte order mark (U+FEFF)"));
+    }
+    Ok(body)
+}
+
+async fn read_bytes(body: Body) -> Result<Bytes, Problem> {
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = body.into_data_stream();
     let mut kept: Vec<u8> = Vec::new();

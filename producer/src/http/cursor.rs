@@ -26,16 +26,22 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// `None` for what has another form than the API documents: the base64url of 29 bytes of which the first is [`VERSION`]. A
+    /// time that no order can have stands for the first
+    /// or last one that one can.
     pub fn decode(text: &str) -> Option<Self> {
         let bytes: [u8; LENGTH] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (version, rest) = bytes.split_first()?;
         let (microseconds, rest) = rest.split_first_chunk::<8>()?;
         let (id, missing) = rest.split_first_chunk::<16>()?;
-        let created_at = Timestamp::from_unix_microseconds(i64::from_be_bytes(*microseconds))?;
-        // Outside of what Postgres can hold it is none of ours, and would be an error there.
-        let plausible = *version == VERSION && created_at <= Timestamp::MAX && created_at.unix_microseconds() >= 0;
-        plausible.then_some(Self {
-            after: Position { created_at, id: OrderId::from_bytes(*id) },
+        let microseconds = i64::from_be_bytes(*microseconds);
+        let nearest = if microseconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+        let created_at = Timestamp::from_unix_microseconds(microseconds).unwrap_or(nearest);
+        (*version == VERSION).then_some(Self {
+            after: Position {
+                created_at: created_at.clamp(Timestamp::MIN, Timestamp::MAX),
+                id: OrderId::from_bytes(*id),
+            },
             missing: u32::from_be_bytes(missing.try_into().ok()?),
         })
     }
@@ -52,5 +58,22 @@ mod tests {
         for text in ["", "x", "AAAA", "%%%", &"A".repeat(39), &format!("{}A", cursor.encode())] {
             assert_eq!(Cursor::decode(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_position_before_1970_or_outside_of_all_time_is_one() {
+        let at = |microseconds: i64| {
+            let created_at = Timestamp::from_unix_microseconds(microseconds).unwrap();
+            Cursor { after: Position { created_at, id: OrderId::nil() }, missing: 0 }
+        };
+        for cursor in [at(-1), at(-1_000_000_000_000_000), at(0)] {
+            assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
+        }
+        let mut bytes = [0xff; LENGTH];
+        bytes[0] = VERSION;
+        bytes[1] = 0x7f;
+        assert_eq!(Cursor::decode(&URL_SAFE_NO_PAD.encode(bytes)).unwrap().after.created_at, Timestamp::MAX);
+        bytes[1] = 0x80;
+        assert_eq!(Cursor::decode(&URL_SAFE_NO_PAD.encode(bytes)).unwrap().after.created_at, Timestamp::MIN);
     }
 }

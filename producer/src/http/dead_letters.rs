@@ -1,11 +1,17 @@
 //! `GET /api/dead-letters` and `POST /api/dead-letters/replay`: events that no consumer could read, and sending them back.
 
+use std::fmt;
+
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
-use orderflow_core::Timestamp;
+use orderflow_core::{
+    Timestamp, json,
+    number::{self, NumberError},
+};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::{Shared, body, parameter::DeadLetterParameters, problem::Problem};
+use super::{Shared, body, parameter::{DeadLetterParameters, whole}, problem::Problem};
 use crate::dead_letters::Letter;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -50,11 +56,31 @@ pub struct DeadLetterView {
     waiting: bool,
 }
 
-#[derive(Deserialize, ToSchema)]
+// Read by hand, since `4.0` is an integer in JSON Schema.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described")]
 pub struct ReplayBody {
     /// Replay what waits up to and with this offset: the newest one that was looked at
-    #[schema(example = 4, minimum = 0)]
+    #[schema(example = 4, minimum = 0, maximum = 999_999_999_999_999_999_i64)]
     through: i64,
+}
+
+/// Reads the offset of a [`ReplayBody`].
+fn through(body: &[u8]) -> Result<i64, Problem> {
+    #[derive(Deserialize)]
+    struct Fields<'body> {
+        #[serde(borrow)]
+        through: &'body RawValue,
+    }
+    let malformed = |why: &dyn fmt::Display| {
+        Problem::malformed("Not a replay", format!("the body must be {{\"through\":OFFSET}}: {why}"))
+    };
+    let fields: Fields<'_> = json::from_object(body).map_err(|error| malformed(&error))?;
+    match number::scaled(fields.through.get(), 0) {
+        Ok(offset) if offset >= 0 => Ok(offset),
+        Err(NumberError::NotANumber) => Err(malformed(&"through is no number")),
+        _ => Err(Problem::invalid_parameter("through", "must be an offset, 0 or more")),
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -88,8 +114,8 @@ impl From<Letter> for DeadLetterView {
 #[utoipa::path(
     get, path = "/api/dead-letters", tag = "dead letters",
     params(
-        ("limit" = Option<u32>, Query, description = "Letters in a page, 1 to 100; 20 by default"),
-        ("before" = Option<i64>, Query, description = "`next_before` of the page before"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "Letters in a page; 20 by default"),
+        ("before" = Option<i64>, Query, minimum = 0, description = "`next_before` of the page before"),
     ),
     responses(
         (status = 200, body = DeadLetterList, description = "A page"),
@@ -104,15 +130,15 @@ pub async fn list_dead_letters(
     State(app): State<Shared>,
     parameters: DeadLetterParameters,
 ) -> Result<Json<DeadLetterList>, Problem> {
-    let limit = match parameters.limit.as_deref().map(str::parse::<usize>) {
+    let limit = match parameters.limit.as_deref().map(whole::<usize>) {
         None => DEFAULT_LIMIT,
-        Some(Ok(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
+        Some(Some(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
         Some(_) => return Err(Problem::invalid_parameter("limit", "must be a whole number from 1 to 100")),
     };
-    let before = match parameters.before.as_deref().map(str::parse::<i64>) {
+    let before = match parameters.before.as_deref().map(whole::<i64>) {
         None => None,
-        Some(Ok(before)) if before >= 0 => Some(before),
-        Some(_) => return Err(Problem::invalid_parameter("before", "must be a next_before of this API")),
+        Some(Some(before)) => Some(before),
+        Some(None) => return Err(Problem::invalid_parameter("before", "must be a next_before of this API")),
     };
     let (page, counts) = app.dead_letters.list(before, limit).await?;
     Ok(Json(DeadLetterList {
@@ -154,13 +180,6 @@ pub async fn replay_dead_letters(
         return Err(Problem::replay_off());
     }
     body::require_json(&headers)?;
-    let body = body::read(body).await?;
-    let ReplayBody { through } = serde_json::from_slice(&body).map_err(|error| {
-        Problem::malformed("Not a replay", format!("the body must be {{\"through\":OFFSET}}: {error}"))
-    })?;
-    if through < 0 {
-        return Err(Problem::invalid_parameter("through", "must be an offset, 0 or more"));
-    }
-    let replayed = app.dead_letters.replay(through).await?;
+    let replayed = app.dead_letters.replay(through(&body::read(body).await?)?).await?;
     Ok(Json(Replayed { replayed }))
 }

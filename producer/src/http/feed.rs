@@ -3,6 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
+    Extension,
     body::{Body, Bytes},
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, header},
@@ -11,7 +12,7 @@ use axum::{
 use futures_util::{StreamExt, stream};
 use orderflow_service::prometheus::metrics::gauge::Gauge;
 
-use super::{Shared, problem::Problem};
+use super::{Shared, connection::Connection, problem::Problem};
 
 /// Shorter than what proxies usually wait for.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -19,7 +20,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Watch notifications
 ///
 /// Server-sent events. First `hello` (`epoch`: of this process; `resumed`; `total`: notifications of the epoch before what
-/// follows), then `recent` (the latest `notifications`, at most 20, as on their topic), then `frame`, at most five a second:
+/// follows; `history`, unless the stream is resumed: the notifications of up to five minutes before what follows, a bin for
+/// each second from the Unix second `from` on, with their count and their `latency` as in a frame), then `recent` (the latest `notifications`, at most 20, as on their topic), then `frame`, at most five a second:
 /// `count` of its notifications, `total` with them, the latest 20 `notifications`, `latency` from accepted to notified as
 /// pairs of an upper bound in milliseconds (-1: more than all) and a count, and the count of each of the `shards`.
 ///
@@ -34,7 +36,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many feeds are open"),
     )
 )]
-pub async fn get_feed(State(app): State<Shared>, headers: HeaderMap) -> Result<Response, Problem> {
+pub async fn get_feed(
+    State(app): State<Shared>,
+    connection: Option<Extension<Connection>>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let permit = app.feeds.clone().try_acquire_owned().map_err(|_| Problem::too_many_feeds())?;
     let counted = Counted::new(app.metrics.feeds.clone());
     // One that is no text is none of ours, as one that cannot be parsed.
@@ -44,7 +50,20 @@ pub async fn get_feed(State(app): State<Shared>, headers: HeaderMap) -> Result<R
         let event = tokio::time::timeout(KEEP_ALIVE, stream.next()).await;
         Some((event.unwrap_or(Bytes::from_static(b": keep-alive\n\n")), stream))
     });
-    let events = events.take_until(app.stop.clone().cancelled_owned()).map(move |event| {
+    let stop = app.stop.clone();
+    // Who has ended its side of a stream that never ends does not read it either.
+    let ended = async move {
+        match connection {
+            Some(Extension(connection)) => {
+                tokio::select! {
+                    _ = connection.sends_no_more() => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            None => stop.cancelled().await,
+        }
+    };
+    let events = events.take_until(Box::pin(ended)).map(move |event| {
         // Held as long as the stream.
         let _ = (&permit, &counted);
         Ok::<_, Infallible>(event)

@@ -1,5 +1,7 @@
 //! `GET /api/orders` and `GET /api/orders/{id}`: all shards are asked side by side, and one that is down is named.
 
+use std::collections::HashMap;
+
 use axum::{Json, extract::State};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use orderflow_core::{OrderId, UserId};
@@ -9,11 +11,14 @@ use utoipa::ToSchema;
 use super::{
     App, Shared,
     cursor::Cursor,
-    parameter::{IdOfPath, ListParameters},
+    parameter::{IdOfPath, ListParameters, OrderParameters, whole},
     problem::Problem,
     view::{OrderView, receipt_status},
 };
-use crate::shard::{Position, ReadError, Shard, StoredOrder};
+use crate::{
+    progress,
+    shard::{Position, ReadError, Shard, StoredOrder},
+};
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
@@ -35,9 +40,11 @@ pub struct OrderList {
 #[utoipa::path(
     get, path = "/api/orders", tag = "orders",
     params(
-        ("user_id" = Option<String>, Query, description = "Only this user's orders"),
-        ("limit" = Option<u32>, Query, description = "Orders in a page, 1 to 500; 50 by default"),
-        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("user_id" = Option<String>, Query, min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
+         description = "Only this user's orders"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Orders in a page; 50 by default"),
+        ("cursor" = Option<String>, Query, pattern = "^A[Q-Za-f][A-Za-z0-9_-]{36}[AEIMQUYcgkosw048]$", description = "`next_cursor` of the page before"),
+        ("progress" = Option<bool>, Query, description = "Also say of each order whether it was published and notified"),
     ),
     responses(
         (status = 200, body = OrderList, description = "A page. A shard that is down is named in `unavailable_shards`."),
@@ -50,9 +57,9 @@ pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) 
         Some(user) => Some(UserId::parse(user).map_err(|rule| Problem::invalid_parameter("user_id", rule))?),
         None => None,
     };
-    let limit = match parameters.limit.as_deref().map(str::parse::<i64>) {
+    let limit = match parameters.limit.as_deref().map(whole::<i64>) {
         None => DEFAULT_LIMIT,
-        Some(Ok(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
+        Some(Some(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
         Some(_) => return Err(Problem::invalid_parameter("limit", "must be a whole number from 1 to 500")),
     };
     let cursor = match parameters.cursor.as_deref().map(Cursor::decode) {
@@ -89,8 +96,12 @@ pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) 
     let last = found.last().map(|stored| Position { created_at: stored.order.created_at, id: stored.order.id });
     let next_cursor = last.filter(|_| more).map(|after| Cursor { after, missing }.encode());
     let is_missing = |shard: &&Shard| missing & (1 << shard.shard().index.get()) != 0;
-    let orders: Vec<OrderView> =
-        found.into_iter().map(|stored| OrderView::new(stored.order, receipt_status(stored.receipt_pending))).collect();
+    let progress = if parameters.progress { progress::of(&app, &found).await } else { HashMap::new() };
+    let view = |stored: StoredOrder| {
+        let progress = progress.get(&stored.order.id).copied();
+        OrderView::new(stored.order, receipt_status(stored.receipt_pending)).with(progress)
+    };
+    let orders: Vec<OrderView> = found.into_iter().map(view).collect();
     Ok(Json(OrderList {
         count: orders.len(),
         orders,
@@ -102,18 +113,28 @@ pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) 
 /// Get one order
 #[utoipa::path(
     get, path = "/api/orders/{id}", tag = "orders",
-    params(("id" = String, Path, description = "The order's UUID")),
+    params(
+        ("id" = uuid::Uuid, Path, description = "The order's UUID"),
+        ("progress" = Option<bool>, Query, description = "Also say whether it was published and notified"),
+    ),
     responses(
         (status = 200, body = OrderView, description = "The order"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID"),
+        (status = 400, body = Problem, content_type = "application/problem+json",
+         description = "Not a UUID, or a parameter breaks a rule"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "No shard has it"),
         (status = 503, body = Problem, content_type = "application/problem+json",
          description = "Not found, and a shard that may have it is down"),
     )
 )]
-pub async fn get_order(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Result<Json<OrderView>, Problem> {
+pub async fn get_order(
+    State(app): State<Shared>,
+    IdOfPath(id): IdOfPath,
+    parameters: OrderParameters,
+) -> Result<Json<OrderView>, Problem> {
     let (stored, _) = find(&app, id).await?;
-    Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending))))
+    let found = std::slice::from_ref(&stored);
+    let progress = if parameters.progress { progress::of(&app, found).await.remove(&id) } else { None };
+    Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending)).with(progress)))
 }
 
 /// The order and its shard, or the problem that answers for it. Whoever has it answers for all: a shard that hangs is waited for

@@ -1,12 +1,22 @@
-//! What a request says in its path and its query. A value that cannot be read is a problem that names its parameter.
+//! What a request says in its path and its query. A value that cannot be read is a problem that names its parameter, and so
+//! is a name that nobody knows: `?userId=alice` would otherwise list everybody's orders.
+
+use std::collections::HashMap;
 
 use axum::{
-    extract::{FromRequestParts, Path, Query},
-    http::request::Parts,
+    extract::{FromRequestParts, MatchedPath, Path, Request, State},
+    http::{Method, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
 };
-use orderflow_core::OrderId;
+use orderflow_core::{OrderId, plain};
+use percent_encoding::percent_decode_str;
+use utoipa::openapi::{OpenApi, RefOr, path::ParameterIn};
 
-use super::problem::Problem;
+use super::{Shared, problem::Problem};
+
+/// Characters of an unknown name that are shown.
+const MOST_NAME: usize = 100;
 
 /// The `{id}` of a path.
 pub struct IdOfPath(pub OrderId);
@@ -16,12 +26,118 @@ pub struct ListParameters {
     pub user_id: Option<String>,
     pub limit: Option<String>,
     pub cursor: Option<String>,
+    pub progress: bool,
+}
+
+/// The query of one order.
+pub struct OrderParameters {
+    pub progress: bool,
 }
 
 /// The query of a list of dead letters, each value still as it came.
 pub struct DeadLetterParameters {
     pub limit: Option<String>,
     pub before: Option<String>,
+}
+
+/// The names that each operation knows, as the OpenAPI document has them.
+pub struct KnownNames(HashMap<(Method, String), Vec<String>>);
+
+/// A query that was read; each name in it is known and appears once.
+#[derive(Clone, Debug)]
+struct Query(Vec<(String, String)>);
+
+impl KnownNames {
+    pub fn of(document: &OpenApi) -> Self {
+        let mut known = HashMap::new();
+        for (path, item) in &document.paths.paths {
+            for (method, operation) in [(Method::GET, &item.get), (Method::POST, &item.post)] {
+                let Some(operation) = operation else { continue };
+                let of_query = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
+                    RefOr::T(parameter) if matches!(parameter.parameter_in, ParameterIn::Query) => Some(parameter.name.clone()),
+                    _ => None,
+                });
+                known.insert((method, path.clone()), of_query.collect());
+            }
+        }
+        Self(known)
+    }
+
+    /// `None` for what is no operation of the document.
+    fn of_operation(&self, method: &Method, route: &str) -> Option<&[String]> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.0.get(&(method.clone(), route.to_owned())).map(Vec::as_slice)
+    }
+}
+
+/// Reads the query of every operation of the API, before its handler.
+pub async fn read_query(
+    State(app): State<Shared>,
+    route: Option<MatchedPath>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let query = request.uri().query().filter(|query| !query.is_empty());
+    let known = route.as_ref().and_then(|route| app.parameters.of_operation(request.method(), route.as_str()));
+    if let (Some(query), Some(known)) = (query, known) {
+        match parse(query, known) {
+            Ok(query) => request.extensions_mut().insert(query),
+            Err(problem) => return problem.into_response(),
+        };
+    }
+    next.run(request).await
+}
+
+fn parse(query: &str, known: &[String]) -> Result<Query, Problem> {
+    let mut read: Vec<(String, String)> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode(name).ok_or_else(|| Problem::invalid_parameter("query", NOT_DECODABLE))?;
+        if !known.contains(&name) {
+            let shown = plain::escape(&name.chars().take(MOST_NAME).collect::<String>());
+            let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Problem::invalid_parameter(&shown, format!("is not a parameter of this operation, which takes {takes}")));
+        }
+        let value = decode(value).ok_or_else(|| Problem::invalid_parameter(&name, NOT_DECODABLE))?;
+        // Which of the two was meant is not ours to guess.
+        if read.iter().any(|(other, _)| *other == name) {
+            return Err(Problem::invalid_parameter(&name, "must appear only once"));
+        }
+        read.push((name, value));
+    }
+    Ok(Query(read))
+}
+
+const NOT_DECODABLE: &str = "must be percent-encoded UTF-8";
+
+/// As a form is decoded, but nothing is guessed: each `%` has its two digits, and the bytes are UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let digits = |escape: &str| escape.len() >= 2 && escape.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
+    if !text.split('%').skip(1).all(digits) {
+        return None;
+    }
+    let text = text.replace('+', " ");
+    percent_decode_str(&text).decode_utf8().ok().map(Into::into)
+}
+
+/// A whole number without a sign.
+pub fn whole<T: TryFrom<u64>>(text: &str) -> Option<T> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse::<u64>().ok()).flatten().and_then(|number| number.try_into().ok())
+}
+
+fn values<const N: usize>(parts: &Parts, names: [&str; N]) -> [Option<String>; N] {
+    let query = parts.extensions.get::<Query>();
+    let value = |name: &str| query?.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    names.map(value)
+}
+
+fn progress(value: Option<&str>) -> Result<bool, Problem> {
+    match value {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Problem::invalid_parameter("progress", "must be true or false")),
+    }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for IdOfPath {
@@ -38,8 +154,17 @@ impl<S: Send + Sync> FromRequestParts<S> for ListParameters {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let [user_id, limit, cursor] = query(parts, ["user_id", "limit", "cursor"])?;
-        Ok(Self { user_id, limit, cursor })
+        let [user_id, limit, cursor, asked] = values(parts, ["user_id", "limit", "cursor", "progress"]);
+        Ok(Self { user_id, limit, cursor, progress: progress(asked.as_deref())? })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OrderParameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let [asked] = values(parts, ["progress"]);
+        Ok(Self { progress: progress(asked.as_deref())? })
     }
 }
 
@@ -47,22 +172,50 @@ impl<S: Send + Sync> FromRequestParts<S> for DeadLetterParameters {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let [limit, before] = query(parts, ["limit", "before"])?;
+        let [limit, before] = values(parts, ["limit", "before"]);
         Ok(Self { limit, before })
     }
 }
 
-/// The values of these names; others are ignored.
-fn query<const N: usize>(parts: &Parts, names: [&str; N]) -> Result<[Option<String>; N], Problem> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
-        .map_err(|_| Problem::invalid_parameter("query", "must be URL-encoded"))?;
-    let mut values = [const { None }; N];
-    for (name, value) in pairs {
-        let Some(position) = names.iter().position(|known| *known == name) else { continue };
-        // Which of the two was meant is not ours to guess.
-        if values[position].replace(value).is_some() {
-            return Err(Problem::invalid_parameter(&name, "must stand once"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<Vec<(String, String)>, String> {
+        let known = ["user_id", "limit"].map(str::to_owned);
+        parse(query, &known).map(|query| query.0).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn a_query_is_read_as_a_form_writes_it() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read("user_id=al+ice%26%C3%A9&limit=5"), Ok(vec![pair("user_id", "al ice&é"), pair("limit", "5")]));
+        assert_eq!(read("&user%5Fid=&"), Ok(vec![pair("user_id", "")]));
+    }
+
+    #[test]
+    fn nothing_in_a_query_is_guessed_or_ignored() {
+        for (query, problem) in [
+            ("user_id=%ff", "user_id must be percent-encoded UTF-8"),
+            ("user_id=%C3", "user_id must be percent-encoded UTF-8"),
+            ("user_id=%2", "user_id must be percent-encoded UTF-8"),
+            ("user_id=%zz", "user_id must be percent-encoded UTF-8"),
+            ("user_id=100%", "user_id must be percent-encoded UTF-8"),
+            ("%ff=1", "query must be percent-encoded UTF-8"),
+            ("userId=a", "userId is not a parameter of this operation, which takes user_id, limit"),
+            ("a%0d=a", r"a\r is not a parameter of this operation, which takes user_id, limit"),
+            ("user_id=a&user_id=b", "user_id must appear only once"),
+        ] {
+            assert_eq!(read(query), Err(problem.to_owned()), "{query}");
+        }
+        assert!(parse("x=1", &[]).unwrap_err().to_string().ends_with("which takes none"));
+    }
+
+    #[test]
+    fn a_whole_number_has_digits_alone() {
+        assert_eq!([whole::<i64>("0"), whole("007"), whole("500")], [Some(0), Some(7), Some(500)]);
+        for text in ["", "+5", "-5", "5.0", " 5", "1e2", "9223372036854775808"] {
+            assert_eq!(whole::<i64>(text), None, "{text}");
         }
     }
-    Ok(values)
 }

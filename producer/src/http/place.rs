@@ -8,6 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use orderflow_core::{IdempotencyKey, NewOrder, Order};
+use orderflow_service::failpoint;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -30,16 +31,17 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
 pub struct NewOrderBody {
-    /// Who orders; its first character chooses the shard. No control characters.
-    #[schema(example = "alice", min_length = 1, max_length = 100)]
+    /// Who orders; the first character chooses the shard. No control characters.
+    #[schema(example = "alice", min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     user_id: String,
     /// No control characters.
-    #[schema(example = "Mechanical Keyboard", min_length = 1, max_length = 255)]
+    #[schema(example = "Mechanical Keyboard", min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     product_name: String,
+    /// Price × quantity must be at most 10000000000000.
     #[schema(example = 2, minimum = 1, maximum = 2_147_483_647)]
     quantity: i32,
-    /// Of one piece; at most two decimals, no exponent. Price × quantity is at most 10^13.
-    #[schema(example = 149.99, exclusive_minimum = 0, exclusive_maximum = 100_000_000)]
+    /// Unit price. Only its exact value counts: 149.99, 149.9900 and 1.4999E2 are one price, and 149.991 is none.
+    #[schema(example = 149.99, minimum = 0.01, maximum = 99_999_999.99, multiple_of = 0.01)]
     price: f64,
 }
 
@@ -61,7 +63,7 @@ pub struct PlacedOrder {
 #[utoipa::path(
     post, path = "/api/orders", tag = "orders", request_body = NewOrderBody,
     params(
-        ("Idempotency-Key" = Option<String>, Header,
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, pattern = r#"^([!#-~]([ -~]{0,253}[!-~])?|"([ !#-\[\]-~]|\\["\\]){1,255}")$"#,
          description = "1–255 visible ASCII characters, bare or quoted, of this user. The same key with the same fields is \
                         the same order for at least 24 h."),
         ("traceparent" = Option<String>, Header, description = "W3C trace context, passed on with the event"),
@@ -72,7 +74,7 @@ pub struct PlacedOrder {
         (status = 400, body = Problem, content_type = "application/problem+json", description = "Malformed, or a field breaks a rule"),
         (status = 408, body = Problem, content_type = "application/problem+json", description = "The body did not arrive in time"),
         (status = 413, body = Problem, content_type = "application/problem+json", description = "More than 64 KiB"),
-        (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json"),
+        (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json, or compressed"),
         (status = 422, body = Problem, content_type = "application/problem+json", description = "The key was used for other fields"),
         (status = 500, body = Problem, content_type = "application/problem+json",
          description = "`refused`: the database refuses this very order, nothing was stored"),
@@ -93,6 +95,7 @@ pub async fn place_order(State(app): State<Shared>, headers: HeaderMap, body: Bo
         Ok::<_, Problem>((NewOrder::parse(&body)?, key))
     };
     let (new, key) = read.await.inspect_err(|_| count("invalid"))?;
+    failpoint::panics("http::place", new.user_id.as_str());
     let shard = &app.shards[app.map.shard_of(&new.user_id).index.get()];
     match shard.place(new, key, traceparent(&headers)).await {
         Ok(Placed::Created(order)) => {
@@ -133,7 +136,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     let Some(value) = values.next() else { return Ok(None) };
     let refused = |rule: &str| Problem::invalid_parameter("Idempotency-Key", rule);
     if values.next().is_some() {
-        return Err(refused("must stand once"));
+        return Err(refused("must appear only once"));
     }
     IdempotencyKey::parse(value.as_bytes()).map(Some).map_err(refused)
 }

@@ -1,10 +1,12 @@
 //! Every error of the API: RFC 9457 `application/problem+json`, with the demo's `error` member beside it.
 
+use std::fmt;
+
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use orderflow_core::{OrderId, order::Invalid};
+use orderflow_core::{OrderId, order::Invalid, plain};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -100,6 +102,18 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", detail)
     }
 
+    pub fn unsupported_encoding(encoding: &str) -> Self {
+        let encoding = plain::escape(&encoding.chars().take(100).collect::<String>());
+        let detail = format!("Content-Encoding {encoding} is not supported: send the body uncompressed, without this header");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", detail)
+    }
+
+    /// A request that was still being worked on at its deadline, whatever held it up.
+    pub fn no_answer_in_time(seconds: u64) -> Self {
+        let detail = format!("there was no answer within {seconds} s");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-answer-in-time", "No answer in time", detail)
+    }
+
     pub fn body_too_large(limit: usize) -> Self {
         let detail = format!("the body must have at most {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large", detail)
@@ -168,9 +182,17 @@ impl Problem {
 
     pub fn shards_unavailable(errors: &[ReadError]) -> Self {
         let names: Vec<String> = errors.iter().map(|error| error.shard.clone()).collect();
+        let down = errors.iter().all(|error| error.is_down);
+        let title = if down { "A shard is down" } else { "A shard could not answer" };
         let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shard-unavailable", "A shard is down", detail);
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shard-unavailable", title, detail);
         Self { unavailable_shards: names, ..problem }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
     }
 }
 

@@ -28,10 +28,10 @@ const TEXT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Get the receipt of an order
 #[utoipa::path(
     get, path = "/api/orders/{id}/receipt", tag = "orders",
-    params(("id" = String, Path, description = "The order's UUID")),
+    params(("id" = uuid::Uuid, Path, description = "The order's UUID")),
     responses(
         (status = 200, body = String, content_type = "text/plain", description = "The receipt"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID, or an unknown parameter"),
         (status = 404, body = Problem, content_type = "application/problem+json",
          description = "No such order, or no receipt: `receipt_status` says `pending` or `missing`"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "S3 or a shard is down"),

@@ -2,8 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, http::Request, response::Response};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -12,6 +16,8 @@ use hyper_util::{
 use orderflow_service::shutdown::CancellationToken;
 use socket2::SockRef;
 use tokio::{net::TcpListener, sync::Semaphore};
+
+use super::connection::{Connection, Watched};
 
 /// Longest wait for the head of a request; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,7 +38,7 @@ pub async fn serve(
     drain: Duration,
 ) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER).half_close(true);
     let connections = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(max_connections));
     loop {
@@ -57,7 +63,8 @@ pub async fn serve(
         // An answer is one small segment; waiting for more would only delay it.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
-        let service = TowerToHyperService::new(router.clone());
+        let stream = Connection::new(stream);
+        let service = answer(router.clone(), stream.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -71,3 +78,28 @@ pub async fn serve(
         tracing::warn!("some requests had not ended {} s after the signal", drain.as_secs());
     }
 }
+
+/// Answers the requests of a connection, each for as long as somebody is there to read the answer.
+fn answer(
+    router: Router,
+    connection: Connection,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Abandoned, Future: Send> {
+    let router = TowerToHyperService::new(router);
+    service_fn(move |mut request: Request<Incoming>| {
+        let (connection, watched) = (connection.clone(), Watched::new(&request));
+        request.extensions_mut().insert(connection.clone());
+        let answered = router.call(request);
+        async move {
+            tokio::select! {
+                biased;
+                answered = answered => Ok(answered.unwrap_or_else(|never| match never {})),
+                () = connection.is_abandoned(&watched) => Err(Abandoned),
+            }
+        }
+    })
+}
+
+/// Ends a connection whose client is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the client is gone")]
+struct Abandoned;

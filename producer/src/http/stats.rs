@@ -4,8 +4,8 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
-use crate::stats::Snapshot;
+use super::{Shared, problem::Problem};
+use crate::stats::{self, Snapshot};
 
 #[derive(Serialize, ToSchema)]
 pub struct ShardList {
@@ -32,7 +32,13 @@ pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
 ///
 /// Found out at most once a second, for all who ask. What does not answer in time is `up: false`, with the reason, and its
 /// numbers are null.
-#[utoipa::path(get, path = "/api/stats", tag = "process", responses((status = 200, body = Snapshot, description = "As of `at`")))]
-pub async fn get_stats(State(app): State<Shared>) -> Json<Snapshot> {
-    Json((*app.stats.snapshot().await).clone())
+#[utoipa::path(
+    get, path = "/api/stats", tag = "process",
+    responses(
+        (status = 200, body = Snapshot, description = "As of `at`"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "No answer in time"),
+    )
+)]
+pub async fn get_stats(State(app): State<Shared>) -> Result<Json<Snapshot>, Problem> {
+    app.stats.snapshot().await.map(Json).ok_or_else(|| Problem::no_answer_in_time(stats::LONGEST.as_secs()))
 }

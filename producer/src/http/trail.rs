@@ -81,10 +81,10 @@ struct Notified {
 /// Follow an order
 #[utoipa::path(
     get, path = "/api/orders/{id}/trail", tag = "orders",
-    params(("id" = String, Path, description = "The order's UUID")),
+    params(("id" = uuid::Uuid, Path, description = "The order's UUID")),
     responses(
         (status = 200, body = TrailView, description = "How far it has come"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID, or an unknown parameter"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "No shard has it"),
         (status = 503, body = Problem, content_type = "application/problem+json",
          description = "Not found, and a shard that may have it is down; or too many are looked up"),

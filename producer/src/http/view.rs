@@ -6,6 +6,8 @@ use orderflow_core::{Money, Order, OrderId, ProductName, Quantity, Timestamp, Us
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::progress::Progress;
+
 pub const PENDING: &str = "pending";
 pub const STORED: &str = "stored";
 pub const MISSING: &str = "missing";
@@ -21,7 +23,7 @@ pub struct OrderView {
     product_name: ProductName,
     #[schema(value_type = i32, example = 2, minimum = 1)]
     quantity: Quantity,
-    /// Of one piece, with at most two decimals.
+    /// Unit price, with at most two decimals.
     #[schema(value_type = f64, example = 149.99)]
     price: Money,
     #[schema(value_type = String, example = "created")]
@@ -31,11 +33,14 @@ pub struct OrderView {
     /// `pending` until the receipt is written, then `stored`
     #[schema(example = "pending")]
     receipt_status: &'static str,
-    /// RFC 3339, UTC, with microseconds
+    /// RFC 3339, UTC, with six decimals
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    progress: Option<Progress>,
 }
 
 impl OrderView {
@@ -51,7 +56,13 @@ impl OrderView {
             receipt_status,
             created_at: order.created_at,
             updated_at: order.updated_at,
+            progress: None,
         }
+    }
+
+    #[must_use]
+    pub fn with(self, progress: Option<Progress>) -> Self {
+        Self { progress, ..self }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use orderflow_core::{ShardIndex, Topics};
+use orderflow_core::{ShardIndex, Topics, json};
 use orderflow_service::kafka::{self, Quiet};
 use rdkafka::{
     Message, Offset, TopicPartitionList,
@@ -72,7 +72,7 @@ fn last_until_end(consumer: &BaseConsumer<Quiet>) -> anyhow::Result<Option<Progr
             None => {}
             Some(Ok(message)) => {
                 let value = message.payload().context("a progress record has no value")?;
-                last = Some(serde_json::from_slice(value).context("read a progress record")?);
+                last = Some(json::from_object(value).context("read a progress record")?);
             }
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
             Some(Err(error)) => return Err(error).context("read the progress records"),

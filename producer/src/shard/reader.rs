@@ -1,6 +1,6 @@
 //! Reading of one shard: orders by id, orders newest first, and the figures of what there is and what waits.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use orderflow_core::{OrderId, Timestamp, UserId};
 use sqlx::{FromRow, PgConnection};
@@ -23,10 +23,12 @@ pub struct Position {
 
 /// The shard gave no answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{shard} is down: {reason}")]
+#[error("{shard} {}: {reason}", if *is_down { "is down" } else { "could not answer" })]
 pub struct ReadError {
     pub shard: String,
     pub reason: String,
+    /// It does not answer, or takes no questions from anybody. Otherwise it answered this one with an error.
+    pub is_down: bool,
 }
 
 /// What a shard has, and what waits in it. Counts stop at [`MOST_COUNTED`]; ages are in seconds, by the shard's clock.
@@ -37,6 +39,8 @@ pub struct Figures {
     pub orders_estimate: i64,
     pub outbox: i64,
     pub outbox_age: Option<f64>,
+    /// When the order was accepted whose event waits first.
+    pub outbox_oldest: Option<OffsetDateTime>,
     pub receipt_jobs: i64,
     pub receipt_jobs_age: Option<f64>,
     pub dead_events: i64,
@@ -50,6 +54,17 @@ pub struct Queued {
     pub in_outbox: bool,
     /// Since when its event is one that Kafka refuses for good.
     pub dead_since: Option<OffsetDateTime>,
+}
+
+/// Which of some orders' events are in the shard's queue tables.
+#[derive(Clone, Debug)]
+pub struct Announcements {
+    pub waiting: HashSet<OrderId>,
+    pub refused: HashSet<OrderId>,
+    /// When the order was accepted whose event waits first.
+    pub oldest: Option<Timestamp>,
+    /// All that waits was looked through, and not only the newest [`MOST_COUNTED`].
+    pub is_complete: bool,
 }
 
 /// Counting further would cost more than the number is worth.
@@ -99,6 +114,30 @@ impl Shard {
         self.read(async |connection| sqlx::query_as(QUEUED).bind(id).fetch_one(connection).await).await
     }
 
+    /// Looks for the events of these orders, which were read before. Of an outbox that is long after an outage only the newest
+    /// are looked through.
+    pub async fn announcements(&self, ids: Vec<OrderId>) -> Result<Announcements, ReadError> {
+        const ANNOUNCEMENTS: &str = include_str!("announcements.sql");
+        type Row = (Vec<OrderId>, Vec<OrderId>, Option<OffsetDateTime>, i64);
+        let found = self.read(async |connection| {
+            sqlx::query_as(ANNOUNCEMENTS).bind(&ids).bind(MOST_COUNTED).fetch_one(connection).await
+        });
+        let (waiting, refused, oldest, counted): Row = found.await?;
+        Ok(Announcements {
+            waiting: waiting.into_iter().collect(),
+            refused: refused.into_iter().collect(),
+            oldest: oldest.map(Timestamp::from),
+            is_complete: counted < MOST_COUNTED,
+        })
+    }
+
+    /// Longest time from an order's acceptance to its commit, by any two clocks.
+    pub fn longest_wait(&self) -> Duration {
+        /// How far the clocks of two machines that keep time may be apart.
+        const SKEW: Duration = Duration::from_secs(1);
+        self.inner.order_timeout + SKEW
+    }
+
     pub async fn figures(&self) -> Result<Figures, ReadError> {
         const FIGURES: &str = include_str!("figures.sql");
         self.read(async |connection| sqlx::query_as(FIGURES).bind(MOST_COUNTED).fetch_one(connection).await).await
@@ -111,13 +150,14 @@ impl Shard {
 
     async fn read<T>(
         &self,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, ReadError> {
-        let down = |reason: String| ReadError { shard: self.name().to_owned(), reason };
+        let error = |reason: String, is_down| ReadError { shard: self.name().to_owned(), reason, is_down };
         if !self.inner.health.reachable.load(Ordering::Relaxed) {
-            return Err(down("it does not answer".to_owned()));
+            return Err(error("it does not answer".to_owned(), true));
         }
-        self.pool().ask(READ_TIMEOUT, question).await.map_err(|error| down(error.to_string()))
+        let answer = self.pool().ask(READ_TIMEOUT, question).await;
+        answer.map_err(|failed| error(failed.to_string(), failed.is_down()))
     }
 }
 

@@ -1,12 +1,10 @@
-//! The one statement that stores a batch, the one that reads who won a key, and what an error of Postgres means.
+//! The one statement that stores a batch, and the one that reads who won a key.
 
 use std::collections::{HashMap, HashSet};
 
 use orderflow_core::OrderId;
-use sqlx::{
-    FromRow, PgConnection, Row,
-    postgres::{PgDatabaseError, PgSeverity},
-};
+use orderflow_service::postgres::{Refusal, is_stale_plan};
+use sqlx::{Connection, FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 
 use super::{PlaceError, Placed, order_row::order_columns, queue::Submission};
@@ -28,41 +26,12 @@ const SELECT_WINNERS: &str = concat!(
 /// purged), so it must be sent once more.
 pub type Outcomes = Vec<Option<Result<Placed, PlaceError>>>;
 
-/// What an error of the statement means for the orders in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Some value in the batch: nothing of the batch was stored, a smaller batch may do.
-    Data,
-    /// Serialization failure or deadlock: nothing was stored, the same again may do.
-    Again,
-    /// Nothing was stored, and the same again would not do.
-    Refused,
-    /// The connection is gone or on its way: it may have been stored.
-    Unknown,
-}
-
 /// Why a batch has no outcomes.
 #[derive(Debug)]
 pub struct StoreError {
-    pub failure: Failure,
+    /// What the error of the statement means; `None`: it may have been stored, and nobody knows.
+    pub refusal: Option<Refusal>,
     pub error: sqlx::Error,
-}
-
-impl Failure {
-    fn of(error: &sqlx::Error) -> Self {
-        let sqlx::Error::Database(error) = error else { return Self::Unknown };
-        let Some(error) = error.try_downcast_ref::<PgDatabaseError>() else { return Self::Unknown };
-        // FATAL ends the session: whether before or after the commit, it does not say.
-        if matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic) {
-            return Self::Unknown;
-        }
-        match error.code() {
-            "40001" | "40P01" => Self::Again,
-            code if code.starts_with("22") || code.starts_with("23") => Self::Data,
-            code if code.starts_with("08") || code.starts_with("57P") => Self::Unknown,
-            _ => Self::Refused,
-        }
-    }
 }
 
 /// Sorts a batch as [`store`] wants it.
@@ -73,10 +42,19 @@ pub fn sort(batch: &mut [Submission]) {
 
 /// Stores a sorted batch in one transaction, and reads of its known keys, in another, which orders they stand for.
 pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Result<Outcomes, StoreError> {
-    let refused = |error| StoreError { failure: Failure::of(&error), error };
+    let refused = |error| StoreError {
+        refusal: Refusal::of(&error).filter(|refusal| *refusal != Refusal::Connection),
+        error,
+    };
     // By now the first one has committed: whatever is wrong with the second, it says nothing of what is stored.
-    let unknown = |error| StoreError { failure: Failure::Unknown, error };
-    let stored = insert(connection, batch).await.map_err(refused)?;
+    let unknown = |error| StoreError { refusal: None, error };
+    let stored = match insert(connection, batch).await {
+        Err(error) if is_stale_plan(&error) => {
+            connection.clear_cached_statements().await.map_err(unknown)?;
+            insert(connection, batch).await.map_err(refused)?
+        }
+        stored => stored.map_err(refused)?,
+    };
     let mut winners = winners(connection, batch, &stored).await.map_err(unknown)?;
     let outcome = |(position, submission): (usize, &Submission)| {
         let order = &submission.order;

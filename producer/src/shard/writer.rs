@@ -3,7 +3,13 @@
 
 use std::time::Duration;
 
-use orderflow_service::{Backoff, failpoint::defect, postgres, shutdown::CancellationToken};
+use orderflow_core::{ProductName, UserId};
+use orderflow_service::{
+    Backoff,
+    failpoint::defect,
+    postgres::{self, Refusal},
+    shutdown::CancellationToken,
+};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::oneshot,
@@ -15,7 +21,7 @@ use super::{
     Doorbells, Health, PlaceError, Placed, Presence, Trouble,
     meta::{Expected, MetaError},
     queue::{Submission, Submissions},
-    statement::{self, Failure, Outcomes, StoreError},
+    statement::{self, Outcomes, StoreError},
 };
 use crate::metrics::ShardMetrics;
 
@@ -28,6 +34,7 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Longest wait for an answer of the database that no order waits for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
+#[derive(Clone)]
 pub struct Writer {
     options: PgConnectOptions,
     expected: Expected,
@@ -73,13 +80,13 @@ impl Writer {
     /// Runs until the queue is closed and empty, or, while the database is gone, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let mut refused = false;
+        let (mut refused, mut suspect) = (false, None);
         loop {
             if let Some(connection) = self.connect().await {
                 if !refused {
                     self.health.up();
                 }
-                match self.serve(connection).await {
+                match self.serve(connection, &mut suspect).await {
                     Served::QueueClosed => return,
                     Served::ConnectionLost => {
                         refused = false;
@@ -119,7 +126,7 @@ impl Writer {
     }
 
     /// Stores batches until there will be none, or the connection is of no more use.
-    async fn serve(&self, connection: Connection) -> Served {
+    async fn serve(&self, connection: Connection, suspect: &mut Option<Refused>) -> Served {
         let mut connection = Some(connection);
         loop {
             let Some(open) = &mut connection else { return Served::ConnectionLost };
@@ -139,7 +146,7 @@ impl Writer {
                     if defect("writer::answers-before-commit") {
                         answer_early(&mut batch);
                     }
-                    let refused = self.store_and_answer(&mut connection, batch).await;
+                    let refused = self.store_and_answer(&mut connection, batch, suspect).await;
                     self.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
                     if refused {
                         return Served::Refused;
@@ -165,23 +172,30 @@ impl Writer {
     /// Answers every submission. A batch whose outcome is unknown is sent again over a new connection, with the same ids,
     /// until its requests have given up. Leaves `None` behind if the last connection is of no more use; true if the server
     /// refuses everything.
-    async fn store_and_answer(&self, connection: &mut Option<Connection>, mut batch: Vec<Submission>) -> bool {
+    async fn store_and_answer(
+        &self,
+        connection: &mut Option<Connection>,
+        mut batch: Vec<Submission>,
+        suspect: &mut Option<Refused>,
+    ) -> bool {
         let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
         // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
         let mut unknown = false;
         loop {
             if let Some(open) = connection {
-                let mut refusal = None;
-                match timeout_at(deadline, self.store_bisecting(&mut open.postgres, &batch, &mut refusal)).await {
-                    Ok(Ok(outcomes)) => {
-                        let refused = refusal.is_some();
-                        match refusal {
+                let mut findings = Findings::default();
+                match timeout_at(deadline, self.store_bisecting(&mut open.postgres, &batch, &mut findings)).await {
+                    Ok(Ok(mut outcomes)) => {
+                        let refusal = findings.conclude(suspect);
+                        if let Some(reason) = &refusal {
                             // Reading goes on.
-                            Some(reason) => self.health.dependency.down(reason),
-                            None => self.health.up(),
+                            self.health.dependency.down(reason);
+                            take_back(&mut outcomes, reason);
+                        } else if findings.answered {
+                            self.health.up();
                         }
                         self.answer(batch, outcomes, unknown);
-                        return refused;
+                        return refusal.is_some();
                     }
                     // Dropped, not closed: a peer that does not answer does not answer a goodbye either.
                     Ok(Err(error)) => {
@@ -212,50 +226,55 @@ impl Writer {
         }
     }
 
-    /// Stores a batch; one with a value that the database refuses is halved until only that order is left out. `Err` is an
-    /// unknown outcome; `refusal` is set when the server refuses everything.
+    /// Stores a batch. One in which the database refuses something that may be a row's is halved until only that order is left
+    /// out. `Err` is an unknown outcome.
     async fn store_bisecting(
         &self,
         connection: &mut PgConnection,
         batch: &[Submission],
-        refusal: &mut Option<String>,
+        findings: &mut Findings,
     ) -> Result<Outcomes, sqlx::Error> {
         fail::fail_point!("writer::before-commit", |_| std::process::abort());
         let (mut tries, mut committed) = (0, false);
         loop {
             tries += 1;
-            let StoreError { failure, error } = match statement::store(connection, batch).await {
+            let StoreError { refusal, error } = match statement::store(connection, batch).await {
                 Ok(outcomes) if outcomes.iter().any(Option::is_none) && tries < 3 => {
                     committed = true;
                     continue;
                 }
                 Ok(outcomes) => {
                     fail::fail_point!("writer::after-commit", |_| std::process::abort());
+                    findings.answered = true;
                     return Ok(outcomes);
                 }
                 Err(error) => error,
             };
             let none_stored = |error: PlaceError| Ok(vec![Some(Err(error)); batch.len()]);
-            match failure {
-                Failure::Again if tries < 5 => {}
+            match refusal {
+                Some(Refusal::Collision | Refusal::StalePlan) if tries < 5 => {}
                 // What it refuses now, it has stored in part before.
                 _ if committed => return Err(error),
-                Failure::Again => return none_stored(PlaceError::NotAccepted(error.to_string())),
-                Failure::Refused => {
-                    *refusal = Some(error.to_string());
-                    return none_stored(PlaceError::NotAccepted(format!("the shard takes no orders: {error}")));
+                Some(Refusal::Collision | Refusal::StalePlan) => {
+                    return none_stored(PlaceError::NotAccepted(error.to_string()));
                 }
-                Failure::Data if batch.len() == 1 => {
+                Some(Refusal::Server) => {
+                    findings.server = Some(error.to_string());
+                    return none_stored(PlaceError::NotAccepted(no_orders(&error)));
+                }
+                Some(Refusal::Statement) if batch.len() == 1 => {
                     tracing::error!(order_id = %batch[0].order.id, %error, "the database refuses an order");
-                    return none_stored(PlaceError::Refused(error.to_string()));
+                    let refused = none_stored(PlaceError::Refused(error.to_string()));
+                    findings.refused.push(Refused::of(&batch[0], &error));
+                    return refused;
                 }
-                Failure::Data => {
+                Some(Refusal::Statement) => {
                     let (first, second) = batch.split_at(batch.len() / 2);
-                    let mut outcomes = Box::pin(self.store_bisecting(connection, first, refusal)).await?;
-                    outcomes.extend(Box::pin(self.store_bisecting(connection, second, refusal)).await?);
+                    let mut outcomes = Box::pin(self.store_bisecting(connection, first, findings)).await?;
+                    outcomes.extend(Box::pin(self.store_bisecting(connection, second, findings)).await?);
                     return Ok(outcomes);
                 }
-                Failure::Unknown => return Err(error),
+                Some(Refusal::Connection) | None => return Err(error),
             }
         }
     }
@@ -275,6 +294,76 @@ impl Writer {
             let _ = submission.reply.send(outcome);
         }
     }
+}
+
+/// What was found out of the server while a batch was stored.
+#[derive(Default)]
+struct Findings {
+    /// It ran the statement of some order at least.
+    answered: bool,
+    /// It takes no orders at all, with the reason.
+    server: Option<String>,
+    /// Each alone, in the order of the batch.
+    refused: Vec<Refused>,
+}
+
+/// An order that the server refused, alone in its statement.
+#[derive(Clone)]
+struct Refused {
+    sqlstate: Option<String>,
+    user_id: UserId,
+    product_name: ProductName,
+    reason: String,
+}
+
+impl Refused {
+    fn of(submission: &Submission, error: &sqlx::Error) -> Self {
+        let order = &submission.order;
+        Self {
+            sqlstate: postgres::sqlstate(error),
+            user_id: order.user_id.clone(),
+            product_name: order.product_name.clone(),
+            reason: no_orders(error),
+        }
+    }
+
+    /// Refused alike, and with nothing in common: then it is hardly the orders.
+    fn accuses_server_with(&self, other: &Self) -> bool {
+        self.sqlstate == other.sqlstate
+            && self.user_id != other.user_id
+            && self.product_name != other.product_name
+    }
+}
+
+impl Findings {
+    /// Why the server takes no orders, if it does not: it says so, or refused orders alike that have nothing in common, and
+    /// ran none. `suspect` is the order that was refused last while nothing else was stored.
+    fn conclude(&self, suspect: &mut Option<Refused>) -> Option<String> {
+        if self.server.is_some() {
+            return self.server.clone();
+        }
+        if self.answered {
+            *suspect = None;
+            return None;
+        }
+        let accused = |one: &Refused| self.refused.iter().chain(suspect.as_ref()).any(|other| one.accuses_server_with(other));
+        let reason = self.refused.iter().find(|one| accused(one)).map(|one| one.reason.clone());
+        *suspect = self.refused.last().cloned().or(suspect.take());
+        reason
+    }
+}
+
+/// The orders that were thought to be the reason were not: they may be sent again.
+fn take_back(outcomes: &mut Outcomes, reason: &str) {
+    for outcome in outcomes {
+        if let Some(Err(error @ PlaceError::Refused(_))) = outcome {
+            *error = PlaceError::NotAccepted(reason.to_owned());
+        }
+    }
+}
+
+fn no_orders(error: &sqlx::Error) -> String {
+    format!("the shard takes no orders: {error}")
 }
 
 /// A defect for the proof: whoever waits is told what has not happened yet.

@@ -1,8 +1,12 @@
 //! How far the consumers of the group are, asked of Kafka as one of its members would ask, without ever being one.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use orderflow_core::Topics;
+use orderflow_core::{OrderCreated, OrderId, Timestamp, Topics};
 use orderflow_service::kafka;
 use rdkafka::{
     Message,
@@ -11,11 +15,17 @@ use rdkafka::{
 };
 
 use super::snapshot::{Consumer, Partition};
-use crate::kafka_reader::{Asked, Reader};
+use crate::{
+    kafka_reader::{Asked, Reader},
+    progress::Unhandled,
+};
 
 /// Offsets over which events are told from the ends of transactions, which have offsets too: a group that has read
 /// everything is one of those behind. Above it the difference does not matter.
 const TOLD_APART: i64 = 100;
+
+/// How far the clocks of two machines that keep time may be apart.
+const SKEW: Duration = Duration::from_secs(1);
 
 pub struct GroupProgress {
     group: Arc<str>,
@@ -26,8 +36,33 @@ pub struct GroupProgress {
     records: Reader<Known>,
 }
 
-/// What was counted, by partition: between which offsets, and how many events.
-type Known = BTreeMap<i32, ((i64, i64), i64)>;
+/// What was read of what a partition's events wait for, by partition: between which offsets, and what was found.
+type Known = BTreeMap<i32, ((i64, i64), Found)>;
+
+/// Events that are not handled yet: the first of them, up to [`TOLD_APART`] offsets.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    count: i64,
+    ids: HashSet<OrderId>,
+    /// When the first of them was published.
+    first_at: Option<Timestamp>,
+}
+
+/// How far the group is with one partition.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// Everything before this offset is handled.
+    pub position: i64,
+    pub end: i64,
+    pub unhandled: Unhandled,
+}
+
+/// What the group and its partitions are like.
+pub struct Answer {
+    pub consumer: Consumer,
+    pub partitions: Vec<Partition>,
+    pub reach: Vec<Reach>,
+}
 
 impl GroupProgress {
     pub fn new(settings: &kafka::Settings, group: &str, topics: &Topics) -> Self {
@@ -47,7 +82,7 @@ impl GroupProgress {
     }
 
     /// Or the reason why Kafka does not tell.
-    pub async fn look(&self, timeout: Duration) -> Result<(Consumer, Vec<Partition>), String> {
+    pub async fn look(&self, timeout: Duration) -> Result<Answer, String> {
         let topic = self.topic.clone();
         let committed = move |asked: &mut Asked<'_, ()>| {
             let count = asked.partitions(&topic)?;
@@ -57,9 +92,9 @@ impl GroupProgress {
         let committed = self.offsets.ask(timeout, committed).await?;
         let (group, topic) = (self.group.clone(), self.topic.clone());
         let ends = move |asked: &mut Asked<'_, Known>| ask(asked, &group, &topic, &committed);
-        let (members, partitions) = self.records.ask(timeout, ends).await?;
+        let (members, partitions, reach) = self.records.ask(timeout, ends).await?;
         let lag = partitions.iter().map(|partition| partition.lag).sum();
-        Ok((Consumer { members, lag, ..self.unknown() }, partitions))
+        Ok(Answer { consumer: Consumer { members, lag, ..self.unknown() }, partitions, reach })
     }
 }
 
@@ -86,32 +121,43 @@ fn ask(
     group: &str,
     topic: &str,
     committed: &BTreeMap<i32, i64>,
-) -> Result<(Option<usize>, Vec<Partition>), String> {
+) -> Result<(Option<usize>, Vec<Partition>, Vec<Reach>), String> {
     let count = asked.partitions(topic)?;
-    let (mut partitions, mut behind) = (Vec::new(), BTreeMap::new());
+    let (mut partitions, mut reach, mut behind) = (Vec::new(), Vec::new(), BTreeMap::new());
     for partition in 0..count {
         let (start, end) = asked.extent(topic, partition)?;
         let committed = committed.get(&partition).copied();
-        let next = committed.unwrap_or(start).max(start);
-        if (1..=TOLD_APART).contains(&(end - next)) {
-            behind.insert(partition, (next, end));
+        let position = committed.unwrap_or(start).max(start);
+        if position < end {
+            behind.insert(partition, (position, end.min(position + TOLD_APART)));
         }
-        partitions.push(Partition { partition, end, committed, lag: Some((end - next).max(0)) });
+        partitions.push(Partition { partition, end, committed, lag: Some((end - position).max(0)) });
+        reach.push(Reach { position, end, unhandled: Unhandled { is_complete: position >= end, ..Unhandled::default() } });
     }
-    let counted = count_events(asked, topic, &behind);
-    for partition in &mut partitions {
-        if behind.contains_key(&partition.partition) {
-            partition.lag = counted.get(&partition.partition).copied();
+    let mut found = read_first(asked, topic, &behind);
+    for (partition, reach) in partitions.iter_mut().zip(&mut reach) {
+        let Some((_, upto)) = behind.get(&partition.partition) else { continue };
+        let is_complete = *upto == reach.end;
+        let found = found.remove(&partition.partition);
+        if is_complete {
+            partition.lag = found.as_ref().map(|found| found.count);
         }
+        let Some(Found { count, ids, first_at }) = found else { continue };
+        if is_complete && count == 0 {
+            // Only the end of a transaction lies behind the group.
+            reach.position = reach.end;
+        }
+        let since = first_at.map(|first| first.after(SKEW));
+        reach.unhandled = Unhandled { ids, is_complete, since, ..Unhandled::default() };
     }
     // A group that Kafka does not know has no members.
     let listed = asked.consumer.fetch_group_list(Some(group), asked.left()).ok();
     let members = listed.map(|list| list.groups().first().map_or(0, |found| found.members().len()));
-    Ok((members, partitions))
+    Ok((members, partitions, reach))
 }
 
-/// Events between these offsets, of the partitions for which there is time.
-fn count_events(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, (i64, i64)>) -> BTreeMap<i32, i64> {
+/// What is between these offsets, of the partitions for which there is time.
+fn read_first(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, (i64, i64)>) -> BTreeMap<i32, Found> {
     // On a quiet day nothing has changed since the last look, and nothing is read.
     asked.known.retain(|partition, (extent, _)| behind.get(partition) == Some(extent));
     let unknown: BTreeMap<_, _> = behind
@@ -119,15 +165,19 @@ fn count_events(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32
         .filter(|(partition, _)| !asked.known.contains_key(partition))
         .map(|(partition, extent)| (*partition, *extent))
         .collect();
-    let mut counts: BTreeMap<i32, i64> = unknown.keys().map(|partition| (*partition, 0)).collect();
-    let read = asked.read(topic, &unknown, |_, event| {
-        counts.entry(event.partition()).and_modify(|count| *count += 1);
+    let mut found: BTreeMap<i32, Found> = unknown.keys().map(|partition| (*partition, Found::default())).collect();
+    let read = asked.read(topic, &unknown, |_, record| {
+        let found = found.entry(record.partition()).or_default();
+        found.count += 1;
+        found.ids.extend(OrderCreated::decode(record.payload(), None).map(|event| event.order_id));
+        let milliseconds = record.timestamp().to_millis().unwrap_or_default();
+        found.first_at = found.first_at.or_else(|| Timestamp::from_unix_microseconds(milliseconds.saturating_mul(1000)));
         true
     });
     if read == Ok(true) {
-        asked.known.extend(unknown.iter().map(|(partition, extent)| (*partition, (*extent, counts[partition]))));
+        asked.known.extend(found.into_iter().map(|(partition, found)| (partition, (unknown[&partition], found))));
     }
-    asked.known.iter().map(|(partition, (_, count))| (*partition, *count)).collect()
+    asked.known.iter().map(|(partition, (_, found))| (*partition, found.clone())).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
 };
 
-use orderflow_core::{OrderId, ShardMap, Timestamp, UserId, event::source_header};
+use orderflow_core::{OrderId, ShardMap, Timestamp, UserId, event::source_header, json};
 use orderflow_service::kafka::header;
 use rdkafka::{Message, message::BorrowedMessage};
 use serde::Deserialize;
@@ -286,7 +286,7 @@ impl Mention {
             #[serde(alias = "accepted_at")]
             timestamp: Timestamp,
         }
-        let value: Value<'_> = serde_json::from_slice(record.payload()?).ok()?;
+        let value: Value<'_> = json::from_object(record.payload()?).ok()?;
         Some(Self {
             order_id: value.order_id,
             user_id: value.user_id.into_owned(),

@@ -22,7 +22,7 @@ pub enum Error {
     )]
     ShardMismatch { found: Identity, expected: Identity },
     /// `what` is `topic` or `bucket`.
-    #[error("the database was made for {what} {found}, not {expected}; nothing was written")]
+    #[error("the database was made for {what} {found:?}, not {expected:?}; nothing was written")]
     MadeForAnother { what: &'static str, found: String, expected: String },
     #[error(
         "the database has a table {table} that nobody claims; nothing was written: a shard needs a database of its own"

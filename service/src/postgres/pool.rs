@@ -7,7 +7,7 @@ use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleErro
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::timeout;
 
-use super::{CONNECT_TIMEOUT, ConnectError, connect};
+use super::{CONNECT_TIMEOUT, ConnectError, Refusal, connect, is_stale_plan};
 
 /// A connection that was lent so recently is taken for alive. One that is not costs a question its answer.
 const FRESH: Duration = Duration::from_millis(100);
@@ -31,6 +31,16 @@ pub enum AskError {
     Database(#[from] sqlx::Error),
 }
 
+impl AskError {
+    /// Whether the database is down as a whole: it does not answer, or takes no questions from anybody.
+    pub fn is_down(&self) -> bool {
+        match self {
+            Self::Timeout(_) | Self::Connect(_) => true,
+            Self::Database(error) => Refusal::of(error).is_none_or(Refusal::is_of_server),
+        }
+    }
+}
+
 /// Connections that are made when they are first needed. Clones share them.
 #[derive(Clone)]
 pub struct Pool(managed::Pool<Connector>);
@@ -49,11 +59,12 @@ impl Pool {
     }
 
     /// Asks over one of the connections, within `longest`, the wait for it included. A connection whose answer was not awaited to the
-    /// end, or was an error, is not lent again: nobody knows what is still to come over it.
+    /// end, or was an error, is not lent again: nobody knows what is still to come over it. Asked once more is what the server
+    /// refused before it ran it, because a migration had changed what its plan was made for.
     pub async fn ask<T>(
         &self,
         longest: Duration,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, AskError> {
         let asked = async {
             let mut lent = Lent(Some(self.0.get().await.map_err(|error| match error {
@@ -61,7 +72,13 @@ impl Pool {
                 other => unreachable!("it is never closed, and has no timeouts or hooks: {other}"),
             })?));
             let connection = lent.0.as_mut().expect("lent a line above");
-            let answer = question(connection).await?;
+            let answer = match question.clone()(connection).await {
+                Err(error) if is_stale_plan(&error) => {
+                    connection.clear_cached_statements().await?;
+                    question(connection).await?
+                }
+                answer => answer?,
+            };
             drop(lent.0.take());
             Ok(answer)
         };

@@ -15,8 +15,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router, middleware};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
 use super::ports::Ports;
@@ -86,28 +86,26 @@ async fn list(State(switches): State<Switches>) -> Response {
     Json(json!({"parts": switches.iter().map(part).collect::<Vec<_>>()})).into_response()
 }
 
-#[derive(Deserialize)]
-struct Wanted {
-    running: bool,
-}
-
 async fn set(
     State(switches): State<Switches>,
     Path(name): Path<String>,
-    wanted: Result<Json<Wanted>, JsonRejection>,
+    // An object: a struct would be taken from an array, too.
+    wanted: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Response {
+    const FORM: &str = r#"the body must be {"running":true} or {"running":false}"#;
     let Some(switch) = switches.iter().find(|switch| switch.name == name) else {
         let names: Vec<_> = switches.iter().map(|switch| switch.name).collect();
         return problem(StatusCode::NOT_FOUND, &format!("there is no such part; there are {}", names.join(", ")));
     };
     match wanted {
-        Ok(Json(Wanted { running })) => {
-            switch.set(running);
-            (StatusCode::ACCEPTED, Json(json!({"name": switch.name, "state": switch.state()}))).into_response()
-        }
-        Err(rejection) => {
-            problem(rejection.status(), &format!(r#"the body must be {{"running":true}} or false: {rejection}"#))
-        }
+        Err(rejection) => problem(rejection.status(), &format!("{FORM}: {rejection}")),
+        Ok(Json(wanted)) => match wanted.get("running").and_then(Value::as_bool) {
+            None => problem(StatusCode::UNPROCESSABLE_ENTITY, FORM),
+            Some(running) => {
+                switch.set(running);
+                (StatusCode::ACCEPTED, Json(json!({"name": switch.name, "state": switch.state()}))).into_response()
+            }
+        },
     }
 }
 
@@ -161,6 +159,7 @@ mod tests {
         let (url, [s3, _]) = served().await?;
         ensure!(put(&format!("{url}/postgres"), r#"{"running":false}"#, &[]).await? == 404, "an unknown part");
         ensure!(put(&format!("{url}/s3"), r#"{"running":0}"#, &[]).await? == 422, "no truth value");
+        ensure!(put(&format!("{url}/s3"), "[false]", &[]).await? == 422, "an array");
         ensure!(put(&format!("{url}/s3"), "{", &[]).await? == 400, "no JSON");
         let post = http::client().post(format!("{url}/s3")).send().await?;
         ensure!(post.status() == 405, "{post:?}");

@@ -7,6 +7,7 @@ mod accessibility;
 mod burst;
 mod complaints;
 mod dots;
+mod earlier;
 mod feed;
 mod hostile;
 mod letters;

@@ -3,8 +3,11 @@
 use anyhow::{Result, ensure};
 use orderflow_testbed::{Isolation, Service, Stack, eventually};
 
-use crate::page::{DONE, NOTIFIED, PENDING};
+use crate::page::{DONE, NOT_NOTIFIED, NOTIFIED, PENDING, is_open};
 use crate::support::{PATIENCE, Shop, on};
+
+/// The events that wait for Kafka.
+const PUBLISHING: &str = "#orders-list .journey li:nth-child(3)[data-state=waiting]";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<()> {
@@ -91,7 +94,7 @@ async fn while_no_consumer_runs_notifications_wait_and_then_each_is_made_once() 
         page.fill_order("alice", "Keyboard").await?;
         page.click("#place-form button").await?;
         page.shows("#outcome", |text| text.contains("Stored on shard1")).await?;
-        page.shows("#orders-list .journey", |text| text.contains("Not notified yet")).await?;
+        page.show_all(NOT_NOTIFIED, |orders| orders.len() == 1 && orders.iter().all(|step| is_open(step))).await?;
         page.click("#outcome-path").await?;
         page.shows("#path-hops li[data-state=waiting]", |text| text.contains("Waiting for the consumer")).await?;
 
@@ -123,7 +126,8 @@ async fn while_kafka_is_frozen_orders_are_taken_and_then_each_is_notified_once()
         page.shows("#outcome", |text| text.contains("Stored on shard1")).await?;
         shop.place("nora", "Lamp").await?;
         page.shows("#orders-list", |text| text.contains("Keyboard") && text.contains("Lamp")).await?;
-        page.shows("#orders-list li.order:first-child", |text| text.contains("Not notified yet")).await?;
+        page.show_all(PUBLISHING, |orders| orders.len() == 2).await?;
+        page.show_all(NOT_NOTIFIED, |orders| orders.len() == 2 && orders.iter().all(|step| is_open(step))).await?;
         page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
 
         shop.stack.kafka().resume();

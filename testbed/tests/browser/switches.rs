@@ -6,7 +6,7 @@ use orderflow_testbed::{eventually, folder, http};
 use serde_json::Value;
 
 use crate::complaints::Failures;
-use crate::page::{NOTIFIED, Page};
+use crate::page::{NOT_NOTIFIED, NOTIFIED, Page, is_open};
 use crate::up::{PATIENCE, Up};
 
 const PARTS: [&str; 5] = ["s3", "kafka", "shard1", "shard2", "consumer"];
@@ -45,7 +45,8 @@ async fn off_and_on(page: &Page, part: &str, user: &str, count: usize) -> Result
     page.click("#place-form button").await?;
     page.shows("#outcome", |text| text.contains(user) && text.contains("Stored on")).await?;
     let newest = "#orders-list li.order:first-child";
-    page.shows(newest, |text| text.contains(user) && text.contains("Not notified yet")).await?;
+    page.shows(newest, |text| text.contains(user)).await?;
+    page.show_all(NOT_NOTIFIED, |orders| orders.len() == 1 && orders.iter().all(|step| is_open(step))).await?;
     page.show_all(NOTIFIED, |orders| orders.len() == count - 1).await?;
 
     page.click(&format!("#control-{part} ~ button")).await?;

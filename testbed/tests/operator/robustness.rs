@@ -11,7 +11,7 @@ use kube::api::{Patch, PatchParams};
 use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World, chart, looks};
+use crate::support::{NAME, PATIENCE, SECOND, World, chart, looks, metrics};
 
 async fn leader(world: &World) -> Result<String> {
     let lease = world.api::<Lease>().get("orderflow-operator").await?;
@@ -160,6 +160,40 @@ async fn a_resource_that_cannot_be_read_stops_no_other() -> Result<()> {
     kubernetes.api_server().kill();
     kubernetes.controller_manager().kill();
     kubernetes.etcd().kill();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconcile_that_panics_costs_its_resource_alone() -> Result<()> {
+    let world = World::new().await?;
+    let panics = format!("operator::reconcile=return({}/{NAME})", world.namespace);
+    let operator = world.operator_with(&[("FAILPOINTS", &panics)]).await?;
+    let _kubelet = world.kubelet();
+    world.create(world.orderflow()).await?;
+    let ready = world.wait_for("Ready", "False", "InternalError").await?;
+    ensure!(ready["message"].as_str().is_some_and(|message| message.contains("its log has a line")), "{ready}");
+    world.create(world.second().await?).await?;
+    world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
+    // Again and again, with backoff; and the process is the same.
+    eventually("another try", PATIENCE, async || {
+        let metrics = metrics(&operator).await?;
+        let count = metrics.lines().find_map(|line| line.strip_prefix("orderflow_operator_reconcile_panics_total "));
+        ensure!(count.is_some_and(|count| count.parse().is_ok_and(|count: u64| count > 1)), "{count:?}");
+        Ok(())
+    })
+    .await?;
+    ensure!(operator.process().is_running(), "{}", operator.process().log_since_start());
+    let log = operator.process().log_since_start();
+    ensure!(log.contains(r#""message":"panicked""#) && log.contains("orderflow_operator::reconcile"), "{log}");
+    let events = world.events().await?;
+    let warnings = events.iter().filter(|(kind, reason, _)| kind == "Warning" && reason == "InternalError").count();
+    ensure!(warnings == 1, "{events:#?}");
+
+    // What was made of it goes on once the fault is mended.
+    operator.kill();
+    let mended = world.operator().await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    drop(mended);
     Ok(())
 }
 

@@ -42,6 +42,31 @@ async fn a_missing_secret_is_named_and_harms_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Two lines that were pasted into one value: the signer of the AWS SDK panics at that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_character_in_a_secret_is_named_and_harms_no_other_resource() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    let _kubelet = world.kubelet();
+    let mut pasted = world.orderflow();
+    let values = [("AWS_ACCESS_KEY_ID", "AKIAhunter2\nAKIAhunter3"), ("AWS_SECRET_ACCESS_KEY", "hunter4")];
+    world.put_secret("pasted", &values).await?;
+    pasted["spec"]["bucket"]["credentialsSecretRef"]["name"] = json!("pasted");
+    world.create(pasted).await?;
+    let bucket = world.wait_for("BucketReady", "False", "SecretInvalid").await?;
+    require_named(&bucket, &["Secret pasted, key AWS_ACCESS_KEY_ID", r"'\n' as character 12"])?;
+    ensure!(!bucket.to_string().contains("hunter"), "{bucket}");
+    world.create(world.second().await?).await?;
+    world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
+
+    let s3 = world.stack.object_store();
+    let (id, secret) = (s3.access_key_id(), s3.secret_access_key());
+    world.put_secret("pasted", &[("AWS_ACCESS_KEY_ID", id), ("AWS_SECRET_ACCESS_KEY", secret)]).await?;
+    world.wait_for("Ready", "True", "Available").await?;
+    ensure!(operator.process().is_running(), "{}", operator.process().log_since_start());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_secret_is_told_by_exactly_one_warning() -> Result<()> {
     let world = World::new().await?;

@@ -205,10 +205,17 @@ async fn replays_at_once_send_no_letter_twice() -> Result<()> {
 async fn a_body_that_says_no_offset_is_refused() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = replaying(&stack).await?;
-    for body in [json!({}), json!({"through": "0"}), json!(7)] {
+    write_letters(&stack, 1).await?;
+    for body in [json!({}), json!({"through": "0"}), json!(7), json!([0]), json!({"through": [0]})] {
         api.replay(&body).await?.expect_problem(400, "malformed")?;
     }
-    api.replay(&json!({"through": -1})).await?.expect_problem(400, "invalid-parameter")?;
+    for body in [json!({"through": -1}), json!({"through": 0.5})] {
+        api.replay(&body).await?.expect_problem(400, "invalid-parameter")?;
+    }
+    ensure!(api.dead_letters("").await?["waiting"] == 1, "a letter was replayed");
+    // An integer, as JSON Schema has it.
+    let reply = api.replay(&json!({"through": 0.0})).await?;
+    ensure!(reply.status == 200 && reply.json()["replayed"] == 1, "{reply:?}");
     let untyped = api.request("POST", "/api/dead-letters/replay").body(r#"{"through":0}"#);
     api.send(untyped).await?.expect_problem(415, "unsupported-media-type")?;
     Ok(())

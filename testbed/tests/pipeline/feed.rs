@@ -103,6 +103,35 @@ async fn read_until(events: &mut Events, mut before: u64, total: u64) -> Result<
     Ok(())
 }
 
+/// Charts of a page that has just been opened are full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_stream_begins_with_each_second_of_the_last_minutes() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    let _consumer = stack.consumer().start().await?;
+    let mut before = Events::from_now(&api).await?;
+    api.place_many(20).await?;
+    read_until(&mut before, 0, 20).await?;
+
+    let mut events = Events::open(&api, None).await?;
+    let hello = events.expect("hello").await?;
+    let bins: Vec<(u64, Vec<(i64, u64)>)> = serde_json::from_value(hello.data["history"]["bins"].clone())?;
+    ensure!((1..=300).contains(&bins.len()) && hello.data["history"]["from"].is_u64(), "{hello:?}");
+    ensure!(bins.iter().map(|(count, _)| count).sum::<u64>() == 20 && hello.number("total") == 20, "{hello:?}");
+    for (count, latency) in &bins {
+        ensure!(latency.iter().map(|(_, count)| count).sum::<u64>() == *count, "{hello:?}");
+    }
+    events.expect("recent").await?;
+    api.place_many(5).await?;
+    read_until(&mut events, 20, 25).await?;
+
+    let frame = before.expect("frame").await?;
+    let mut resumed = Events::open(&api, frame.id.as_deref()).await?;
+    let hello = resumed.expect("hello").await?;
+    ensure!(hello.data["resumed"] == true && hello.data.get("history").is_none(), "{hello:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_counts_its_notifications_by_shard_and_latency_and_shows_them() -> Result<()> {
     let stack = Stack::shared().await?;

@@ -107,3 +107,34 @@ async fn orders_of_the_same_moment_fall_between_no_two_pages() -> Result<()> {
     assert_eq!(pages(&api, "", 3).await?, expected(&stack, None).await?);
     Ok(())
 }
+
+/// As after an import of old orders.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_of_before_1970_are_paged_through_like_others() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    let acked = api.place_many(6).await?;
+    for shard in [1, 2] {
+        sqlx::query("UPDATE orders SET created_at = created_at - interval '100 years'")
+            .execute(&mut stack.shard(shard).await?)
+            .await?;
+    }
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = api.get(&format!("/api/orders?limit=1{cursor}")).await?;
+        ensure!(page.status == reqwest::StatusCode::OK, "{page:?}");
+        let page = page.json();
+        let at = page["orders"][0]["created_at"].as_str().unwrap_or_default();
+        ensure!(at.starts_with("19") && at.len() == 27, "{page}");
+        seen.push(page["orders"][0]["id"].as_str().unwrap_or_default().to_owned());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let mut expected: Vec<String> = acked.into_iter().map(|order| order.id).collect();
+    expected.sort_unstable();
+    seen.sort_unstable();
+    assert_eq!(seen, expected);
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The last five minutes of notifications, a bin for each second: how many, and how long each took. What a page begins its
+//! charts with. Exact, and bounded by the number of bins. Pure.
+
+use std::collections::VecDeque;
+
+use orderflow_core::Timestamp;
+
+use super::frame::{Latency, Pending};
+
+/// Seconds that are kept.
+const SECONDS: i64 = 300;
+
+/// The notifications of the epoch, by the second in which they were notified.
+#[derive(Debug)]
+pub struct History {
+    /// Unix second of the first bin.
+    from: i64,
+    bins: VecDeque<Bin>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Bin {
+    count: u64,
+    latency: Latency,
+}
+
+impl History {
+    /// Begins empty: of what was before nothing is known.
+    pub fn new(now: Timestamp) -> Self {
+        Self { from: second(now), bins: VecDeque::new() }
+    }
+
+    pub fn add(&mut self, pending: &Pending, now: Timestamp) {
+        self.reach(second(now));
+        for (at, count, latency) in pending.seconds() {
+            // What is dated before or after all bins still counts: in the nearest of them.
+            let last = self.bins.len() as i64 - 1;
+            let bin = &mut self.bins[(at - self.from).clamp(0, last) as usize];
+            bin.count += count;
+            bin.latency.add(latency);
+        }
+    }
+
+    /// Makes the last bin that of `now`, and forgets what is older than is kept.
+    fn reach(&mut self, now: i64) {
+        // A clock that was set far ahead leaves nothing of before.
+        if now - self.from >= 2 * SECONDS {
+            *self = Self { from: now - SECONDS + 1, bins: VecDeque::new() };
+        }
+        while self.from + (self.bins.len() as i64) <= now {
+            self.bins.push_back(Bin::default());
+        }
+        while self.bins.len() as i64 > SECONDS {
+            self.bins.pop_front();
+            self.from += 1;
+        }
+        if self.bins.is_empty() {
+            self.bins.push_back(Bin::default());
+        }
+    }
+
+    /// As it is sent: `{"from":…,"bins":[[count,[[bound,count],…]],…]}`.
+    pub fn render(&mut self, now: Timestamp) -> String {
+        self.reach(second(now));
+        let bins: Vec<_> = self.bins.iter().map(|bin| (bin.count, bin.latency.classes())).collect();
+        let bins = serde_json::to_string(&bins).expect("numbers are JSON");
+        format!(r#"{{"from":{},"bins":{bins}}}"#, self.from)
+    }
+}
+
+fn second(moment: Timestamp) -> i64 {
+    moment.unix_microseconds().div_euclid(1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::feed::frame::tests::{map, notification};
+
+    const BEGAN: i64 = 1_700_000_000;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_microseconds((BEGAN + seconds) * 1_000_000).unwrap()
+    }
+
+    /// Of so many notifications in the first second after the beginning, each of which took 3 ms.
+    fn pending(count: u128) -> Pending {
+        let mut pending = Pending::new(&map());
+        for number in 0..count {
+            let (notification, text) = notification(number, 3000);
+            pending.add(&notification, &text, &map());
+        }
+        pending
+    }
+
+    fn rendered(history: &mut History, seconds: i64) -> Value {
+        serde_json::from_str(&history.render(at(seconds))).unwrap()
+    }
+
+    #[test]
+    fn each_notification_is_in_the_second_in_which_it_was_notified() {
+        let mut history = History::new(at(0));
+        assert_eq!(rendered(&mut history, 0), json!({"from": BEGAN, "bins": [[0, []]]}));
+        history.add(&pending(2), at(1));
+        history.add(&pending(1), at(2));
+        assert_eq!(rendered(&mut history, 3), json!({"from": BEGAN, "bins": [[3, [[3, 3]]], [0, []], [0, []], [0, []]]}));
+    }
+
+    #[test]
+    fn only_five_minutes_are_kept_and_nothing_is_lost_of_them() {
+        let mut history = History::new(at(-10));
+        history.add(&pending(1), at(0));
+        let value = rendered(&mut history, SECONDS - 1);
+        assert_eq!((&value["from"], value["bins"].as_array().unwrap().len()), (&json!(BEGAN), SECONDS as usize));
+        assert_eq!(value["bins"][0][0], 1);
+        let value = rendered(&mut history, SECONDS);
+        assert_eq!((&value["from"], &value["bins"][0][0]), (&json!(BEGAN + 1), &json!(0)));
+        // Dated before all that is kept, as after a consumer's clock was set: counted nevertheless.
+        history.add(&pending(5), at(SECONDS));
+        assert_eq!(rendered(&mut history, SECONDS)["bins"][0][0], 5);
+        assert_eq!(rendered(&mut history, 100 * SECONDS)["bins"].as_array().unwrap().len(), SECONDS as usize);
+    }
+}

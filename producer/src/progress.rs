@@ -1,0 +1,116 @@
+//! How far the orders of a page are, each by itself: published or not as its shard's queue tables say, notified or not as the
+//! offsets of the consumers' group say. One more question to each shard and one look at Kafka that others share, whatever
+//! the number of orders. What cannot be told for certain is unknown.
+
+use std::collections::{HashMap, HashSet};
+
+use futures_util::future::join_all;
+use orderflow_core::{OrderId, Timestamp, partition};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    http::App,
+    shard::{Announcements, Shard, StoredOrder},
+    stats::GroupLook,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Progress {
+    /// Its event: `waiting` in the outbox, `published`, `refused` by Kafka for good, or `unknown`. Only if asked for
+    #[schema(inline, required = false)]
+    published: Published,
+    /// Its notification: `waiting`, `notified` (the consumers have passed its event) or `unknown`. Only if asked for
+    #[schema(inline, required = false)]
+    notified: Notified,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Published {
+    Waiting,
+    Published,
+    Refused,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Notified {
+    Waiting,
+    Notified,
+    Unknown,
+}
+
+/// By order. `found` was read before this is called, so that an event that is in no queue has been published.
+pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> {
+    let mut of_shard: HashMap<usize, Vec<&StoredOrder>> = HashMap::new();
+    for stored in found {
+        of_shard.entry(app.map.shard_of(&stored.order.user_id).index.get()).or_default().push(stored);
+    }
+    let of_shard: Vec<_> = of_shard.into_iter().map(|(index, orders)| (&app.shards[index], orders)).collect();
+    let announcements = join_all(of_shard.iter().map(|(shard, orders)| {
+        let ids: Vec<OrderId> = orders.iter().map(|stored| stored.order.id).collect();
+        let shard = Shard::clone(shard);
+        async move { shard.announcements(ids).await.ok() }
+    }));
+    let (announcements, group) = tokio::join!(announcements, app.stats.group());
+    let mut progress = HashMap::new();
+    for ((shard, orders), announcements) in of_shard.into_iter().zip(announcements) {
+        for stored in orders {
+            let published = published(stored, shard, announcements.as_ref());
+            let notified = match published {
+                Published::Waiting | Published::Refused => Notified::Waiting,
+                Published::Unknown => Notified::Unknown,
+                Published::Published => group.as_ref().map_or(Notified::Unknown, |group| notified(stored, shard, group)),
+            };
+            progress.insert(stored.order.id, Progress { published, notified });
+        }
+    }
+    progress
+}
+
+fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announcements>) -> Published {
+    let Some(Announcements { waiting, refused, oldest, is_complete }) = announcements else { return Published::Unknown };
+    let order = &stored.order;
+    if waiting.contains(&order.id) {
+        Published::Waiting
+    } else if refused.contains(&order.id) {
+        Published::Refused
+    } else if *is_complete || oldest.is_none_or(|oldest| order.created_at < oldest.before(shard.longest_wait())) {
+        Published::Published
+    } else {
+        Published::Unknown
+    }
+}
+
+/// Of an order whose event was published.
+fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> Notified {
+    let (order, index) = (&stored.order, shard.shard().index.get());
+    let partition = partition::of_user(&order.user_id, group.partitions.len());
+    let Some(unhandled) = partition.and_then(|partition| group.partitions.get(partition)) else { return Notified::Unknown };
+    let reaches = |through: Option<Timestamp>| through.is_some_and(|through| order.created_at <= through);
+    if unhandled.ids.contains(&order.id) {
+        Notified::Waiting
+    } else if (unhandled.is_complete && reaches(group.published_through[index])) || reaches(unhandled.handled_through[index])
+    {
+        Notified::Notified
+    } else if unhandled.since.is_some_and(|since| order.created_at > since) {
+        Notified::Waiting
+    } else {
+        Notified::Unknown
+    }
+}
+
+/// What the group has still to handle of a partition, at the time of a look.
+#[derive(Clone, Debug, Default)]
+pub struct Unhandled {
+    /// Orders of the first unhandled events.
+    pub ids: HashSet<OrderId>,
+    /// There are no others.
+    pub is_complete: bool,
+    /// What was accepted after this moment was published after the first of them.
+    pub since: Option<Timestamp>,
+    /// By shard: all that was accepted up to then is handled.
+    pub handled_through: Vec<Option<Timestamp>>,
+}

@@ -1,0 +1,133 @@
+//! Reading a program's settings: by clap, after every value of the environment and of the command line was looked at.
+//! An editor's newline or a pasted second line is then an error that names the variable, and reaches no library: some
+//! panic at such a value, some cut it, some send it on.
+
+use std::{env, ffi::OsStr, process};
+
+use clap::{ArgMatches, Command, Parser, parser::ValueSource};
+use orderflow_core::plain;
+
+/// Variables that are read past clap, by the AWS SDK; any of them may be a secret.
+const READ_BY_LIBRARIES: &str = "AWS_";
+
+/// The settings, or the end of the process with exit code 2 and an error that names what is wrong.
+pub fn parse<T: Parser>() -> T {
+    let refuse = |error: String| -> ! {
+        eprintln!("error: {error}");
+        process::exit(2)
+    };
+    let command = T::command();
+    let environment: Vec<_> = env::vars_os().collect();
+    if let Err(error) = check_environment(&command, environment.iter().map(|(name, value)| (&**name, &**value))) {
+        refuse(error)
+    }
+    let matches = command.clone().get_matches();
+    if let Err(error) = check_arguments(&command, &matches) {
+        refuse(error)
+    }
+    T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Checks one value. The error names it, says the rule and shows the invisible escaped; of a secret only where it is.
+pub fn check_plain(name: &str, value: &str, is_secret: bool) -> Result<(), String> {
+    plain::check(value).map_err(|error| {
+        if is_secret { format!("{name}: {error}") } else { format!("{name}: {error}: \"{}\"", plain::escape(value)) }
+    })
+}
+
+fn check_environment<'a>(
+    command: &Command,
+    environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)> + Clone,
+) -> Result<(), String> {
+    for argument in command.get_arguments() {
+        let Some(variable) = argument.get_env() else { continue };
+        if let Some((name, value)) = environment.clone().find(|(name, _)| *name == variable) {
+            check(&name.to_string_lossy(), value, argument.is_hide_env_values_set())?;
+        }
+    }
+    for (name, value) in environment.clone() {
+        let name = name.to_string_lossy();
+        if cfg!(feature = "s3") && name.starts_with(READ_BY_LIBRARIES) {
+            check(&name, value, true)?;
+        }
+    }
+    command.get_subcommands().try_for_each(|command| check_environment(command, environment.clone()))
+}
+
+fn check_arguments(command: &Command, matches: &ArgMatches) -> Result<(), String> {
+    for argument in command.get_arguments() {
+        let id = argument.get_id().as_str();
+        if matches.try_get_raw(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine) {
+            let name = argument.get_long().map_or(id.to_owned(), |long| format!("--{long}"));
+            let mut values = matches.get_raw(id).into_iter().flatten();
+            values.try_for_each(|value| check(&name, value, argument.is_hide_env_values_set()))?;
+        }
+    }
+    match matches.subcommand() {
+        Some((name, matches)) => command.find_subcommand(name).map_or(Ok(()), |command| check_arguments(command, matches)),
+        None => Ok(()),
+    }
+}
+
+fn check(name: &str, value: &OsStr, is_secret: bool) -> Result<(), String> {
+    let value = value.to_str().ok_or_else(|| format!("{name}: must be UTF-8"))?;
+    check_plain(name, value, is_secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Subcommand};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[arg(long, env = "TOPIC", default_value = "orders")]
+        _topic: String,
+        #[arg(long, env = "PASSWORD", hide_env_values = true)]
+        _password: Option<String>,
+        #[command(subcommand)]
+        _command: Option<Sub>,
+    }
+
+    #[derive(Subcommand)]
+    enum Sub {
+        Verify {
+            #[arg(long, env = "SLICE")]
+            _slice: Option<u32>,
+        },
+    }
+
+    fn of_environment(name: &str, value: &str) -> Result<(), String> {
+        check_environment(&Program::command(), [(OsStr::new(name), OsStr::new(value))].into_iter())
+    }
+
+    #[test]
+    fn a_variable_with_what_nobody_sees_is_named_and_shown_escaped() {
+        assert_eq!(of_environment("TOPIC", "orders"), Ok(()));
+        assert_eq!(of_environment("ANOTHER", "orders\r"), Ok(()));
+        let error = of_environment("TOPIC", "orders\r").unwrap_err();
+        assert!(error.starts_with("TOPIC: must have no ") && error.ends_with(r#": "orders\r""#), "{error}");
+        assert!(of_environment("SLICE", "5 ").unwrap_err().starts_with("SLICE: "));
+    }
+
+    #[test]
+    fn a_secret_is_named_and_not_shown() {
+        let error = of_environment("PASSWORD", "hunter2\n").unwrap_err();
+        assert!(error.starts_with("PASSWORD: ") && error.contains(r"'\n' as character 8"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+        #[cfg(feature = "s3")]
+        assert!(!of_environment("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/hunter2\n").unwrap_err().contains("hunter2"));
+    }
+
+    #[test]
+    fn the_command_line_is_looked_at_as_well() {
+        let check = |arguments: &[&str]| {
+            let command = Program::command().mut_arg("_topic", |topic| topic.env(None::<&str>));
+            let matches = command.clone().get_matches_from([&["program"], arguments].concat());
+            check_arguments(&command, &matches)
+        };
+        assert_eq!(check(&["--topic", "orders", "verify", "--slice", "3"]), Ok(()));
+        assert!(check(&["--topic", " orders"]).unwrap_err().starts_with("--topic: "));
+    }
+}

@@ -1,0 +1,71 @@
+//! No task or thread without an owner: whoever starts one awaits its end, or it dies unseen. Long-running ones belong to the
+//! supervisor, which restarts, counts and names them; here is every other place that starts one, and who awaits it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// File, number of places, and why each ends under somebody's eyes.
+const AWAITED: [(&str, usize, &str); 13] = [
+    ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
+    ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
+    ("producer/src/http/orders.rs", 1, "one question to each shard, awaited by the request"),
+    ("producer/src/http/server.rs", 1, "one connection, awaited by the graceful shutdown"),
+    ("producer/src/http/trail.rs", 1, "one search in Kafka, awaited by the request"),
+    ("producer/src/kafka_reader.rs", 1, "one question to Kafka, awaited with a deadline"),
+    ("producer/src/probe.rs", 1, "one question to Kafka, awaited by the probe"),
+    ("producer/src/relay/publisher.rs", 1, "drops a client of librdkafka, which blocks, and then ends"),
+    ("producer/src/relay/session.rs", 1, "one transaction, awaited by the relay"),
+    ("producer/src/stats.rs", 1, "one round of questions, awaited by those who asked, who see it end without an answer"),
+    ("provision/src/topics/cluster.rs", 4, "one call of librdkafka each, awaited, and the drop of a client"),
+    ("service/src/kafka/transaction.rs", 1, "drops clients of librdkafka, which blocks, and then ends"),
+    ("service/src/kafka/transaction/offsets.rs", 1, "one transaction's offsets, joined by it"),
+];
+
+const PRODUCT: [&str; 7] = ["core", "service", "dead-letters", "provision", "producer", "consumer", "operator"];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Lines of the product's own code, not of its tests, that start a task or a thread.
+fn starts(text: &str) -> usize {
+    let product = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines = product.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.filter(|line| [".spawn(", "::spawn(", "spawn_blocking("].iter().any(|start| line.contains(start))).count()
+}
+
+#[test]
+fn every_task_and_thread_outside_the_supervisor_is_awaited_by_somebody() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut wrong = Vec::new();
+    for file in PRODUCT.iter().flat_map(|package| sources(&root.join(package).join("src"))) {
+        let name = file.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+        if name == "service/src/supervisor.rs" {
+            continue;
+        }
+        let found = starts(&fs::read_to_string(&file).unwrap());
+        let listed = AWAITED.iter().find(|(listed, ..)| *listed == name).map_or(0, |(_, count, _)| *count);
+        if found != listed {
+            wrong.push(format!("{name} starts {found} tasks or threads, and {listed} are accounted for"));
+        }
+    }
+    assert!(wrong.is_empty(), "let the supervisor own them, or say here who awaits them:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_start_is_found_and_a_comment_or_a_test_is_not() {
+    let text = "// tokio::spawn(x)\nlet task = tokio::spawn(work());\nthread::Builder::new()\n    .spawn(work)?;\n\
+                spawn_blocking(f)\n#[cfg(test)]\nmod tests {\n    tokio::spawn(x);\n}\n";
+    assert_eq!(starts(text), 3);
+}

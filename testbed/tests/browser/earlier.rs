@@ -1,0 +1,70 @@
+//! A page that is opened after orders were notified: its list and its charts show them all the same.
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::Service;
+
+use crate::page::{DONE, NOT_NOTIFIED, NOTIFIED, is_open};
+use crate::support::{Shop, on_a_dashboard};
+
+/// As many orders as the list shows, and more than a new stream of the feed names.
+const EARLIER: u64 = 25;
+
+/// The third step of the orders, where it was taken.
+const PUBLISHED: &str = "#orders-list .journey li:nth-child(3)[data-state=done]";
+
+/// Loads the page again after orders were placed and notified.
+async fn open_late(shop: &Shop) -> Result<()> {
+    for number in 0..EARLIER {
+        shop.place(&format!("user-{number}"), "Earlier").await?;
+    }
+    shop.notified(EARLIER).await?;
+    shop.page.load().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_were_notified_before_the_page_was_opened_are_shown_as_notified() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        open_late(shop).await?;
+        let orders = page.show_all(NOTIFIED, |orders| orders.len() as u64 == EARLIER).await?;
+        // How long an order took is shown only if the feed named it, so this row has its state from the API.
+        ensure!(orders.iter().any(|step| step == "Notified"), "the feed named every order: {orders:?}");
+        page.show_all(PUBLISHED, |orders| orders.len() as u64 == EARLIER).await?;
+        page.show_all(DONE, |steps| steps.len() as u64 == 4 * EARLIER).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_waits_for_the_consumer_is_shown_as_published_until_it_is_notified() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        shop.consumer.stop().await?;
+        shop.place("alice", "Keyboard").await?;
+        page.load().await?;
+        page.show_all(PUBLISHED, |orders| orders.len() == 1).await?;
+        page.show_all(NOT_NOTIFIED, |orders| orders.len() == 1 && orders.iter().all(|step| is_open(step))).await?;
+
+        shop.consumer.start_again().await?;
+        page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
+        page.show_all(DONE, |steps| steps.len() == 4).await?;
+        shop.notified(1).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_charts_show_what_was_notified_before_the_page_was_opened() -> Result<()> {
+    on_a_dashboard(async |shop: &Shop| {
+        let page = &shop.page;
+        open_late(shop).await?;
+        page.shows("#throughput .sum dd", |sum| sum == EARLIER.to_string()).await?;
+        page.click("#plots-details summary").await?;
+        let counted = |counts: &[String]| counts.iter().filter_map(|count| count.parse::<u64>().ok()).sum::<u64>();
+        page.show_all("#plots-table td:nth-child(2)", |counts| counted(counts) == EARLIER).await?;
+        page.show_all("#plots-table td:nth-child(4)", |medians| medians.iter().any(|one| one.starts_with('≤'))).await?;
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,76 @@
+//! What a list says of how far each order is: the truth of the shards' queues and of the group's offsets, whoever watched.
+
+use anyhow::{Result, ensure};
+use orderflow_testbed::{Stack, eventually};
+use serde_json::Value;
+
+use crate::support::{Api, PATIENCE, serving, serving_alone};
+
+/// Waits until the list says this of all orders: published, notified.
+async fn all_are(api: &Api, expected: [&str; 2]) -> Result<()> {
+    eventually(&format!("all orders to be {expected:?}"), PATIENCE, async || {
+        let list = api.get("/api/orders?progress=true").await?.json();
+        let orders = list["orders"].as_array().cloned().unwrap_or_default();
+        ensure!(!orders.is_empty(), "no orders: {list}");
+        let states = orders.iter().map(|order| [&order["published"], &order["notified"]]);
+        let others: Vec<_> = states.filter(|states| *states != expected).collect();
+        ensure!(others.is_empty(), "{} of {}: {:?}", others.len(), orders.len(), others.first());
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_order_of_a_list_says_whether_it_was_published_and_notified() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    let acked = api.place_many(30).await?;
+    all_are(&api, ["published", "waiting"]).await?;
+
+    let consumer = stack.consumer().start().await?;
+    all_are(&api, ["published", "notified"]).await?;
+    // A producer that has heard none of it says the same.
+    let (_other, other) = serving(&stack).await?;
+    all_are(&other, ["published", "notified"]).await?;
+    let order = other.get(&format!("/api/orders/{}?progress=true", acked[0].id)).await?.json();
+    assert_eq!((&order["published"], &order["notified"]), (&Value::from("published"), &Value::from("notified")));
+    drop(consumer);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_event_waits_or_was_refused_is_not_called_published() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving_alone(&stack).await?;
+    let waits = api.place("alice", None).await?.acked(0)?;
+    all_are(&api, ["waiting", "waiting"]).await?;
+
+    const REFUSE: &str = "WITH moved AS (DELETE FROM outbox WHERE event_id = $1::uuid RETURNING *) \
+        INSERT INTO outbox_dead (event_id, order_id, user_id, payload, traceparent, created_at, reason) \
+        SELECT event_id, order_id, user_id, payload, traceparent, created_at, 'too large' FROM moved";
+    sqlx::query(REFUSE).bind(&waits.id).execute(&mut stack.shard(1).await?).await?;
+    all_are(&api, ["refused", "waiting"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kafka_it_is_unknown_whether_a_published_order_was_notified() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    api.place("alice", None).await?.acked(0)?;
+    all_are(&api, ["published", "waiting"]).await?;
+    let (_alone, alone) = serving_alone(&stack).await?;
+    all_are(&alone, ["published", "unknown"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_only_said_if_it_is_asked_for() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    let order = api.place("alice", None).await?.acked(0)?;
+    let one = api.order(&order.id).await?;
+    let listed = api.get("/api/orders?progress=false").await?.json()["orders"][0].clone();
+    for order in [one, listed] {
+        assert!(order.get("published").is_none() && order.get("notified").is_none(), "{order}");
+    }
+    Ok(())
+}
