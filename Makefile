@@ -44,7 +44,7 @@ load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=
 
 .PHONY: test
 test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=part of a name]
-	@scripts/prepare build services browser kubernetes helm s3 go
+	@scripts/prepare build services browser kubernetes helm s3 go contract
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
 

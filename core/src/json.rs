@@ -1,11 +1,7 @@
 //! Reading a JSON object. serde also takes an array for a struct, its elements for the fields in their order: `[0]` would be
 //! a request with one field. Everything that reads a body or a record reads it through here, so that an array is an error.
 
-use serde::{
-    Deserialize, Deserializer,
-    de::Visitor,
-    forward_to_deserialize_any,
-};
+use serde::{Deserialize, Deserializer, de::Visitor, forward_to_deserialize_any};
 
 /// Reads one JSON object and nothing behind it.
 pub fn from_object<'de, T: Deserialize<'de>>(text: &'de [u8]) -> serde_json::Result<T> {

@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_price_is_its_value_and_not_how_it_is_written() {
-        for (text, cents) in [("149.9900", 14_999), ("1.0E7", 1_000_000_000), ("1e2", 10_000), ("1e-2", 1), ("2.50", 250)] {
+        for (text, cents) in
+            [("149.9900", 14_999), ("1.0E7", 1_000_000_000), ("1e2", 10_000), ("1e-2", 1), ("2.50", 250)]
+        {
             assert_eq!(Money::parse_price(text), Ok(Money(cents)), "{text}");
         }
     }

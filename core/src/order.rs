@@ -355,7 +355,8 @@ mod tests {
     #[test]
     fn equal_numbers_are_one_order_however_they_are_written() {
         let order = NewOrder::parse(with("quantity", "2").as_bytes()).unwrap();
-        for (field, value) in [("quantity", "2.0"), ("quantity", "0.2e1"), ("price", "149.9900"), ("price", "1.4999E2")] {
+        for (field, value) in [("quantity", "2.0"), ("quantity", "0.2e1"), ("price", "149.9900"), ("price", "1.4999E2")]
+        {
             assert_eq!(NewOrder::parse(with(field, value).as_bytes()), Ok(order.clone()), "{field} {value}");
         }
     }

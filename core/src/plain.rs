@@ -17,7 +17,10 @@ pub struct NotPlain {
 /// Checks a value of one line: no character that nobody sees, no white space before or after it.
 pub fn check(value: &str) -> Result<(), NotPlain> {
     let characters = value.chars().count();
-    let at = |position: usize| NotPlain { character: value.chars().nth(position).unwrap_or_default(), position: position + 1 };
+    let at = |position: usize| NotPlain {
+        character: value.chars().nth(position).unwrap_or_default(),
+        position: position + 1,
+    };
     match value.chars().position(is_invisible) {
         Some(position) => Err(at(position)),
         None if value.starts_with(char::is_whitespace) => Err(at(0)),

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
 /// Written as RFC 3339 in UTC with six decimals, so that texts sort as the moments do: `2026-11-22T19:25:32.123400Z`. Read
@@ -53,6 +53,10 @@ impl Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The others are found in a database at most.
+        if !(0..=9999).contains(&self.0.year()) {
+            return Err(ser::Error::custom("RFC 3339 has only the years 0 to 9999"));
+        }
         serializer.collect_str(self)
     }
 }
@@ -68,10 +72,15 @@ impl From<OffsetDateTime> for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let moment = time::serde::rfc3339::deserialize(deserializer)?;
-        // The last hours of the year 9999 in a zone west of Greenwich are in no year that a time can hold.
-        let moment = moment.checked_to_offset(UtcOffset::UTC).ok_or_else(|| de::Error::custom("time out of range"))?;
-        Ok(moment.into())
+        in_utc(moment).ok_or_else(|| de::Error::custom("time out of range"))
     }
+}
+
+/// `None` for the last hours of the year 9999 in a zone west of Greenwich, and the first of the year 0 east of it: in UTC they are in
+/// years that RFC 3339 cannot write.
+fn in_utc(moment: OffsetDateTime) -> Option<Timestamp> {
+    let moment = moment.checked_to_offset(UtcOffset::UTC)?;
+    (0..=9999).contains(&moment.year()).then(|| moment.into())
 }
 
 impl From<Timestamp> for OffsetDateTime {
@@ -86,10 +95,7 @@ impl FromStr for Timestamp {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let moment = OffsetDateTime::parse(text, &Rfc3339)?;
-        moment
-            .checked_to_offset(UtcOffset::UTC)
-            .map(Self::from)
-            .ok_or(time::error::Parse::TryFromParsed(time::error::TryFromParsed::InsufficientInformation))
+        in_utc(moment).ok_or(time::error::Parse::TryFromParsed(time::error::TryFromParsed::InsufficientInformation))
     }
 }
 
@@ -108,7 +114,10 @@ mod tests {
 
     #[test]
     fn a_time_that_utc_cannot_hold_is_an_error() {
-        assert!(serde_json::from_str::<Timestamp>("\"9999-12-31T23:59:59-01:00\"").is_err());
+        for text in ["9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+01:00"] {
+            assert!(serde_json::from_str::<Timestamp>(&format!("{text:?}")).is_err(), "{text}");
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -120,9 +129,10 @@ mod tests {
 
     #[test]
     fn texts_sort_as_the_moments_do() {
-        let texts: Vec<String> = [1_700_000_000_000_000, 1_700_000_000_746_070, 1_700_000_000_746_078, 1_700_000_001_000_000]
-            .map(|microseconds| Timestamp::from_unix_microseconds(microseconds).unwrap().to_string())
-            .into();
+        let texts: Vec<String> =
+            [1_700_000_000_000_000, 1_700_000_000_746_070, 1_700_000_000_746_078, 1_700_000_001_000_000]
+                .map(|microseconds| Timestamp::from_unix_microseconds(microseconds).unwrap().to_string())
+                .into();
         assert!(texts.is_sorted() && texts.iter().all(|text| text.len() == 27), "{texts:?}");
         assert_eq!(texts[1], "2023-11-14T22:13:20.746070Z");
         assert_eq!(serde_json::to_string(&Timestamp::MIN).unwrap(), r#""0000-01-01T00:00:00.000000Z""#);

@@ -151,7 +151,10 @@ struct Health {
 /// What it depends on is shown by `/readyz` on the admin port.
 #[utoipa::path(
     get, path = "/health", tag = "process",
-    responses((status = 200, body = Health, description = "The process is running"))
+    responses(
+        (status = 200, body = Health, description = "The process is running"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
+    )
 )]
 async fn health() -> Json<Health> {
     Json(Health { status: "healthy", service: "orderflow-producer" })

@@ -104,9 +104,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         shards.push(handle);
     }
     let (of_kafka, probed) = (settings.kafka.clone(), topics.clone());
-    working.run("probe kafka", move |stop| {
-        done(probe::topics(of_kafka.clone(), probed.clone(), kafka.clone(), stop))
-    });
+    working.run("probe kafka", move |stop| done(probe::topics(of_kafka.clone(), probed.clone(), kafka.clone(), stop)));
     let (s3, name) = (client.clone(), settings.s3.s3_bucket.clone());
     working.run("probe s3", move |stop| done(probe::bucket(s3.clone(), name.clone(), bucket.clone(), stop)));
 

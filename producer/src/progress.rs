@@ -15,28 +15,26 @@ use crate::{
     stats::GroupLook,
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Its event: `waiting` in the outbox, `published`, `refused` by Kafka for good, or `unknown`. Only if asked for
-    #[schema(inline, required = false)]
-    published: Published,
-    /// Its notification: `waiting`, `notified` (the consumers have passed its event) or `unknown`. Only if asked for
-    #[schema(inline, required = false)]
-    notified: Notified,
+    pub published: Published,
+    pub notified: Notified,
 }
 
+/// What has become of an order's event
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Published {
+pub enum Published {
     Waiting,
     Published,
     Refused,
     Unknown,
 }
 
+/// What has become of an order's notification
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Notified {
+pub enum Notified {
     Waiting,
     Notified,
     Unknown,
@@ -62,7 +60,9 @@ pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> 
             let notified = match published {
                 Published::Waiting | Published::Refused => Notified::Waiting,
                 Published::Unknown => Notified::Unknown,
-                Published::Published => group.as_ref().map_or(Notified::Unknown, |group| notified(stored, shard, group)),
+                Published::Published => {
+                    group.as_ref().map_or(Notified::Unknown, |group| notified(stored, shard, group))
+                }
             };
             progress.insert(stored.order.id, Progress { published, notified });
         }
@@ -71,7 +71,9 @@ pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> 
 }
 
 fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announcements>) -> Published {
-    let Some(Announcements { waiting, refused, oldest, is_complete }) = announcements else { return Published::Unknown };
+    let Some(Announcements { waiting, refused, oldest, is_complete }) = announcements else {
+        return Published::Unknown;
+    };
     let order = &stored.order;
     if waiting.contains(&order.id) {
         Published::Waiting
@@ -88,11 +90,14 @@ fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announc
 fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> Notified {
     let (order, index) = (&stored.order, shard.shard().index.get());
     let partition = partition::of_user(&order.user_id, group.partitions.len());
-    let Some(unhandled) = partition.and_then(|partition| group.partitions.get(partition)) else { return Notified::Unknown };
+    let Some(unhandled) = partition.and_then(|partition| group.partitions.get(partition)) else {
+        return Notified::Unknown;
+    };
     let reaches = |through: Option<Timestamp>| through.is_some_and(|through| order.created_at <= through);
     if unhandled.ids.contains(&order.id) {
         Notified::Waiting
-    } else if (unhandled.is_complete && reaches(group.published_through[index])) || reaches(unhandled.handled_through[index])
+    } else if (unhandled.is_complete && reaches(group.published_through[index]))
+        || reaches(unhandled.handled_through[index])
     {
         Notified::Notified
     } else if unhandled.since.is_some_and(|since| order.created_at > since) {

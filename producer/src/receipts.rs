@@ -17,7 +17,13 @@ use anyhow::Context;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use futures_util::{StreamExt, stream};
 use orderflow_core::{Order, OrderId, receipt};
-use orderflow_service::{Backoff, Dependency, failpoint::{self, defect}, postgres::Pool, s3, shutdown::CancellationToken};
+use orderflow_service::{
+    Backoff, Dependency,
+    failpoint::{self, defect},
+    postgres::Pool,
+    s3,
+    shutdown::CancellationToken,
+};
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use tokio::{
     sync::Notify,

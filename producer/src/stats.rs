@@ -154,7 +154,8 @@ impl Sources {
         let (total, per_second) = self.feed.figures();
         let (kafka, consumer, partitions, group) = match group {
             Ok(Answer { consumer, partitions, reach }) => {
-                let group = GroupLook { partitions: remember(&mut lock(ends), &published_through, reach), published_through };
+                let group =
+                    GroupLook { partitions: remember(&mut lock(ends), &published_through, reach), published_through };
                 (Dependency::up(), consumer, partitions, Some(group))
             }
             Err(reason) => (Dependency::down(reason), self.consumer.unknown(), Vec::new(), None),
@@ -163,7 +164,9 @@ impl Sources {
             at: Timestamp::now(),
             epoch: self.feed.epoch(),
             notifications: Notifications { total, per_second },
-            shards: std::iter::zip(&*self.shards, figures).map(|(shard, figures)| shard_figures(shard, figures)).collect(),
+            shards: std::iter::zip(&*self.shards, figures)
+                .map(|(shard, figures)| shard_figures(shard, figures))
+                .collect(),
             s3: bucket.unwrap_or_else(|| Dependency::down(FAULT.to_owned())),
             kafka,
             consumer,
@@ -218,7 +221,9 @@ fn remember(before: &mut VecDeque<Ends>, published_through: &[Option<Timestamp>]
     }
     let handled_through = |partition: usize, position: i64| {
         let passed = || before.iter().filter(move |ends| ends.ends[partition] <= position);
-        (0..published_through.len()).map(|shard| passed().filter_map(|ends| ends.published_through[shard]).max()).collect()
+        (0..published_through.len())
+            .map(|shard| passed().filter_map(|ends| ends.published_through[shard]).max())
+            .collect()
     };
     reach
         .into_iter()

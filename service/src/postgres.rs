@@ -62,7 +62,10 @@ pub fn shard_dsns(map: &ShardMap) -> anyhow::Result<Vec<Dsn>> {
 fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> anyhow::Result<Vec<Dsn>> {
     let read = |variable: &str, is_secret| {
         let value = read(variable).filter(|value| !value.trim().is_empty());
-        value.iter().try_for_each(|value| settings::check_plain(variable, value, is_secret)).map_err(anyhow::Error::msg)?;
+        value
+            .iter()
+            .try_for_each(|value| settings::check_plain(variable, value, is_secret))
+            .map_err(anyhow::Error::msg)?;
         anyhow::Ok(value)
     };
     let (mut dsns, mut missing) = (Vec::new(), Vec::new());
@@ -246,7 +249,8 @@ mod tests {
     fn a_dsn_with_what_nobody_sees_is_named_and_not_shown() {
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let refused = |variable: &'static str, value: &'static str| {
-            let read = |asked: &str| if asked == variable { Some(value.to_owned()) } else { Some("postgres://db".into()) };
+            let read =
+                |asked: &str| if asked == variable { Some(value.to_owned()) } else { Some("postgres://db".into()) };
             read_shard_dsns(&map, read).unwrap_err().to_string()
         };
         let error = refused("PG_SHARD1_DSN", "postgres://o:hunter2@db/orders\n");

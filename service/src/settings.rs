@@ -64,7 +64,9 @@ fn check_arguments(command: &Command, matches: &ArgMatches) -> Result<(), String
         }
     }
     match matches.subcommand() {
-        Some((name, matches)) => command.find_subcommand(name).map_or(Ok(()), |command| check_arguments(command, matches)),
+        Some((name, matches)) => {
+            command.find_subcommand(name).map_or(Ok(()), |command| check_arguments(command, matches))
+        }
         None => Ok(()),
     }
 }

@@ -146,7 +146,8 @@ impl Supervisor {
             if deaths.len() > MOST_RESTARTS {
                 self.set(&task, TaskState::Stopped { restarts: counter.get() });
                 let (times, seconds) = (deaths.len(), WINDOW.as_secs());
-                return self.fail(anyhow!("the task {task} died {times} times within {seconds} s; the last time {reason}"));
+                return self
+                    .fail(anyhow!("the task {task} died {times} times within {seconds} s; the last time {reason}"));
             }
             if deaths.len() == 1 {
                 backoff.reset();

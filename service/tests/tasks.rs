@@ -7,7 +7,7 @@ use std::{
 };
 
 /// File, number of places, and why each ends under somebody's eyes.
-const AWAITED: [(&str, usize, &str); 13] = [
+const AWAITED: [(&str, usize, &str); 12] = [
     ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
     ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
     ("producer/src/http/orders.rs", 1, "one question to each shard, awaited by the request"),
@@ -17,9 +17,12 @@ const AWAITED: [(&str, usize, &str); 13] = [
     ("producer/src/probe.rs", 1, "one question to Kafka, awaited by the probe"),
     ("producer/src/relay/publisher.rs", 1, "drops a client of librdkafka, which blocks, and then ends"),
     ("producer/src/relay/session.rs", 1, "one transaction, awaited by the relay"),
-    ("producer/src/stats.rs", 1, "one round of questions, awaited by those who asked, who see it end without an answer"),
+    (
+        "producer/src/stats.rs",
+        1,
+        "one round of questions, awaited by those who asked, who see it end without an answer",
+    ),
     ("provision/src/topics/cluster.rs", 4, "one call of librdkafka each, awaited, and the drop of a client"),
-    ("service/src/kafka/transaction.rs", 1, "drops clients of librdkafka, which blocks, and then ends"),
     ("service/src/kafka/transaction/offsets.rs", 1, "one transaction's offsets, joined by it"),
 ];
 

@@ -31,6 +31,9 @@ pub const AXE_VERSION: &str = "4.14.1";
 /// The versitygw that keeps objects on disk.
 pub const VERSITYGW_VERSION: &str = "1.8.0";
 
+/// The Schemathesis that tests the API against its own description.
+pub const SCHEMATHESIS_VERSION: &str = "4.32.5";
+
 /// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
 pub fn postgres_program(name: &str) -> Result<PathBuf> {
     newest_postgres()
@@ -56,6 +59,15 @@ pub fn java() -> Result<PathBuf> {
         .filter(|program| program.is_file())
         .or_else(|| on_path("java"))
         .with_context(|| missing("Java"))
+}
+
+/// The program of Schemathesis.
+pub fn schemathesis() -> Result<PathBuf> {
+    let program = cache()?.join(format!("schemathesis-{SCHEMATHESIS_VERSION}/bin/schemathesis"));
+    if !program.is_file() {
+        bail!("{} contract", missing(&format!("Schemathesis {SCHEMATHESIS_VERSION} ({})", program.display())));
+    }
+    Ok(program)
 }
 
 /// The Python of LocalStack's environment. Its `localstack-supervisor` stands beside it and is not used: the server it

@@ -20,7 +20,9 @@ pub fn run(dead_letters: &DeadLetters, limit: usize, out: &mut impl Write) -> an
             Progress::Replayed { letter, source } => {
                 writeln!(out, "{} -> {}/{}", place(letter), printable(&source.topic), source.partition)?;
             }
-            Progress::PassedOver { letter, reason } => writeln!(out, "{} passed over: {}", place(letter), printable(reason))?,
+            Progress::PassedOver { letter, reason } => {
+                writeln!(out, "{} passed over: {}", place(letter), printable(reason))?
+            }
         }
         Ok(())
     })?;

@@ -253,10 +253,9 @@ fn require_plain(path: &str, value: &Value) -> Result<(), Problem> {
         Value::String(text) => plain::check(text).map_err(|error| {
             Problem::new(Reason::SpecInvalid, format!("{path}: {error}: \"{}\"", plain::escape(text)))
         }),
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .try_for_each(|(index, item)| require_plain(&format!("{path}[{index}]"), item)),
+        Value::Array(items) => {
+            items.iter().enumerate().try_for_each(|(index, item)| require_plain(&format!("{path}[{index}]"), item))
+        }
         Value::Object(members) => members
             .iter()
             .filter(|(name, _)| *name != "annotations")

@@ -105,7 +105,10 @@ mod tests {
         assert_eq!(rendered(&mut history, 0), json!({"from": BEGAN, "bins": [[0, []]]}));
         history.add(&pending(2), at(1));
         history.add(&pending(1), at(2));
-        assert_eq!(rendered(&mut history, 3), json!({"from": BEGAN, "bins": [[3, [[3, 3]]], [0, []], [0, []], [0, []]]}));
+        assert_eq!(
+            rendered(&mut history, 3),
+            json!({"from": BEGAN, "bins": [[3, [[3, 3]]], [0, []], [0, []], [0, []]]})
+        );
     }
 
     #[test]

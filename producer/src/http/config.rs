@@ -5,7 +5,7 @@ use orderflow_core::{Money, ProductName, Quantity, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Shared;
+use super::{Shared, problem::Problem};
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Config {
@@ -28,7 +28,7 @@ struct Limits {
     product_name: usize,
     #[schema(example = 2_147_483_647)]
     quantity: i32,
-    /// Of one piece, in cents
+    /// Unit price, in cents
     #[schema(example = 9_999_999_999_i64)]
     price_cents: i64,
     /// Price times quantity, in cents
@@ -53,7 +53,13 @@ impl Config {
 }
 
 /// What this process allows
-#[utoipa::path(get, path = "/api/config", tag = "process", responses((status = 200, body = Config, description = "Fixed while the process runs")))]
+#[utoipa::path(
+    get, path = "/api/config", tag = "process",
+    responses(
+        (status = 200, body = Config, description = "Fixed while the process runs"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
+    )
+)]
 pub async fn get_config(State(app): State<Shared>) -> Json<Config> {
     Json(app.config.clone())
 }

@@ -11,7 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::{Shared, body, parameter::{DeadLetterParameters, whole}, problem::Problem};
+use super::{
+    Shared, body,
+    parameter::{DeadLetterParameters, whole},
+    problem::Problem,
+};
 use crate::dead_letters::Letter;
 
 const DEFAULT_LIMIT: usize = 20;

@@ -11,11 +11,36 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use orderflow_service::prometheus::metrics::gauge::Gauge;
+use utoipa::ToSchema;
 
 use super::{Shared, connection::Connection, problem::Problem};
 
 /// Shorter than what proxies usually wait for.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+// Rendered by the feed itself.
+/// One server-sent event
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only described")]
+pub struct FeedEvent {
+    event: FeedEventName,
+    /// A JSON object
+    data: String,
+    /// Of a frame, and of a reset in its place
+    #[schema(nullable = false)]
+    id: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "only described")]
+enum FeedEventName {
+    Hello,
+    Recent,
+    Frame,
+    Lagged,
+    Reset,
+}
 
 /// Watch notifications
 ///
@@ -32,7 +57,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     get, path = "/api/feed", tag = "feed",
     params(("Last-Event-ID" = Option<String>, Header, description = "Id of the frame to go on after")),
     responses(
-        (status = 200, body = String, content_type = "text/event-stream", description = "Stays open"),
+        (status = 200, body = FeedEvent, content_type = "text/event-stream", description = "Stays open"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many feeds are open"),
     )
 )]

@@ -54,7 +54,9 @@ impl KnownNames {
             for (method, operation) in [(Method::GET, &item.get), (Method::POST, &item.post)] {
                 let Some(operation) = operation else { continue };
                 let of_query = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
-                    RefOr::T(parameter) if matches!(parameter.parameter_in, ParameterIn::Query) => Some(parameter.name.clone()),
+                    RefOr::T(parameter) if matches!(parameter.parameter_in, ParameterIn::Query) => {
+                        Some(parameter.name.clone())
+                    }
                     _ => None,
                 });
                 known.insert((method, path.clone()), of_query.collect());
@@ -96,7 +98,10 @@ fn parse(query: &str, known: &[String]) -> Result<Query, Problem> {
         if !known.contains(&name) {
             let shown = plain::escape(&name.chars().take(MOST_NAME).collect::<String>());
             let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(Problem::invalid_parameter(&shown, format!("is not a parameter of this operation, which takes {takes}")));
+            return Err(Problem::invalid_parameter(
+                &shown,
+                format!("is not a parameter of this operation, which takes {takes}"),
+            ));
         }
         let value = decode(value).ok_or_else(|| Problem::invalid_parameter(&name, NOT_DECODABLE))?;
         // Which of the two was meant is not ours to guess.

@@ -35,7 +35,12 @@ pub struct NewOrderBody {
     #[schema(example = "alice", min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     user_id: String,
     /// No control characters.
-    #[schema(example = "Mechanical Keyboard", min_length = 1, max_length = 255, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
+    #[schema(
+        example = "Mechanical Keyboard",
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$"
+    )]
     product_name: String,
     /// Price × quantity must be at most 10000000000000.
     #[schema(example = 2, minimum = 1, maximum = 2_147_483_647)]

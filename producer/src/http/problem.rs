@@ -104,7 +104,8 @@ impl Problem {
 
     pub fn unsupported_encoding(encoding: &str) -> Self {
         let encoding = plain::escape(&encoding.chars().take(100).collect::<String>());
-        let detail = format!("Content-Encoding {encoding} is not supported: send the body uncompressed, without this header");
+        let detail =
+            format!("Content-Encoding {encoding} is not supported: send the body uncompressed, without this header");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", detail)
     }
 

@@ -22,7 +22,13 @@ pub struct ShardView {
 }
 
 /// List the shards
-#[utoipa::path(get, path = "/api/shards", tag = "shards", responses((status = 200, body = ShardList, description = "All shards, in their order")))]
+#[utoipa::path(
+    get, path = "/api/shards", tag = "shards",
+    responses(
+        (status = 200, body = ShardList, description = "All shards, in their order"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
+    )
+)]
 pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
     let shards = app.map.iter().map(|shard| ShardView { name: shard.name.clone(), users: shard.users() }).collect();
     Json(ShardList { shards })
@@ -36,6 +42,7 @@ pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
     get, path = "/api/stats", tag = "process",
     responses(
         (status = 200, body = Snapshot, description = "As of `at`"),
+        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
         (status = 503, body = Problem, content_type = "application/problem+json", description = "No answer in time"),
     )
 )]

@@ -6,7 +6,7 @@ use orderflow_core::{Money, Order, OrderId, ProductName, Quantity, Timestamp, Us
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::progress::Progress;
+use crate::progress::{Notified, Progress, Published};
 
 pub const PENDING: &str = "pending";
 pub const STORED: &str = "stored";
@@ -38,9 +38,14 @@ pub struct OrderView {
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
-    #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    #[schema(inline)]
-    progress: Option<Progress>,
+    /// Its event: `waiting` in the outbox, `published`, `refused` by Kafka for good, or `unknown`. Only with `progress=true`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    published: Option<Published>,
+    /// Its notification: `waiting`, `notified` (the consumers have passed its event) or `unknown`. Only with `progress=true`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    notified: Option<Notified>,
 }
 
 impl OrderView {
@@ -56,13 +61,15 @@ impl OrderView {
             receipt_status,
             created_at: order.created_at,
             updated_at: order.updated_at,
-            progress: None,
+            published: None,
+            notified: None,
         }
     }
 
     #[must_use]
     pub fn with(self, progress: Option<Progress>) -> Self {
-        Self { progress, ..self }
+        let (published, notified) = progress.map(|Progress { published, notified }| (published, notified)).unzip();
+        Self { published, notified, ..self }
     }
 }
 

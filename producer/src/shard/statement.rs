@@ -42,10 +42,8 @@ pub fn sort(batch: &mut [Submission]) {
 
 /// Stores a sorted batch in one transaction, and reads of its known keys, in another, which orders they stand for.
 pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Result<Outcomes, StoreError> {
-    let refused = |error| StoreError {
-        refusal: Refusal::of(&error).filter(|refusal| *refusal != Refusal::Connection),
-        error,
-    };
+    let refused =
+        |error| StoreError { refusal: Refusal::of(&error).filter(|refusal| *refusal != Refusal::Connection), error };
     // By now the first one has committed: whatever is wrong with the second, it says nothing of what is stored.
     let unknown = |error| StoreError { refusal: None, error };
     let stored = match insert(connection, batch).await {

@@ -329,9 +329,7 @@ impl Refused {
 
     /// Refused alike, and with nothing in common: then it is hardly the orders.
     fn accuses_server_with(&self, other: &Self) -> bool {
-        self.sqlstate == other.sqlstate
-            && self.user_id != other.user_id
-            && self.product_name != other.product_name
+        self.sqlstate == other.sqlstate && self.user_id != other.user_id && self.product_name != other.product_name
     }
 }
 
@@ -346,7 +344,8 @@ impl Findings {
             *suspect = None;
             return None;
         }
-        let accused = |one: &Refused| self.refused.iter().chain(suspect.as_ref()).any(|other| one.accuses_server_with(other));
+        let accused =
+            |one: &Refused| self.refused.iter().chain(suspect.as_ref()).any(|other| one.accuses_server_with(other));
         let reason = self.refused.iter().find(|one| accused(one)).map(|one| one.reason.clone());
         *suspect = self.refused.last().cloned().or(suspect.take());
         reason

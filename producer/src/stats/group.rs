@@ -132,7 +132,11 @@ fn ask(
             behind.insert(partition, (position, end.min(position + TOLD_APART)));
         }
         partitions.push(Partition { partition, end, committed, lag: Some((end - position).max(0)) });
-        reach.push(Reach { position, end, unhandled: Unhandled { is_complete: position >= end, ..Unhandled::default() } });
+        reach.push(Reach {
+            position,
+            end,
+            unhandled: Unhandled { is_complete: position >= end, ..Unhandled::default() },
+        });
     }
     let mut found = read_first(asked, topic, &behind);
     for (partition, reach) in partitions.iter_mut().zip(&mut reach) {
@@ -171,7 +175,8 @@ fn read_first(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, 
         found.count += 1;
         found.ids.extend(OrderCreated::decode(record.payload(), None).map(|event| event.order_id));
         let milliseconds = record.timestamp().to_millis().unwrap_or_default();
-        found.first_at = found.first_at.or_else(|| Timestamp::from_unix_microseconds(milliseconds.saturating_mul(1000)));
+        found.first_at =
+            found.first_at.or_else(|| Timestamp::from_unix_microseconds(milliseconds.saturating_mul(1000)));
         true
     });
     if read == Ok(true) {

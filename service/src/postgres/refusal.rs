@@ -73,7 +73,8 @@ mod tests {
     #[test]
     fn what_a_row_can_cause_is_told_from_what_concerns_the_server() {
         let of = |code| Refusal::of_code(code, "", false);
-        for code in ["22001", "23505", "P0001", "42501", "44000", "54000", "54001", "42P01", "XX000", "55P03", "0A000"] {
+        for code in ["22001", "23505", "P0001", "42501", "44000", "54000", "54001", "42P01", "XX000", "55P03", "0A000"]
+        {
             assert_eq!(of(code), Refusal::Statement, "{code}");
         }
         for code in ["25006", "53100", "53200", "53300", "57014", "58030"] {
@@ -82,7 +83,10 @@ mod tests {
         for code in ["08006", "57P01", "57P03", "40003"] {
             assert_eq!(of(code), Refusal::Connection, "{code}");
         }
-        assert_eq!([of("40001"), of("40P01"), of("26000")], [Refusal::Collision, Refusal::Collision, Refusal::StalePlan]);
+        assert_eq!(
+            [of("40001"), of("40P01"), of("26000")],
+            [Refusal::Collision, Refusal::Collision, Refusal::StalePlan]
+        );
         assert_eq!(Refusal::of_code("P0001", "", true), Refusal::Connection);
         assert_eq!(Refusal::of_code("0A000", "cached plan must not change result type", false), Refusal::StalePlan);
         assert!(WHOLE_SERVER.iter().all(|(_, reason)| !reason.is_empty()));

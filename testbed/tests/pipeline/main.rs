@@ -6,6 +6,7 @@ mod api;
 mod aws;
 mod bad_input;
 mod consumer_faults;
+mod contract;
 mod crashes;
 mod dead_letters;
 mod dead_letters_api;

@@ -51,13 +51,25 @@ async fn a_task_that_panics_is_started_again_counted_and_named() -> Result<()> {
     assert!(get(&admin, "/metrics").await?.contains("\norderflow_panics_total 3\n"));
 
     let tasks = tasks(&admin).await?;
-    for task in ["writer 1 shard1", "relay shard2", "purge shard1", "backlog shard2", "probe kafka", "probe s3", "feed", "admin"] {
+    for task in [
+        "writer 1 shard1",
+        "relay shard2",
+        "purge shard1",
+        "backlog shard2",
+        "probe kafka",
+        "probe s3",
+        "feed",
+        "admin",
+    ] {
         assert_eq!(tasks[task]["status"], "running", "{task}: {tasks}");
     }
     assert_eq!(tasks["receipts shard1"]["restarts"], counts["receipts shard1"], "{tasks}");
     let log = producer.process().log_since_start();
     assert_eq!(log.matches(r#""message":"panicked""#).count(), 3, "{log}");
-    assert!(log.contains("the failpoint receipts::run panics for shard") && log.contains("orderflow_producer::"), "{log}");
+    assert!(
+        log.contains("the failpoint receipts::run panics for shard") && log.contains("orderflow_producer::"),
+        "{log}"
+    );
     Ok(())
 }
 
@@ -110,7 +122,10 @@ async fn the_stats_answer_and_name_a_source_whose_question_panics() -> Result<()
     assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
     let stats = reply.json();
     assert_eq!((&stats["s3"]["up"], &stats["shards"][0]["up"]), (&Value::from(false), &Value::from(true)), "{stats}");
-    assert!(stats["s3"]["reason"].as_str().is_some_and(|reason| reason.contains("a fault of the producer's own")), "{stats}");
+    assert!(
+        stats["s3"]["reason"].as_str().is_some_and(|reason| reason.contains("a fault of the producer's own")),
+        "{stats}"
+    );
     Ok(())
 }
 
