@@ -17,14 +17,14 @@ use crate::{
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    pub published: Published,
-    pub notified: Notified,
+    pub published: PublishedState,
+    pub notified: NotifiedState,
 }
 
 /// What has become of an order's event
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Published {
+pub enum PublishedState {
     Waiting,
     Published,
     Refused,
@@ -34,7 +34,7 @@ pub enum Published {
 /// What has become of an order's notification
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Notified {
+pub enum NotifiedState {
     Waiting,
     Notified,
     Unknown,
@@ -58,10 +58,10 @@ pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> 
         for stored in orders {
             let published = published(stored, shard, announcements.as_ref());
             let notified = match published {
-                Published::Waiting | Published::Refused => Notified::Waiting,
-                Published::Unknown => Notified::Unknown,
-                Published::Published => {
-                    group.as_ref().map_or(Notified::Unknown, |group| notified(stored, shard, group))
+                PublishedState::Waiting | PublishedState::Refused => NotifiedState::Waiting,
+                PublishedState::Unknown => NotifiedState::Unknown,
+                PublishedState::Published => {
+                    group.as_ref().map_or(NotifiedState::Unknown, |group| notified(stored, shard, group))
                 }
             };
             progress.insert(stored.order.id, Progress { published, notified });
@@ -70,40 +70,40 @@ pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> 
     progress
 }
 
-fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announcements>) -> Published {
+fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announcements>) -> PublishedState {
     let Some(Announcements { waiting, refused, oldest, is_complete }) = announcements else {
-        return Published::Unknown;
+        return PublishedState::Unknown;
     };
     let order = &stored.order;
     if waiting.contains(&order.id) {
-        Published::Waiting
+        PublishedState::Waiting
     } else if refused.contains(&order.id) {
-        Published::Refused
+        PublishedState::Refused
     } else if *is_complete || oldest.is_none_or(|oldest| order.created_at < oldest.before(shard.longest_wait())) {
-        Published::Published
+        PublishedState::Published
     } else {
-        Published::Unknown
+        PublishedState::Unknown
     }
 }
 
 /// Of an order whose event was published.
-fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> Notified {
+fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> NotifiedState {
     let (order, index) = (&stored.order, shard.shard().index.get());
     let partition = partition::of_user(&order.user_id, group.partitions.len());
     let Some(unhandled) = partition.and_then(|partition| group.partitions.get(partition)) else {
-        return Notified::Unknown;
+        return NotifiedState::Unknown;
     };
     let reaches = |through: Option<Timestamp>| through.is_some_and(|through| order.created_at <= through);
     if unhandled.ids.contains(&order.id) {
-        Notified::Waiting
+        NotifiedState::Waiting
     } else if (unhandled.is_complete && reaches(group.published_through[index]))
         || reaches(unhandled.handled_through[index])
     {
-        Notified::Notified
+        NotifiedState::Notified
     } else if unhandled.since.is_some_and(|since| order.created_at > since) {
-        Notified::Waiting
+        NotifiedState::Waiting
     } else {
-        Notified::Unknown
+        NotifiedState::Unknown
     }
 }
 

@@ -93,7 +93,10 @@ fn answer(
             tokio::select! {
                 biased;
                 answered = answered => Ok(answered.unwrap_or_else(|never| match never {})),
-                () = connection.is_abandoned(&watched) => Err(Abandoned),
+                () = connection.is_abandoned(&watched) => {
+                    tracing::debug!("the client is gone, and its request is dropped");
+                    Err(Abandoned)
+                }
             }
         }
     })

@@ -6,7 +6,7 @@ use orderflow_core::{Money, Order, OrderId, ProductName, Quantity, Timestamp, Us
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::progress::{Notified, Progress, Published};
+use crate::progress::{NotifiedState, Progress, PublishedState};
 
 pub const PENDING: &str = "pending";
 pub const STORED: &str = "stored";
@@ -41,11 +41,11 @@ pub struct OrderView {
     /// Its event: `waiting` in the outbox, `published`, `refused` by Kafka for good, or `unknown`. Only with `progress=true`
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    published: Option<Published>,
+    published: Option<PublishedState>,
     /// Its notification: `waiting`, `notified` (the consumers have passed its event) or `unknown`. Only with `progress=true`
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    notified: Option<Notified>,
+    notified: Option<NotifiedState>,
 }
 
 impl OrderView {
