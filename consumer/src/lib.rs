@@ -27,9 +27,9 @@ pub use settings::{Command, Settings};
 
 use crate::{metrics::Metrics, pipeline::Pipeline};
 
-/// Consumes until `stop` is cancelled. Whatever happens to Kafka is waited out; an error means that somebody has to decide
-/// (see [`LostPosition`]), or that the loop cannot be kept running. `admin` serves `/livez`, `/readyz` and `/metrics` until
-/// the very end.
+/// Consumes until `stop` is cancelled. Waits out any failure of Kafka. An error means that a person has to decide (see
+/// [`LostPosition`]), or that restarts do not keep the loop running. `admin` serves `/livez`, `/readyz` and `/metrics`
+/// until the end.
 pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let dependencies = Dependencies::new(stop.clone());
     let kafka = dependencies.register("kafka", Need::Always);
@@ -56,5 +56,5 @@ pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken
     result
 }
 
-/// Longest wait for answers of the admin port that are under way at the end.
+/// Longest wait at shutdown for responses of the admin port that are in progress.
 const ADMIN_END: Duration = Duration::from_secs(1);

@@ -1,9 +1,9 @@
-//! Reading a JSON object. serde also takes an array for a struct, its elements for the fields in their order: `[0]` would be
-//! a request with one field. Everything that reads a body or a record reads it through here, so that an array is an error.
+//! Reads JSON objects. serde also accepts an array for a struct and takes its elements as the fields in their order: `[0]`
+//! would be a request with one field. Every body and record is read through this module, so that an array is an error.
 
 use serde::{Deserialize, Deserializer, de::Visitor, forward_to_deserialize_any};
 
-/// Reads one JSON object and nothing behind it.
+/// Reads one JSON object. Anything after it is an error.
 pub fn from_object<'de, T: Deserialize<'de>>(text: &'de [u8]) -> serde_json::Result<T> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = T::deserialize(Object(&mut json))?;
@@ -11,7 +11,7 @@ pub fn from_object<'de, T: Deserialize<'de>>(text: &'de [u8]) -> serde_json::Res
     Ok(value)
 }
 
-/// Asks for a map whatever the type asks for. The fields are read by the format itself.
+/// Requests a map from the format, whatever the type requests. The format itself reads the fields.
 struct Object<D>(D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Object<D> {

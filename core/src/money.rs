@@ -43,8 +43,8 @@ impl Money {
         self.0
     }
 
-    /// Reads a unit price from the text of a JSON number (as `RawValue` gives it, so its grammar has been checked). Equal
-    /// values are equal prices: `149.99`, `149.9900` and `1.4999e2`.
+    /// Reads a unit price from the text of a JSON number (as `RawValue` gives it, so its grammar has been checked). Only
+    /// the value counts: `149.99`, `149.9900` and `1.4999e2` are equal prices.
     pub fn parse_price(text: &str) -> Result<Self, ParseError> {
         match number::scaled(text, 2) {
             Err(NumberError::NotANumber) => Err(ParseError::NotANumber),

@@ -1,17 +1,17 @@
-//! The exact value of a JSON number, from its text and never through a float. `2`, `2.0`, `2.00` and `0.2e1` are one value,
-//! as clients in other languages write it.
+//! Reads the exact value of a JSON number from its text, never through a float. Clients in other languages write `2` as
+//! `2.0`, `2.00` or `0.2e1`: all are one value.
 
-/// Why a text has no value of the wanted kind.
+/// The reason why a text has no value with the requested decimals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NumberError {
     NotANumber,
-    /// A digit other than 0 stands behind the last decimal that is wanted.
+    /// A digit other than 0 follows the last requested decimal.
     TooManyDecimals,
-    /// More than 18 digits.
+    /// The scaled value has more than 18 digits.
     TooLarge,
 }
 
-/// Most digits of a value that is told from another.
+/// Most digits of a scaled value. Every such value fits into an `i64`.
 const MOST_DIGITS: i64 = 18;
 
 /// Reads `text`, a JSON number as `RawValue` gives it, in units of 10^-`decimals`: cents with 2, whole numbers with 0.
@@ -35,7 +35,7 @@ pub fn scaled(text: &str, decimals: u8) -> Result<i64, NumberError> {
     if significant.is_empty() {
         return Ok(0);
     }
-    // The last significant digit stands for so many powers of ten of the unit.
+    // The value in units is the significant digits, read as a whole number, times 10^`power`.
     let power = exponent + i64::from(decimals) + zeros_behind as i64 - fraction.len() as i64;
     if power < 0 {
         return Err(NumberError::TooManyDecimals);
@@ -48,7 +48,7 @@ pub fn scaled(text: &str, decimals: u8) -> Result<i64, NumberError> {
     Ok(if negative { -value } else { value })
 }
 
-/// An exponent beyond what any value here can have is as good as that.
+/// Parses an exponent. Limits it to ±`FAR`, which is beyond the exponent of any valid value.
 fn parse_exponent(text: &str) -> Option<i64> {
     const FAR: i64 = 1 << 40;
     let (negative, digits) = match text.as_bytes() {

@@ -108,7 +108,7 @@ impl ProductName {
 impl Quantity {
     pub const MAX: i32 = i32::MAX;
 
-    /// Reads the text of a JSON number; `2.0` is 2.
+    /// Reads a quantity from the text of a JSON number; `2.0` is 2.
     pub fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
         match number::scaled(text, 0).map(i32::try_from) {
             Ok(Ok(quantity)) if quantity > 0 => Ok(Self(quantity)),

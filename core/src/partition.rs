@@ -1,8 +1,9 @@
-//! In which partition of the events' topic a user's events are: by the hash that Kafka's Java clients and our relay use.
+//! Computes the partition of a user's events, with the hash that Kafka's Java clients and our relay use.
 
 use crate::UserId;
 
-/// The partition of a user's events, of a topic that has so many. A topic that has grown holds older events elsewhere.
+/// Returns the partition of a user's events in a topic with so many `partitions`; `None` for a topic without any. Events
+/// from before the topic got more partitions may be in another one.
 pub fn of_user(user: &UserId, partitions: usize) -> Option<usize> {
     let hash = murmur2(user.as_str().as_bytes()) & 0x7fff_ffff;
     (hash as usize).checked_rem(partitions)

@@ -1,20 +1,20 @@
-//! Text that people put into settings, Secrets and specs, and text of strangers that is shown to people: both may hold
-//! characters that nobody sees. A value with one is refused before any library gets it; a text with one is shown escaped.
+//! Finds invisible characters in settings, Secrets and specs, and in texts from clients that people read. A value with such
+//! a character is refused before any library gets it. A text with one is shown with the character escaped.
 
 use std::fmt::Write;
 
-/// A character that no value may have, and where it is.
+/// A character that no value may have, and its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "must have no control or invisible characters and no white space around it, and has {character:?} as character {position}"
 )]
 pub struct NotPlain {
     pub character: char,
-    /// From 1.
+    /// Counted from 1.
     pub position: usize,
 }
 
-/// Checks a value of one line: no character that nobody sees, no white space before or after it.
+/// Checks that a value of one line has no invisible characters and no white space around it.
 pub fn check(value: &str) -> Result<(), NotPlain> {
     let characters = value.chars().count();
     let at = |position: usize| NotPlain {
@@ -29,7 +29,7 @@ pub fn check(value: &str) -> Result<(), NotPlain> {
     }
 }
 
-/// Checks a text of several lines, such as PEM: line ends and tabs are allowed.
+/// Checks a text of several lines, such as PEM. Line ends and tabs are allowed.
 pub fn check_lines(text: &str) -> Result<(), NotPlain> {
     let is_refused = |character| is_invisible(character) && !matches!(character, '\n' | '\r' | '\t');
     match text.chars().enumerate().find(|(_, character)| is_refused(*character)) {
@@ -38,8 +38,8 @@ pub fn check_lines(text: &str) -> Result<(), NotPlain> {
     }
 }
 
-/// Whether a character is not shown, or changes how others are: controls, marks of direction, zero-width characters, line
-/// and paragraph separators, tags.
+/// Returns true if a character is not shown or changes how others are shown: controls, marks of direction, zero-width
+/// characters, line and paragraph separators, tags.
 pub fn is_invisible(character: char) -> bool {
     character.is_control()
         || matches!(character,
@@ -47,7 +47,7 @@ pub fn is_invisible(character: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// The text with all that is invisible escaped, as in `orders\r` and `\u{202e}`.
+/// Escapes the invisible characters of a text, as in `orders\r` and `\u{202e}`.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

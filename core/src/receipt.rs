@@ -67,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    /// Receipts are compared byte by byte with what is written here, also those that a former version wrote.
+    /// Receipts, including those that a former version wrote, are compared byte by byte with this text.
     #[test]
     fn what_a_receipt_says_never_changes() {
         use crate::{NewOrder, ShardMap, Timestamp};

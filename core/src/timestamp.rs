@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
-/// Written as RFC 3339 in UTC with six decimals, so that texts sort as the moments do: `2026-11-22T19:25:32.123400Z`. Read
-/// with any number of decimals and in any zone.
+/// A moment that is written as RFC 3339 in UTC with six decimals, so that texts sort by time:
+/// `2026-11-22T19:25:32.123400Z`. It is read with any number of decimals and in any time zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
 
@@ -18,7 +18,7 @@ impl Timestamp {
     /// Before every order.
     pub const EPOCH: Self = Self(OffsetDateTime::UNIX_EPOCH);
 
-    /// The first moment that RFC 3339 can write.
+    /// The earliest moment that RFC 3339 can express.
     pub const MIN: Self = Self(time::macros::datetime!(0000-01-01 0:00 UTC));
 
     /// After every moment that Postgres and RFC 3339 can hold an order of.
@@ -33,19 +33,20 @@ impl Timestamp {
         (self.0.unix_timestamp_nanos() / 1000) as i64
     }
 
-    /// So long before, and not before [`MIN`](Self::MIN).
+    /// Returns the moment `duration` earlier, but not before [`MIN`](Self::MIN).
     #[must_use]
     pub fn before(self, duration: Duration) -> Self {
         self.0.checked_sub(duration.try_into().unwrap_or(time::Duration::MAX)).map_or(Self::MIN, Self)
     }
 
-    /// So long after, and not after [`MAX`](Self::MAX).
+    /// Returns the moment `duration` later, but not after [`MAX`](Self::MAX).
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         self.0.checked_add(duration.try_into().unwrap_or(time::Duration::MAX)).map_or(Self::MAX, Self)
     }
 
-    /// RFC 3339 with as many decimals as are needed, the form of a receipt: what a receipt says of its order never changes.
+    /// Formats as RFC 3339 with as many decimals as the moment needs. Receipts have this form, because the text of a
+    /// receipt never changes.
     pub fn to_receipt_text(self) -> String {
         self.0.format(&Rfc3339).unwrap_or_else(|_| self.to_string())
     }
@@ -53,7 +54,7 @@ impl Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // The others are found in a database at most.
+        // Only a database can hold times of other years.
         if !(0..=9999).contains(&self.0.year()) {
             return Err(ser::Error::custom("RFC 3339 has only the years 0 to 9999"));
         }
@@ -76,8 +77,8 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// `None` for the last hours of the year 9999 in a zone west of Greenwich, and the first of the year 0 east of it: in UTC they are in
-/// years that RFC 3339 cannot write.
+/// Converts a moment to UTC. Returns `None` for the last hours of the year 9999 in a zone west of Greenwich and the first
+/// hours of the year 0 in a zone east of it: in UTC they are in years that RFC 3339 cannot express.
 fn in_utc(moment: OffsetDateTime) -> Option<Timestamp> {
     let moment = moment.checked_to_offset(UtcOffset::UTC)?;
     (0..=9999).contains(&moment.year()).then(|| moment.into())

@@ -97,7 +97,7 @@ reasons! {
     SecretMissing => WaitForChange,
     /// A Secret that the spec names does not have that key.
     SecretKeyMissing => WaitForChange,
-    /// A value in a Secret cannot be used: not a DSN, not PEM, not text, or with a character that nobody sees.
+    /// A value in a Secret cannot be used: it is not a DSN, not PEM or not text, or it has an invisible character.
     SecretInvalid => WaitForChange,
     /// The spec says something that cannot be; normally the API server refuses that before.
     SpecInvalid => WaitForChange,
@@ -127,8 +127,8 @@ reasons! {
     Unreachable => Transient,
     /// The API server did not take a change.
     ApplyFailed => Transient,
-    /// A fault of the operator's own: the reconcile of this resource panicked. The operator's log has the backtrace, and
-    /// other resources are not concerned.
+    /// The reconcile of this resource panicked, which is a bug in the operator. The operator's log has the backtrace. Other
+    /// resources are not affected.
     InternalError => Transient,
     /// Somebody else changed the same object at the same moment.
     Conflict => Conflict,

@@ -20,7 +20,7 @@ pub use watch::{Flow, Live};
 
 use crate::{context::Context, reconcile};
 
-/// When a resource is looked at again whose status could not even say that its reconcile panicked.
+/// Delay until the next reconcile of a resource if handling the panic of its reconcile panics as well.
 const AFTER_TWO_PANICS: Duration = Duration::from_secs(60);
 
 /// Reconciles until `stop` is cancelled, and ends when what had begun by then is done. The watches of `live` must run.
@@ -51,14 +51,14 @@ pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: Ca
         .await;
 }
 
-/// The controller asks all looks that are under way whether they can go on, whenever one of them can. A panic is caught
-/// here: in the controller's own task it would end the operator for every resource.
+/// Reconciles on a separate task, since the controller polls all running reconciles whenever one of them can proceed.
+/// Catches a panic, which in the controller's own task would end the operator for every resource.
 async fn on_own_task(flow: Arc<Flow>, context: Arc<Context>) -> Result<Action, Infallible> {
     let reconciled = spawned(reconcile::reconcile(Arc::clone(&flow), Arc::clone(&context)));
     if let Ok(answer) = reconciled.await {
         return answer;
     }
-    // It writes a status, which may be what panicked.
+    // This writes the status, which may panic again.
     Ok(spawned(reconcile::panicked(flow, context)).await.unwrap_or(Action::requeue(AFTER_TWO_PANICS)))
 }
 

@@ -86,7 +86,8 @@ impl Memory {
         at - now
     }
 
-    /// After a panic: what was being noted may be half done. Only how often it failed is still known.
+    /// Resets the memory after a panic, which may have left it half written. Keeps the backoff, the time of the retry and
+    /// the time of deletion.
     pub fn forget(&mut self) {
         let backoff = std::mem::replace(&mut self.backoff, Self::default().backoff);
         *self = Self { backoff, retry: self.retry, deleting_since: self.deleting_since, ..Self::default() };

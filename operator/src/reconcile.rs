@@ -110,20 +110,20 @@ pub fn reconcile(
     .instrument(span)
 }
 
-/// Called after a reconcile of the resource panicked. That costs this resource its turn and nobody else's: its status says
-/// so, and it is tried again with backoff.
+/// Handles a panic of a resource's reconcile: reports it in the status and retries with backoff. Other resources are not
+/// affected.
 pub async fn panicked(flow: Arc<Flow>, context: Arc<Context>) -> Action {
     context.metrics.panicked();
     let memory = context.memories.of(&flow.uid().unwrap_or_default());
     let mut memory = memory.lock().await;
     memory.forget();
     if let Ok(flow) = &flow.0 {
-        // Not what the panic said: a text of a library may hold anything.
-        let text = "a fault of the operator's own; its log has a line with the backtrace";
+        // The status leaves out the panic's message: a library's text may contain anything.
+        let text = "a bug in the operator: the reconcile panicked; its log has a line with the backtrace";
         let report = Report::Panicked(Problem::new(Reason::InternalError, text));
         let written = tokio::time::timeout(DEADLINE, status::write(&context, flow, &mut memory, &report)).await;
         if let Err(error) = written.unwrap_or(Err(Error::Deadline)) {
-            tracing::warn!(%error, resource = flow.name_any(), "write the status after a panic");
+            tracing::warn!(%error, resource = flow.name_any(), "the status after a panic could not be written");
         }
     }
     Action::requeue(memory.retry_delay())

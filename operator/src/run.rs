@@ -45,7 +45,7 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
         result = lead(&settings, &metrics, &dependencies, &watching, &pulse, &stop) => result,
         failure = supervisor.failed() => Err(failure),
     };
-    // From here on an end is the end, also of a leader that lost its Lease.
+    // Cancelled also for a leader that lost its Lease, so that the supervisor restarts no task from here on.
     stop.cancel();
     watching.stop();
     administering.stop();
@@ -53,7 +53,7 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
     result
 }
 
-/// Longest wait for answers of the admin port that are under way at the end.
+/// Longest wait at shutdown for responses of the admin port that are in progress.
 const ADMIN_END: Duration = Duration::from_secs(1);
 
 async fn lead(

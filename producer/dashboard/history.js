@@ -11,7 +11,7 @@ export const BINS = 150;
 /** Upper bounds in ms, as the feed has them; the last bin is everything above. */
 export const BOUNDS = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10000, 15000, 20000, 30000, 60000, Infinity];
 
-const SECONDS = BIN / 1_000; // of a bin
+const SECONDS = BIN / 1_000; // per bin
 const SLOTS = BINS * SECONDS + 10;
 const OUTAGES = 100; // remembered; a stream that breaks off every 3 s has as many in five minutes
 const slotOf = new Map(BOUNDS.map((bound, i) => [bound === Infinity ? -1 : bound, i]));
@@ -20,11 +20,11 @@ export class History {
   #numbers = new Array(SLOTS).fill(-1); // which second a slot holds
   #counts = new Float64Array(SLOTS);
   #took = Array.from({ length: SLOTS }, () => new Float64Array(BOUNDS.length));
-  #deaf = []; // {from, to} in ms of the server's clock: when the feed was not heard; `to` is null while it lasts
-  #known = Infinity; // ms of the server's clock: since when its history counts
-  #begun = Infinity; // ms of the browser's clock: when the feed was heard first
+  #deaf = []; // {from, to} in ms of the server's clock: spans without the feed; `to` is null while one lasts
+  #known = Infinity; // ms of the server's clock: start of its history
+  #begun = Infinity; // ms of the browser's clock: when the feed was first live
   #ahead = Infinity; // ms that the browser's clock is ahead of the server's: the least delay of a frame
-  #guess = Infinity; // the same from the figures, used until the first frame arrives
+  #guess = Infinity; // the same, estimated from the figures until the first frame arrives
 
   /** Puts a frame where it happened, which after a resumed stream is not where it arrived. */
   take({ count, latency, notifications, arrived }) {
@@ -34,8 +34,8 @@ export class History {
   }
 
   /**
-   * Takes over what the server counted before this stream, by the second and from the second `from` on. It replaces what was
-   * kept of that time, so nothing counts twice. What is older stays: a restarted server may know less than this page.
+   * Takes over the server's counts from before this stream, one bin per second from the second `from` on. They replace the
+   * counts kept for that time, so nothing counts twice. Older counts stay: a restarted server may know less than this page.
    */
   replace({ from, bins }) {
     this.#numbers = this.#numbers.map((second) => (second >= from ? -1 : second));
@@ -45,7 +45,7 @@ export class History {
     this.#deaf = this.#deaf.filter((span) => span.from < known).map((span) => ({ from: span.from, to: Math.min(span.to ?? known, known) }));
   }
 
-  /** The server's clock showed `server`, or already more, when the browser's showed `now`. */
+  /** Records that the server's clock showed `server` or later when the browser's clock showed `now`. */
   clock(server, now) {
     if (!Number.isNaN(server)) this.#guess = Math.min(this.#guess, now - server);
   }
@@ -71,7 +71,7 @@ export class History {
     return slot;
   }
 
-  /** Until a frame or the figures show the server's clock, both clocks are taken to agree. */
+  /** Until a frame or the figures show the server's clock, both clocks are assumed to agree. */
   #offset() {
     return [this.#ahead, this.#guess, 0].find(Number.isFinite);
   }
@@ -104,7 +104,7 @@ export class History {
   /** The whole bins up to now, oldest first: `{at, count, took}`, with `count` null where nobody knows. */
   bins(now) {
     const offset = this.#offset();
-    const last = Math.floor((now - offset - 400) / BIN) - 1; // frames come up to 200 ms after what they tell of
+    const last = Math.floor((now - offset - 400) / BIN) - 1; // a frame arrives up to 200 ms after its notifications
     return Array.from({ length: BINS }, (_, i) => {
       const at = (last - BINS + 1 + i) * BIN;
       const before = at < this.#known && at + offset < this.#begun;
@@ -123,7 +123,7 @@ export function gather(bins) {
 
 const sum = (numbers) => numbers.reduce((one, other) => one + other, 0);
 
-/** One histogram of many. */
+/** Adds up histograms. */
 function total(histograms) {
   const all = new Float64Array(BOUNDS.length);
   for (const histogram of histograms) histogram.forEach((size, i) => (all[i] += size));

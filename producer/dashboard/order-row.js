@@ -11,7 +11,7 @@ const PUBLISHED = {
   published: ['done', 'Published', 'The order’s path shows partition, offset and time'],
   waiting: ['waiting', 'Publishing', 'The event is in the outbox of its shard and waits for Kafka'],
   refused: ['lost', 'Refused', 'Kafka refused the event for good; the shard keeps it among its dead events'],
-  unknown: ['unseen', 'Published unknown', 'Its shard did not answer, or has too long an outbox to be searched for the event'],
+  unknown: ['unseen', 'Published unknown', 'The shard did not answer, or its outbox is too long to search for the event'],
 };
 const NOTIFIED = {
   notified: ['done', 'Notified', 'The order’s path shows the time'],
@@ -38,7 +38,7 @@ export function orderRow({ id, user_id, product_name, quantity, price, created_a
   );
   return { node, button, update };
 
-  /** A click on the words of a step, which lie above the button, picks the row as well. */
+  /** Picks the row on a click on the text of a step, which lies above the button. */
   function pick() {
     button.focus({ preventScroll: true });
     button.click();
@@ -55,7 +55,8 @@ export function orderRow({ id, user_id, product_name, quantity, price, created_a
     } else {
       const isNotified = order.notified === 'notified';
       const isRefused = !isNotified && order.published === 'refused';
-      published.set(...(PUBLISHED[isNotified ? 'published' : order.published] ?? PUBLISHED.unknown)); // what is notified was published
+      // A notified order was published.
+      published.set(...(PUBLISHED[isNotified ? 'published' : order.published] ?? PUBLISHED.unknown));
       notified.set(...(NOTIFIED[isRefused ? 'refused' : order.notified] ?? NOTIFIED.unknown));
     }
   }

@@ -3,7 +3,7 @@
 // their states, and a button says that there are newer ones. At most KEPT rows are in the page.
 //
 // The server reports how far each order has come. The feed reports notifications earlier and with details, but only those
-// made while this page is open, so the list is asked for again until every row is final.
+// made while this page is open, so the page requests the list again until every row is final.
 
 import { $, h, paint, say, show } from './dom.js';
 import { moment } from './format.js';
@@ -92,7 +92,7 @@ export function placed({ order, shard }) {
   if (query.id ? query.id !== order.id : query.user && query.user !== order.user_id) return;
   if (isHeld()) return markNewer();
   asked += 1; // an answer on its way may be from before this order
-  const known = entries.get(order.id)?.order; // the list may be faster than the reply
+  const known = entries.get(order.id)?.order; // the list may arrive before the reply
   arrange([{ order: known ?? { ...order, published: 'waiting', notified: 'waiting' }, shard }, ...entries.values()].slice(0, KEPT));
   follow();
 }
@@ -187,15 +187,15 @@ function learn(order) {
   if (entry) draw(Object.assign(entry, { order: latest(entry.order, order), lookedAt: performance.now() }));
 }
 
-/** `answer`, except that an order whose notification was known once stays notified. */
+/** Returns `answer`, except that an order that was once known to be notified stays notified. */
 function latest(known, answer) {
   return known?.notified === 'notified' ? { ...answer, published: 'published', notified: 'notified' } : answer;
 }
 
-/** Whether a row's event and notification have reached a state that no longer changes by itself. */
+/** Returns true if a row's event and notification have reached a state that no longer changes by itself. */
 const isFinal = ({ order, notification }) => Boolean(notification) || order.notified === 'notified' || order.published === 'refused';
 
-/** While the list is held, its request may no longer cover all rows. The others are asked for one by one, a few at a time. */
+/** Requests rows one by one, a few at a time: while the list is held, its request may no longer cover all rows. */
 async function ripen() {
   if (!held || document.hidden || failure) return;
   const now = performance.now();

@@ -1,5 +1,5 @@
 // Throughput and end-to-end latency of the last five minutes, from the feed's exact counts and histograms, as two charts
-// and as a table. A new stream begins with what the server counted before it, so both are full at once.
+// and as a table. A new stream starts with the server's history, so the charts are full at once.
 
 import { Chart, readout } from './chart.js';
 import { $, h, paint, say } from './dom.js';
@@ -23,7 +23,7 @@ export function start({ feed, stats }) {
     history.take(frame);
     lastFrame = frame.arrived;
   });
-  // A stream that resumes reports it just after it opened; until then it counts as one that missed something.
+  // A stream that resumes reports it just after it opened; until then it counts as a stream that missed something.
   feed.on('hello', ({ resumed, history: counted }) => {
     if (resumed) history.resumed();
     else if (counted) history.replace(counted); // a replica of an older release sends none

@@ -139,7 +139,7 @@ impl Office {
         let permit = self.replaying.clone().try_acquire_owned().map_err(|_| Error::ReplayUnderWay)?;
         let (letters, stop) = (self.letters.clone(), self.stop.child_token());
         let began = Instant::now();
-        // A client that gives up ends the replay, too, after the transaction under way.
+        // A client that disconnects also ends the replay, after the transaction in progress.
         let overdue = stop.clone().drop_guard();
         let mut replaying = pin!(blocking(REPLAYING + SETTLING, move || {
             let _permit = permit;

@@ -60,7 +60,7 @@ impl Feed {
         let place = resumed.and_then(Result::ok);
         let total = place.unwrap_or(ring.newest()).total;
         let (epoch, resumes) = (ring.epoch(), place.is_some());
-        // A stream that goes on has it already.
+        // The client of a stream that resumes already has the history.
         let history = if resumes { String::new() } else { format!(",\"history\":{}", ring.history()) };
         let hello = format!(
             "event: hello\ndata: {{\"epoch\":\"{epoch}\",\"resumed\":{resumes},\"total\":{total}{history}}}\n\n"
@@ -71,7 +71,7 @@ impl Feed {
             Some(Err(Refusal::TooOld)) => first.push_back(reset("too-old")),
             None | Some(Ok(_)) => {}
         }
-        // From where the history ends, or frames in between would be in neither; once that is known.
+        // Once the epoch's beginning is known, a new stream starts where the history ends: it would otherwise miss frames.
         let begins = newest.borrow().is_some() && place.is_none();
         let place = place.or_else(|| begins.then(|| ring.newest()));
         if begins {
@@ -81,7 +81,7 @@ impl Feed {
         Stream { feed: self.clone(), newest, first, place }
     }
 
-    /// Whether it is known where the epoch begins on the topic.
+    /// Returns true once it is known where the epoch begins on the topic.
     fn has_begun(&self) -> bool {
         self.inner.newest.borrow().is_some()
     }

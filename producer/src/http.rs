@@ -95,8 +95,8 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().into_openapi()
 }
 
-/// Longest time for a request, whatever its sources do: more than all their own deadlines together, so that what a client is
-/// told comes from them unless one of them hangs.
+/// Returns the longest time for a request. It exceeds the deadlines of all sources together, so that the answer comes from
+/// a source unless one hangs.
 pub fn deadline(settings: &Settings) -> Duration {
     const MARGIN: Duration = Duration::from_secs(15);
     body::TIMEOUT + settings.order_timeout().max(settings.s3.timeout()) + MARGIN
@@ -146,9 +146,9 @@ struct Health {
     service: &'static str,
 }
 
-/// Whether the process is running
+/// Check that the process is running
 ///
-/// What it depends on is shown by `/readyz` on the admin port.
+/// `/readyz` on the admin port shows the state of its dependencies.
 #[utoipa::path(
     get, path = "/health", tag = "process",
     responses(
@@ -168,7 +168,7 @@ async fn no_such_method(method: Method, request: Request) -> Problem {
     Problem::method_not_allowed(format!("{} has no {method}", request.uri().path()))
 }
 
-/// Answers in time even if a handler does not.
+/// Answers 503 at the deadline if the handler has not answered.
 async fn within_deadline(State(app): State<Shared>, request: Request, next: Next) -> Response {
     match tokio::time::timeout(app.deadline, next.run(request)).await {
         Ok(response) => response,

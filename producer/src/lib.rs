@@ -47,7 +47,8 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// Longest wait for the writers, and then for the relays and receipt workers, to end what they have in hand.
 const SETTLE: Duration = Duration::from_secs(4);
 
-/// Runs the producer until `stop` is cancelled and everything in flight has ended, or a task cannot be kept running.
+/// Runs the producer until `stop` is cancelled and everything in flight has ended, or until restarts do not keep a task
+/// running.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     settings.check()?;
     let topics = Topics::named(&settings.kafka.kafka_topic);
@@ -59,7 +60,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let bucket = dependencies.register("s3", Need::Eventually);
     let client = s3::client(&settings.s3, s3::http()).await;
 
-    // Requests end first, then the writers, then what works on what they stored, and the admin port after all of them.
+    // Requests end first, then the writers, then the tasks that work on stored orders, and last the admin port.
     let supervisor = Supervisor::new(&mut registry, stop.clone());
     let (writing, working, administering) = (supervisor.stage(), supervisor.stage(), supervisor.stage());
 
@@ -171,7 +172,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     Ok(())
 }
 
-/// A task that has nothing to say at its end.
+/// Adapts a task without a result to the supervisor.
 async fn done(task: impl Future<Output = ()>) -> anyhow::Result<()> {
     task.await;
     Ok(())

@@ -1,6 +1,6 @@
-//! How far the orders of a page are, each by itself: published or not as its shard's queue tables say, notified or not as the
-//! offsets of the consumers' group say. One more question to each shard and one look at Kafka that others share, whatever
-//! the number of orders. What cannot be told for certain is unknown.
+//! Determines for each order of a page whether it was published and notified. The queue tables of its shard show whether it
+//! was published, and the offsets of the consumer group whether it was notified. That takes one more query to each shard
+//! and one shared query to Kafka, whatever the number of orders. A state that is not certain is unknown.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,7 +21,7 @@ pub struct Progress {
     pub notified: NotifiedState,
 }
 
-/// What has become of an order's event
+/// State of an order's event
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PublishedState {
@@ -31,7 +31,7 @@ pub enum PublishedState {
     Unknown,
 }
 
-/// What has become of an order's notification
+/// State of an order's notification
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NotifiedState {
@@ -40,7 +40,8 @@ pub enum NotifiedState {
     Unknown,
 }
 
-/// By order. `found` was read before this is called, so that an event that is in no queue has been published.
+/// Returns the progress of each order in `found`. Read `found` first: only then an event that is in no queue has been
+/// published.
 pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> {
     let mut of_shard: HashMap<usize, Vec<&StoredOrder>> = HashMap::new();
     for stored in found {
@@ -86,7 +87,7 @@ fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announc
     }
 }
 
-/// Of an order whose event was published.
+/// Returns the state of the notification of an order whose event was published.
 fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> NotifiedState {
     let (order, index) = (&stored.order, shard.shard().index.get());
     let partition = partition::of_user(&order.user_id, group.partitions.len());
@@ -107,15 +108,15 @@ fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> NotifiedS
     }
 }
 
-/// What the group has still to handle of a partition, at the time of a look.
+/// The events of a partition that the consumer group had not handled when Kafka was queried.
 #[derive(Clone, Debug, Default)]
 pub struct Unhandled {
     /// Orders of the first unhandled events.
     pub ids: HashSet<OrderId>,
-    /// There are no others.
+    /// True if `ids` has all unhandled events.
     pub is_complete: bool,
-    /// What was accepted after this moment was published after the first of them.
+    /// An order that was accepted after this moment was published after the first unhandled event.
     pub since: Option<Timestamp>,
-    /// By shard: all that was accepted up to then is handled.
+    /// By shard: the moment up to which the events of all accepted orders are handled.
     pub handled_through: Vec<Option<Timestamp>>,
 }

@@ -111,8 +111,13 @@ impl Settings {
         ensure!((1..=1_000_000).contains(&self.shard_queue), "SHARD_QUEUE: must be from 1 to 1000000");
         ensure!((2..=256).contains(&self.shard_readers), "SHARD_READERS: must be from 2 to 256");
         ensure!((10..=60_000).contains(&self.order_timeout_ms), "ORDER_TIMEOUT_MS: must be from 10 to 60000");
-        ensure!(self.max_connections > 0, "MAX_CONNECTIONS: must be at least 1");
+        ensure!((1..=1_000_000).contains(&self.max_connections), "MAX_CONNECTIONS: must be from 1 to 1000000");
         ensure!((1..=100_000).contains(&self.max_feeds), "MAX_FEEDS: must be from 1 to 100000");
+        ensure!((1..=600_000).contains(&self.s3.s3_timeout_ms), "S3_TIMEOUT_MS: must be from 1 to 600000");
+        if let Some(endpoint) = &self.s3.s3_endpoint {
+            let host = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
+            ensure!(host.is_some_and(|host| !host.is_empty()), "S3_ENDPOINT: must be a URL, as in http://localhost:4566");
+        }
         if let Some(url) = &self.controls_url {
             ensure!(is_origin(url), "CONTROLS_URL: must be an origin, as in http://127.0.0.1:8082");
         }

@@ -37,16 +37,16 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Longest wait for S3, and for Kafka. A shard has its own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest wait for a look: more than all deadlines in it.
+/// Longest wait for a round of queries. It exceeds all deadlines in the round.
 pub const LONGEST: Duration = Duration::from_secs(8);
 
-/// Longest wait for the group when a page of orders waits for it.
+/// Longest time that a page of orders waits for the progress of the consumer group.
 const GROUP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// An older look says nothing of the group as it is.
+/// Age beyond which a round of queries no longer shows the progress of the consumer group.
 const STALE: Duration = Duration::from_secs(5);
 
-/// Looks at the ends of the partitions that are remembered: five minutes of a page that looks each second.
+/// Most [`Ends`] that are remembered: five minutes of a page that asks each second.
 const MOST_ENDS: usize = 300;
 
 /// Cheap to clone; clones share.
@@ -67,12 +67,13 @@ pub struct Sources {
     pub dead_letters: Office,
 }
 
-/// How far the group had come at the time of a look.
+/// The progress of the consumer group at the time of a round of queries.
 #[derive(Clone, Debug)]
 pub struct GroupLook {
-    /// In their order.
+    /// In the order of the partitions.
     pub partitions: Vec<Unhandled>,
-    /// By shard: what was accepted up to then had been published before the look. `None`: the shard was not asked.
+    /// By shard: all orders accepted up to this moment had been published before the round. `None`: the shard gave no
+    /// figures.
     pub published_through: Vec<Option<Timestamp>>,
 }
 
@@ -82,7 +83,7 @@ struct Look {
     group: Option<GroupLook>,
 }
 
-/// Where the partitions ended once, and what had been published by then.
+/// The end offsets of the partitions in one round, and the moments up to which orders had been published by then.
 struct Ends {
     published_through: Vec<Option<Timestamp>>,
     ends: Vec<i64>,
@@ -99,12 +100,12 @@ impl Stats {
         Self { sources: Arc::new(sources), latest: Arc::default(), ends: Arc::default() }
     }
 
-    /// `None` if there is none in time, whatever holds it up.
+    /// Returns the current figures, or `None` if there are none in time, whatever delays them.
     pub async fn snapshot(&self) -> Option<Snapshot> {
         Some(self.look(LONGEST).await?.snapshot.clone())
     }
 
-    /// How far the consumers' group is. `None` while Kafka does not tell.
+    /// Returns the progress of the consumer group, or `None` while Kafka does not report it.
     pub async fn group(&self) -> Option<GroupLook> {
         let look = self.look(GROUP_TIMEOUT).await?;
         look.group.clone().filter(|_| look.began.elapsed() < STALE)
@@ -112,7 +113,7 @@ impl Stats {
 
     async fn look(&self, longest: Duration) -> Option<Arc<Look>> {
         let mut flight = self.join_flight();
-        // An error: gone without an answer, as the look panicked or the process ends.
+        // The channel closes without an answer if the round panicked or the process ends.
         let found = tokio::time::timeout(longest, flight.wait_for(Option::is_some)).await.ok()?.ok()?;
         found.clone()
     }
@@ -128,7 +129,7 @@ impl Stats {
         }
         let (answer, found) = watch::channel(None);
         let (sources, ends) = (self.sources.clone(), self.ends.clone());
-        // A task of its own: the one who asked may go away, and others wait for the same. It ends with its deadlines.
+        // A separate task: the client that started the round may disconnect while others wait for it. Its deadlines end it.
         tokio::spawn(async move { answer.send(Some(Arc::new(sources.look(&ends).await))) });
         *latest = Some(Flight { began: Instant::now(), found: found.clone() });
         found
@@ -141,7 +142,7 @@ impl Sources {
         let asked = async {
             let at = Timestamp::now();
             let shards = join_all(self.shards.iter().map(|shard| guarded(shard.figures()))).await;
-            // After the shards: what they had published by then is before the ends.
+            // Asked after the shards, so that everything they had published is before the end offsets.
             let group = guarded(self.consumer.look(ANSWER_TIMEOUT)).await.unwrap_or_else(|| Err(FAULT.to_owned()));
             (at, shards, group)
         };
@@ -193,23 +194,25 @@ impl Sources {
     }
 }
 
-/// What is said of a source whose question panicked.
+/// The reason that is reported for a source whose query panicked.
 const FAULT: &str = "a fault of the producer's own; its log has a line with the backtrace";
 
-/// `None` if it panics: that costs one source, and neither the look nor those who wait for it.
+/// Awaits a query and returns `None` if it panics. A panic then costs one source, not the round and the requests that wait
+/// for it.
 async fn guarded<T>(question: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(question).catch_unwind().await.ok()
 }
 
-/// Up to when the shard's orders had been published when its outbox was looked at. `at`: just before.
+/// Returns the moment up to which the shard's orders had been published when its outbox was read. `at` is just before the
+/// read.
 fn published_through(shard: &Shard, figures: &Figures, at: Timestamp) -> Option<Timestamp> {
     let oldest = figures.outbox_oldest.map(Timestamp::from);
-    // An order that was accepted before that is committed by then, and its event is in the outbox or has left it.
+    // An order that was accepted before that moment is committed by then, and its event is in the outbox or has left it.
     Some(oldest.map_or(at, |oldest| oldest.min(at)).before(shard.longest_wait()))
 }
 
-/// What the group has still to handle, with what is known from looks before: all that had been published when a partition
-/// ended where the group is by now, is handled.
+/// Combines the unhandled events with the end offsets of earlier rounds. Once the group has passed an end offset of an
+/// earlier round, all events that had been published by then are handled.
 fn remember(before: &mut VecDeque<Ends>, published_through: &[Option<Timestamp>], reach: Vec<Reach>) -> Vec<Unhandled> {
     before.retain(|ends| ends.ends.len() == reach.len());
     before.push_back(Ends {
@@ -279,11 +282,11 @@ mod tests {
             remember(before, &[moment(at), None], reach)[0].handled_through.clone()
         };
         assert_eq!(handled(&mut before, 10, reach(0, 100)), [None, None]);
-        // It falls behind ever further, and what it has passed is known nevertheless.
+        // The group falls further behind, but the events that it has passed are still known.
         assert_eq!(handled(&mut before, 20, reach(99, 900)), [None, None]);
         assert_eq!(handled(&mut before, 30, reach(100, 1700)), [moment(10), None]);
         assert_eq!(handled(&mut before, 40, reach(1000, 9000)), [moment(20), None]);
-        // Another partition: nothing of before says where its events are.
+        // The topic has one more partition: earlier rounds do not show where its events are.
         let grown = [reach(1000, 9000), reach(0, 0)].concat();
         assert_eq!(remember(&mut before, &[moment(50), None], grown)[1].handled_through, [moment(50), None]);
         assert_eq!(before.len(), 1);

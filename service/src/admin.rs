@@ -49,8 +49,8 @@ pub async fn bind(server: &'static str, address: SocketAddr) -> anyhow::Result<T
     Ok(listener)
 }
 
-/// Serves as a task of `stage`, until that is stopped. To be stopped last: it must be seen that a process is unready while it
-/// drains.
+/// Serves as a task of `stage` until the stage is stopped. Stop it last, so that `/readyz` reports the process as unready
+/// while it drains.
 pub fn serve(
     stage: &Stage,
     supervisor: &Supervisor,
@@ -96,7 +96,7 @@ pub fn serve_with(
     });
 }
 
-/// What `/readyz` answers.
+/// The body of `/readyz`.
 #[derive(Serialize)]
 struct Ready {
     #[serde(flatten)]
@@ -116,7 +116,7 @@ impl Listener for Shared {
         loop {
             match self.0.accept().await {
                 Ok(accepted) => return accepted,
-                // Out of file descriptors, or gone before it was accepted.
+                // The process has no free file descriptor, or the client disconnected before it was accepted.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -127,13 +127,13 @@ impl Listener for Shared {
     }
 }
 
-/// Panics of the whole process, whatever they ended.
+/// Exports the number of panics of the whole process.
 #[derive(Debug)]
 struct Panics;
 
 impl Collector for Panics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "Panics, each of which ended one request, one reconcile or one life of a task";
+        let help = "Panics, each of which ended one request, one reconcile or one run of a task";
         let counter = ConstCounter::new(telemetry::panics());
         let encoder = encoder.encode_descriptor("orderflow_panics", help, None, MetricType::Counter)?;
         counter.encode(encoder)

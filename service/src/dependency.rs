@@ -43,7 +43,7 @@ pub struct Dependencies {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Of the process.
+    /// Cancelled when the process stops.
     stop: CancellationToken,
     states: BTreeMap<String, (Need, State)>,
 }
@@ -65,7 +65,7 @@ pub struct Readiness {
 }
 
 impl Dependencies {
-    /// From the moment that `stop` is cancelled the process is unready, so that no new work is sent to it.
+    /// Creates an empty set. Once `stop` is cancelled the process is unready, so that it gets no new work.
     pub fn new(stop: CancellationToken) -> Self {
         Self { inner: Arc::new(Mutex::new(Inner { stop, ..Inner::default() })) }
     }

@@ -22,15 +22,14 @@ pub fn reached(name: &str) {
     }
 }
 
-/// A place of that name, at which a test may have this process panic: always with `return`, and only for one `subject` with
-/// `return(SUBJECT)`.
+/// Panics if a test has set the failpoint `name`: always with `return`, and only for one `subject` with `return(SUBJECT)`.
 #[cfg(feature = "failpoints")]
 pub fn panics(name: &str, subject: &str) {
     let is_meant = fail::eval(name, |wanted| wanted.is_none_or(|wanted| wanted == subject));
     assert!(is_meant != Some(true), "the failpoint {name} panics for {subject}");
 }
 
-/// A place of that name, at which a test may have this process panic. Nothing in a build without failpoints.
+/// Does nothing in a build without failpoints.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub fn panics(_name: &str, _subject: &str) {}

@@ -1,5 +1,6 @@
-//! What every long-running OrderFlow process needs: settings, telemetry, the admin port, the state of what it depends on, the
-//! owner of its tasks, shutdown, backoff, and the one place where each Kafka, S3 and Postgres client is built from settings.
+//! Provides what every long-running OrderFlow process needs: settings, telemetry, the admin port, the state of its
+//! dependencies, the supervisor of its tasks, shutdown, backoff, and the one place where each Kafka, S3 and Postgres client
+//! is built from settings.
 
 pub mod admin;
 pub mod backoff;

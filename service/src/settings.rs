@@ -1,16 +1,16 @@
-//! Reading a program's settings: by clap, after every value of the environment and of the command line was looked at.
-//! An editor's newline or a pasted second line is then an error that names the variable, and reaches no library: some
-//! panic at such a value, some cut it, some send it on.
+//! Parses a program's settings with clap and checks every value of the environment and the command line for invisible
+//! characters. A newline from an editor or a pasted second line is then an error that names the variable. Such a value
+//! reaches no library: some panic on it, some truncate it, some send it on.
 
 use std::{env, ffi::OsStr, process};
 
 use clap::{ArgMatches, Command, Parser, parser::ValueSource};
 use orderflow_core::plain;
 
-/// Variables that are read past clap, by the AWS SDK; any of them may be a secret.
+/// Prefix of the variables that the AWS SDK reads past clap. Any of them may be a secret.
 const READ_BY_LIBRARIES: &str = "AWS_";
 
-/// The settings, or the end of the process with exit code 2 and an error that names what is wrong.
+/// Returns the settings, or ends the process with exit code 2 and an error that names the wrong setting.
 pub fn parse<T: Parser>() -> T {
     let refuse = |error: String| -> ! {
         eprintln!("error: {error}");
@@ -28,7 +28,8 @@ pub fn parse<T: Parser>() -> T {
     T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// Checks one value. The error names it, says the rule and shows the invisible escaped; of a secret only where it is.
+/// Checks one value. The error has its name, the rule and the value with invisible characters escaped. It does not show a
+/// secret, only the character and its position.
 pub fn check_plain(name: &str, value: &str, is_secret: bool) -> Result<(), String> {
     plain::check(value).map_err(|error| {
         if is_secret { format!("{name}: {error}") } else { format!("{name}: {error}: \"{}\"", plain::escape(value)) }

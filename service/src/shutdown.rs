@@ -8,8 +8,8 @@ pub use tokio_util::sync::CancellationToken;
 /// The longest that a process may take from the signal to its end. Kubernetes' default grace is 30 s.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs `work` until it ends. The first SIGTERM or SIGINT cancels its token, after which it has [`DEADLINE`]; a second one
-/// ends the process at once.
+/// Runs `work` until it ends. The first SIGTERM or SIGINT cancels the token of `work`, which then has [`DEADLINE`] to end.
+/// A second signal ends the process at once.
 pub async fn until_signal<F: Future<Output = anyhow::Result<()>>>(
     work: impl FnOnce(CancellationToken) -> F,
 ) -> anyhow::Result<()> {

@@ -1,9 +1,9 @@
-//! The one owner of long-running tasks. A task that ends or panics before the process stops is started again after a pause,
-//! counted (`orderflow_task_restarts_total`) and named in `/readyz`. One that dies [`MOST_RESTARTS`] times within [`WINDOW`]
-//! cannot be helped by starting it again: then the process has to end, so that whoever runs it sees that.
+//! Owns all long-running tasks. The supervisor restarts a task that ends or panics before the process stops, after a pause.
+//! It counts restarts (`orderflow_task_restarts_total`) and names the task in `/readyz`. If a task dies more than
+//! [`MOST_RESTARTS`] times within [`WINDOW`], restarts do not help: the process ends, which makes the fault visible.
 //!
-//! A restart makes nobody unready. What a task serves is a dependency or a queue of its own, and says itself how it does; a
-//! producer whose receipts wait goes on storing orders.
+//! A restart does not make the process unready. The state of a task's work shows in its own dependency or queue. A producer
+//! whose receipts wait, for example, still stores orders.
 
 use std::{
     any::Any,
@@ -30,7 +30,8 @@ use tokio_util::{
 
 use crate::Backoff;
 
-/// Restarts of one task within [`WINDOW`] after which the process ends. With the pauses between them that takes 16 to 32 s.
+/// Most restarts of one task within [`WINDOW`]; one more death ends the process. With the pauses in between that takes 16
+/// to 32 s.
 pub const MOST_RESTARTS: usize = 10;
 
 pub const WINDOW: Duration = Duration::from_secs(300);
@@ -38,30 +39,30 @@ pub const WINDOW: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Cheap to clone; clones share.
+/// Restarts, counts and names the tasks of a process. Cheap to clone; clones share their state.
 #[derive(Clone)]
 pub struct Supervisor {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Of the process: what ends after it has ended for good.
+    /// Cancelled when the process stops. A task that ends after that is not restarted.
     stop: CancellationToken,
     tasks: Mutex<BTreeMap<String, TaskState>>,
     restarts: Family<TaskLabel, Counter>,
-    /// Why the process has to end.
+    /// The reason why the process has to end.
     failure: Mutex<Option<anyhow::Error>>,
     failed: Notify,
 }
 
-/// What `/readyz` says of a task.
+/// The state of a task in `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum TaskState {
     Running {
         restarts: u64,
     },
-    /// It died and is started again soon.
+    /// The task died and restarts after a pause.
     Restarting {
         restarts: u64,
         reason: String,
@@ -76,7 +77,7 @@ struct TaskLabel {
     task: String,
 }
 
-/// Tasks that are stopped together.
+/// A group of tasks that are stopped together.
 pub struct Stage {
     supervisor: Supervisor,
     stop: CancellationToken,
@@ -84,10 +85,10 @@ pub struct Stage {
 }
 
 impl Supervisor {
-    /// `stop` is the process's: a task that ends after it was cancelled is not started again.
+    /// Creates a supervisor. A task that ends after the process's `stop` was cancelled is not restarted.
     pub fn new(registry: &mut Registry, stop: CancellationToken) -> Self {
         let restarts = Family::default();
-        let help = "Times that a long-running task died and was started again";
+        let help = "Restarts of a long-running task that died";
         registry.register("orderflow_task_restarts", help, restarts.clone());
         let (tasks, failure, failed) = (Mutex::default(), Mutex::default(), Notify::new());
         Self { inner: Arc::new(Inner { stop, tasks, restarts, failure, failed }) }
@@ -97,12 +98,12 @@ impl Supervisor {
         Stage { supervisor: self.clone(), stop: CancellationToken::new(), running: TaskTracker::new() }
     }
 
-    /// All tasks by name.
+    /// Returns the state of each task by name.
     pub fn tasks(&self) -> BTreeMap<String, TaskState> {
         lock(&self.inner.tasks).clone()
     }
 
-    /// Waits until the process has to end, and says why. To be awaited beside the process's work.
+    /// Waits until the process has to end and returns the reason. Await it beside the process's work.
     pub async fn failed(&self) -> anyhow::Error {
         loop {
             let failed = self.inner.failed.notified();
@@ -123,7 +124,7 @@ impl Supervisor {
         lock(&self.inner.tasks).insert(task.to_owned(), state);
     }
 
-    /// Runs `life` again and again, until the process stops.
+    /// Runs `life` repeatedly until the process stops.
     async fn supervise<F: Future<Output = Ended>>(self, task: String, mut life: impl FnMut() -> F) {
         let counter = self.inner.restarts.get_or_create_owned(&TaskLabel { task: task.clone() });
         let (mut backoff, mut deaths) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), VecDeque::new());
@@ -153,7 +154,7 @@ impl Supervisor {
                 backoff.reset();
             }
             let pause = backoff.next_delay();
-            tracing::error!(task, reason, retry_ms = pause.as_millis() as u64, "a task died and is started again");
+            tracing::error!(task, reason, retry_ms = pause.as_millis() as u64, "task died, restarting");
             counter.inc();
             self.set(&task, TaskState::Restarting { restarts: counter.get(), reason });
             tokio::select! {
@@ -165,24 +166,24 @@ impl Supervisor {
     }
 }
 
-/// How one life of a task came to its end.
+/// The end of one life of a task.
 enum Ended {
     Finished,
     Panicked(String),
-    /// With what no restart would mend.
+    /// An error that a restart would not fix.
     Failed(anyhow::Error),
 }
 
 impl Stage {
-    /// Keeps a task running. `start` makes it anew for each life, with the token that tells it to end. `Err` is for what no
-    /// restart would mend: then the process has to end.
+    /// Keeps a task running. `start` creates it for each life, with the token that stops it. A task returns `Err` for an
+    /// error that a restart would not fix; the process then has to end.
     pub fn run<F>(&self, task: impl Into<String>, mut start: impl FnMut(CancellationToken) -> F + Send + 'static)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let stop = self.stop.clone();
         let life = move || {
-            // A task of its own, so that a panic is an answer; aborted with its owner.
+            // A separate task, so that a panic becomes a result. It is aborted with its owner.
             let life = AbortOnDropHandle::new(tokio::spawn(start(stop.clone())));
             async move {
                 match life.await {
@@ -198,7 +199,7 @@ impl Stage {
         self.running.spawn(self.supervisor.clone().supervise(task.into(), life));
     }
 
-    /// The same for one that blocks the thread that it runs on, so it has one of its own.
+    /// Keeps a blocking task running, like [`run`](Self::run), on a thread of its own.
     pub fn run_blocking(
         &self,
         task: impl Into<String>,
@@ -214,7 +215,7 @@ impl Stage {
                     Ok(Err(error)) => Ended::Failed(error),
                     Err(panic) => Ended::Panicked(message_of(&*panic)),
                 };
-                // Nobody listens any more once the process has given up waiting.
+                // The receiver is gone once the process has stopped waiting.
                 let _ = report.send(ended);
             });
             async move {
@@ -227,13 +228,13 @@ impl Stage {
         self.running.spawn(self.supervisor.clone().supervise(task, life));
     }
 
-    /// Tells all tasks to end.
+    /// Signals all tasks to stop.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Waits until all have ended. False if that takes longer than `longest`. Only after the process was told to stop: until
-    /// then they are started again.
+    /// Waits until all tasks have ended. Returns false if that takes longer than `longest`. Call it only after the process
+    /// was told to stop: until then tasks are restarted.
     pub async fn ended(&self, longest: Duration) -> bool {
         self.running.close();
         tokio::time::timeout(longest, self.running.wait()).await.is_ok()
@@ -244,7 +245,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 pub fn message_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
@@ -270,7 +271,7 @@ mod tests {
             Self { stage: supervisor.stage(), supervisor, stop, lives: Arc::default() }
         }
 
-        /// A task that dies in its first lives and then runs until it is told to end.
+        /// Starts a task that dies in its first `deaths` lives and then runs until it is stopped.
         fn mortal(&self, deaths: usize, die: fn() -> anyhow::Result<()>) {
             let lives = self.lives.clone();
             self.stage.run("mortal", move |stop| {

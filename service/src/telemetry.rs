@@ -64,14 +64,14 @@ fn start_on(output: impl Write + IsTerminal + Send + 'static, settings: &Setting
     Ok(guard)
 }
 
-/// Panics since the start of the process.
+/// Returns the number of panics since the start of the process.
 pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// One line of the log for each panic, with the span that it happened in, in place of several on stderr that nobody collects.
+/// Logs each panic as one line with its span. The default hook writes several lines to stderr, which no collector reads.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     PANICS.fetch_add(1, Ordering::Relaxed);
     let message = message_of(panic.payload());

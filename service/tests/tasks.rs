@@ -1,12 +1,13 @@
-//! No task or thread without an owner: whoever starts one awaits its end, or it dies unseen. Long-running ones belong to the
-//! supervisor, which restarts, counts and names them; here is every other place that starts one, and who awaits it.
+//! Checks that each task and thread has an owner that awaits its end; without one it dies unnoticed. The supervisor owns
+//! the long-running ones and restarts, counts and names them. This file lists every other place that starts one, and its
+//! owner.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// File, number of places, and why each ends under somebody's eyes.
+/// File, number of places that start a task or thread, and what awaits each.
 const AWAITED: [(&str, usize, &str); 12] = [
     ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
     ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
@@ -20,7 +21,7 @@ const AWAITED: [(&str, usize, &str); 12] = [
     (
         "producer/src/stats.rs",
         1,
-        "one round of questions, awaited by those who asked, who see it end without an answer",
+        "one round of queries, awaited by the requests, which notice an end without an answer",
     ),
     ("provision/src/topics/cluster.rs", 4, "one call of librdkafka each, awaited, and the drop of a client"),
     ("service/src/kafka/transaction/offsets.rs", 1, "one transaction's offsets, joined by it"),
@@ -41,7 +42,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Lines of the product's own code, not of its tests, that start a task or a thread.
+/// Counts the lines of product code, without its tests, that start a task or a thread.
 fn starts(text: &str) -> usize {
     let product = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let lines = product.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -60,10 +61,10 @@ fn every_task_and_thread_outside_the_supervisor_is_awaited_by_somebody() {
         let found = starts(&fs::read_to_string(&file).unwrap());
         let listed = AWAITED.iter().find(|(listed, ..)| *listed == name).map_or(0, |(_, count, _)| *count);
         if found != listed {
-            wrong.push(format!("{name} starts {found} tasks or threads, and {listed} are accounted for"));
+            wrong.push(format!("{name} starts {found} tasks or threads, and {listed} are listed"));
         }
     }
-    assert!(wrong.is_empty(), "let the supervisor own them, or say here who awaits them:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "let the supervisor own them, or list here what awaits them:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub const AXE_VERSION: &str = "4.14.1";
 /// The versitygw that keeps objects on disk.
 pub const VERSITYGW_VERSION: &str = "1.8.0";
 
-/// The Schemathesis that tests the API against its own description.
+/// The Schemathesis that tests the API against its OpenAPI document.
 pub const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
 /// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
@@ -61,7 +61,7 @@ pub fn java() -> Result<PathBuf> {
         .with_context(|| missing("Java"))
 }
 
-/// The program of Schemathesis.
+/// Returns the Schemathesis program.
 pub fn schemathesis() -> Result<PathBuf> {
     let program = cache()?.join(format!("schemathesis-{SCHEMATHESIS_VERSION}/bin/schemathesis"));
     if !program.is_file() {

@@ -67,7 +67,8 @@ fn table(rows: impl IntoIterator<Item = [String; 7]>) -> String {
     table.trim_fmt()
 }
 
-/// One short line: what a stranger wrote into a record must neither move the cursor nor turn the text around.
+/// Shortens a text from a record to one line. Replaces invisible characters with U+FFFD: they could move the cursor or
+/// reverse the text.
 pub fn printable(text: &str) -> String {
     let mut line: String = text
         .chars()

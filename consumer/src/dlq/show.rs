@@ -37,7 +37,8 @@ fn render<M: Message>(letter: &M) -> String {
     text
 }
 
-/// Text as text, with all that could move a cursor or turn the text around escaped; anything else in hexadecimal digits.
+/// Renders text with its invisible characters escaped, except newlines and tabs: they could move the cursor or reverse the
+/// text. Renders other bytes as hexadecimal digits.
 fn readable(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else {
         let shown = &bytes[..bytes.len().min(MOST_HEX)];

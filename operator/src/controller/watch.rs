@@ -58,7 +58,7 @@ pub struct Live {
     secrets: Store<Metadata<Secret>>,
 }
 
-/// Starts the watches as tasks of `stage`. Each is a dependency: up once it has listed what is there.
+/// Starts the watches as tasks of `stage`. Each is a dependency, which is up once the watch has listed its objects.
 pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, stage: &Stage) -> Live {
     let watches = Watches { client, scope, queue, dependencies, stage };
     // What is listed is in memory whole until it is trimmed, page by page.
@@ -137,7 +137,7 @@ impl Watches<'_> {
         let (reader, writer) = reflector::store();
         let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
         let changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: HashSet::new() };
-        // What is known outlives a watch that dies; the next one lists everything anew.
+        // The cache outlives a watch that dies; the restarted watch lists all objects again.
         let kept = Arc::new(tokio::sync::Mutex::new((changes, writer)));
         let queue = self.queue.clone();
         self.stage.run(format!("watch {name}"), move |stop| {

@@ -45,8 +45,8 @@ pub async fn dereference(client: &Client, namespace: &str, spec: &OrderFlowSpec)
 }
 
 impl Secrets {
-    /// The value as one line of text. A character that nobody sees in it, such as the newline that an editor adds or between
-    /// two lines that were pasted, is refused: some library would panic at it, and the pods get the value as it is.
+    /// Returns the value as one line of text. Refuses an invisible character, such as the newline that an editor adds or
+    /// that separates two pasted lines. Some libraries panic on it, and the pods get the value unchanged.
     pub fn text(&self, key: &SecretKey) -> Result<&str, Problem> {
         let text = std::str::from_utf8(self.bytes(key)?).map_err(|_| invalid(key, "not text"))?;
         if text.trim().is_empty() {

@@ -246,8 +246,8 @@ fn invalid(message: impl std::fmt::Display) -> Problem {
     Problem::new(Reason::SpecInvalid, format!("spec.{message}"))
 }
 
-/// Every text of the spec is one line without what nobody sees, whatever the definition says of it: some library would panic
-/// at it, cut it or send it on. Annotations are the cluster's own business.
+/// Requires that each text of the spec is one line without invisible characters, whatever the definition allows. Libraries
+/// panic on such a character, truncate the text or send it on. Annotations are exempt: only the cluster interprets them.
 fn require_plain(path: &str, value: &Value) -> Result<(), Problem> {
     match value {
         Value::String(text) => plain::check(text).map_err(|error| {

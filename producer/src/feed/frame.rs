@@ -39,7 +39,7 @@ pub struct Shown {
 #[derive(Clone, Debug, Default)]
 pub struct Latest(VecDeque<Shown>);
 
-/// How many notifications took how long, in classes: one for each bound, and the one above.
+/// A histogram of how long notifications took: one class for each bound, and one above them.
 #[derive(Clone, Debug, Default)]
 pub struct Latency([u64; BOUNDS_MS.len() + 1]);
 
@@ -48,7 +48,7 @@ pub struct Latency([u64; BOUNDS_MS.len() + 1]);
 pub struct Pending {
     count: u64,
     latest: Latest,
-    /// By the Unix second in which they were notified.
+    /// Count and latency of the notifications, by the Unix second of notification.
     seconds: BTreeMap<i64, (u64, Latency)>,
     /// In the order of the map.
     shards: Vec<u64>,
@@ -146,7 +146,7 @@ impl Pending {
         self.count
     }
 
-    /// What was notified in each Unix second: how many, and how long they took.
+    /// Returns the Unix seconds of notification, each with the count and the latency of its notifications.
     pub fn seconds(&self) -> impl Iterator<Item = (i64, u64, &Latency)> {
         self.seconds.iter().map(|(second, (count, latency))| (*second, *count, latency))
     }
@@ -176,7 +176,7 @@ impl Latency {
         self.0.iter_mut().zip(other.0).for_each(|(count, more)| *count += more);
     }
 
-    /// The classes that have any: the upper bound in milliseconds, and the count.
+    /// Returns the classes that are not empty: the upper bound in milliseconds, and the count.
     pub fn classes(&self) -> Vec<(i64, u64)> {
         let classes = BOUNDS_MS.into_iter().chain([ABOVE]).zip(self.0);
         classes.filter(|(_, count)| *count > 0).collect()

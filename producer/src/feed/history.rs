@@ -1,5 +1,6 @@
-//! The last five minutes of notifications, a bin for each second: how many, and how long each took. What a page begins its
-//! charts with. Exact, and bounded by the number of bins. Pure.
+//! Counts the notifications of the last five minutes and how long they took, in one bin for each second. The dashboard
+//! starts its charts with these bins. The counts are exact, and the number of bins is bounded. Pure: time comes from the
+//! caller.
 
 use std::collections::VecDeque;
 
@@ -7,10 +8,10 @@ use orderflow_core::Timestamp;
 
 use super::frame::{Latency, Pending};
 
-/// Seconds that are kept.
+/// Number of seconds that are kept.
 const SECONDS: i64 = 300;
 
-/// The notifications of the epoch, by the second in which they were notified.
+/// The notifications of the epoch, by the second of notification.
 #[derive(Debug)]
 pub struct History {
     /// Unix second of the first bin.
@@ -25,7 +26,7 @@ struct Bin {
 }
 
 impl History {
-    /// Begins empty: of what was before nothing is known.
+    /// Starts empty: nothing is known about the time before `now`.
     pub fn new(now: Timestamp) -> Self {
         Self { from: second(now), bins: VecDeque::new() }
     }
@@ -33,7 +34,7 @@ impl History {
     pub fn add(&mut self, pending: &Pending, now: Timestamp) {
         self.reach(second(now));
         for (at, count, latency) in pending.seconds() {
-            // What is dated before or after all bins still counts: in the nearest of them.
+            // A notification dated before or after all bins still counts, in the nearest bin.
             let last = self.bins.len() as i64 - 1;
             let bin = &mut self.bins[(at - self.from).clamp(0, last) as usize];
             bin.count += count;
@@ -41,9 +42,9 @@ impl History {
         }
     }
 
-    /// Makes the last bin that of `now`, and forgets what is older than is kept.
+    /// Extends the bins up to `now`, and drops the bins that are older than [`SECONDS`].
     fn reach(&mut self, now: i64) {
-        // A clock that was set far ahead leaves nothing of before.
+        // If the clock was set far ahead, all bins are too old.
         if now - self.from >= 2 * SECONDS {
             *self = Self { from: now - SECONDS + 1, bins: VecDeque::new() };
         }
@@ -59,7 +60,7 @@ impl History {
         }
     }
 
-    /// As it is sent: `{"from":…,"bins":[[count,[[bound,count],…]],…]}`.
+    /// Renders the history as JSON: `{"from":…,"bins":[[count,[[bound,count],…]],…]}`.
     pub fn render(&mut self, now: Timestamp) -> String {
         self.reach(second(now));
         let bins: Vec<_> = self.bins.iter().map(|bin| (bin.count, bin.latency.classes())).collect();
@@ -85,7 +86,7 @@ mod tests {
         Timestamp::from_unix_microseconds((BEGAN + seconds) * 1_000_000).unwrap()
     }
 
-    /// Of so many notifications in the first second after the beginning, each of which took 3 ms.
+    /// Makes a pending frame of `count` notifications in the first second after the beginning, each of which took 3 ms.
     fn pending(count: u128) -> Pending {
         let mut pending = Pending::new(&map());
         for number in 0..count {
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!(value["bins"][0][0], 1);
         let value = rendered(&mut history, SECONDS);
         assert_eq!((&value["from"], &value["bins"][0][0]), (&json!(BEGAN + 1), &json!(0)));
-        // Dated before all that is kept, as after a consumer's clock was set: counted nevertheless.
+        // Notifications dated before all bins, as after a change of a consumer's clock, still count.
         history.add(&pending(5), at(SECONDS));
         assert_eq!(rendered(&mut history, SECONDS)["bins"][0][0], 5);
         assert_eq!(rendered(&mut history, 100 * SECONDS)["bins"].as_array().unwrap().len(), SECONDS as usize);

@@ -80,7 +80,7 @@ impl Ring {
         }
     }
 
-    /// The notifications of the last minutes, up to and with the newest frame.
+    /// Renders the notifications of the last minutes, up to and including the newest frame.
     pub fn history(&mut self) -> String {
         self.history.render(Timestamp::now())
     }

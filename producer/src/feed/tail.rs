@@ -82,7 +82,7 @@ impl Tail {
     pub fn new(feed: Feed, kafka: kafka::Settings, topic: String) -> Self {
         let pending = Pending::new(&feed.inner.map);
         let (positions, beginning, due) = (BTreeMap::new(), None, Instant::now());
-        // One before this one died with its positions.
+        // An earlier tail died, and its positions are lost.
         let gap = feed.has_begun();
         Self { feed, kafka, topic, positions, beginning, pending, due, lost: 0, gap }
     }

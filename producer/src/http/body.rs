@@ -17,25 +17,25 @@ pub const LIMIT: usize = 64 * 1024;
 /// What is still read of a body that is too large: a client that is cut off while it sends never sees the answer.
 const POLITE_LIMIT: usize = 16 * 1024 * 1024;
 
-/// Longest wait for a body.
+/// Longest wait for a complete body.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// U+FEFF in UTF-8. Some clients on Windows write it; RFC 8259 forbids it, and a parser would say only that it expected a
-/// value.
+/// The byte order mark (U+FEFF) in UTF-8, which some clients on Windows send. RFC 8259 forbids it, and a parser would
+/// report only that it expected a value.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// `application/json`, with or without parameters, and not compressed.
+/// Requires an uncompressed body of type `application/json`, with or without parameters.
 pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     if let Some(encoding) = encodings.find(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Problem::unsupported_encoding(encoding.to_str().unwrap_or("of other bytes than ASCII")));
+        return Err(Problem::unsupported_encoding(encoding.to_str().unwrap_or("with non-ASCII characters")));
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = content_type.split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Problem::unsupported_media_type()) }
 }
 
-/// The whole body, at most [`LIMIT`] bytes, to be read as JSON.
+/// Reads the whole body, at most [`LIMIT`] bytes. Refuses a byte order mark, which is not JSON.
 pub async fn read(body: Body) -> Result<Bytes, Problem> {
     let body = read_bytes(body).await?;
     if body.starts_with(BYTE_ORDER_MARK) {

@@ -1,10 +1,10 @@
-//! A client's connection, and whether somebody is still there to read an answer.
+//! Detects that the client of a connection has disconnected before it got its answer.
 //!
-//! A client may end its own side once it has sent its request (`nc -N`, `shutdown(SHUT_WR)`) and still wait for the answer. A
-//! client that was killed looks the same from here: both send the end of their stream, and only what is sent to them tells
-//! the two apart, since to the one that is gone its kernel answers with a reset. So an answer that is soon ready is simply
-//! sent. A request that waits longer is told `100 Continue`, which every client of HTTP/1.1 passes over, and is dropped if
-//! nobody is there to get it: an order that still waits is then withdrawn.
+//! A client may close its side once it has sent its request (`nc -N`, `shutdown(SHUT_WR)`) and still wait for the answer. A
+//! client that was killed looks the same: in both cases the server reads the end of the stream. Only sending tells the two
+//! apart, because the kernel of a disconnected client answers with a reset. An answer that is ready soon is therefore just
+//! sent. If it takes longer, the server first sends `100 Continue`, which every HTTP/1.1 client ignores. On a reset the
+//! request is dropped, and an order that still waits in the queue is withdrawn.
 
 use std::{
     io,
@@ -23,15 +23,16 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Longest wait for an answer before a client whose side has ended is asked whether it is there. Most answers come sooner.
+/// Longest wait for an answer before the first `100 Continue` to a client that has closed its side. Most answers come
+/// sooner.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// How often one is asked that was there.
+/// Interval between two checks of a client that is still connected.
 const AGAIN: Duration = Duration::from_secs(1);
 
 const ARE_YOU_THERE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Shared by the server, which reads and writes it, and by the requests on it, which watch it.
+/// A client's connection. The server reads and writes it, and its requests watch it.
 #[derive(Clone)]
 pub struct Connection(Arc<TcpStream>);
 
@@ -40,19 +41,19 @@ impl Connection {
         Self(Arc::new(stream))
     }
 
-    /// Waits until nobody is there any more to read the answer to `request`. To be dropped when there is an answer, and before
-    /// any of it is written.
+    /// Waits until the client has disconnected and cannot read the answer to `request`. Drop this future when there is an
+    /// answer, before any of it is written.
     pub async fn is_abandoned(&self, request: &Watched) {
         sleep_until(request.began + GRACE).await;
         if self.sends_no_more().await.is_err() {
             return;
         }
-        // A client of HTTP/1.0 knows no answer but the last one.
+        // HTTP/1.0 has no interim responses.
         if request.version < Version::HTTP_11 {
             return std::future::pending().await;
         }
         loop {
-            // Nothing of ours waits to be sent before it, so there is room, unless the client reads nothing at all.
+            // The server has nothing else to send before it, so there is room, unless the client reads nothing at all.
             if self.0.try_write(ARE_YOU_THERE).is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock) {
                 return;
             }
@@ -65,9 +66,9 @@ impl Connection {
 }
 
 impl Connection {
-    /// Waits for the end of what the client sends, or for the end of the connection, which is an error.
+    /// Waits until the client closes its side. The end of the whole connection is an error.
     pub async fn sends_no_more(&self) -> io::Result<()> {
-        // More than nothing is the next request already.
+        // Any byte already belongs to the next request.
         while self.0.peek(&mut [0]).await? > 0 {
             sleep(AGAIN).await;
         }
@@ -75,7 +76,7 @@ impl Connection {
     }
 }
 
-/// A request that is being worked on.
+/// A request in progress.
 pub struct Watched {
     began: Instant,
     version: Version,

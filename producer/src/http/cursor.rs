@@ -26,9 +26,8 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// `None` for what has another form than the API documents: the base64url of 29 bytes of which the first is [`VERSION`]. A
-    /// time that no order can have stands for the first
-    /// or last one that one can.
+    /// Decodes the form that the API documents: base64url of 29 bytes, of which the first is [`VERSION`]. Returns `None`
+    /// for any other form. A time that no order can have stands for the first or last time that an order can have.
     pub fn decode(text: &str) -> Option<Self> {
         let bytes: [u8; LENGTH] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (version, rest) = bytes.split_first()?;

@@ -60,7 +60,7 @@ pub struct DeadLetterView {
     waiting: bool,
 }
 
-// Read by hand, since `4.0` is an integer in JSON Schema.
+// [`through`] reads it by hand, since `4.0` is an integer in JSON Schema.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
 pub struct ReplayBody {
@@ -82,7 +82,7 @@ fn through(body: &[u8]) -> Result<i64, Problem> {
     let fields: Fields<'_> = json::from_object(body).map_err(|error| malformed(&error))?;
     match number::scaled(fields.through.get(), 0) {
         Ok(offset) if offset >= 0 => Ok(offset),
-        Err(NumberError::NotANumber) => Err(malformed(&"through is no number")),
+        Err(NumberError::NotANumber) => Err(malformed(&"through is not a number")),
         _ => Err(Problem::invalid_parameter("through", "must be an offset, 0 or more")),
     }
 }

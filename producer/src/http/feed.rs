@@ -18,7 +18,7 @@ use super::{Shared, connection::Connection, problem::Problem};
 /// Shorter than what proxies usually wait for.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-// Rendered by the feed itself.
+// Describes the events in the OpenAPI document only; the feed renders them itself.
 /// One server-sent event
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
@@ -26,7 +26,7 @@ pub struct FeedEvent {
     event: FeedEventName,
     /// A JSON object
     data: String,
-    /// Of a frame, and of a reset in its place
+    /// Present in a `frame`, and in a `reset` in place of one
     #[schema(nullable = false)]
     id: Option<String>,
 }
@@ -45,8 +45,9 @@ enum FeedEventName {
 /// Watch notifications
 ///
 /// Server-sent events. First `hello` (`epoch`: of this process; `resumed`; `total`: notifications of the epoch before what
-/// follows; `history`, unless the stream is resumed: the notifications of up to five minutes before what follows, a bin for
-/// each second from the Unix second `from` on, with their count and their `latency` as in a frame), then `recent` (the latest `notifications`, at most 20, as on their topic), then `frame`, at most five a second:
+/// follows; `history`, unless the stream resumes: the notifications of up to five minutes before what follows, one bin for
+/// each second from the Unix second `from` on, with its count and its `latency` as in a frame), then `recent` (the latest
+/// `notifications`, at most 20, as on their topic), then `frame`, at most five a second:
 /// `count` of its notifications, `total` with them, the latest 20 `notifications`, `latency` from accepted to notified as
 /// pairs of an upper bound in milliseconds (-1: more than all) and a count, and the count of each of the `shards`.
 ///
@@ -77,7 +78,7 @@ pub async fn get_feed(
         Some((event.unwrap_or(Bytes::from_static(b": keep-alive\n\n")), stream))
     });
     let stop = app.stop.clone();
-    // Who has ended its side of a stream that never ends does not read it either.
+    // A client that closes its side of an endless stream does not read it any more either.
     let ended = async move {
         match connection {
             Some(Extension(connection)) => {

@@ -44,7 +44,7 @@ pub struct OrderList {
          description = "Only this user's orders"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Orders in a page; 50 by default"),
         ("cursor" = Option<String>, Query, pattern = "^A[Q-Za-f][A-Za-z0-9_-]{36}[AEIMQUYcgkosw048]$", description = "`next_cursor` of the page before"),
-        ("progress" = Option<bool>, Query, description = "Also say of each order whether it was published and notified"),
+        ("progress" = Option<bool>, Query, description = "Also report for each order whether it was published and notified"),
     ),
     responses(
         (status = 200, body = OrderList, description = "A page. A shard that is down is named in `unavailable_shards`."),
@@ -115,7 +115,7 @@ pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) 
     get, path = "/api/orders/{id}", tag = "orders",
     params(
         ("id" = uuid::Uuid, Path, description = "The order's UUID"),
-        ("progress" = Option<bool>, Query, description = "Also say whether it was published and notified"),
+        ("progress" = Option<bool>, Query, description = "Also report whether it was published and notified"),
     ),
     responses(
         (status = 200, body = OrderView, description = "The order"),

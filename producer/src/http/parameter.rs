@@ -1,5 +1,5 @@
-//! What a request says in its path and its query. A value that cannot be read is a problem that names its parameter, and so
-//! is a name that nobody knows: `?userId=alice` would otherwise list everybody's orders.
+//! Reads the parameters in the path and the query of a request. A value that cannot be read gets a problem that names its
+//! parameter. So does an unknown name: `?userId=alice` would otherwise list the orders of all users.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use utoipa::openapi::{OpenApi, RefOr, path::ParameterIn};
 
 use super::{Shared, problem::Problem};
 
-/// Characters of an unknown name that are shown.
+/// Most characters of an unknown name that a problem shows.
 const MOST_NAME: usize = 100;
 
 /// The `{id}` of a path.
@@ -40,10 +40,10 @@ pub struct DeadLetterParameters {
     pub before: Option<String>,
 }
 
-/// The names that each operation knows, as the OpenAPI document has them.
+/// The query parameters of each operation, from the OpenAPI document.
 pub struct KnownNames(HashMap<(Method, String), Vec<String>>);
 
-/// A query that was read; each name in it is known and appears once.
+/// A parsed query. Each name in it is known and appears once.
 #[derive(Clone, Debug)]
 struct Query(Vec<(String, String)>);
 
@@ -65,14 +65,14 @@ impl KnownNames {
         Self(known)
     }
 
-    /// `None` for what is no operation of the document.
+    /// Returns the names of an operation, or `None` if the document does not have it.
     fn of_operation(&self, method: &Method, route: &str) -> Option<&[String]> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         self.0.get(&(method.clone(), route.to_owned())).map(Vec::as_slice)
     }
 }
 
-/// Reads the query of every operation of the API, before its handler.
+/// Parses the query of each API operation before its handler runs.
 pub async fn read_query(
     State(app): State<Shared>,
     route: Option<MatchedPath>,
@@ -104,7 +104,7 @@ fn parse(query: &str, known: &[String]) -> Result<Query, Problem> {
             ));
         }
         let value = decode(value).ok_or_else(|| Problem::invalid_parameter(&name, NOT_DECODABLE))?;
-        // Which of the two was meant is not ours to guess.
+        // The API does not guess which of two values the client meant.
         if read.iter().any(|(other, _)| *other == name) {
             return Err(Problem::invalid_parameter(&name, "must appear only once"));
         }
@@ -115,7 +115,7 @@ fn parse(query: &str, known: &[String]) -> Result<Query, Problem> {
 
 const NOT_DECODABLE: &str = "must be percent-encoded UTF-8";
 
-/// As a form is decoded, but nothing is guessed: each `%` has its two digits, and the bytes are UTF-8.
+/// Decodes a name or value as a form does, but strictly: two hexadecimal digits follow each `%`, and the bytes are UTF-8.
 fn decode(text: &str) -> Option<String> {
     let digits = |escape: &str| escape.len() >= 2 && escape.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     if !text.split('%').skip(1).all(digits) {
@@ -125,7 +125,7 @@ fn decode(text: &str) -> Option<String> {
     percent_decode_str(&text).decode_utf8().ok().map(Into::into)
 }
 
-/// A whole number without a sign.
+/// Parses a whole number without a sign.
 pub fn whole<T: TryFrom<u64>>(text: &str) -> Option<T> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse::<u64>().ok()).flatten().and_then(|number| number.try_into().ok())

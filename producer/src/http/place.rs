@@ -31,7 +31,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
 pub struct NewOrderBody {
-    /// Who orders; the first character chooses the shard. No control characters.
+    /// The user who orders; the first character chooses the shard. No control characters.
     #[schema(example = "alice", min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")]
     user_id: String,
     /// No control characters.
@@ -45,7 +45,7 @@ pub struct NewOrderBody {
     /// Price × quantity must be at most 10000000000000.
     #[schema(example = 2, minimum = 1, maximum = 2_147_483_647)]
     quantity: i32,
-    /// Unit price. Only its exact value counts: 149.99, 149.9900 and 1.4999E2 are one price, and 149.991 is none.
+    /// Unit price. Only its exact value counts: 149.99, 149.9900 and 1.4999E2 are equal, and 149.991 is invalid.
     #[schema(example = 149.99, minimum = 0.01, maximum = 99_999_999.99, multiple_of = 0.01)]
     price: f64,
 }

@@ -109,7 +109,7 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", detail)
     }
 
-    /// A request that was still being worked on at its deadline, whatever held it up.
+    /// Returns the problem for a request that was still in progress at its deadline, whatever delayed it.
     pub fn no_answer_in_time(seconds: u64) -> Self {
         let detail = format!("there was no answer within {seconds} s");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-answer-in-time", "No answer in time", detail)

@@ -79,7 +79,7 @@ pub async fn serve(
     }
 }
 
-/// Answers the requests of a connection, each for as long as somebody is there to read the answer.
+/// Answers the requests of a connection. Drops a request whose client has disconnected.
 fn answer(
     router: Router,
     connection: Connection,
@@ -102,7 +102,7 @@ fn answer(
     })
 }
 
-/// Ends a connection whose client is gone.
+/// Ends the connection of a client that has disconnected.
 #[derive(Debug, thiserror::Error)]
 #[error("the client is gone")]
 struct Abandoned;

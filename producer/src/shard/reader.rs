@@ -27,7 +27,7 @@ pub struct Position {
 pub struct ReadError {
     pub shard: String,
     pub reason: String,
-    /// It does not answer, or takes no questions from anybody. Otherwise it answered this one with an error.
+    /// True if the shard does not answer or refuses every query. False if it answered this query with an error.
     pub is_down: bool,
 }
 
@@ -39,7 +39,7 @@ pub struct Figures {
     pub orders_estimate: i64,
     pub outbox: i64,
     pub outbox_age: Option<f64>,
-    /// When the order was accepted whose event waits first.
+    /// The time of acceptance of the order whose event is first in the outbox.
     pub outbox_oldest: Option<OffsetDateTime>,
     pub receipt_jobs: i64,
     pub receipt_jobs_age: Option<f64>,
@@ -56,14 +56,14 @@ pub struct Queued {
     pub dead_since: Option<OffsetDateTime>,
 }
 
-/// Which of some orders' events are in the shard's queue tables.
+/// The result of a search for the events of some orders in the shard's queue tables.
 #[derive(Clone, Debug)]
 pub struct Announcements {
     pub waiting: HashSet<OrderId>,
     pub refused: HashSet<OrderId>,
-    /// When the order was accepted whose event waits first.
+    /// The time of acceptance of the order whose event is first in the outbox.
     pub oldest: Option<Timestamp>,
-    /// All that waits was looked through, and not only the newest [`MOST_COUNTED`].
+    /// True if the whole outbox was searched, not only the newest [`MOST_COUNTED`] events.
     pub is_complete: bool,
 }
 
@@ -114,8 +114,8 @@ impl Shard {
         self.read(async |connection| sqlx::query_as(QUEUED).bind(id).fetch_one(connection).await).await
     }
 
-    /// Looks for the events of these orders, which were read before. Of an outbox that is long after an outage only the newest
-    /// are looked through.
+    /// Searches the queue tables for the events of these orders, which were read before. If the outbox is long after an
+    /// outage, only its newest events are searched.
     pub async fn announcements(&self, ids: Vec<OrderId>) -> Result<Announcements, ReadError> {
         const ANNOUNCEMENTS: &str = include_str!("announcements.sql");
         type Row = (Vec<OrderId>, Vec<OrderId>, Option<OffsetDateTime>, i64);
@@ -131,9 +131,9 @@ impl Shard {
         })
     }
 
-    /// Longest time from an order's acceptance to its commit, by any two clocks.
+    /// Returns the longest time from an order's acceptance to its commit, measured by any two clocks.
     pub fn longest_wait(&self) -> Duration {
-        /// How far the clocks of two machines that keep time may be apart.
+        /// Largest difference between the clocks of two synchronized machines.
         const SKEW: Duration = Duration::from_secs(1);
         self.inner.order_timeout + SKEW
     }

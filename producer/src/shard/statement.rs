@@ -1,4 +1,4 @@
-//! The one statement that stores a batch, and the one that reads who won a key.
+//! The statement that stores a batch, and the statement that reads which order won an idempotency key.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,7 +29,7 @@ pub type Outcomes = Vec<Option<Result<Placed, PlaceError>>>;
 /// Why a batch has no outcomes.
 #[derive(Debug)]
 pub struct StoreError {
-    /// What the error of the statement means; `None`: it may have been stored, and nobody knows.
+    /// The meaning of the statement's error. `None`: the outcome is unknown, and the batch may have been stored.
     pub refusal: Option<Refusal>,
     pub error: sqlx::Error,
 }

@@ -226,8 +226,8 @@ impl Writer {
         }
     }
 
-    /// Stores a batch. One in which the database refuses something that may be a row's is halved until only that order is left
-    /// out. `Err` is an unknown outcome.
+    /// Stores a batch. If the database refuses it with an error that a row may have caused, the batch is halved until only
+    /// the refused order is left out. `Err` is an unknown outcome.
     async fn store_bisecting(
         &self,
         connection: &mut PgConnection,
@@ -296,14 +296,14 @@ impl Writer {
     }
 }
 
-/// What was found out of the server while a batch was stored.
+/// Findings about the server from storing a batch.
 #[derive(Default)]
 struct Findings {
-    /// It ran the statement of some order at least.
+    /// The server ran the statement of at least one order.
     answered: bool,
-    /// It takes no orders at all, with the reason.
+    /// The reason, if the server takes no orders at all.
     server: Option<String>,
-    /// Each alone, in the order of the batch.
+    /// Orders that were refused alone, in the order of the batch.
     refused: Vec<Refused>,
 }
 
@@ -327,15 +327,16 @@ impl Refused {
         }
     }
 
-    /// Refused alike, and with nothing in common: then it is hardly the orders.
+    /// Returns true if both orders were refused with the same SQLSTATE and share neither user nor product. Then the server
+    /// is the likely cause, not the orders.
     fn accuses_server_with(&self, other: &Self) -> bool {
         self.sqlstate == other.sqlstate && self.user_id != other.user_id && self.product_name != other.product_name
     }
 }
 
 impl Findings {
-    /// Why the server takes no orders, if it does not: it says so, or refused orders alike that have nothing in common, and
-    /// ran none. `suspect` is the order that was refused last while nothing else was stored.
+    /// Returns the reason if the server takes no orders: it reports so, or it ran no order and refused orders alike that
+    /// have nothing in common. `suspect` is the order that was refused last while nothing else was stored.
     fn conclude(&self, suspect: &mut Option<Refused>) -> Option<String> {
         if self.server.is_some() {
             return self.server.clone();
@@ -352,7 +353,7 @@ impl Findings {
     }
 }
 
-/// The orders that were thought to be the reason were not: they may be sent again.
+/// Turns refused orders into orders that were not accepted: the server was the cause, so clients may send them again.
 fn take_back(outcomes: &mut Outcomes, reason: &str) {
     for outcome in outcomes {
         if let Some(Err(error @ PlaceError::Refused(_))) = outcome {

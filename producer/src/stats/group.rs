@@ -24,7 +24,7 @@ use crate::{
 /// everything is one of those behind. Above it the difference does not matter.
 const TOLD_APART: i64 = 100;
 
-/// How far the clocks of two machines that keep time may be apart.
+/// Largest difference between the clocks of two synchronized machines.
 const SKEW: Duration = Duration::from_secs(1);
 
 pub struct GroupProgress {
@@ -36,19 +36,19 @@ pub struct GroupProgress {
     records: Reader<Known>,
 }
 
-/// What was read of what a partition's events wait for, by partition: between which offsets, and what was found.
+/// Unhandled events that were read, by partition: the range of offsets, and what was found in it.
 type Known = BTreeMap<i32, ((i64, i64), Found)>;
 
-/// Events that are not handled yet: the first of them, up to [`TOLD_APART`] offsets.
+/// The first events that are not handled yet, within [`TOLD_APART`] offsets.
 #[derive(Clone, Debug, Default)]
 struct Found {
     count: i64,
     ids: HashSet<OrderId>,
-    /// When the first of them was published.
+    /// The time of publication of the first event.
     first_at: Option<Timestamp>,
 }
 
-/// How far the group is with one partition.
+/// The progress of the consumer group in one partition.
 #[derive(Clone, Debug)]
 pub struct Reach {
     /// Everything before this offset is handled.
@@ -57,7 +57,7 @@ pub struct Reach {
     pub unhandled: Unhandled,
 }
 
-/// What the group and its partitions are like.
+/// The state of the consumer group and its partitions.
 pub struct Answer {
     pub consumer: Consumer,
     pub partitions: Vec<Partition>,
@@ -148,7 +148,7 @@ fn ask(
         }
         let Some(Found { count, ids, first_at }) = found else { continue };
         if is_complete && count == 0 {
-            // Only the end of a transaction lies behind the group.
+            // Only transaction markers follow the group's position.
             reach.position = reach.end;
         }
         let since = first_at.map(|first| first.after(SKEW));
@@ -160,7 +160,7 @@ fn ask(
     Ok((members, partitions, reach))
 }
 
-/// What is between these offsets, of the partitions for which there is time.
+/// Reads the events between these offsets, of the partitions for which there is time.
 fn read_first(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, (i64, i64)>) -> BTreeMap<i32, Found> {
     // On a quiet day nothing has changed since the last look, and nothing is read.
     asked.known.retain(|partition, (extent, _)| behind.get(partition) == Some(extent));

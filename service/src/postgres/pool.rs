@@ -32,7 +32,7 @@ pub enum AskError {
 }
 
 impl AskError {
-    /// Whether the database is down as a whole: it does not answer, or takes no questions from anybody.
+    /// Returns true if the whole database is down: it does not answer, or refuses every query.
     pub fn is_down(&self) -> bool {
         match self {
             Self::Timeout(_) | Self::Connect(_) => true,
@@ -59,8 +59,8 @@ impl Pool {
     }
 
     /// Asks over one of the connections, within `longest`, the wait for it included. A connection whose answer was not awaited to the
-    /// end, or was an error, is not lent again: nobody knows what is still to come over it. Asked once more is what the server
-    /// refused before it ran it, because a migration had changed what its plan was made for.
+    /// end, or was an error, is not lent again, because an answer may still arrive over it. A question with a stale plan,
+    /// which the server refused before it ran because of a migration, is asked once more.
     pub async fn ask<T>(
         &self,
         longest: Duration,

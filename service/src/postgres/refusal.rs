@@ -1,24 +1,25 @@
-//! What an error that Postgres answers with says of the statement that it refused: is it the server as a whole, or may it be
-//! this statement alone? By SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+//! Classifies an error of Postgres by its SQLSTATE (<https://www.postgresql.org/docs/current/errcodes-appendix.html>):
+//! either it concerns the whole server, or it may concern the refused statement alone.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// Whom an error concerns.
+/// The scope of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Every statement, whatever is in it; see [`WHOLE_SERVER`].
+    /// Concerns every statement, whatever its content; see [`WHOLE_SERVER`].
     Server,
-    /// A statement that collided with another, and was undone: the same again may do.
+    /// The statement collided with another one and was rolled back. A retry may succeed.
     Collision,
-    /// Made for columns that a migration has changed since; refused before it ran. The same again, planned anew, may do.
+    /// The plan was made for columns that a migration has changed since. The server refused the statement before it ran. A
+    /// retry with a new plan may succeed.
     StalePlan,
-    /// The connection is ended, or on its way to be. Whether the statement was committed is not known.
+    /// The connection has ended or is about to end. It is unknown whether the statement was committed.
     Connection,
-    /// May be the rows or values of this statement: a constraint, a trigger, a policy, a limit, a permission.
+    /// The rows or values of this statement may be the cause: a constraint, a trigger, a policy, a limit, a permission.
     Statement,
 }
 
-/// What no row can cause, by class or by code, and why.
+/// Errors that no row can cause, by class or code, with the reason.
 const WHOLE_SERVER: [(&str, &str); 4] = [
     ("25006", "read-only: a standby, or default_transaction_read_only"),
     ("53", "resources: disk full, out of memory, too many connections"),
@@ -27,7 +28,7 @@ const WHOLE_SERVER: [(&str, &str); 4] = [
 ];
 
 impl Refusal {
-    /// `None` if the server did not answer with an error at all.
+    /// Classifies an error. Returns `None` if the error is not an answer of the server.
     pub fn of(error: &sqlx::Error) -> Option<Self> {
         let sqlx::Error::Database(error) = error else { return None };
         let error = error.try_downcast_ref::<PgDatabaseError>()?;
@@ -35,20 +36,20 @@ impl Refusal {
         Some(Self::of_code(error.code(), error.message(), is_fatal))
     }
 
-    /// Whether other statements will do no better.
+    /// Returns true if every other statement would fail as well.
     pub fn is_of_server(self) -> bool {
         matches!(self, Self::Server | Self::Connection)
     }
 
     fn of_code(code: &str, message: &str, is_fatal: bool) -> Self {
         match code {
-            // FATAL ends the session: whether before or after a commit, it does not say.
+            // FATAL ends the session and does not say whether before or after a commit.
             _ if is_fatal => Self::Connection,
             code if code.starts_with("08") || code.starts_with("57P") || code == "40003" => Self::Connection,
             "40001" | "40P01" => Self::Collision,
-            // The code means only that something is not supported; the message is the same in every version.
+            // The code alone means only `feature_not_supported`. The message is the same in every version.
             "0A000" if message.starts_with("cached plan must not change") => Self::StalePlan,
-            // The statement that was prepared is gone, as behind a pooler that gave us another session.
+            // The prepared statement no longer exists, for example because a pooler switched to another session.
             "26000" => Self::StalePlan,
             code if WHOLE_SERVER.iter().any(|(whole, _)| code.starts_with(whole)) => Self::Server,
             _ => Self::Statement,
@@ -56,12 +57,12 @@ impl Refusal {
     }
 }
 
-/// The SQLSTATE that Postgres answered with.
+/// Returns the SQLSTATE of an error of Postgres.
 pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(Into::into)
 }
 
-/// Whether the same statement, planned anew, may be answered.
+/// Returns true if the same statement may succeed with a new plan.
 pub fn is_stale_plan(error: &sqlx::Error) -> bool {
     Refusal::of(error) == Some(Refusal::StalePlan)
 }

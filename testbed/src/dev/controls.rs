@@ -89,7 +89,7 @@ async fn list(State(switches): State<Switches>) -> Response {
 async fn set(
     State(switches): State<Switches>,
     Path(name): Path<String>,
-    // An object: a struct would be taken from an array, too.
+    // A map, because serde would also read a struct from an array.
     wanted: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Response {
     const FORM: &str = r#"the body must be {"running":true} or {"running":false}"#;

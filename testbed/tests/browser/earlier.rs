@@ -1,4 +1,4 @@
-//! A page that is opened after orders were notified: its list and its charts show them all the same.
+//! Checks that the list and the charts of a page show orders that were notified before the page was opened.
 
 use anyhow::{Result, ensure};
 use orderflow_testbed::Service;
@@ -6,10 +6,10 @@ use orderflow_testbed::Service;
 use crate::page::{DONE, NOT_NOTIFIED, NOTIFIED, is_open};
 use crate::support::{Shop, on_a_dashboard};
 
-/// As many orders as the list shows, and more than a new stream of the feed names.
+/// Number of orders: the list shows all of them, and a new stream of the feed names fewer.
 const EARLIER: u64 = 25;
 
-/// The third step of the orders, where it was taken.
+/// The third step of the orders, where it is done.
 const PUBLISHED: &str = "#orders-list .journey li:nth-child(3)[data-state=done]";
 
 /// Loads the page again after orders were placed and notified.
@@ -27,7 +27,7 @@ async fn orders_that_were_notified_before_the_page_was_opened_are_shown_as_notif
         let page = &shop.page;
         open_late(shop).await?;
         let orders = page.show_all(NOTIFIED, |orders| orders.len() as u64 == EARLIER).await?;
-        // How long an order took is shown only if the feed named it, so this row has its state from the API.
+        // A row shows how long its order took only if the feed named the order, so this row has its state from the API.
         ensure!(orders.iter().any(|step| step == "Notified"), "the feed named every order: {orders:?}");
         page.show_all(PUBLISHED, |orders| orders.len() as u64 == EARLIER).await?;
         page.show_all(DONE, |steps| steps.len() as u64 == 4 * EARLIER).await?;

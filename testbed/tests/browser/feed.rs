@@ -27,7 +27,7 @@ async fn a_feed_that_was_cut_goes_on_where_it_was() -> Result<()> {
         shop.network.set(Link::Open);
         page.shows("#feed-state", |text| text.contains("live")).await?;
         page.shows("#api-state", |text| text.contains("answers")).await?;
-        // Only the feed tells how long each order took.
+        // Only the feed reports how long each order took.
         let took = |step: &String| step.starts_with("Notified ");
         page.show_all(NOTIFIED, |orders| orders.len() == 25 && orders.iter().all(took)).await?;
         page.shows("#throughput .sum dd", |sum| sum == "25").await?;

@@ -32,7 +32,7 @@ pub const PHONE: Screen = Screen { width: 390, height: 844, overlays_scrollbars:
 pub const DONE: &str = "#orders-list .journey li[data-state=done]";
 /// The last of the steps, where it was taken.
 pub const NOTIFIED: &str = "#orders-list .journey li:nth-child(4)[data-state=done]";
-/// The last of the steps, where it was not taken or it is not known.
+/// The last of the steps, where it is not done or not known.
 pub const NOT_NOTIFIED: &str = "#orders-list .journey li:nth-child(4):not([data-state=done])";
 /// The receipts that wait for S3.
 pub const PENDING: &str = "#orders-list .journey li:nth-child(2)[data-state=waiting]";
@@ -41,7 +41,8 @@ pub const PENDING: &str = "#orders-list .journey li:nth-child(2)[data-state=wait
 const TEXT: &str = "return document.querySelector(arguments[0])?.innerText ?? null";
 const TEXTS: &str = "return [...document.querySelectorAll(arguments[0])].map((node) => node.innerText)";
 
-/// Whether the last step of an order is shown as still to come, or as unknown, which it is while Kafka does not answer.
+/// Returns true if the last step of an order is shown as not done yet, or as unknown, which it is while Kafka does not
+/// answer.
 pub fn is_open(step: &str) -> bool {
     step == "Not notified yet" || step == "Notified unknown"
 }

@@ -174,8 +174,8 @@ async fn a_reconcile_that_panics_costs_its_resource_alone() -> Result<()> {
     ensure!(ready["message"].as_str().is_some_and(|message| message.contains("its log has a line")), "{ready}");
     world.create(world.second().await?).await?;
     world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
-    // Again and again, with backoff; and the process is the same.
-    eventually("another try", PATIENCE, async || {
+    // The operator retries with backoff, in the same process.
+    eventually("a retry", PATIENCE, async || {
         let metrics = metrics(&operator).await?;
         let count = metrics.lines().find_map(|line| line.strip_prefix("orderflow_operator_reconcile_panics_total "));
         ensure!(count.is_some_and(|count| count.parse().is_ok_and(|count: u64| count > 1)), "{count:?}");
@@ -189,7 +189,7 @@ async fn a_reconcile_that_panics_costs_its_resource_alone() -> Result<()> {
     let warnings = events.iter().filter(|(kind, reason, _)| kind == "Warning" && reason == "InternalError").count();
     ensure!(warnings == 1, "{events:#?}");
 
-    // What was made of it goes on once the fault is mended.
+    // An operator without the fault finishes the resource.
     operator.kill();
     let mended = world.operator().await?;
     world.wait_for("Ready", "True", "Available").await?;

@@ -42,7 +42,7 @@ async fn a_missing_secret_is_named_and_harms_nothing_else() -> Result<()> {
     Ok(())
 }
 
-/// Two lines that were pasted into one value: the signer of the AWS SDK panics at that.
+/// Uses two lines that were pasted into one value: the signer of the AWS SDK panics on them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_character_in_a_secret_is_named_and_harms_no_other_resource() -> Result<()> {
     let world = World::new().await?;

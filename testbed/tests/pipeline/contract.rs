@@ -1,5 +1,5 @@
-//! The API against its own description: Schemathesis makes requests from `/openapi.json`, valid and invalid ones, and checks
-//! that each is answered as the description says. What it may and may not send is in `testbed/assets/schemathesis`.
+//! Tests the API against its OpenAPI document. Schemathesis makes valid and invalid requests from `/openapi.json` and
+//! checks each answer against the document. `testbed/assets/schemathesis` defines which requests it may send.
 
 use std::{path::Path, time::Duration};
 
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::{PATIENCE, dependencies_up};
 
-/// It takes about a minute.
+/// Longest time for a run, which takes about a minute.
 const LONGEST: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +48,7 @@ async fn every_request_that_the_description_allows_or_forbids_is_answered_as_it_
     let status = schemathesis.wait_for_exit(LONGEST).await?;
     ensure!(status.success(), "{status}:\n{}", schemathesis.log_since_start());
 
-    // A run that tested little would be as green.
+    // A run that tested little would succeed as well.
     let report: Value = serde_json::from_slice(&std::fs::read(&report).context("read the report")?)?;
     let operations = &report["operations"];
     ensure!(operations["tested"] == operations["total"] && operations["total"].as_u64() > Some(10), "{operations}");

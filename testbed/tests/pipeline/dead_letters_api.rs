@@ -213,7 +213,7 @@ async fn a_body_that_says_no_offset_is_refused() -> Result<()> {
         api.replay(&body).await?.expect_problem(400, "invalid-parameter")?;
     }
     ensure!(api.dead_letters("").await?["waiting"] == 1, "a letter was replayed");
-    // An integer, as JSON Schema has it.
+    // JSON Schema counts this as an integer.
     let reply = api.replay(&json!({"through": 0.0})).await?;
     ensure!(reply.status == 200 && reply.json()["replayed"] == 1, "{reply:?}");
     let untyped = api.request("POST", "/api/dead-letters/replay").body(r#"{"through":0}"#);

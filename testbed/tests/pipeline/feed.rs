@@ -103,7 +103,7 @@ async fn read_until(events: &mut Events, mut before: u64, total: u64) -> Result<
     Ok(())
 }
 
-/// Charts of a page that has just been opened are full.
+/// The history fills the charts of a page that was just opened.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_stream_begins_with_each_second_of_the_last_minutes() -> Result<()> {
     let stack = Stack::shared().await?;

@@ -1,4 +1,5 @@
-//! What a list says of how far each order is: the truth of the shards' queues and of the group's offsets, whoever watched.
+//! Checks the progress that a list reports for each order. It comes from the shards' queues and the consumer group's
+//! offsets, whatever a producer saw of it before.
 
 use anyhow::{Result, ensure};
 use orderflow_testbed::{Stack, eventually};
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{Api, PATIENCE, serving, serving_alone};
 
-/// Waits until the list says this of all orders: published, notified.
+/// Waits until the list reports these states of all orders: published, notified.
 async fn all_are(api: &Api, expected: [&str; 2]) -> Result<()> {
     eventually(&format!("all orders to be {expected:?}"), PATIENCE, async || {
         let list = api.get("/api/orders?progress=true").await?.json();
@@ -29,7 +30,7 @@ async fn each_order_of_a_list_says_whether_it_was_published_and_notified() -> Re
 
     let consumer = stack.consumer().start().await?;
     all_are(&api, ["published", "notified"]).await?;
-    // A producer that has heard none of it says the same.
+    // A producer that was started later reports the same.
     let (_other, other) = serving(&stack).await?;
     all_are(&other, ["published", "notified"]).await?;
     let order = other.get(&format!("/api/orders/{}?progress=true", acked[0].id)).await?.json();

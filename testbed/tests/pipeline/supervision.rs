@@ -1,5 +1,5 @@
-//! A long-running task of ours that dies: it is started again, counted and named; and if that does not help the process
-//! ends. What made them die are failpoints: no input that we know of does.
+//! Long-running tasks that die. The supervisor restarts, counts and names such a task; if restarts do not help, the process
+//! ends. Failpoints make the tasks die here, because no known input does.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ async fn get(url: &str, path: &str) -> Result<String> {
     Ok(http::client().get(format!("{url}{path}")).send().await?.text().await?)
 }
 
-/// Restarts by task, as `/metrics` shows them.
+/// Returns the restarts by task, from `/metrics`.
 async fn restarts(admin_url: &str) -> Result<BTreeMap<String, u64>> {
     let metrics = get(admin_url, "/metrics").await?;
     let lines = metrics.lines().filter_map(|line| line.strip_prefix("orderflow_task_restarts_total{task=\""));
@@ -26,7 +26,7 @@ async fn restarts(admin_url: &str) -> Result<BTreeMap<String, u64>> {
         .collect()
 }
 
-/// What `/readyz` says of the tasks, ready or not.
+/// Returns the tasks from `/readyz`, whether the process is ready or not.
 async fn tasks(admin_url: &str) -> Result<Value> {
     let ready: Value = serde_json::from_str(&get(admin_url, "/readyz").await?)?;
     Ok(ready["tasks"].clone())
@@ -35,7 +35,7 @@ async fn tasks(admin_url: &str) -> Result<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_panics_is_started_again_counted_and_named() -> Result<()> {
     let stack = Stack::shared().await?;
-    // Of the two shards' workers, whichever come first.
+    // The first three starts of receipt workers panic, of either shard.
     let producer = stack.producer().env("FAILPOINTS", "receipts::run=3*return->off").start().await?;
     let admin = producer.admin_url()?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;

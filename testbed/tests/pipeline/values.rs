@@ -1,4 +1,4 @@
-//! Values of settings with characters that nobody sees: a program that gets one does not start, and says which it was.
+//! Settings with invisible characters: a program that gets one does not start, and names the setting.
 
 use anyhow::{Result, ensure};
 use orderflow_testbed::{
@@ -9,7 +9,7 @@ use orderflow_testbed::{
 
 use crate::support::PATIENCE;
 
-/// Starts a program with its usual environment but for one variable, and returns what it said when it ended.
+/// Starts a program with its usual environment but for one variable, and returns its log once it has ended.
 async fn refused(stack: &Stack, program: &str, variable: &str, value: &str) -> Result<String> {
     let name = format!("refused-{program}-{variable}");
     let folder = folder::of_this_test_process()?;

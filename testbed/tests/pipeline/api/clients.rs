@@ -1,5 +1,5 @@
-//! Clients that end their side of a connection: one that still waits for its answer gets it, and the order of one that is gone
-//! is withdrawn from the queue.
+//! Clients that close their side of a connection: a client that still waits for its answer gets it, and the order of a
+//! client that has disconnected is withdrawn from the queue.
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
@@ -47,7 +47,7 @@ async fn a_client_that_has_ended_its_side_is_answered() -> Result<()> {
     Ok(())
 }
 
-/// A lock holds up the writer with the first order, so that all others wait in the queue.
+/// Blocks the writer with a lock at the first order, so that all others wait in the queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_answered() -> Result<()> {
     let stack = Stack::shared().await?;
@@ -63,7 +63,7 @@ async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_a
         const WAITING: &str = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
                                WHERE datname = current_database() AND NOT granted";
         let waiting: i64 = sqlx::query_scalar(WAITING).fetch_one(&mut stack.shard(1).await?).await?;
-        ensure!(waiting > 0, "nobody waits for the lock");
+        ensure!(waiting > 0, "no session waits for the lock");
         Ok(())
     })
     .await?;
@@ -74,7 +74,7 @@ async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_a
     let mut ended = send(&api, "a-ended-and-gone").await?;
     ended.shutdown().await?;
     drop(ended);
-    eventually("two clients to be missed", PATIENCE, async || {
+    eventually("two disconnected clients to be logged", PATIENCE, async || {
         let log = producer.process().log_since_start();
         let missed = log.matches("the client is gone").count();
         ensure!(missed == 2, "{missed}");

@@ -108,7 +108,7 @@ async fn orders_of_the_same_moment_fall_between_no_two_pages() -> Result<()> {
     Ok(())
 }
 
-/// As after an import of old orders.
+/// Covers the state after an import of old orders.
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_of_before_1970_are_paged_through_like_others() -> Result<()> {
     let stack = Stack::shared().await?;

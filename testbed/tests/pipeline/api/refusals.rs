@@ -1,5 +1,5 @@
-//! What a database refuses: one order, whatever SQLSTATE it says that with, and then the others are stored; or every order,
-//! and then the shard is down. And a migration under way, which refuses nobody.
+//! Refusals of the database. If it refuses one order, with any SQLSTATE, the others are stored. If it refuses every order,
+//! the shard is down. A migration in progress refuses no order and no read.
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
@@ -28,7 +28,7 @@ async fn an_order_that_the_database_refuses_by_any_sqlstate_harms_no_other() -> 
     let (producer, api) = serving(&stack).await?;
     sqlx::raw_sql(POISON).execute(&mut stack.shard(1).await?).await?;
     let codes = ["P0001", "42501", "44000", "54000", "22000", "23514", "XX000", "55000", "P0002"];
-    // At once, so that they share statements.
+    // Placed at the same time, so that they share statements.
     let poisoned = codes.iter().enumerate().map(|(number, code)| (format!("a-{number}"), format!("Poison {code}")));
     let good = (0..40).map(|number| (format!("b-{number}"), "Lamp".to_owned()));
     let orders: Vec<_> = poisoned.chain(good).collect();
@@ -96,7 +96,7 @@ async fn a_migration_under_way_refuses_neither_a_read_nor_an_order() -> Result<(
     let (_producer, api) = serving(&stack).await?;
     let placed = api.place("alice", Some("key")).await?.acked(0)?;
     for width in [300, 400, 500] {
-        // Plans and connections that know the table as it was.
+        // Connections and plans from before the change of the table.
         for reply in join_all((0..8).map(|_| api.order(&placed.id))).await {
             reply?;
         }
