@@ -15,6 +15,7 @@ mod topics;
 
 use std::time::Duration;
 
+use anyhow::bail;
 use orderflow_service::{
     Dependencies, Need, Supervisor, admin,
     prometheus::registry::Registry,
@@ -43,17 +44,21 @@ pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken
     consuming.run_blocking("pipeline", move |stop| {
         Pipeline::new(settings.clone(), kafka.clone(), metrics.clone(), stop.clone()).run()
     });
-    let result = tokio::select! {
-        failure = supervisor.failed() => Err(failure),
-        () = stop.cancelled() => {
-            consuming.stop();
-            consuming.ended(shutdown::DEADLINE).await;
-            Ok(())
-        }
+    let failure = tokio::select! {
+        failure = supervisor.failed() => Some(failure),
+        () = stop.cancelled() => None,
     };
+    // From here on an end of a task is final, also if the loop failed before the signal.
+    stop.cancel();
+    consuming.stop();
+    let has_ended = consuming.ended(shutdown::DEADLINE).await;
     administering.stop();
     administering.ended(ADMIN_END).await;
-    result
+    match failure.or_else(|| supervisor.failure()) {
+        Some(failure) => Err(failure),
+        None if has_ended => Ok(()),
+        None => bail!("the consumer did not leave its group in time"),
+    }
 }
 
 /// Longest wait at shutdown for responses of the admin port that are in progress.

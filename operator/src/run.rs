@@ -1,6 +1,6 @@
 //! The operator's process: admin port, Lease, watches, controller; and their end in good order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use kube::{Api, Client};
@@ -41,11 +41,16 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
     };
     admin::serve_with(&administering, &supervisor, listener, dependencies.clone(), registry, stuck);
 
+    let mut leading = pin!(lead(&settings, &metrics, &dependencies, &watching, &pulse, &stop));
     let result = tokio::select! {
-        result = lead(&settings, &metrics, &dependencies, &watching, &pulse, &stop) => result,
-        failure = supervisor.failed() => Err(failure),
+        result = &mut leading => result,
+        failure = supervisor.failed() => {
+            stop.cancel();
+            // So that the Lease is given back and another process can lead at once.
+            leading.await.and(Err(failure))
+        }
     };
-    // Cancelled also for a leader that lost its Lease, so that the supervisor restarts no task from here on.
+    // After this a task that ends is not restarted. This holds for a leader that lost its Lease, too.
     stop.cancel();
     watching.stop();
     administering.stop();

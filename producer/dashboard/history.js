@@ -12,6 +12,7 @@ export const BINS = 150;
 export const BOUNDS = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 7000, 10000, 15000, 20000, 30000, 60000, Infinity];
 
 const SECONDS = BIN / 1_000; // per bin
+const ODD = 300_000; // ms between a notification's date and the server's clock, as far as the page knows it
 const SLOTS = BINS * SECONDS + 10;
 const OUTAGES = 100; // remembered; a stream that breaks off every 3 s has as many in five minutes
 const slotOf = new Map(BOUNDS.map((bound, i) => [bound === Infinity ? -1 : bound, i]));
@@ -29,8 +30,10 @@ export class History {
   /** Puts a frame where it happened, which after a resumed stream is not where it arrived. */
   take({ count, latency, notifications, arrived }) {
     const notified = Date.parse(notifications.at(-1)?.notified_at);
-    if (!Number.isNaN(notified)) this.#ahead = Math.min(this.#ahead, arrived - notified);
-    this.#add(Math.floor((notified || this.#server(arrived)) / 1_000), count, latency);
+    // A notification that is dated far from now counts when it arrived. It says nothing about the server's clock.
+    const odd = Number.isNaN(notified) || (Number.isFinite(this.#guess) && Math.abs(arrived - notified - this.#guess) > ODD);
+    if (!odd) this.#ahead = Math.min(this.#ahead, arrived - notified);
+    this.#add(Math.floor((odd ? this.#server(arrived) : notified) / 1_000), count, latency);
   }
 
   /**
@@ -62,7 +65,7 @@ export class History {
 
   #slot(second) {
     const slot = second % SLOTS;
-    if (this.#numbers[slot] > second) return null; // older than all that is kept
+    if (second < 0 || this.#numbers[slot] > second) return null; // older than all that is kept
     if (this.#numbers[slot] !== second) {
       this.#numbers[slot] = second;
       this.#counts[slot] = 0;

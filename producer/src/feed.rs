@@ -42,8 +42,9 @@ pub struct Stream {
     newest: watch::Receiver<Option<u64>>,
     /// What is to be said before anything else.
     first: VecDeque<Bytes>,
-    /// `None` until the epoch begins.
-    place: Option<Place>,
+    /// The `recent` event is still to be sent.
+    begins: bool,
+    place: Place,
 }
 
 impl Feed {
@@ -60,8 +61,9 @@ impl Feed {
         let place = resumed.and_then(Result::ok);
         let total = place.unwrap_or(ring.newest()).total;
         let (epoch, resumes) = (ring.epoch(), place.is_some());
-        // The client of a stream that resumes already has the history.
-        let history = if resumes { String::new() } else { format!(",\"history\":{}", ring.history()) };
+        // The client of a stream that resumes already has the history, and before the epoch begins there is none.
+        let begun = newest.borrow().is_some();
+        let history = if resumes || !begun { String::new() } else { format!(",\"history\":{}", ring.history()) };
         let hello = format!(
             "event: hello\ndata: {{\"epoch\":\"{epoch}\",\"resumed\":{resumes},\"total\":{total}{history}}}\n\n"
         );
@@ -71,14 +73,12 @@ impl Feed {
             Some(Err(Refusal::TooOld)) => first.push_back(reset("too-old")),
             None | Some(Ok(_)) => {}
         }
-        // Once the epoch's beginning is known, a new stream starts where the history ends: it would otherwise miss frames.
-        let begins = newest.borrow().is_some() && place.is_none();
-        let place = place.or_else(|| begins.then(|| ring.newest()));
-        if begins {
-            first.push_back(ring.recent().render());
-        }
+        // A new stream starts where the history ends, even if the tail knows its beginning only later: it would otherwise miss
+        // frames that were cut in between.
+        let begins = place.is_none();
+        let place = place.unwrap_or_else(|| ring.newest());
         drop(ring);
-        Stream { feed: self.clone(), newest, first, place }
+        Stream { feed: self.clone(), newest, first, begins, place }
     }
 
     /// Returns true once it is known where the epoch begins on the topic.
@@ -104,7 +104,7 @@ impl Feed {
     /// From here on streams know where they are: after these notifications. `gap`: others were missed before.
     fn begin(&self, latest: Latest, gap: bool) {
         let mut ring = self.ring();
-        ring.set_recent(latest);
+        ring.begin(latest);
         if gap {
             ring.gap();
         }
@@ -129,26 +129,24 @@ impl Stream {
             if let Some(event) = self.first.pop_front() {
                 return event;
             }
-            let Some(place) = self.place else {
+            if self.begins {
                 // The feed outlives its streams.
                 let _ = self.newest.wait_for(Option::is_some).await;
-                let ring = self.feed.ring();
-                self.place = Some(ring.newest());
-                self.first.push_back(ring.recent().render());
-                continue;
-            };
+                self.begins = false;
+                return self.feed.ring().recent().render();
+            }
             self.newest.mark_unchanged();
-            let next = self.feed.ring().after(place);
+            let next = self.feed.ring().after(self.place);
             match next {
                 Next::Nothing => {
                     let _ = self.newest.changed().await;
                 }
                 Next::Frame(text, after) => {
-                    self.place = Some(after);
+                    self.place = after;
                     return text;
                 }
                 Next::Lagged { missed, newest } => {
-                    self.place = Some(newest);
+                    self.place = newest;
                     self.first.push_back(format!("event: lagged\ndata: {{\"missed\":{missed}}}\n\n").into());
                     self.first.push_back(reset("lagged"));
                 }

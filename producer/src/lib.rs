@@ -19,7 +19,7 @@ mod stats;
 mod trail;
 pub mod verify;
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use orderflow_core::Topics;
 use orderflow_dead_letters::DeadLetters;
@@ -62,7 +62,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     // Requests end first, then the writers, then the tasks that work on stored orders, and last the admin port.
     let supervisor = Supervisor::new(&mut registry, stop.clone());
-    let (writing, working, administering) = (supervisor.stage(), supervisor.stage(), supervisor.stage());
+    let (observing, writing) = (supervisor.stage(), supervisor.stage());
+    let (working, administering) = (supervisor.stage(), supervisor.stage());
 
     let mut shards = Vec::new();
     for (shard, dsn) in settings.shards.iter().zip(dsns) {
@@ -101,17 +102,18 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         let (pool, name) = (handle.pool().clone(), shard.name.clone());
         working.run(named("purge"), move |stop| done(purge::run(pool.clone(), name.clone(), stop)));
         let (backlog_of, backlog) = (handle.clone(), metrics.backlog(&shard.name));
-        working.run(named("backlog"), move |stop| done(backlog::watch(backlog_of.clone(), backlog.clone(), stop)));
+        observing.run(named("backlog"), move |stop| done(backlog::watch(backlog_of.clone(), backlog.clone(), stop)));
         shards.push(handle);
     }
     let (of_kafka, probed) = (settings.kafka.clone(), topics.clone());
-    working.run("probe kafka", move |stop| done(probe::topics(of_kafka.clone(), probed.clone(), kafka.clone(), stop)));
+    observing
+        .run("probe kafka", move |stop| done(probe::topics(of_kafka.clone(), probed.clone(), kafka.clone(), stop)));
     let (s3, name) = (client.clone(), settings.s3.s3_bucket.clone());
-    working.run("probe s3", move |stop| done(probe::bucket(s3.clone(), name.clone(), bucket.clone(), stop)));
+    observing.run("probe s3", move |stop| done(probe::bucket(s3.clone(), name.clone(), bucket.clone(), stop)));
 
     let feed = Feed::new(settings.shards.clone());
     let (tailed, of_kafka, notifications) = (feed.clone(), settings.kafka.clone(), topics.notifications.clone());
-    working.run_blocking("feed", move |stop| {
+    observing.run_blocking("feed", move |stop| {
         Tail::new(tailed.clone(), of_kafka.clone(), notifications.clone()).run(stop);
         Ok(())
     });
@@ -151,11 +153,19 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     admin::serve(&administering, &supervisor, admin, dependencies, registry);
 
     let router = http::router(app, &settings)?;
-    tokio::select! {
-        () = http::server::serve(listener, router, settings.max_connections, stop, DRAIN) => {}
-        failure = supervisor.failed() => return Err(failure),
-    }
+    let mut serving = pin!(http::server::serve(listener, router, settings.max_connections, stop.clone(), DRAIN));
+    let failure = tokio::select! {
+        () = &mut serving => None,
+        failure = supervisor.failed() => {
+            // The process ends in good order: the other tasks and the requests in flight are not to blame.
+            tracing::error!(error = format!("{failure:#}"), "stopping");
+            stop.cancel();
+            serving.await;
+            Some(failure)
+        }
+    };
 
+    observing.stop();
     // Unless requests were still under way the handles of the queues are gone with the router, and the writers end when they have stored
     // what was accepted.
     if !writing.ended(SETTLE).await {
@@ -169,7 +179,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     administering.stop();
     administering.ended(SETTLE).await;
     tracing::info!("stopped");
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
 /// Adapts a task without a result to the supervisor.

@@ -87,21 +87,20 @@ fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announc
     }
 }
 
-/// Returns the state of the notification of an order whose event was published.
+/// Returns the state of the notification of an order whose event was published. An order counts as notified only once the group
+/// has passed what every partition had then: in a topic that has grown, older events of a user are in another partition.
 fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> NotifiedState {
     let (order, index) = (&stored.order, shard.shard().index.get());
-    let partition = partition::of_user(&order.user_id, group.partitions.len());
-    let Some(unhandled) = partition.and_then(|partition| group.partitions.get(partition)) else {
-        return NotifiedState::Unknown;
-    };
     let reaches = |through: Option<Timestamp>| through.is_some_and(|through| order.created_at <= through);
-    if unhandled.ids.contains(&order.id) {
+    let is_passed = |partition: &Unhandled| {
+        (partition.is_complete && reaches(group.published_through[index])) || reaches(partition.handled_through[index])
+    };
+    let own = partition::of_user(&order.user_id, group.partitions.len()).map(|partition| &group.partitions[partition]);
+    if group.partitions.iter().any(|partition| partition.ids.contains(&order.id)) {
         NotifiedState::Waiting
-    } else if (unhandled.is_complete && reaches(group.published_through[index]))
-        || reaches(unhandled.handled_through[index])
-    {
+    } else if own.is_some() && group.partitions.iter().all(is_passed) {
         NotifiedState::Notified
-    } else if unhandled.since.is_some_and(|since| order.created_at > since) {
+    } else if own.and_then(|own| own.since).is_some_and(|since| order.created_at > since) {
         NotifiedState::Waiting
     } else {
         NotifiedState::Unknown

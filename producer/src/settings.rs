@@ -116,7 +116,10 @@ impl Settings {
         ensure!((1..=600_000).contains(&self.s3.s3_timeout_ms), "S3_TIMEOUT_MS: must be from 1 to 600000");
         if let Some(endpoint) = &self.s3.s3_endpoint {
             let host = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
-            ensure!(host.is_some_and(|host| !host.is_empty()), "S3_ENDPOINT: must be a URL, as in http://localhost:4566");
+            ensure!(
+                host.is_some_and(|host| !host.is_empty()),
+                "S3_ENDPOINT: must be a URL, as in http://localhost:4566"
+            );
         }
         if let Some(url) = &self.controls_url {
             ensure!(is_origin(url), "CONTROLS_URL: must be an origin, as in http://127.0.0.1:8082");

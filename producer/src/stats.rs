@@ -54,6 +54,8 @@ const MOST_ENDS: usize = 300;
 pub struct Stats {
     sources: Arc<Sources>,
     latest: Arc<Mutex<Option<Flight>>>,
+    /// The last round that was finished.
+    done: Arc<Mutex<Option<Arc<Look>>>>,
     ends: Arc<Mutex<VecDeque<Ends>>>,
 }
 
@@ -97,7 +99,7 @@ struct Flight {
 
 impl Stats {
     pub fn new(sources: Sources) -> Self {
-        Self { sources: Arc::new(sources), latest: Arc::default(), ends: Arc::default() }
+        Self { sources: Arc::new(sources), latest: Arc::default(), done: Arc::default(), ends: Arc::default() }
     }
 
     /// Returns the current figures, or `None` if there are none in time, whatever delays them.
@@ -107,8 +109,13 @@ impl Stats {
 
     /// Returns the progress of the consumer group, or `None` while Kafka does not report it.
     pub async fn group(&self) -> Option<GroupLook> {
-        let look = self.look(GROUP_TIMEOUT).await?;
-        look.group.clone().filter(|_| look.began.elapsed() < STALE)
+        let done = |age: Duration| lock(&self.done).clone().filter(|look| look.began.elapsed() < age);
+        let look = match done(FRESH) {
+            Some(fresh) => fresh,
+            // An S3 or a shard that does not answer delays the round. It says nothing about the group.
+            None => self.look(GROUP_TIMEOUT).await.or_else(|| done(STALE))?,
+        };
+        look.group.clone()
     }
 
     async fn look(&self, longest: Duration) -> Option<Arc<Look>> {
@@ -128,9 +135,13 @@ impl Stats {
             }
         }
         let (answer, found) = watch::channel(None);
-        let (sources, ends) = (self.sources.clone(), self.ends.clone());
+        let (sources, ends, done) = (self.sources.clone(), self.ends.clone(), self.done.clone());
         // A separate task: the client that started the round may disconnect while others wait for it. Its deadlines end it.
-        tokio::spawn(async move { answer.send(Some(Arc::new(sources.look(&ends).await))) });
+        tokio::spawn(async move {
+            let look = Arc::new(sources.look(&ends).await);
+            *lock(&done) = Some(look.clone());
+            answer.send(Some(look))
+        });
         *latest = Some(Flight { began: Instant::now(), found: found.clone() });
         found
     }
@@ -206,9 +217,11 @@ async fn guarded<T>(question: impl Future<Output = T>) -> Option<T> {
 /// Returns the moment up to which the shard's orders had been published when its outbox was read. `at` is just before the
 /// read.
 fn published_through(shard: &Shard, figures: &Figures, at: Timestamp) -> Option<Timestamp> {
-    let oldest = figures.outbox_oldest.map(Timestamp::from);
+    let moment = |microseconds: Option<i64>| microseconds.map_or(Some(at), Timestamp::from_unix_microseconds);
+    // The rows of a write whose commit hangs are in no table yet, however long ago its orders were accepted.
+    let (waiting, writing) = (moment(figures.outbox_oldest)?, moment(figures.oldest_write)?);
     // An order that was accepted before that moment is committed by then, and its event is in the outbox or has left it.
-    Some(oldest.map_or(at, |oldest| oldest.min(at)).before(shard.longest_wait()))
+    Some(at.min(waiting).min(writing).before(shard.longest_wait()))
 }
 
 /// Combines the unhandled events with the end offsets of earlier rounds. Once the group has passed an end offset of an
@@ -217,13 +230,14 @@ fn remember(before: &mut VecDeque<Ends>, published_through: &[Option<Timestamp>]
     before.retain(|ends| ends.ends.len() == reach.len());
     before.push_back(Ends {
         published_through: published_through.to_vec(),
-        ends: reach.iter().map(|reach| reach.end).collect(),
+        ends: reach.iter().map(|reach| reach.high).collect(),
     });
     if before.len() > MOST_ENDS {
         before.pop_front();
     }
-    let handled_through = |partition: usize, position: i64| {
-        let passed = || before.iter().filter(move |ends| ends.ends[partition] <= position);
+    let handled_through = |partition: usize, position: Option<i64>| {
+        let passed =
+            || before.iter().filter(move |ends| position.is_some_and(|position| ends.ends[partition] <= position));
         (0..published_through.len())
             .map(|shard| passed().filter_map(|ends| ends.published_through[shard]).max())
             .collect()
@@ -276,7 +290,7 @@ mod tests {
     #[test]
     fn what_was_published_before_an_end_that_the_group_has_passed_is_handled() {
         let moment = |seconds: i64| Timestamp::from_unix_microseconds(seconds * 1_000_000);
-        let reach = |position, end| vec![Reach { position, end, unhandled: Unhandled::default() }];
+        let reach = |position, high| vec![Reach { position: Some(position), high, unhandled: Unhandled::default() }];
         let mut before = VecDeque::new();
         let handled = |before: &mut VecDeque<Ends>, at, reach| {
             remember(before, &[moment(at), None], reach)[0].handled_through.clone()
@@ -287,6 +301,9 @@ mod tests {
         assert_eq!(handled(&mut before, 30, reach(100, 1700)), [moment(10), None]);
         assert_eq!(handled(&mut before, 40, reach(1000, 9000)), [moment(20), None]);
         // The topic has one more partition: earlier rounds do not show where its events are.
+        // Skipped or lost offsets prove nothing.
+        let lost = vec![Reach { position: None, high: 9000, unhandled: Unhandled::default() }];
+        assert_eq!(handled(&mut before, 45, lost), [None, None]);
         let grown = [reach(1000, 9000), reach(0, 0)].concat();
         assert_eq!(remember(&mut before, &[moment(50), None], grown)[1].handled_through, [moment(50), None]);
         assert_eq!(before.len(), 1);

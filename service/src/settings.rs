@@ -7,8 +7,21 @@ use std::{env, ffi::OsStr, process};
 use clap::{ArgMatches, Command, Parser, parser::ValueSource};
 use orderflow_core::plain;
 
-/// Prefix of the variables that the AWS SDK reads past clap. Any of them may be a secret.
-const READ_BY_LIBRARIES: &str = "AWS_";
+/// Variables that the AWS SDK reads past clap when it has no access key. Any of them may be a secret.
+const READ_BY_AWS_SDK: [&str; 12] = [
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+];
 
 /// Returns the settings, or ends the process with exit code 2 and an error that names the wrong setting.
 pub fn parse<T: Parser>() -> T {
@@ -18,27 +31,61 @@ pub fn parse<T: Parser>() -> T {
     };
     let command = T::command();
     let environment: Vec<_> = env::vars_os().collect();
-    if let Err(error) = check_environment(&command, environment.iter().map(|(name, value)| (&**name, &**value))) {
-        refuse(error)
-    }
-    let matches = command.clone().get_matches();
-    if let Err(error) = check_arguments(&command, &matches) {
-        refuse(error)
-    }
+    let environment = environment.iter().map(|(name, value)| (&**name, &**value));
+    let matches = command.clone().try_get_matches().unwrap_or_else(|error| {
+        // Unless it is the help: clap would show a number with a newline as it is.
+        if error.use_stderr()
+            && let Err(error) = check_environment(&command, &environment)
+        {
+            refuse(error)
+        }
+        error.exit()
+    });
+    let checked = check_matches(&command, &matches).and_then(|()| check_libraries(environment));
+    checked.unwrap_or_else(|error| refuse(error));
     T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// Checks one value. The error has its name, the rule and the value with invisible characters escaped. It does not show a
-/// secret, only the character and its position.
+/// Checks one value. The error has its name, the rule and the value with invisible characters escaped, up to the end of its
+/// first line: a pasted second line may be a secret. Of a secret it shows only the wrong character and its position.
 pub fn check_plain(name: &str, value: &str, is_secret: bool) -> Result<(), String> {
     plain::check(value).map_err(|error| {
-        if is_secret { format!("{name}: {error}") } else { format!("{name}: {error}: \"{}\"", plain::escape(value)) }
+        let line = value.split_inclusive(['\n', '\r']).next().unwrap_or_default();
+        let rest = if line.len() < value.len() { "…" } else { "" };
+        if is_secret {
+            format!("{name}: {error}")
+        } else {
+            format!("{name}: {error}: \"{}\"{rest}", plain::escape(line))
+        }
     })
 }
 
+/// Checks the values that were taken, from the environment or the command line.
+fn check_matches(command: &Command, matches: &ArgMatches) -> Result<(), String> {
+    for argument in command.get_arguments() {
+        let id = argument.get_id().as_str();
+        let source = matches.try_get_raw(id).ok().flatten().and_then(|_| matches.value_source(id));
+        let name = match (source, argument.get_env(), argument.get_long()) {
+            (Some(ValueSource::EnvVariable), Some(variable), _) => variable.to_string_lossy().into_owned(),
+            (Some(ValueSource::CommandLine), _, Some(flag)) => format!("--{flag}"),
+            (Some(ValueSource::CommandLine), _, None) => id.to_owned(),
+            _ => continue,
+        };
+        let mut values = matches.get_raw(id).into_iter().flatten();
+        values.try_for_each(|value| check(&name, value, argument.is_hide_env_values_set()))?;
+    }
+    match matches.subcommand() {
+        Some((name, matches)) => {
+            command.find_subcommand(name).map_or(Ok(()), |command| check_matches(command, matches))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks the variables of all arguments, for when clap could not read them.
 fn check_environment<'a>(
     command: &Command,
-    environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)> + Clone,
+    environment: &(impl Iterator<Item = (&'a OsStr, &'a OsStr)> + Clone),
 ) -> Result<(), String> {
     for argument in command.get_arguments() {
         let Some(variable) = argument.get_env() else { continue };
@@ -46,30 +93,14 @@ fn check_environment<'a>(
             check(&name.to_string_lossy(), value, argument.is_hide_env_values_set())?;
         }
     }
-    for (name, value) in environment.clone() {
-        let name = name.to_string_lossy();
-        if cfg!(feature = "s3") && name.starts_with(READ_BY_LIBRARIES) {
-            check(&name, value, true)?;
-        }
-    }
-    command.get_subcommands().try_for_each(|command| check_environment(command, environment.clone()))
+    command.get_subcommands().try_for_each(|command| check_environment(command, environment))
 }
 
-fn check_arguments(command: &Command, matches: &ArgMatches) -> Result<(), String> {
-    for argument in command.get_arguments() {
-        let id = argument.get_id().as_str();
-        if matches.try_get_raw(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine) {
-            let name = argument.get_long().map_or(id.to_owned(), |long| format!("--{long}"));
-            let mut values = matches.get_raw(id).into_iter().flatten();
-            values.try_for_each(|value| check(&name, value, argument.is_hide_env_values_set()))?;
-        }
-    }
-    match matches.subcommand() {
-        Some((name, matches)) => {
-            command.find_subcommand(name).map_or(Ok(()), |command| check_arguments(command, matches))
-        }
-        None => Ok(()),
-    }
+fn check_libraries<'a>(mut environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Result<(), String> {
+    environment.try_for_each(|(name, value)| match READ_BY_AWS_SDK.iter().find(|read| name == **read) {
+        Some(name) if cfg!(feature = "s3") => check(name, value, true),
+        _ => Ok(()),
+    })
 }
 
 fn check(name: &str, value: &OsStr, is_secret: bool) -> Result<(), String> {
@@ -102,7 +133,7 @@ mod tests {
     }
 
     fn of_environment(name: &str, value: &str) -> Result<(), String> {
-        check_environment(&Program::command(), [(OsStr::new(name), OsStr::new(value))].into_iter())
+        check_environment(&Program::command(), &[(OsStr::new(name), OsStr::new(value))].into_iter())
     }
 
     #[test]
@@ -112,6 +143,8 @@ mod tests {
         let error = of_environment("TOPIC", "orders\r").unwrap_err();
         assert!(error.starts_with("TOPIC: must have no ") && error.ends_with(r#": "orders\r""#), "{error}");
         assert!(of_environment("SLICE", "5 ").unwrap_err().starts_with("SLICE: "));
+        let error = of_environment("TOPIC", "orders\nhunter2").unwrap_err();
+        assert!(error.ends_with(r#": "orders\n"…"#), "{error}");
     }
 
     #[test]
@@ -120,7 +153,11 @@ mod tests {
         assert!(error.starts_with("PASSWORD: ") && error.contains(r"'\n' as character 8"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
         #[cfg(feature = "s3")]
-        assert!(!of_environment("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/hunter2\n").unwrap_err().contains("hunter2"));
+        {
+            let read = [(OsStr::new("AWS_ROLE_ARN"), OsStr::new("arn:hunter2\n"))];
+            let error = check_libraries(read.into_iter()).unwrap_err();
+            assert!(error.starts_with("AWS_ROLE_ARN: ") && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]
@@ -128,7 +165,7 @@ mod tests {
         let check = |arguments: &[&str]| {
             let command = Program::command().mut_arg("_topic", |topic| topic.env(None::<&str>));
             let matches = command.clone().get_matches_from([&["program"], arguments].concat());
-            check_arguments(&command, &matches)
+            check_matches(&command, &matches)
         };
         assert_eq!(check(&["--topic", "orders", "verify", "--slice", "3"]), Ok(()));
         assert!(check(&["--topic", " orders"]).unwrap_err().starts_with("--topic: "));

@@ -107,11 +107,16 @@ impl Supervisor {
     pub async fn failed(&self) -> anyhow::Error {
         loop {
             let failed = self.inner.failed.notified();
-            if let Some(failure) = lock(&self.inner.failure).take() {
+            if let Some(failure) = self.failure() {
                 return failure;
             }
             failed.await;
         }
+    }
+
+    /// Takes the reason why the process has to end, if there is one by now.
+    pub fn failure(&self) -> Option<anyhow::Error> {
+        lock(&self.inner.failure).take()
     }
 
     fn fail(&self, failure: anyhow::Error) {
@@ -184,8 +189,13 @@ impl Stage {
         let stop = self.stop.clone();
         let life = move || {
             // A separate task, so that a panic becomes a result. It is aborted with its owner.
-            let life = AbortOnDropHandle::new(tokio::spawn(start(stop.clone())));
+            let started = catch_unwind(AssertUnwindSafe(|| start(stop.clone())));
+            let life = started.map(|life| AbortOnDropHandle::new(tokio::spawn(life)));
             async move {
+                let life = match life {
+                    Ok(life) => life,
+                    Err(panic) => return Ended::Panicked(message_of(&*panic)),
+                };
                 match life.await {
                     Ok(Ok(())) => Ended::Finished,
                     Ok(Err(error)) => Ended::Failed(error),

@@ -21,7 +21,7 @@ pub fn run(dead_letters: &DeadLetters, limit: usize, out: &mut impl Write) -> an
                 writeln!(out, "{} -> {}/{}", place(letter), printable(&source.topic), source.partition)?;
             }
             Progress::PassedOver { letter, reason } => {
-                writeln!(out, "{} passed over: {}", place(letter), printable(reason))?
+                writeln!(out, "{} passed over: {}", place(letter), printable(reason))?;
             }
         }
         Ok(())

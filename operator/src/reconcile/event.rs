@@ -77,7 +77,9 @@ fn news<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> Vec<(Severi
         match (condition.type_.as_str(), condition.status.as_str()) {
             ("Ready" | "Paused", "True") => Some(Severity::Normal),
             // Ready repeats what another condition says, unless there is none that could.
-            ("Ready", "False") if [Reason::SpecInvalid, Reason::Undecodable, Reason::InternalError].into_iter().any(is) => {
+            ("Ready", "False")
+                if [Reason::SpecInvalid, Reason::Undecodable, Reason::InternalError].into_iter().any(is) =>
+            {
                 Some(Severity::Warning)
             }
             ("Ready", _) => None,

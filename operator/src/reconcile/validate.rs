@@ -505,7 +505,7 @@ mod tests {
             (json!({ "bucket": { "endpoint": "nowhere" } }), "bucket.endpoint"),
             (json!({ "topic": { "bootstrapServers": "kafka:port" } }), "topic.bootstrapServers"),
             (json!({ "topic": { "retention": "1w" } }), "topic.retention"),
-            (json!({ "topic": { "name": "orders\r" } }), r#"topic.name: must have no control or invisible characters"#),
+            (json!({ "topic": { "name": "orders\r" } }), "topic.name: must have no control or invisible characters"),
             (json!({ "bucket": { "region": "us-east-1 " } }), r#"as character 10: "us-east-1 ""#),
             (json!({ "consumer": { "image": "a\u{200b}b" } }), r#""a\u{200b}b""#),
         ] {

@@ -44,8 +44,11 @@ impl History {
 
     /// Extends the bins up to `now`, and drops the bins that are older than [`SECONDS`].
     fn reach(&mut self, now: i64) {
-        // If the clock was set far ahead, all bins are too old.
-        if now - self.from >= 2 * SECONDS {
+        if now < self.from {
+            // The clock was set back.
+            *self = Self { from: now, bins: VecDeque::new() };
+        } else if now - self.from >= 2 * SECONDS {
+            // Nothing was notified for so long that all bins are too old.
             *self = Self { from: now - SECONDS + 1, bins: VecDeque::new() };
         }
         while self.from + (self.bins.len() as i64) <= now {
@@ -54,9 +57,6 @@ impl History {
         while self.bins.len() as i64 > SECONDS {
             self.bins.pop_front();
             self.from += 1;
-        }
-        if self.bins.is_empty() {
-            self.bins.push_back(Bin::default());
         }
     }
 
@@ -125,5 +125,7 @@ mod tests {
         history.add(&pending(5), at(SECONDS));
         assert_eq!(rendered(&mut history, SECONDS)["bins"][0][0], 5);
         assert_eq!(rendered(&mut history, 100 * SECONDS)["bins"].as_array().unwrap().len(), SECONDS as usize);
+        // The clock was set back: what was before is not known.
+        assert_eq!(rendered(&mut history, 0), json!({"from": BEGAN, "bins": [[0, []]]}));
     }
 }

@@ -99,8 +99,10 @@ impl Ring {
     }
 
     /// Begins with what was notified before the epoch, or goes on after a gap.
-    pub fn set_recent(&mut self, latest: Latest) {
+    pub fn begin(&mut self, latest: Latest) {
         self.recent = latest;
+        // Nothing is known about the time before.
+        self.history = History::new(Timestamp::now());
     }
 
     pub fn push(&mut self, pending: &Pending, map: &ShardMap, now: Instant) {

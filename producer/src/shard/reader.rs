@@ -39,8 +39,10 @@ pub struct Figures {
     pub orders_estimate: i64,
     pub outbox: i64,
     pub outbox_age: Option<f64>,
-    /// The time of acceptance of the order whose event is first in the outbox.
-    pub outbox_oldest: Option<OffsetDateTime>,
+    /// The time of acceptance of the order whose event is first in the outbox, in Unix microseconds.
+    pub outbox_oldest: Option<i64>,
+    /// The time at which the oldest running transaction of a producer began, in Unix microseconds.
+    pub oldest_write: Option<i64>,
     pub receipt_jobs: i64,
     pub receipt_jobs_age: Option<f64>,
     pub dead_events: i64,
@@ -118,7 +120,7 @@ impl Shard {
     /// outage, only its newest events are searched.
     pub async fn announcements(&self, ids: Vec<OrderId>) -> Result<Announcements, ReadError> {
         const ANNOUNCEMENTS: &str = include_str!("announcements.sql");
-        type Row = (Vec<OrderId>, Vec<OrderId>, Option<OffsetDateTime>, i64);
+        type Row = (Vec<OrderId>, Vec<OrderId>, Option<i64>, i64);
         let found = self.read(async |connection| {
             sqlx::query_as(ANNOUNCEMENTS).bind(&ids).bind(MOST_COUNTED).fetch_one(connection).await
         });
@@ -126,7 +128,7 @@ impl Shard {
         Ok(Announcements {
             waiting: waiting.into_iter().collect(),
             refused: refused.into_iter().collect(),
-            oldest: oldest.map(Timestamp::from),
+            oldest: oldest.and_then(Timestamp::from_unix_microseconds),
             is_complete: counted < MOST_COUNTED,
         })
     }
@@ -135,7 +137,8 @@ impl Shard {
     pub fn longest_wait(&self) -> Duration {
         /// Largest difference between the clocks of two synchronized machines.
         const SKEW: Duration = Duration::from_secs(1);
-        self.inner.order_timeout + SKEW
+        // In the queue, and then in a batch until the last of its orders has given up.
+        2 * self.inner.order_timeout + SKEW
     }
 
     pub async fn figures(&self) -> Result<Figures, ReadError> {

@@ -41,7 +41,7 @@ pub fn sort(batch: &mut [Submission]) {
 }
 
 /// Stores a sorted batch in one transaction, and reads of its known keys, in another, which orders they stand for.
-pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Result<Outcomes, StoreError> {
+pub async fn store(connection: &mut PgConnection, batch: &[&Submission]) -> Result<Outcomes, StoreError> {
     let refused =
         |error| StoreError { refusal: Refusal::of(&error).filter(|refusal| *refusal != Refusal::Connection), error };
     // By now the first one has committed: whatever is wrong with the second, it says nothing of what is stored.
@@ -54,7 +54,7 @@ pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Resul
         stored => stored.map_err(refused)?,
     };
     let mut winners = winners(connection, batch, &stored).await.map_err(unknown)?;
-    let outcome = |(position, submission): (usize, &Submission)| {
+    let outcome = |(position, submission): (usize, &&Submission)| {
         let order = &submission.order;
         if stored.contains(&order.id) || submission.key.is_none() {
             // A row without a key that was not stored now had been stored when this batch was sent before.
@@ -72,7 +72,7 @@ pub async fn store(connection: &mut PgConnection, batch: &[Submission]) -> Resul
     Ok(batch.iter().enumerate().map(outcome).collect())
 }
 
-async fn insert(connection: &mut PgConnection, batch: &[Submission]) -> Result<HashSet<OrderId>, sqlx::Error> {
+async fn insert(connection: &mut PgConnection, batch: &[&Submission]) -> Result<HashSet<OrderId>, sqlx::Error> {
     macro_rules! column {
         ($of:expr) => {
             batch.iter().map($of).collect::<Vec<_>>()
@@ -98,7 +98,7 @@ async fn insert(connection: &mut PgConnection, batch: &[Submission]) -> Result<H
 /// By position in the batch: the fingerprint and the order that its key stands for.
 async fn winners(
     connection: &mut PgConnection,
-    batch: &[Submission],
+    batch: &[&Submission],
     stored: &HashSet<OrderId>,
 ) -> Result<HashMap<usize, (Vec<u8>, orderflow_core::Order)>, sqlx::Error> {
     let (mut positions, mut users, mut keys) = (Vec::new(), Vec::new(), Vec::new());

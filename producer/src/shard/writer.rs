@@ -1,7 +1,10 @@
 //! A writer owns one connection. It takes what is queued, stores it with one statement, answers every waiting request, and
 //! repeats. No timer: while one commit syncs, the next batch gathers by itself.
 
-use std::time::Duration;
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use orderflow_core::{ProductName, UserId};
 use orderflow_service::{
@@ -33,6 +36,16 @@ const IDLE: Duration = Duration::from_secs(2);
 
 /// Longest wait for an answer of the database that no order waits for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time on one connection after which an error of the server is a new one.
+const SERVED_WELL: Duration = Duration::from_secs(5);
+
+/// Statements for one batch, retries not counted: finding one refused order among 512 takes ten. What is undecided then gets
+/// `not-accepted`, so that a client with many refused orders does not hold up the shard.
+const MOST_STATEMENTS: usize = 128;
+
+/// Users whose orders were refused alike, after which the server is the reason.
+const MANY_USERS: usize = 8;
 
 #[derive(Clone)]
 pub struct Writer {
@@ -80,13 +93,14 @@ impl Writer {
     /// Runs until the queue is closed and empty, or, while the database is gone, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
-        let (mut refused, mut suspect) = (false, None);
+        let (mut refused, mut suspects) = (false, VecDeque::new());
         loop {
             if let Some(connection) = self.connect().await {
                 if !refused {
                     self.health.up();
                 }
-                match self.serve(connection, &mut suspect).await {
+                let began = Instant::now();
+                match self.serve(connection, &mut suspects).await {
                     Served::QueueClosed => return,
                     Served::ConnectionLost => {
                         refused = false;
@@ -94,7 +108,13 @@ impl Writer {
                         continue;
                     }
                     // The next connection may find a better server. That it is there does not make the shard up: only what it stores.
-                    Served::Refused => refused = true,
+                    Served::Refused => {
+                        refused = true;
+                        // One that served for long is no further failure of the last one.
+                        if began.elapsed() > SERVED_WELL {
+                            backoff.reset();
+                        }
+                    }
                 }
             }
             tokio::select! {
@@ -126,7 +146,7 @@ impl Writer {
     }
 
     /// Stores batches until there will be none, or the connection is of no more use.
-    async fn serve(&self, connection: Connection, suspect: &mut Option<Refused>) -> Served {
+    async fn serve(&self, connection: Connection, suspects: &mut VecDeque<Refused>) -> Served {
         let mut connection = Some(connection);
         loop {
             let Some(open) = &mut connection else { return Served::ConnectionLost };
@@ -146,7 +166,7 @@ impl Writer {
                     if defect("writer::answers-before-commit") {
                         answer_early(&mut batch);
                     }
-                    let refused = self.store_and_answer(&mut connection, batch, suspect).await;
+                    let refused = self.store_and_answer(&mut connection, batch, suspects).await;
                     self.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
                     if refused {
                         return Served::Refused;
@@ -176,7 +196,7 @@ impl Writer {
         &self,
         connection: &mut Option<Connection>,
         mut batch: Vec<Submission>,
-        suspect: &mut Option<Refused>,
+        suspects: &mut VecDeque<Refused>,
     ) -> bool {
         let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
         // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
@@ -186,7 +206,7 @@ impl Writer {
                 let mut findings = Findings::default();
                 match timeout_at(deadline, self.store_bisecting(&mut open.postgres, &batch, &mut findings)).await {
                     Ok(Ok(mut outcomes)) => {
-                        let refusal = findings.conclude(suspect);
+                        let refusal = findings.conclude(suspects);
                         if let Some(reason) = &refusal {
                             // Reading goes on.
                             self.health.dependency.down(reason);
@@ -195,7 +215,8 @@ impl Writer {
                             self.health.up();
                         }
                         self.answer(batch, outcomes, unknown);
-                        return refusal.is_some();
+                        // One that refuses orders and says nothing of itself stays connected: the next order may do.
+                        return findings.server.is_some();
                     }
                     // Dropped, not closed: a peer that does not answer does not answer a goodbye either.
                     Ok(Err(error)) => {
@@ -226,55 +247,92 @@ impl Writer {
         }
     }
 
-    /// Stores a batch. If the database refuses it with an error that a row may have caused, the batch is halved until only
-    /// the refused order is left out. `Err` is an unknown outcome.
+    /// Stores a batch. A part in which the database refuses something that a row can cause is halved, until only that order is
+    /// left out. Then the orders of other users come first, so that a user with many refused orders delays nobody else. `Err`:
+    /// the outcome of the batch is unknown.
     async fn store_bisecting(
         &self,
         connection: &mut PgConnection,
         batch: &[Submission],
         findings: &mut Findings,
     ) -> Result<Outcomes, sqlx::Error> {
+        let mut outcomes: Outcomes = vec![None; batch.len()];
+        let mut parts = VecDeque::from([(0..batch.len()).collect::<Vec<_>>()]);
+        let (mut refused_users, mut statements) = (HashSet::new(), 0);
+        while let Some(mut part) = parts.pop_front() {
+            statements += 1;
+            let none_stored = |reason: &str| vec![Some(Err(PlaceError::NotAccepted(reason.to_owned()))); part.len()];
+            let stored = if let Some(reason) = &findings.server {
+                none_stored(reason)
+            } else if statements > MOST_STATEMENTS {
+                none_stored("the shard is busy with orders that its database refuses")
+            } else {
+                let orders: Vec<&Submission> = part.iter().map(|position| &batch[*position]).collect();
+                match self.store_part(connection, &orders).await? {
+                    Ok(stored) => {
+                        findings.answered = true;
+                        stored
+                    }
+                    Err((Refusal::Server, error)) => {
+                        let reason = no_orders(&error);
+                        let stored = none_stored(&reason);
+                        findings.server = Some(reason);
+                        stored
+                    }
+                    Err((Refusal::Statement, error)) if part.len() == 1 => {
+                        tracing::error!(order_id = %orders[0].order.id, %error, "the database refuses an order");
+                        findings.refused.push(Refused::of(orders[0], &error));
+                        if refused_users.insert(&orders[0].order.user_id) {
+                            let mut pending: Vec<usize> = parts.drain(..).flatten().collect();
+                            pending.sort_unstable();
+                            let is_theirs = |position: &usize| refused_users.contains(&batch[*position].order.user_id);
+                            let (theirs, others): (Vec<_>, Vec<_>) = pending.into_iter().partition(is_theirs);
+                            parts.extend([others, theirs].into_iter().filter(|part| !part.is_empty()));
+                        }
+                        vec![Some(Err(PlaceError::Refused(error.to_string())))]
+                    }
+                    Err((Refusal::Statement, _)) => {
+                        let second = part.split_off(part.len() / 2);
+                        parts.push_front(second);
+                        parts.push_front(part);
+                        continue;
+                    }
+                    Err((_, error)) => none_stored(&error.to_string()),
+                }
+            };
+            for (position, outcome) in part.into_iter().zip(stored) {
+                outcomes[position] = outcome;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Stores some orders with one statement, and retries a collision. The inner `Err`: none of them is stored.
+    async fn store_part(
+        &self,
+        connection: &mut PgConnection,
+        part: &[&Submission],
+    ) -> Result<Result<Outcomes, (Refusal, sqlx::Error)>, sqlx::Error> {
         fail::fail_point!("writer::before-commit", |_| std::process::abort());
         let (mut tries, mut committed) = (0, false);
         loop {
             tries += 1;
-            let StoreError { refusal, error } = match statement::store(connection, batch).await {
+            let StoreError { refusal, error } = match statement::store(connection, part).await {
                 Ok(outcomes) if outcomes.iter().any(Option::is_none) && tries < 3 => {
                     committed = true;
                     continue;
                 }
                 Ok(outcomes) => {
                     fail::fail_point!("writer::after-commit", |_| std::process::abort());
-                    findings.answered = true;
-                    return Ok(outcomes);
+                    return Ok(Ok(outcomes));
                 }
                 Err(error) => error,
             };
-            let none_stored = |error: PlaceError| Ok(vec![Some(Err(error)); batch.len()]);
             match refusal {
                 Some(Refusal::Collision | Refusal::StalePlan) if tries < 5 => {}
-                // What it refuses now, it has stored in part before.
-                _ if committed => return Err(error),
-                Some(Refusal::Collision | Refusal::StalePlan) => {
-                    return none_stored(PlaceError::NotAccepted(error.to_string()));
-                }
-                Some(Refusal::Server) => {
-                    findings.server = Some(error.to_string());
-                    return none_stored(PlaceError::NotAccepted(no_orders(&error)));
-                }
-                Some(Refusal::Statement) if batch.len() == 1 => {
-                    tracing::error!(order_id = %batch[0].order.id, %error, "the database refuses an order");
-                    let refused = none_stored(PlaceError::Refused(error.to_string()));
-                    findings.refused.push(Refused::of(&batch[0], &error));
-                    return refused;
-                }
-                Some(Refusal::Statement) => {
-                    let (first, second) = batch.split_at(batch.len() / 2);
-                    let mut outcomes = Box::pin(self.store_bisecting(connection, first, findings)).await?;
-                    outcomes.extend(Box::pin(self.store_bisecting(connection, second, findings)).await?);
-                    return Ok(outcomes);
-                }
-                Some(Refusal::Connection) | None => return Err(error),
+                // An earlier try has committed, so this error says nothing about what is stored.
+                Some(refusal) if !committed && refusal != Refusal::Connection => return Ok(Err((refusal, error))),
+                _ => return Err(error),
             }
         }
     }
@@ -310,7 +368,7 @@ struct Findings {
 /// An order that the server refused, alone in its statement.
 #[derive(Clone)]
 struct Refused {
-    sqlstate: Option<String>,
+    sqlstate: String,
     user_id: UserId,
     product_name: ProductName,
     reason: String,
@@ -320,40 +378,48 @@ impl Refused {
     fn of(submission: &Submission, error: &sqlx::Error) -> Self {
         let order = &submission.order;
         Self {
-            sqlstate: postgres::sqlstate(error),
+            sqlstate: postgres::sqlstate(error).unwrap_or_default(),
             user_id: order.user_id.clone(),
             product_name: order.product_name.clone(),
             reason: no_orders(error),
         }
     }
 
-    /// Returns true if both orders were refused with the same SQLSTATE and share neither user nor product. Then the server
-    /// is the likely cause, not the orders.
-    fn accuses_server_with(&self, other: &Self) -> bool {
-        self.sqlstate == other.sqlstate && self.user_id != other.user_id && self.product_name != other.product_name
+    /// Returns whether both were refused for one reason, and for one that may be the server's. A value or a constraint (classes
+    /// 22 and 23) is a row's.
+    fn is_alike(&self, other: &Self) -> bool {
+        let is_row = self.sqlstate.starts_with("22") || self.sqlstate.starts_with("23");
+        !is_row && (&self.sqlstate, &self.reason) == (&other.sqlstate, &other.reason)
+    }
+
+    fn shares_nothing_with(&self, other: &Self) -> bool {
+        self.user_id != other.user_id && self.product_name != other.product_name
     }
 }
 
 impl Findings {
-    /// Returns the reason if the server takes no orders: it reports so, or it ran no order and refused orders alike that
-    /// have nothing in common. `suspect` is the order that was refused last while nothing else was stored.
-    fn conclude(&self, suspect: &mut Option<Refused>) -> Option<String> {
+    /// Returns why the server takes no orders, if it takes none: it says so, or it stored nothing and refused, one by one and
+    /// alike, two orders that share neither user nor product, or orders of many users. `suspects` are the orders that it
+    /// refused since it stored one.
+    fn conclude(&mut self, suspects: &mut VecDeque<Refused>) -> Option<String> {
         if self.server.is_some() {
             return self.server.clone();
         }
         if self.answered {
-            *suspect = None;
+            suspects.clear();
             return None;
         }
-        let accused =
-            |one: &Refused| self.refused.iter().chain(suspect.as_ref()).any(|other| one.accuses_server_with(other));
-        let reason = self.refused.iter().find(|one| accused(one)).map(|one| one.reason.clone());
-        *suspect = self.refused.last().cloned().or(suspect.take());
-        reason
+        suspects.extend(self.refused.drain(..));
+        suspects.drain(..suspects.len().saturating_sub(2 * MANY_USERS));
+        let last = suspects.back()?;
+        let alike: Vec<&Refused> = suspects.iter().filter(|other| last.is_alike(other)).collect();
+        let users: HashSet<&str> = alike.iter().map(|refused| refused.user_id.as_str()).collect();
+        let is_server = users.len() >= MANY_USERS || alike.iter().any(|other| last.shares_nothing_with(other));
+        is_server.then(|| last.reason.clone())
     }
 }
 
-/// Turns refused orders into orders that were not accepted: the server was the cause, so clients may send them again.
+/// Tells the clients of orders that were thought to be the reason that they may send them again: the server was the reason.
 fn take_back(outcomes: &mut Outcomes, reason: &str) {
     for outcome in outcomes {
         if let Some(Err(error @ PlaceError::Refused(_))) = outcome {

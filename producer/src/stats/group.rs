@@ -51,11 +51,15 @@ struct Found {
 /// The progress of the consumer group in one partition.
 #[derive(Clone, Debug)]
 pub struct Reach {
-    /// Everything before this offset is handled.
-    pub position: i64,
-    pub end: i64,
+    /// Everything before this offset is handled. `None` if offsets were skipped or lost, so that nothing is certain.
+    pub position: Option<i64>,
+    /// The high-water mark: everything published so far is before it, committed or not.
+    pub high: i64,
     pub unhandled: Unhandled,
 }
+
+/// Members, if Kafka reports them; the partitions; and how far the group is with each.
+type Asks = (Option<usize>, Vec<Partition>, Vec<Reach>);
 
 /// The state of the consumer group and its partitions.
 pub struct Answer {
@@ -86,12 +90,17 @@ impl GroupProgress {
         let topic = self.topic.clone();
         let committed = move |asked: &mut Asked<'_, ()>| {
             let count = asked.partitions(&topic)?;
-            asked.committed(&topic, count).map_err(in_words)
+            let committed = asked.committed(&topic, count).map_err(in_words)?;
+            // Of a reader of committed records the end is the last stable offset: an open transaction may hide events that
+            // another relay has published behind it.
+            let high =
+                (0..count).map(|partition| Ok(asked.extent(&topic, partition)?.1)).collect::<Result<_, String>>()?;
+            Ok((committed, high))
         };
         // Before the ends: what is committed in between would be beyond them.
-        let committed = self.offsets.ask(timeout, committed).await?;
+        let (committed, high): (_, Vec<i64>) = self.offsets.ask(timeout, committed).await?;
         let (group, topic) = (self.group.clone(), self.topic.clone());
-        let ends = move |asked: &mut Asked<'_, Known>| ask(asked, &group, &topic, &committed);
+        let ends = move |asked: &mut Asked<'_, Known>| ask(asked, &group, &topic, &committed, &high);
         let (members, partitions, reach) = self.records.ask(timeout, ends).await?;
         let lag = partitions.iter().map(|partition| partition.lag).sum();
         Ok(Answer { consumer: Consumer { members, lag, ..self.unknown() }, partitions, reach })
@@ -121,7 +130,8 @@ fn ask(
     group: &str,
     topic: &str,
     committed: &BTreeMap<i32, i64>,
-) -> Result<(Option<usize>, Vec<Partition>, Vec<Reach>), String> {
+    high: &[i64],
+) -> Result<Asks, String> {
     let count = asked.partitions(topic)?;
     let (mut partitions, mut reach, mut behind) = (Vec::new(), Vec::new(), BTreeMap::new());
     for partition in 0..count {
@@ -132,26 +142,30 @@ fn ask(
             behind.insert(partition, (position, end.min(position + TOLD_APART)));
         }
         partitions.push(Partition { partition, end, committed, lag: Some((end - position).max(0)) });
+        // A partition that was added after the high-water marks were read has none yet.
+        let high = high.get(partition as usize).copied().unwrap_or(i64::MAX);
+        let is_certain = committed.map_or(start == 0, |committed| committed >= start);
         reach.push(Reach {
-            position,
-            end,
-            unhandled: Unhandled { is_complete: position >= end, ..Unhandled::default() },
+            position: is_certain.then_some(position),
+            high,
+            unhandled: Unhandled { is_complete: is_certain && position >= high, ..Unhandled::default() },
         });
     }
     let mut found = read_first(asked, topic, &behind);
     for (partition, reach) in partitions.iter_mut().zip(&mut reach) {
         let Some((_, upto)) = behind.get(&partition.partition) else { continue };
-        let is_complete = *upto == reach.end;
+        let is_counted = *upto == partition.end;
         let found = found.remove(&partition.partition);
-        if is_complete {
+        if is_counted {
             partition.lag = found.as_ref().map(|found| found.count);
         }
         let Some(Found { count, ids, first_at }) = found else { continue };
-        if is_complete && count == 0 {
+        let is_complete = is_counted && partition.end >= reach.high && reach.position.is_some();
+        if is_counted && count == 0 {
             // Only transaction markers follow the group's position.
-            reach.position = reach.end;
+            reach.position = reach.position.map(|_| partition.end);
         }
-        let since = first_at.map(|first| first.after(SKEW));
+        let since = first_at.map(|first| first.after(SKEW)).filter(|_| reach.position.is_some());
         reach.unhandled = Unhandled { ids, is_complete, since, ..Unhandled::default() };
     }
     // A group that Kafka does not know has no members.
@@ -169,18 +183,23 @@ fn read_first(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, 
         .filter(|(partition, _)| !asked.known.contains_key(partition))
         .map(|(partition, extent)| (*partition, *extent))
         .collect();
-    let mut found: BTreeMap<i32, Found> = unknown.keys().map(|partition| (*partition, Found::default())).collect();
-    let read = asked.read(topic, &unknown, |_, record| {
-        let found = found.entry(record.partition()).or_default();
-        found.count += 1;
-        found.ids.extend(OrderCreated::decode(record.payload(), None).map(|event| event.order_id));
-        let milliseconds = record.timestamp().to_millis().unwrap_or_default();
-        found.first_at =
-            found.first_at.or_else(|| Timestamp::from_unix_microseconds(milliseconds.saturating_mul(1000)));
-        true
-    });
-    if read == Ok(true) {
-        asked.known.extend(found.into_iter().map(|(partition, found)| (partition, (unknown[&partition], found))));
+    // Partitions that are nearly read first: they must not wait for those with much to read.
+    let (near, far): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        unknown.into_iter().partition(|(_, (start, end))| end - start < TOLD_APART);
+    for unknown in [near, far] {
+        let mut found: BTreeMap<i32, Found> = unknown.keys().map(|partition| (*partition, Found::default())).collect();
+        let read = asked.read(topic, &unknown, |_, record| {
+            let found = found.entry(record.partition()).or_default();
+            found.count += 1;
+            found.ids.extend(OrderCreated::decode(record.payload(), None).map(|event| event.order_id));
+            let milliseconds = record.timestamp().to_millis().unwrap_or_default();
+            found.first_at =
+                found.first_at.or_else(|| Timestamp::from_unix_microseconds(milliseconds.saturating_mul(1000)));
+            true
+        });
+        if read == Ok(true) {
+            asked.known.extend(found.into_iter().map(|(partition, found)| (partition, (unknown[&partition], found))));
+        }
     }
     asked.known.iter().map(|(partition, (_, found))| (*partition, found.clone())).collect()
 }

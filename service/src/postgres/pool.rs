@@ -36,7 +36,14 @@ impl AskError {
     pub fn is_down(&self) -> bool {
         match self {
             Self::Timeout(_) | Self::Connect(_) => true,
-            Self::Database(error) => Refusal::of(error).is_none_or(Refusal::is_of_server),
+            Self::Database(error) => match Refusal::of(error) {
+                Some(refusal) => refusal.is_of_server(),
+                // What cannot be read in an answer says nothing of the server.
+                None => !matches!(
+                    error,
+                    sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound
+                ),
+            },
         }
     }
 }

@@ -33,7 +33,7 @@ impl Refusal {
         let sqlx::Error::Database(error) = error else { return None };
         let error = error.try_downcast_ref::<PgDatabaseError>()?;
         let is_fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
-        Some(Self::of_code(error.code(), error.message(), is_fatal))
+        Some(Self::of_code(error.code(), error.routine(), is_fatal))
     }
 
     /// Returns true if every other statement would fail as well.
@@ -41,14 +41,14 @@ impl Refusal {
         matches!(self, Self::Server | Self::Connection)
     }
 
-    fn of_code(code: &str, message: &str, is_fatal: bool) -> Self {
+    fn of_code(code: &str, routine: Option<&str>, is_fatal: bool) -> Self {
         match code {
             // FATAL ends the session and does not say whether before or after a commit.
             _ if is_fatal => Self::Connection,
             code if code.starts_with("08") || code.starts_with("57P") || code == "40003" => Self::Connection,
             "40001" | "40P01" => Self::Collision,
             // The code alone means only `feature_not_supported`. The message is the same in every version.
-            "0A000" if message.starts_with("cached plan must not change") => Self::StalePlan,
+            "0A000" if routine == Some("RevalidateCachedQuery") => Self::StalePlan,
             // The prepared statement no longer exists, for example because a pooler switched to another session.
             "26000" => Self::StalePlan,
             code if WHOLE_SERVER.iter().any(|(whole, _)| code.starts_with(whole)) => Self::Server,
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_a_row_can_cause_is_told_from_what_concerns_the_server() {
-        let of = |code| Refusal::of_code(code, "", false);
+        let of = |code| Refusal::of_code(code, None, false);
         for code in ["22001", "23505", "P0001", "42501", "44000", "54000", "54001", "42P01", "XX000", "55P03", "0A000"]
         {
             assert_eq!(of(code), Refusal::Statement, "{code}");
@@ -88,8 +88,8 @@ mod tests {
             [of("40001"), of("40P01"), of("26000")],
             [Refusal::Collision, Refusal::Collision, Refusal::StalePlan]
         );
-        assert_eq!(Refusal::of_code("P0001", "", true), Refusal::Connection);
-        assert_eq!(Refusal::of_code("0A000", "cached plan must not change result type", false), Refusal::StalePlan);
+        assert_eq!(Refusal::of_code("P0001", None, true), Refusal::Connection);
+        assert_eq!(Refusal::of_code("0A000", Some("RevalidateCachedQuery"), false), Refusal::StalePlan);
         assert!(WHOLE_SERVER.iter().all(|(_, reason)| !reason.is_empty()));
     }
 }

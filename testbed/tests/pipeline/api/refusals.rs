@@ -91,6 +91,45 @@ async fn a_database_that_refuses_orders_with_nothing_in_common_is_down_until_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn orders_that_break_a_constraint_never_take_their_shard_down() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (producer, api) = serving(&stack).await?;
+    let constraint = "ALTER TABLE orders ADD CONSTRAINT small CHECK (quantity <= 1000)";
+    sqlx::raw_sql(constraint).execute(&mut stack.shard(1).await?).await?;
+    for number in 0..20 {
+        let large = format!(r#"{{"user_id":"a-{number}","product_name":"Lamp {number}","quantity":5000,"price":1}}"#);
+        api.post(large, None).await?.expect_problem(500, "refused")?;
+        let ready = readiness(&producer).await?.json();
+        ensure!(ready["dependencies"]["shard1"]["status"] == "up", "after {number} refusals: {ready}");
+    }
+    let reply = api.post(order("bob", "Lamp"), None).await?;
+    assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_with_hundreds_of_refused_orders_holds_up_nobody() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let (producer, api) = serving(&stack).await?;
+    sqlx::raw_sql(POISON).execute(&mut stack.shard(1).await?).await?;
+    let poison = (0..300).map(|_| ("a-flood".to_owned(), "Poison P0001"));
+    let good = (0..60).map(|number| (format!("b-{number}"), "Lamp"));
+    let orders: Vec<_> = poison.chain(good).collect();
+    let replies = join_all(orders.iter().map(|(user, product)| api.post(order(user, product), None))).await;
+    for ((user, product), reply) in orders.iter().zip(replies) {
+        let reply = reply?;
+        match (*product, reply.status.as_u16()) {
+            ("Lamp", 201) | ("Poison P0001", 500 | 503) => {}
+            (product, _) => anyhow::bail!("{user} {product}: {reply:?}"),
+        }
+    }
+    assert_eq!(stored(&stack, 1).await?.len(), 60);
+    let ready = readiness(&producer).await?.json();
+    assert_eq!(ready["dependencies"]["shard1"]["status"], "up", "{ready}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_migration_under_way_refuses_neither_a_read_nor_an_order() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
