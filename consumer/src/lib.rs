@@ -51,7 +51,7 @@ pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken
     // From here on an end of a task is final, also if the loop failed before the signal.
     stop.cancel();
     consuming.stop();
-    let has_ended = consuming.ended(shutdown::DEADLINE).await;
+    let has_ended = consuming.ended(shutdown::DEADLINE.saturating_sub(2 * ADMIN_END)).await;
     administering.stop();
     administering.ended(ADMIN_END).await;
     match failure.or_else(|| supervisor.failure()) {

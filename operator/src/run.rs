@@ -45,9 +45,13 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = &mut leading => result,
         failure = supervisor.failed() => {
+            tracing::error!(error = format!("{failure:#}"), "stopping");
             stop.cancel();
             // So that the Lease is given back and another process can lead at once.
-            leading.await.and(Err(failure))
+            if let Err(error) = leading.await {
+                tracing::warn!(error = format!("{error:#}"), "stop leading");
+            }
+            Err(failure)
         }
     };
     // After this a task that ends is not restarted. This holds for a leader that lost its Lease, too.

@@ -80,7 +80,7 @@ pub struct GroupLook {
 }
 
 struct Look {
-    began: Instant,
+    ended: Instant,
     snapshot: Snapshot,
     group: Option<GroupLook>,
 }
@@ -109,7 +109,7 @@ impl Stats {
 
     /// Returns the progress of the consumer group, or `None` while Kafka does not report it.
     pub async fn group(&self) -> Option<GroupLook> {
-        let done = |age: Duration| lock(&self.done).clone().filter(|look| look.began.elapsed() < age);
+        let done = |age: Duration| lock(&self.done).clone().filter(|look| look.ended.elapsed() < age);
         let look = match done(FRESH) {
             Some(fresh) => fresh,
             // An S3 or a shard that does not answer delays the round. It says nothing about the group.
@@ -149,7 +149,6 @@ impl Stats {
 
 impl Sources {
     async fn look(&self, ends: &Mutex<VecDeque<Ends>>) -> Look {
-        let began = Instant::now();
         let asked = async {
             let at = Timestamp::now();
             let shards = join_all(self.shards.iter().map(|shard| guarded(shard.figures()))).await;
@@ -188,7 +187,7 @@ impl Sources {
                 total: dead_letters.map(|counts| counts.total),
             },
         };
-        Look { began, snapshot, group }
+        Look { ended: Instant::now(), snapshot, group }
     }
 
     async fn bucket(&self) -> Dependency {

@@ -7,18 +7,23 @@ use std::{env, ffi::OsStr, process};
 use clap::{ArgMatches, Command, Parser, parser::ValueSource};
 use orderflow_core::plain;
 
-/// Variables that the AWS SDK reads past clap when it has no access key. Any of them may be a secret.
-const READ_BY_AWS_SDK: [&str; 12] = [
+/// Variables that the AWS SDK reads past clap. Any of them may be a secret.
+const READ_BY_AWS_SDK: [&str; 17] = [
     "AWS_CONFIG_FILE",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
     "AWS_ENDPOINT_URL_STS",
+    "AWS_EXECUTION_ENV",
     "AWS_PROFILE",
     "AWS_ROLE_ARN",
     "AWS_ROLE_SESSION_NAME",
+    "AWS_SDK_UA_APP_ID",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 ];

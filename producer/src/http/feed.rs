@@ -45,8 +45,8 @@ enum FeedEventName {
 /// Watch notifications
 ///
 /// Server-sent events. First `hello` (`epoch`: of this process; `resumed`; `total`: notifications of the epoch before what
-/// follows; `history`, unless the stream resumes: the notifications of up to five minutes before what follows, one bin for
-/// each second from the Unix second `from` on, with its count and its `latency` as in a frame), then `recent` (the latest
+/// follows; `history`, unless the stream resumes or the epoch has not begun: the notifications of up to five minutes before what
+/// follows, one bin for each second from the Unix second `from` on, with its count and its `latency` as in a frame), then `recent` (the latest
 /// `notifications`, at most 20, as on their topic), then `frame`, at most five a second:
 /// `count` of its notifications, `total` with them, the latest 20 `notifications`, `latency` from accepted to notified as
 /// pairs of an upper bound in milliseconds (-1: more than all) and a count, and the count of each of the `shards`.

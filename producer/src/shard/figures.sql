@@ -16,9 +16,7 @@ SELECT
     (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted) AS outbox,
     (SELECT greatest(extract(epoch FROM now() - created_at), 0)::float8 FROM outbox ORDER BY seq LIMIT 1) AS outbox_age,
     (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM outbox ORDER BY seq LIMIT 1) AS outbox_oldest,
-    (SELECT (extract(epoch FROM min(xact_start)) * 1000000)::bigint FROM pg_stat_activity
-     WHERE datname = current_database() AND application_name = 'orderflow-producer' AND pid <> pg_backend_pid())
-        AS oldest_write,
+    $2::bigint AS oldest_write,
     (SELECT count(*) FROM (SELECT FROM receipt_jobs LIMIT $1) AS counted) AS receipt_jobs,
     (SELECT greatest(extract(epoch FROM now() - created_at), 0)::float8 FROM orders
      WHERE id = (SELECT order_id FROM receipt_jobs ORDER BY order_id LIMIT 1)) AS receipt_jobs_age,

@@ -143,7 +143,14 @@ impl Shard {
 
     pub async fn figures(&self) -> Result<Figures, ReadError> {
         const FIGURES: &str = include_str!("figures.sql");
-        self.read(async |connection| sqlx::query_as(FIGURES).bind(MOST_COUNTED).fetch_one(connection).await).await
+        // In a statement before: a write that commits between the two is seen by one of them at least.
+        const OLDEST_WRITE: &str = "SELECT (extract(epoch FROM min(xact_start)) * 1000000)::bigint FROM pg_stat_activity \
+            WHERE datname = current_database() AND application_name = 'orderflow-producer' AND pid <> pg_backend_pid()";
+        self.read(async |connection| {
+            let oldest_write: Option<i64> = sqlx::query_scalar(OLDEST_WRITE).fetch_one(&mut *connection).await?;
+            sqlx::query_as(FIGURES).bind(MOST_COUNTED).bind(oldest_write).fetch_one(connection).await
+        })
+        .await
     }
 
     /// Why the shard takes no orders.

@@ -41,7 +41,13 @@ pub fn sort(batch: &mut [Submission]) {
 }
 
 /// Stores a sorted batch in one transaction, and reads of its known keys, in another, which orders they stand for.
-pub async fn store(connection: &mut PgConnection, batch: &[&Submission]) -> Result<Outcomes, StoreError> {
+///
+/// `sent_before`: an earlier try may have stored some of it.
+pub async fn store(
+    connection: &mut PgConnection,
+    batch: &[&Submission],
+    sent_before: bool,
+) -> Result<Outcomes, StoreError> {
     let refused =
         |error| StoreError { refusal: Refusal::of(&error).filter(|refusal| *refusal != Refusal::Connection), error };
     // By now the first one has committed: whatever is wrong with the second, it says nothing of what is stored.
@@ -53,12 +59,17 @@ pub async fn store(connection: &mut PgConnection, batch: &[&Submission]) -> Resu
         }
         stored => stored.map_err(refused)?,
     };
+    let earlier = stored_earlier(connection, batch, &stored, sent_before).await.map_err(unknown)?;
     let mut winners = winners(connection, batch, &stored).await.map_err(unknown)?;
     let outcome = |(position, submission): (usize, &&Submission)| {
         let order = &submission.order;
-        if stored.contains(&order.id) || submission.key.is_none() {
-            // A row without a key that was not stored now had been stored when this batch was sent before.
+        if stored.contains(&order.id) || earlier.contains(&order.id) {
             return Some(Ok(Placed::Created(order.clone())));
+        }
+        if submission.key.is_none() {
+            return Some(Err(PlaceError::Refused(
+                "its row was not inserted, and no error says why: a trigger?".to_owned(),
+            )));
         }
         let (fingerprint, winner) = winners.remove(&position)?;
         Some(if winner.id == order.id {
@@ -70,6 +81,22 @@ pub async fn store(connection: &mut PgConnection, batch: &[&Submission]) -> Resu
         })
     };
     Ok(batch.iter().enumerate().map(outcome).collect())
+}
+
+/// Orders without a key that were not stored now, because they had been stored when this batch was sent before.
+async fn stored_earlier(
+    connection: &mut PgConnection,
+    batch: &[&Submission],
+    stored: &HashSet<OrderId>,
+    sent_before: bool,
+) -> Result<HashSet<OrderId>, sqlx::Error> {
+    let is_left = |submission: &&&Submission| submission.key.is_none() && !stored.contains(&submission.order.id);
+    let left: Vec<OrderId> = batch.iter().filter(is_left).map(|submission| submission.order.id).collect();
+    if !sent_before || left.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let found = sqlx::query_scalar("SELECT id FROM orders WHERE id = ANY($1)").bind(left).fetch_all(connection).await?;
+    Ok(found.into_iter().collect())
 }
 
 async fn insert(connection: &mut PgConnection, batch: &[&Submission]) -> Result<HashSet<OrderId>, sqlx::Error> {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    fmt,
     time::Duration,
 };
 
@@ -40,9 +41,15 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time on one connection after which an error of the server is a new one.
 const SERVED_WELL: Duration = Duration::from_secs(5);
 
-/// Statements for one batch, retries not counted: finding one refused order among 512 takes ten. What is undecided then gets
-/// `not-accepted`, so that a client with many refused orders does not hold up the shard.
-const MOST_STATEMENTS: usize = 128;
+/// Longest search for the orders that the database refuses in a batch, in which every other order waits for its answer. What is
+/// undecided then gets `not-accepted`.
+const LONGEST_SEARCH: Duration = Duration::from_secs(1);
+
+/// Statements for one batch, retries not counted: finding one refused order among 512 takes 10 to 19.
+const MOST_STATEMENTS: usize = 512;
+
+/// Age at which a refused order is no evidence against the server any more.
+const LONGEST_SUSPICION: Duration = Duration::from_secs(10);
 
 /// Users whose orders were refused alike, after which the server is the reason.
 const MANY_USERS: usize = 8;
@@ -204,7 +211,10 @@ impl Writer {
         loop {
             if let Some(open) = connection {
                 let mut findings = Findings::default();
-                match timeout_at(deadline, self.store_bisecting(&mut open.postgres, &batch, &mut findings)).await {
+                let now = Instant::now();
+                let limits = Limits { until: now + ((deadline - now) / 2).min(LONGEST_SEARCH), sent_before: unknown };
+                let stored = self.store_bisecting(&mut open.postgres, &batch, limits, &mut findings);
+                match timeout_at(deadline, stored).await {
                     Ok(Ok(mut outcomes)) => {
                         let refusal = findings.conclude(suspects);
                         if let Some(reason) = &refusal {
@@ -248,12 +258,13 @@ impl Writer {
     }
 
     /// Stores a batch. A part in which the database refuses something that a row can cause is halved, until only that order is
-    /// left out. Then the orders of other users come first, so that a user with many refused orders delays nobody else. `Err`:
+    /// left out. Then the orders of other users come first, before more of a user whose order was refused. `Err`:
     /// the outcome of the batch is unknown.
     async fn store_bisecting(
         &self,
         connection: &mut PgConnection,
         batch: &[Submission],
+        limits: Limits,
         findings: &mut Findings,
     ) -> Result<Outcomes, sqlx::Error> {
         let mut outcomes: Outcomes = vec![None; batch.len()];
@@ -264,11 +275,11 @@ impl Writer {
             let none_stored = |reason: &str| vec![Some(Err(PlaceError::NotAccepted(reason.to_owned()))); part.len()];
             let stored = if let Some(reason) = &findings.server {
                 none_stored(reason)
-            } else if statements > MOST_STATEMENTS {
+            } else if statements > MOST_STATEMENTS || (statements > 1 && Instant::now() >= limits.until) {
                 none_stored("the shard is busy with orders that its database refuses")
             } else {
                 let orders: Vec<&Submission> = part.iter().map(|position| &batch[*position]).collect();
-                match self.store_part(connection, &orders).await? {
+                match self.store_part(connection, &orders, limits.sent_before).await? {
                     Ok(stored) => {
                         findings.answered = true;
                         stored
@@ -312,12 +323,14 @@ impl Writer {
         &self,
         connection: &mut PgConnection,
         part: &[&Submission],
+        sent_before: bool,
     ) -> Result<Result<Outcomes, (Refusal, sqlx::Error)>, sqlx::Error> {
         fail::fail_point!("writer::before-commit", |_| std::process::abort());
         let (mut tries, mut committed) = (0, false);
         loop {
             tries += 1;
-            let StoreError { refusal, error } = match statement::store(connection, part).await {
+            let StoreError { refusal, error } = match statement::store(connection, part, sent_before || tries > 1).await
+            {
                 Ok(outcomes) if outcomes.iter().any(Option::is_none) && tries < 3 => {
                     committed = true;
                     continue;
@@ -354,6 +367,15 @@ impl Writer {
     }
 }
 
+/// Limits of storing one batch.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// The end of the search for refused orders.
+    until: Instant,
+    /// True if an earlier try may have stored some of it.
+    sent_before: bool,
+}
+
 /// Findings about the server from storing a batch.
 #[derive(Default)]
 struct Findings {
@@ -361,7 +383,7 @@ struct Findings {
     answered: bool,
     /// The reason, if the server takes no orders at all.
     server: Option<String>,
-    /// Orders that were refused alone, in the order of the batch.
+    /// Orders that were refused alone.
     refused: Vec<Refused>,
 }
 
@@ -372,6 +394,7 @@ struct Refused {
     user_id: UserId,
     product_name: ProductName,
     reason: String,
+    at: Instant,
 }
 
 impl Refused {
@@ -381,7 +404,8 @@ impl Refused {
             sqlstate: postgres::sqlstate(error).unwrap_or_default(),
             user_id: order.user_id.clone(),
             product_name: order.product_name.clone(),
-            reason: no_orders(error),
+            reason: no_orders(&error),
+            at: Instant::now(),
         }
     }
 
@@ -409,26 +433,30 @@ impl Findings {
             suspects.clear();
             return None;
         }
+        suspects.retain(|suspect| suspect.at.elapsed() < LONGEST_SUSPICION);
         suspects.extend(self.refused.drain(..));
         suspects.drain(..suspects.len().saturating_sub(2 * MANY_USERS));
-        let last = suspects.back()?;
-        let alike: Vec<&Refused> = suspects.iter().filter(|other| last.is_alike(other)).collect();
-        let users: HashSet<&str> = alike.iter().map(|refused| refused.user_id.as_str()).collect();
-        let is_server = users.len() >= MANY_USERS || alike.iter().any(|other| last.shares_nothing_with(other));
-        is_server.then(|| last.reason.clone())
+        let is_of_server = |one: &Refused| {
+            let alike: Vec<&Refused> = suspects.iter().filter(|other| one.is_alike(other)).collect();
+            let users: HashSet<&str> = alike.iter().map(|refused| refused.user_id.as_str()).collect();
+            users.len() >= MANY_USERS || alike.iter().any(|other| one.shares_nothing_with(other))
+        };
+        suspects.iter().rev().find(|one| is_of_server(one)).map(|one| one.reason.clone())
     }
 }
 
 /// Tells the clients of orders that were thought to be the reason that they may send them again: the server was the reason.
 fn take_back(outcomes: &mut Outcomes, reason: &str) {
     for outcome in outcomes {
-        if let Some(Err(error @ PlaceError::Refused(_))) = outcome {
+        if let Some(Err(error @ PlaceError::Refused(_))) = outcome
+            && matches!(error, PlaceError::Refused(refusal) if no_orders(refusal) == reason)
+        {
             *error = PlaceError::NotAccepted(reason.to_owned());
         }
     }
 }
 
-fn no_orders(error: &sqlx::Error) -> String {
+fn no_orders(error: &dyn fmt::Display) -> String {
     format!("the shard takes no orders: {error}")
 }
 
@@ -443,4 +471,70 @@ fn answer_early(batch: &mut [Submission]) {
 
 fn outcome_unknown(submission: &Submission) -> PlaceError {
     PlaceError::OutcomeUnknown(submission.order.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(sqlstate: &str, user: &str, product: &str) -> Refused {
+        Refused {
+            sqlstate: sqlstate.to_owned(),
+            user_id: UserId::parse(user).unwrap(),
+            product_name: ProductName::parse(product).unwrap(),
+            reason: format!("{sqlstate}: no"),
+            at: Instant::now(),
+        }
+    }
+
+    /// Concludes after each of these orders was refused alone, one after the other.
+    fn conclude(orders: impl IntoIterator<Item = Refused>) -> Option<String> {
+        let mut suspects = VecDeque::new();
+        let conclusions = orders
+            .into_iter()
+            .map(|order| Findings { refused: vec![order], ..Findings::default() }.conclude(&mut suspects));
+        conclusions.last().flatten()
+    }
+
+    #[test]
+    fn two_orders_that_share_nothing_accuse_the_server_if_they_are_refused_alike() {
+        let all = [refused("42501", "alice", "Lamp"), refused("42501", "bob", "Chair")];
+        assert_eq!(conclude(all), Some("42501: no".to_owned()));
+        // The last one was refused for itself.
+        let all =
+            [refused("42501", "alice", "Lamp"), refused("42501", "bob", "Chair"), refused("23514", "carol", "Bed")];
+        assert_eq!(conclude(all), Some("42501: no".to_owned()));
+        for all in [
+            [refused("42501", "alice", "Lamp"), refused("42501", "alice", "Chair")],
+            [refused("42501", "alice", "Lamp"), refused("42501", "bob", "Lamp")],
+            [refused("42501", "alice", "Lamp"), refused("P0001", "bob", "Chair")],
+            [refused("23514", "alice", "Lamp"), refused("23514", "bob", "Chair")],
+            [refused("22001", "alice", "Lamp"), refused("22001", "bob", "Chair")],
+        ] {
+            assert_eq!(conclude(all), None);
+        }
+    }
+
+    #[test]
+    fn orders_of_many_users_accuse_the_server_even_of_one_product() {
+        let orders = |count: usize| (0..count).map(|number| refused("42501", &format!("user-{number}"), "Lamp"));
+        assert_eq!(conclude(orders(MANY_USERS - 1)), None);
+        assert!(conclude(orders(MANY_USERS)).is_some());
+    }
+
+    #[test]
+    fn an_order_that_the_server_ran_clears_it() {
+        let mut suspects = VecDeque::from([refused("42501", "alice", "Lamp")]);
+        assert_eq!(Findings { answered: true, ..Findings::default() }.conclude(&mut suspects), None);
+        assert!(suspects.is_empty());
+    }
+
+    #[test]
+    fn only_what_was_refused_alike_is_taken_back() {
+        let refusal = |text: &str| Some(Err(PlaceError::Refused(text.to_owned())));
+        let mut outcomes = vec![refusal("denied"), refusal("too large")];
+        take_back(&mut outcomes, &no_orders(&"denied"));
+        assert!(matches!(&outcomes[0], Some(Err(PlaceError::NotAccepted(_)))), "{outcomes:?}");
+        assert!(matches!(&outcomes[1], Some(Err(PlaceError::Refused(_)))), "{outcomes:?}");
+    }
 }

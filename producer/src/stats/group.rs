@@ -144,7 +144,7 @@ fn ask(
         partitions.push(Partition { partition, end, committed, lag: Some((end - position).max(0)) });
         // A partition that was added after the high-water marks were read has none yet.
         let high = high.get(partition as usize).copied().unwrap_or(i64::MAX);
-        let is_certain = committed.map_or(start == 0, |committed| committed >= start);
+        let is_certain = committed.map_or(start == 0, |committed| (start..=high).contains(&committed));
         reach.push(Reach {
             position: is_certain.then_some(position),
             high,

@@ -38,10 +38,10 @@ impl AskError {
             Self::Timeout(_) | Self::Connect(_) => true,
             Self::Database(error) => match Refusal::of(error) {
                 Some(refusal) => refusal.is_of_server(),
-                // What cannot be read in an answer says nothing of the server.
-                None => !matches!(
+                // An answer that cannot be read says nothing about the server.
+                None => matches!(
                     error,
-                    sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::RowNotFound
+                    sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::Configuration(_)
                 ),
             },
         }

@@ -47,7 +47,7 @@ impl Refusal {
             _ if is_fatal => Self::Connection,
             code if code.starts_with("08") || code.starts_with("57P") || code == "40003" => Self::Connection,
             "40001" | "40P01" => Self::Collision,
-            // The code alone means only `feature_not_supported`. The message is the same in every version.
+            // The code alone means only `feature_not_supported`, and the message is translated.
             "0A000" if routine == Some("RevalidateCachedQuery") => Self::StalePlan,
             // The prepared statement no longer exists, for example because a pooler switched to another session.
             "26000" => Self::StalePlan,
