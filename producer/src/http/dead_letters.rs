@@ -72,6 +72,7 @@ pub struct ReplayBody {
 /// Reads the offset of a [`ReplayBody`].
 fn through(body: &[u8]) -> Result<i64, Problem> {
     #[derive(Deserialize)]
+    #[serde(expecting = "an object with through")]
     struct Fields<'body> {
         #[serde(borrow)]
         through: &'body RawValue,
