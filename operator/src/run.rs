@@ -47,7 +47,7 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
         failure = supervisor.failed() => {
             tracing::error!(error = format!("{failure:#}"), "stopping");
             stop.cancel();
-            // So that the Lease is given back and another process can lead at once.
+            // Ends in good order, which gives the Lease back, so that another process can lead at once.
             if let Err(error) = leading.await {
                 tracing::warn!(error = format!("{error:#}"), "stop leading");
             }

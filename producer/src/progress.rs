@@ -65,7 +65,7 @@ pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> 
                     group.as_ref().map_or(NotifiedState::Unknown, |group| notified(stored, shard, group))
                 }
             };
-            // Of an order that is too recent for the offsets to tell, the feed may have shown the notification.
+            // The feed may have shown the notification of an order that is too recent for the offsets.
             let is_shown = || app.feed.notification(stored.order.id).is_some();
             let (published, notified) = if notified != NotifiedState::Notified && is_shown() {
                 (PublishedState::Published, NotifiedState::Notified)

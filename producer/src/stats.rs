@@ -192,6 +192,7 @@ impl Sources {
 
     async fn bucket(&self) -> Dependency {
         failpoint::panics("stats::bucket", "s3");
+        failpoint::held_up("stats::held-up").await;
         let asked = self.s3.head_bucket().bucket(&*self.bucket).send();
         match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
             Ok(Ok(_)) => Dependency::up(),

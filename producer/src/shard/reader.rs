@@ -137,13 +137,13 @@ impl Shard {
     pub fn longest_wait(&self) -> Duration {
         /// Largest difference between the clocks of two synchronized machines.
         const SKEW: Duration = Duration::from_secs(1);
-        // In the queue, and then in a batch until the last of its orders has given up.
+        // An order waits in the queue, and then in a batch until the last order of that batch has given up.
         2 * self.inner.order_timeout + SKEW
     }
 
     pub async fn figures(&self) -> Result<Figures, ReadError> {
         const FIGURES: &str = include_str!("figures.sql");
-        // In a statement before: a write that commits between the two is seen by one of them at least.
+        // Read before the figures, so that a write that commits between the two statements is in one of them at least.
         const OLDEST_WRITE: &str = "SELECT (extract(epoch FROM min(xact_start)) * 1000000)::bigint FROM pg_stat_activity \
             WHERE datname = current_database() AND application_name = 'orderflow-producer' AND pid <> pg_backend_pid()";
         self.read(async |connection| {

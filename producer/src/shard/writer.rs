@@ -342,9 +342,9 @@ impl Writer {
                 Err(error) => error,
             };
             match refusal {
-                Some(Refusal::Collision | Refusal::StalePlan) if tries < 5 => {}
-                // An earlier try has committed, so this error says nothing about what is stored.
-                Some(refusal) if !committed && refusal != Refusal::Connection => return Ok(Err((refusal, error))),
+                Some(Refusal::Collision) if tries < 5 => {}
+                // After a try that has committed, an error says nothing about what is stored.
+                Some(refusal) if !committed => return Ok(Err((refusal, error))),
                 _ => return Err(error),
             }
         }

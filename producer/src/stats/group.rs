@@ -91,7 +91,7 @@ impl GroupProgress {
         let committed = move |asked: &mut Asked<'_, ()>| {
             let count = asked.partitions(&topic)?;
             let committed = asked.committed(&topic, count).map_err(in_words)?;
-            // Of a reader of committed records the end is the last stable offset: an open transaction may hide events that
+            // The end that a reader of committed records sees is the last stable offset: an open transaction may hide events that
             // another relay has published behind it.
             let high =
                 (0..count).map(|partition| Ok(asked.extent(&topic, partition)?.1)).collect::<Result<_, String>>()?;

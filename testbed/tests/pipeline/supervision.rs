@@ -130,6 +130,16 @@ async fn the_stats_answer_and_name_a_source_whose_question_panics() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_stats_say_so_if_a_source_never_answers() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let producer = stack.producer().env("FAILPOINTS", "stats::held-up=return").start().await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
+    let api = Api::of(&producer)?;
+    let request = api.request("GET", "/api/stats").timeout(PATIENCE);
+    api.send(request).await?.expect_problem(503, "no-answer-in-time").map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_panics_costs_itself_alone() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "http::place=1*return(alice)->off").start().await?;
