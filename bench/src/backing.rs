@@ -170,11 +170,11 @@ impl Backing {
 
     /// A member of a group, which begins at the first event if it is new.
     pub async fn consumer(&self, group: &str) -> Result<Consumer> {
-        let environment = self.kafka.environment().into_iter().chain([
-            ("KAFKA_TOPIC".to_owned(), TOPIC.to_owned()),
-            ("KAFKA_GROUP_ID".to_owned(), group.to_owned()),
-            ("LOG_NOTIFICATIONS".to_owned(), "false".to_owned()),
-        ]);
+        let environment = self
+            .kafka
+            .environment()
+            .into_iter()
+            .chain([("KAFKA_TOPIC".to_owned(), TOPIC.to_owned()), ("KAFKA_GROUP_ID".to_owned(), group.to_owned())]);
         Consumer::builder(&self.folder, environment.collect()).instance("consumer").start().await
     }
 

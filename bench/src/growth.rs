@@ -79,7 +79,6 @@ fn environment(backing: &Backing, shards: &[Postgres], map: &str) -> Environment
         ("KAFKA_TOPIC", format!("growth-{own}")),
         ("S3_BUCKET", format!("growth-{own}")),
         ("KAFKA_GROUP_ID", format!("growth-{own}")),
-        ("LOG_NOTIFICATIONS", "false".to_owned()),
     ];
     let shared = backing.services().into_iter();
     shared.chain(names.map(|(name, value)| (name.to_owned(), value))).chain(dsns).collect()

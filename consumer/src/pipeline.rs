@@ -258,12 +258,13 @@ impl Pipeline {
         let (notified, dead) = (counter(OutcomeValue::notified), counter(OutcomeValue::dead_letter));
         for (record, outcome) in batch.iter().zip(&settled.outcomes) {
             match outcome {
-                Outcome::Notified { message, accepted_at, .. } => {
+                Outcome::Notified { event_id, order_id, accepted_at, .. } => {
                     notified.inc();
                     let waited = settled.notified_at.unix_microseconds() - accepted_at.unix_microseconds();
                     self.metrics.end_to_end.observe(waited as f64 / 1e6);
                     if self.log_notifications {
-                        tracing::info!(partition = record.partition(), offset = record.offset(), "{message}");
+                        let (partition, offset) = (record.partition(), record.offset());
+                        tracing::info!(%order_id, %event_id, partition, offset, "notified");
                     }
                 }
                 Outcome::DeadLetter { reason } => {

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use orderflow_core::{Notification, OrderCreated, Timestamp, event};
+use orderflow_core::{Notification, OrderCreated, OrderId, Timestamp, event};
 use orderflow_service::kafka::header;
 use rdkafka::Message;
 use uuid::Uuid;
@@ -18,7 +18,8 @@ pub enum Outcome {
         key: String,
         /// The notification as JSON.
         value: Vec<u8>,
-        message: String,
+        event_id: Uuid,
+        order_id: OrderId,
         accepted_at: Timestamp,
     },
     DeadLetter {
@@ -43,12 +44,11 @@ fn notify<M: Message>(record: &M, now: Timestamp) -> Result<Outcome, String> {
         .unwrap_or_else(|| event.event_id());
     let published_at =
         record.timestamp().to_millis().and_then(|ms| Timestamp::from_unix_microseconds(ms.saturating_mul(1000)));
-    let message = Notification::message_for(&event);
     let notification = Notification {
         event_id,
         order_id: event.order_id,
         user_id: event.user_id.as_str().to_owned(),
-        message: message.clone(),
+        message: Notification::message_for(&event),
         accepted_at: event.timestamp,
         // Only records in formats older than headers have no time.
         published_at: published_at.unwrap_or(now),
@@ -58,7 +58,8 @@ fn notify<M: Message>(record: &M, now: Timestamp) -> Result<Outcome, String> {
     };
     // A time outside the years that RFC 3339 can write parses when its zone brings it back inside.
     let value = serde_json::to_vec(&notification).map_err(|error| format!("cannot be written again: {error}"))?;
-    Ok(Outcome::Notified { key: notification.user_id, value, message, accepted_at: event.timestamp })
+    let order_id = event.order_id;
+    Ok(Outcome::Notified { key: notification.user_id, value, event_id, order_id, accepted_at: event.timestamp })
 }
 
 #[cfg(test)]

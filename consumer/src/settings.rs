@@ -1,7 +1,7 @@
 //! Everything that can be set, each as a flag and an environment variable; `--help` is the reference.
 
 use clap::{ArgAction, Parser, Subcommand};
-use orderflow_service::{admin, kafka, telemetry};
+use orderflow_service::{admin, kafka, secret::Secrets, telemetry};
 
 use crate::dlq;
 
@@ -19,11 +19,11 @@ pub struct Settings {
     #[arg(long, env = "INSTANCE", help_heading = "Kafka")]
     pub instance: Option<String>,
 
-    /// Write each notification's message as a log line, after its commit
+    /// Log the ids of each notified order, after the commit. The user, the product and the total are in no log
     #[arg(
         long,
         env = "LOG_NOTIFICATIONS",
-        default_value_t = true,
+        default_value_t = false,
         action = ArgAction::Set,
         value_name = "BOOL",
         help_heading = "Logs"
@@ -49,6 +49,12 @@ pub enum Command {
     /// Look at the events that could not be read, and send them back after a fix
     #[command(subcommand)]
     Dlq(dlq::Command),
+}
+
+impl Secrets for Settings {
+    fn read_secrets(&mut self) -> Result<(), String> {
+        self.kafka.read_secrets()
+    }
 }
 
 impl Settings {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -15,7 +16,7 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 
-use crate::{DeadLetters, Patience};
+use crate::{DeadLetters, Patience, marker};
 
 /// The letters as they were when [`DeadLetters::open`] asked; what comes later is in none of its answers.
 pub struct Letters {
@@ -30,7 +31,7 @@ pub struct Letters {
 pub(crate) struct Extent {
     /// The oldest that Kafka has.
     pub(crate) start: i64,
-    /// The first that was not replayed; `None` if none ever was.
+    /// The first that was not replayed; `None` if none ever was, as far as Kafka still tells.
     pub(crate) replayed: Option<i64>,
     /// Behind the last. Transaction markers have offsets too, so `end - start` says nothing about how many letters there
     /// are.
@@ -44,8 +45,19 @@ impl Extent {
     }
 }
 
+/// The newest marker of each partition whose offset the group does not have, so that no record is read twice in search of
+/// one.
+pub(crate) type Recalled = Mutex<BTreeMap<i32, Searched>>;
+
+/// How far a partition was searched for markers, and what the last one says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Searched {
+    end: i64,
+    replayed: Option<i64>,
+}
+
 impl DeadLetters {
-    /// Asks where the letters are.
+    /// Asks where the letters are and which of them were replayed.
     pub fn open(&self, patience: Patience) -> anyhow::Result<Letters> {
         let mut config = self.kafka.consumer(&self.group);
         config.set("enable.partition.eof", "true");
@@ -61,7 +73,44 @@ impl DeadLetters {
                 .with_context(|| format!("ask for the offsets of {topic}/{partition}"))?;
             partitions.insert(partition, Extent { start, replayed, end });
         }
-        Ok(Letters { consumer, topic, partitions, patience })
+        let mut letters = Letters { consumer, topic, partitions, patience };
+        self.recall(&mut letters).context("look for markers of former replays")?;
+        Ok(letters)
+    }
+
+    /// Reads from the markers what was replayed of the partitions that the group has no offset of.
+    fn recall(&self, letters: &mut Letters) -> anyhow::Result<()> {
+        // Copied, because reading may take until the deadline of a request.
+        let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unknown = letters.partitions.iter().filter(|(_, extent)| extent.replayed.is_none());
+        let ranges: BTreeMap<_, _> = unknown
+            .map(|(partition, extent)| {
+                let searched = recalled.entry(*partition).or_default();
+                if searched.end > extent.end {
+                    // The topic is another one with the same name.
+                    *searched = Searched::default();
+                }
+                (*partition, (searched.end.max(extent.start), extent.end))
+            })
+            .collect();
+        let read = letters.read_ranges(ranges.clone(), |record| {
+            let searched = recalled.entry(record.partition()).or_default();
+            searched.end = record.offset() + 1;
+            searched.replayed = marker::read(&record, &self.group).or(searched.replayed);
+            Ok(ControlFlow::Continue(()))
+        });
+        if read.is_ok() {
+            for (partition, (_, end)) in ranges {
+                let searched = recalled.entry(partition).or_default();
+                searched.end = end;
+                if let Some(extent) = letters.partitions.get_mut(&partition) {
+                    extent.replayed = searched.replayed;
+                }
+            }
+        }
+        // The next search goes on from here even if this one was not finished.
+        *self.recalled.lock().unwrap_or_else(PoisonError::into_inner) = recalled;
+        read
     }
 }
 
@@ -88,6 +137,17 @@ impl Letters {
 
     /// The same for offsets from the first up to the second, which is none of them, of each partition.
     pub(crate) fn visit_ranges(
+        &self,
+        ranges: BTreeMap<i32, (i64, i64)>,
+        mut visitor: impl FnMut(BorrowedMessage<'_>) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()> {
+        self.read_ranges(ranges, |record| {
+            if marker::is_marker(&record) { Ok(ControlFlow::Continue(())) } else { visitor(record) }
+        })
+    }
+
+    /// Reads letters and markers alike.
+    fn read_ranges(
         &self,
         mut ranges: BTreeMap<i32, (i64, i64)>,
         mut visitor: impl FnMut(BorrowedMessage<'_>) -> anyhow::Result<ControlFlow<()>>,
@@ -135,7 +195,7 @@ impl Letters {
         let began = Instant::now();
         while !self.patience.is_over(began) {
             match self.poll() {
-                Some(Ok(letter)) if letter.offset() == offset => return Ok(letter),
+                Some(Ok(letter)) if letter.offset() == offset && !marker::is_marker(&letter) => return Ok(letter),
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Err(nothing()),
                 Some(Err(error)) if !passes(&error) => return Err(error).context("read dead letters"),
                 Some(Err(_)) | None => {}

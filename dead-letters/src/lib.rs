@@ -1,31 +1,38 @@
 //! Dead letters: events that no consumer could read. What one looks like, reading those that Kafka has, and sending them
 //! back to where they came from, each once.
 //!
-//! Used by the consumer, which writes them and has the `dlq` commands, and by the producer's API. Needs nothing but Kafka;
-//! what was replayed is the committed offsets of the group `<consumers' group>.dlq-replay`. All calls block.
+//! Used by the consumer, which writes them and has the `dlq` commands, and by the producer's API. Needs nothing but Kafka.
+//! The committed offsets of the group `<consumers' group>.dlq-replay` say what was replayed; where the broker has
+//! forgotten them, the [markers](marker) in the topic do. All calls block.
 
 pub mod letter;
 mod letters;
+mod marker;
 mod page;
 mod replay;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use orderflow_core::Topics;
 use orderflow_service::kafka;
 
 pub use letter::{DeadLetter, Description};
 pub use letters::Letters;
+use letters::Recalled;
 pub use page::{Counts, Known, Page, SeveralPartitions};
 pub use replay::{Outcome, Progress, Replay, TakenOver};
 
-/// The dead letters of one consumer group. Cheap to clone.
+/// The dead letters of one consumer group. Cheap to clone; clones share what they know.
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     kafka: kafka::Settings,
     topics: Topics,
     /// The group whose committed offsets say what was replayed. It never has members.
     group: String,
+    recalled: Arc<Recalled>,
 }
 
 impl DeadLetters {
@@ -35,6 +42,7 @@ impl DeadLetters {
             kafka: kafka.clone(),
             topics: Topics::named(&kafka.kafka_topic),
             group: format!("{consumers}.dlq-replay"),
+            recalled: Arc::default(),
         }
     }
 

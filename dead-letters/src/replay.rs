@@ -1,5 +1,5 @@
-//! Replay: writes each dead letter back to the partition it came from, and commits its offset in the same transaction:
-//! either both happened, or neither. Two replays at once fence each other.
+//! Replay: writes each dead letter back to the partition it came from. The same transaction commits the letter's offset and
+//! writes a [marker](crate::marker) of it: either all of that happened, or none. Two replays at once fence each other.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
@@ -18,6 +18,7 @@ use rdkafka::{
 use crate::{
     DeadLetters, Description, Letters, Patience,
     letter::{Source, original_headers},
+    marker,
 };
 
 /// Letters of one transaction, and their bytes: what fits librdkafka's buffer.
@@ -90,6 +91,7 @@ impl DeadLetters {
         }
         let mut run = Run {
             topics: &self.topics,
+            group: &self.group,
             transactions,
             letters: &letters,
             batch: Batch::default(),
@@ -118,6 +120,7 @@ impl DeadLetters {
 
 struct Run<'run> {
     topics: &'run Topics,
+    group: &'run str,
     transactions: Transactions,
     letters: &'run Letters,
     batch: Batch,
@@ -179,7 +182,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes back what can be and commits the offsets of all. The inner error: Kafka refuses one as too large, and none
+    /// Writes back what can be, and commits and marks the offsets of all. The inner error: Kafka refuses one as too large, and none
     /// was replayed.
     fn transact(&self, letters: &[Letter]) -> anyhow::Result<Result<(), String>> {
         let outgoing = letters.iter().filter_map(|(original, letter)| {
@@ -195,12 +198,19 @@ impl Run<'_> {
         let next: BTreeMap<_, _> =
             letters.iter().map(|(_, letter)| (letter.partition(), letter.offset() + 1)).collect();
         let mut offsets = TopicPartitionList::new();
-        for (partition, offset) in next {
-            offsets.add_partition_offset(&self.letters.topic, partition, Offset::Offset(offset))?;
+        for (partition, offset) in &next {
+            offsets.add_partition_offset(&self.letters.topic, *partition, Offset::Offset(*offset))?;
         }
+        let markers = next.into_iter().map(|(partition, offset)| Outgoing {
+            topic: &self.letters.topic,
+            partition,
+            key: None,
+            value: None,
+            headers: Some(marker::headers(self.group, offset)),
+        });
         // Of a consumer that is in no group: no generation is checked. That no second replay runs is the producer's part.
         let group = Arc::new(self.letters.consumer.group_metadata().context("name the group")?);
-        match self.transactions.run(outgoing, &offsets, &group) {
+        match self.transactions.run(outgoing.chain(markers), &offsets, &group) {
             Ok(()) => Ok(Ok(())),
             Err(Failure::Aborted(Cause { reason, too_large_for: Some(_) })) => Ok(Err(reason)),
             Err(Failure::Aborted(Cause { reason, .. })) => bail!("{reason}: these letters were not replayed"),

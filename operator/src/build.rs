@@ -30,7 +30,8 @@ use k8s_openapi::{
     },
 };
 use kube::Resource;
-pub use pod::HTTP_PORT;
+pub use pod::{HTTP_PORT, INTERNAL_PORT};
+pub use producer::internal_name;
 
 use crate::{
     crd::OrderFlow,
@@ -55,7 +56,10 @@ pub struct Children {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProducerChildren {
     pub service_account: ServiceAccount,
+    /// For clients of the API.
     pub service: Service,
+    /// For operators: the dashboard and all of the API.
+    pub internal_service: Service,
     pub deployment: Deployment,
     pub disruption_budget: PodDisruptionBudget,
     /// None: the spec gives a number of pods.
@@ -199,6 +203,7 @@ mod tests {
         let expected = [
             "ServiceAccount shop-producer",
             "Service shop-producer",
+            "Service shop-internal",
             "Deployment shop-producer",
             "PodDisruptionBudget shop-producer",
             "HorizontalPodAutoscaler shop-producer",
@@ -212,6 +217,7 @@ mod tests {
         for object in &objects {
             let metadata = &object["metadata"];
             let component = metadata["name"].as_str().unwrap().strip_prefix("shop-").unwrap();
+            let component = if component == "internal" { "producer" } else { component };
             assert!(object["apiVersion"].is_string());
             assert_eq!(metadata["namespace"], "store");
             let labels = json!({
@@ -257,17 +263,17 @@ mod tests {
         };
         let mut seen = 0;
         for object in fixture::objects(&children) {
-            let (own, other) = if object["metadata"]["name"] == "shop-producer" {
-                (&producer, &consumer)
-            } else {
+            let (own, other) = if object["metadata"]["name"] == "shop-consumer" {
                 (&consumer, &producer)
+            } else {
+                (&producer, &consumer)
             };
             for selector in selectors(&object) {
                 seen += 1;
                 assert!(finds(&selector, own) && !finds(&selector, other), "{}: {selector}", object["kind"]);
             }
         }
-        assert_eq!(seen, 7, "Service, 2 Deployments, 2 budgets, 2 policies");
+        assert_eq!(seen, 8, "2 Services, 2 Deployments, 2 budgets, 2 policies");
     }
 
     #[test]

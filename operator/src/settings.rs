@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use orderflow_service::{admin, telemetry};
+use orderflow_service::{admin, secret::Secrets, telemetry};
 
 use crate::reconcile::validate::Images;
 
@@ -28,6 +28,9 @@ pub enum Command {
     /// Let go of all resources, before the operator goes for good: take the Lease, then remove their finalizers
     Release(Release),
 }
+
+/// It has none of its own: a pipeline's are in the Secrets that its spec names.
+impl Secrets for Settings {}
 
 /// Where the operator works, and where it keeps its own things.
 #[derive(Args, Clone, Debug)]

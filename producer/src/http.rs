@@ -1,4 +1,5 @@
-//! The public port: the API's routes, what every request passes, and the OpenAPI document that is made from the same code.
+//! The API's routes, what every request passes, and the OpenAPI document that is made from the same code. With one port
+//! it serves all routes; with two, the public one serves what clients need and the internal one all.
 
 mod body;
 mod config;
@@ -24,7 +25,7 @@ use std::{
 
 use anyhow::Context;
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, header},
     middleware::{self, Next},
@@ -54,7 +55,7 @@ use crate::{
 };
 pub use config::Config;
 pub use parameter::KnownNames;
-use problem::Problem;
+use problem::{Cause, Problem};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -81,6 +82,15 @@ pub struct App {
     pub stop: CancellationToken,
 }
 
+/// Whom a port serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Clients: they place orders, and read those of a user they name, one by its id, and receipts.
+    Public,
+    /// Operators, too: the dashboard, everybody's orders, trails, figures, the feed and dead letters.
+    Internal,
+}
+
 #[derive(OpenApi)]
 #[openapi(info(
     title = "OrderFlow",
@@ -92,7 +102,7 @@ struct Document;
 
 /// The OpenAPI document of this build.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().into_openapi()
+    routes(Exposure::Internal).into_openapi()
 }
 
 /// Returns the longest time for a request. It exceeds the deadlines of all sources together, so that the answer comes from
@@ -102,20 +112,24 @@ pub fn deadline(settings: &Settings) -> Duration {
     body::TIMEOUT + settings.order_timeout().max(settings.s3.timeout()) + MARGIN
 }
 
-pub fn router(app: App, settings: &Settings) -> anyhow::Result<Router> {
+pub fn router(app: Shared, settings: &Settings, exposure: Exposure) -> anyhow::Result<Router> {
     let cors_origins = &settings.cors_allow_origin;
-    let (api, document) = routes().split_for_parts();
+    let (api, document) = routes(exposure).split_for_parts();
     let document = document.to_json().context("encode the OpenAPI document")?;
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let requests = app.metrics.requests.clone();
-    let app = Arc::new(app);
+    let dashboard = match exposure {
+        Exposure::Public => Router::new(),
+        Exposure::Internal => dashboard::routes(settings.controls_url.as_deref())?,
+    };
     let router = api
         .route_layer(middleware::from_fn_with_state(app.clone(), parameter::read_query))
         .route("/openapi.json", get(openapi))
-        .merge(dashboard::routes(settings.controls_url.as_deref())?)
+        .merge(dashboard)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(app.clone())
+        .layer(Extension(exposure))
         .layer(middleware::from_fn_with_state(app, within_deadline))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
         .layer(middleware::from_fn_with_state(requests, observe));
@@ -123,12 +137,16 @@ pub fn router(app: App, settings: &Settings) -> anyhow::Result<Router> {
     Ok(if cors_origins.is_empty() { router } else { router.layer(cors(cors_origins)?) })
 }
 
-fn routes() -> OpenApiRouter<Shared> {
-    OpenApiRouter::with_openapi(Document::openapi())
+fn routes(exposure: Exposure) -> OpenApiRouter<Shared> {
+    let public = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(health))
         .routes(routes!(place::place_order, orders::list_orders))
         .routes(routes!(orders::get_order))
-        .routes(routes!(receipt::get_receipt))
+        .routes(routes!(receipt::get_receipt));
+    if exposure == Exposure::Public {
+        return public;
+    }
+    public
         .routes(routes!(trail::get_trail))
         .routes(routes!(stats::list_shards))
         .routes(routes!(stats::get_stats))
@@ -192,7 +210,8 @@ async fn observe(
     let status = response.status();
     if status.is_server_error() {
         let request_id = request_id.to_str().unwrap_or_default();
-        tracing::warn!(%method, route, status = status.as_u16(), request_id, "answered");
+        let cause = response.extensions().get::<Cause>().map(|cause| cause.0.as_str());
+        tracing::warn!(%method, route, status = status.as_u16(), request_id, cause, "answered");
     }
     let labels = RequestLabels { method: label_of(&method), route, status: status.as_u16() };
     requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());

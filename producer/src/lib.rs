@@ -21,6 +21,7 @@ pub mod verify;
 
 use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use futures_util::future::OptionFuture;
 use orderflow_core::Topics;
 use orderflow_dead_letters::DeadLetters;
 use orderflow_service::{
@@ -33,6 +34,7 @@ pub use settings::{Command, Settings};
 use crate::{
     dead_letters::Office,
     feed::{Feed, Tail},
+    http::Exposure,
     metrics::Metrics,
     receipts::Receipts,
     relay::Relay,
@@ -131,7 +133,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         dead_letters: office.clone(),
     };
     let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone());
-    let app = http::App {
+    let app = Arc::new(http::App {
         map: settings.shards.clone(),
         shards,
         s3: client,
@@ -146,16 +148,32 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         deadline: http::deadline(&settings),
         metrics,
         stop: stop.clone(),
-    };
+    });
     let admin_address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
     let admin = admin::bind("admin", admin_address).await?;
     let listener = admin::bind("http", SocketAddr::new(settings.admin.host, settings.port)).await?;
+    let internal = match settings.internal_port {
+        Some(port) => Some(admin::bind("internal", SocketAddr::new(settings.admin.host, port)).await?),
+        None => None,
+    };
     admin::serve(&administering, &supervisor, admin, dependencies, registry);
 
-    let router = http::router(app, &settings)?;
-    let mut serving = pin!(http::server::serve(listener, router, settings.max_connections, stop.clone(), DRAIN));
+    let exposure = if internal.is_some() { Exposure::Public } else { Exposure::Internal };
+    let router = http::router(app.clone(), &settings, exposure)?;
+    let of_clients = http::server::serve(listener, router, settings.max_connections, stop.clone(), DRAIN);
+    let of_operators = match internal {
+        Some(listener) => {
+            let router = http::router(app, &settings, Exposure::Internal)?;
+            Some(http::server::serve(listener, router, settings.max_connections, stop.clone(), DRAIN))
+        }
+        None => {
+            drop(app);
+            None
+        }
+    };
+    let mut serving = pin!(async { tokio::join!(of_clients, OptionFuture::from(of_operators)) });
     let failure = tokio::select! {
-        () = &mut serving => None,
+        _ = &mut serving => None,
         failure = supervisor.failed() => {
             // The process ends in good order: the other tasks and the requests in flight are not to blame.
             tracing::error!(error = format!("{failure:#}"), "stopping");

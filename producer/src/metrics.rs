@@ -1,6 +1,9 @@
 //! Every metric of the producer, by name; beside them `orderflow_dependency_up`, which every program has.
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
 
 use orderflow_service::prometheus::{
     encoding::EncodeLabelSet,
@@ -12,6 +15,8 @@ use orderflow_service::prometheus::{
     },
     registry::Registry,
 };
+
+use crate::shard::durability;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -28,6 +33,12 @@ pub struct ShardLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
     pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SettingLabels {
+    shard: String,
+    setting: &'static str,
 }
 
 #[derive(Clone)]
@@ -67,6 +78,7 @@ pub struct Metrics {
     receipts_failed: Family<ShardLabel, Counter>,
     outbox_oldest: Family<ShardLabel, Age>,
     receipt_jobs_oldest: Family<ShardLabel, Age>,
+    unsafe_setting: Family<SettingLabels, Gauge>,
 }
 
 /// In seconds.
@@ -90,6 +102,29 @@ pub struct ShardMetrics {
     pub relay_dead: Counter,
     pub receipts_stored: Counter,
     pub receipts_failed: Counter,
+    pub unsafe_settings: UnsafeSettings,
+}
+
+/// The settings of one shard's server that put acknowledged orders at risk, as they were last read.
+#[derive(Clone)]
+pub struct UnsafeSettings {
+    shard: String,
+    metric: Family<SettingLabels, Gauge>,
+    last: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+impl UnsafeSettings {
+    /// Returns those that were safe until now.
+    pub fn replace(&self, settings: BTreeSet<&'static str>) -> Vec<&'static str> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = settings.difference(&last).copied().collect();
+        for setting in durability::WATCHED {
+            let labels = SettingLabels { shard: self.shard.clone(), setting };
+            self.metric.get_or_create_owned(&labels).set(i64::from(settings.contains(setting)));
+        }
+        *last = settings;
+        new
+    }
 }
 
 impl Metrics {
@@ -109,6 +144,7 @@ impl Metrics {
             receipts_failed: Family::default(),
             outbox_oldest: Family::default(),
             receipt_jobs_oldest: Family::default(),
+            unsafe_setting: Family::default(),
         };
         let orderflow = registry.sub_registry_with_prefix("orderflow");
         macro_rules! register {
@@ -129,6 +165,7 @@ impl Metrics {
             "receipts_failed" "Tries to write a receipt that failed" receipts_failed;
             "outbox_oldest_seconds" "Age of the oldest event that waits to be published; 0: none waits, NaN: not known" outbox_oldest;
             "receipt_jobs_oldest_seconds" "Age of the oldest order whose receipt waits to be written, likewise" receipt_jobs_oldest;
+            "unsafe_setting" "1 if this setting of the shard's Postgres can lose acknowledged orders" unsafe_setting;
         }
         metrics
     }
@@ -152,6 +189,11 @@ impl Metrics {
             relay_dead: self.relay_dead.get_or_create_owned(&label),
             receipts_stored: self.receipts_stored.get_or_create_owned(&label),
             receipts_failed: self.receipts_failed.get_or_create_owned(&label),
+            unsafe_settings: UnsafeSettings {
+                shard: name.to_owned(),
+                metric: self.unsafe_setting.clone(),
+                last: Arc::default(),
+            },
         }
     }
 }

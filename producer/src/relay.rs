@@ -84,7 +84,7 @@ impl Relay {
     /// writers' own statement would make their commits queue behind one another (it holds a lock over the sync).
     /// `None`: stopped.
     async fn stand_by(&self, stop: &CancellationToken) -> anyhow::Result<Option<Session>> {
-        let mut session = Session::open(&self.options, &self.expected).await?;
+        let mut session = Session::open(&self.options, &self.expected, &self.metrics.unsafe_settings).await?;
         let mut next_try = Instant::now();
         loop {
             tokio::select! {
@@ -172,6 +172,17 @@ impl Relay {
                     self.metrics.relay_batch_size.observe(batch.len() as f64);
                     self.metrics.relay_events.inc_by(batch.len() as u64);
                     most = (most + most.div_ceil(8)).min(BATCH);
+                }
+                Ok(Published::TooMany) => {
+                    most = batch.len() / 2;
+                    tracing::warn!(
+                        shard = self.shard.name,
+                        topic = self.topics.relay,
+                        events = batch.len(),
+                        "the progress record is too large for its topic: fewer events are published together. \
+                         Raise max.message.bytes of the topic"
+                    );
+                    publisher = self.take_over(&mut session).await?.0;
                 }
                 Ok(Published::Refused { .. }) if batch.len() > 1 => {
                     most = batch.len() / 2;

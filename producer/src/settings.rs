@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
 use orderflow_core::ShardMap;
-use orderflow_service::{admin, kafka, s3, telemetry};
+use orderflow_service::{admin, kafka, s3, secret::Secrets, telemetry};
 
 use crate::verify;
 
@@ -18,9 +18,14 @@ use crate::verify;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "orderflow-producer", version)]
 pub struct Settings {
-    /// Port of the API and the dashboard; 0 takes a free one
+    /// Port of the API and, without INTERNAL_PORT, of the dashboard; 0 takes a free one
     #[arg(long, env = "PORT", default_value_t = 8080, help_heading = "Addresses")]
     pub port: u16,
+
+    /// Port of the dashboard and of all routes; PORT then serves clients alone: place an order, a user's orders, an order,
+    /// its receipt. 0 takes a free one; absent: PORT serves all
+    #[arg(long, env = "INTERNAL_PORT", help_heading = "Addresses")]
+    pub internal_port: Option<u16>,
 
     #[command(flatten)]
     pub admin: admin::Settings,
@@ -96,6 +101,13 @@ pub enum Command {
     Verify(verify::Options),
 }
 
+impl Secrets for Settings {
+    fn read_secrets(&mut self) -> Result<(), String> {
+        self.kafka.read_secrets()?;
+        self.s3.read_secrets()
+    }
+}
+
 impl Settings {
     pub fn order_timeout(&self) -> Duration {
         Duration::from_millis(self.order_timeout_ms)
@@ -114,6 +126,11 @@ impl Settings {
         ensure!((1..=1_000_000).contains(&self.max_connections), "MAX_CONNECTIONS: must be from 1 to 1000000");
         ensure!((1..=100_000).contains(&self.max_feeds), "MAX_FEEDS: must be from 1 to 100000");
         ensure!((1..=600_000).contains(&self.s3.s3_timeout_ms), "S3_TIMEOUT_MS: must be from 1 to 600000");
+        let is_shared = |port: u16| port != 0 && (port == self.port || port == self.admin.admin_port);
+        ensure!(
+            !self.internal_port.is_some_and(is_shared),
+            "INTERNAL_PORT: must be another port than PORT and ADMIN_PORT"
+        );
         if let Some(endpoint) = &self.s3.s3_endpoint {
             let host = ["http://", "https://"].iter().find_map(|scheme| endpoint.strip_prefix(scheme));
             ensure!(

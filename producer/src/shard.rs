@@ -1,6 +1,7 @@
 //! One shard as the API sees it: place an order, read orders. Behind it a bounded queue, writers that own one connection
 //! each, and a small pool for reading.
 
+pub(crate) mod durability;
 pub(crate) mod meta;
 mod order_row;
 mod queue;

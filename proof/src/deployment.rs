@@ -210,8 +210,7 @@ impl Side {
             // Short leases, so that a run does not wait a minute for what a killed worker had claimed.
             .env("S3_TIMEOUT_MS", "1000")
             .env("RECEIPT_LEASE_MS", "10000");
-        let consumer = with_admin(Consumer::builder(folder, of_kafka), format!("consumer-{name}"))?
-            .env("LOG_NOTIFICATIONS", "false");
+        let consumer = with_admin(Consumer::builder(folder, of_kafka), format!("consumer-{name}"))?;
         let (producer, consumer) = tokio::try_join!(producer.start(), consumer.start())?;
         Ok(Self { producer, consumer, links, producer_port })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use orderflow_core::ShardMap;
-use orderflow_service::{kafka, s3, telemetry};
+use orderflow_service::{kafka, s3, secret::Secrets, telemetry};
 
 /// Makes everything that an OrderFlow stands on (schemas, bucket, topics), checks it, or removes it. May run as often as one
 /// likes and several times at once; exits with 1 if anything failed.
@@ -61,6 +61,13 @@ pub struct Settings {
 
     #[command(flatten)]
     pub telemetry: telemetry::Settings,
+}
+
+impl Secrets for Settings {
+    fn read_secrets(&mut self) -> Result<(), String> {
+        self.kafka.read_secrets()?;
+        self.s3.read_secrets()
+    }
 }
 
 impl Settings {

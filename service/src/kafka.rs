@@ -18,8 +18,12 @@ use rdkafka::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::secret::{self, Secrets};
+
 pub use reading::{count_partitions, passes};
 pub use trouble::{Told, Trouble, Troubles, Unanswered, diagnose, fetch_metadata, why};
+
+const PASSWORD: &str = "KAFKA_SASL_PASSWORD";
 
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
@@ -45,16 +49,17 @@ pub struct Settings {
     #[arg(skip)]
     pub kafka_ca_pem: Option<String>,
 
-    /// How to log in; absent: not at all
-    #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, requires_all = ["kafka_sasl_username", "kafka_sasl_password"])]
+    /// How to log in; absent: not at all. The password is KAFKA_SASL_PASSWORD, or in the file that KAFKA_SASL_PASSWORD_FILE
+    /// names: it has no flag
+    #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, requires = "kafka_sasl_username")]
     pub kafka_sasl_mechanism: Option<SaslMechanism>,
 
     /// Name to log in with
     #[arg(long, env = "KAFKA_SASL_USERNAME")]
     pub kafka_sasl_username: Option<String>,
 
-    /// Password to log in with
-    #[arg(long, env = "KAFKA_SASL_PASSWORD", hide_env_values = true)]
+    /// Password to log in with, which [`read_secrets`](Secrets::read_secrets) reads
+    #[arg(skip)]
     pub kafka_sasl_password: Option<SecretString>,
 }
 
@@ -66,6 +71,16 @@ pub enum SaslMechanism {
     ScramSha256,
     #[value(name = "SCRAM-SHA-512")]
     ScramSha512,
+}
+
+impl Secrets for Settings {
+    fn read_secrets(&mut self) -> Result<(), String> {
+        self.kafka_sasl_password = secret::read(PASSWORD)?;
+        match (self.kafka_sasl_mechanism, &self.kafka_sasl_password) {
+            (Some(_), None) => Err(format!("KAFKA_SASL_MECHANISM: needs {PASSWORD} or {PASSWORD}_FILE")),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Settings {

@@ -17,7 +17,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use crate::settings;
+use crate::{secret, settings};
 
 pub use pool::{AskError, Pool};
 pub use refusal::{Refusal, is_stale_plan, sqlstate};
@@ -52,28 +52,23 @@ pub fn ca_variable(shard: &Shard) -> String {
     format!("PG_SHARD{}_CA_FILE", shard.index.number())
 }
 
-/// Reads the DSN of each shard, and the optional CA file beside it, from the environment, in the order of the map. They
-/// have no flags: what is on a command line, everybody on the machine can read. The error names every variable that is
-/// missing.
+/// Reads the DSN of each shard, or the file that `PG_SHARD1_DSN_FILE` names, and the optional CA file beside it from the
+/// environment, in the order of the map. The error names every variable that is missing.
 pub fn shard_dsns(map: &ShardMap) -> anyhow::Result<Vec<Dsn>> {
     read_shard_dsns(map, |variable| std::env::var(variable).ok())
 }
 
 fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> anyhow::Result<Vec<Dsn>> {
-    let read = |variable: &str, is_secret| {
-        let value = read(variable).filter(|value| !value.trim().is_empty());
-        value
-            .iter()
-            .try_for_each(|value| settings::check_plain(variable, value, is_secret))
-            .map_err(anyhow::Error::msg)?;
-        anyhow::Ok(value)
-    };
+    let environment = |variable: &str| read(variable).map(Ok);
     let (mut dsns, mut missing) = (Vec::new(), Vec::new());
     for shard in map {
         let variable = dsn_variable(shard);
-        let ca = read(&ca_variable(shard), false)?.map(|path| Ca::File(path.into()));
-        match read(&variable, true)? {
-            Some(url) => dsns.push(Dsn { url: url.into(), ca }),
+        let authority = ca_variable(shard);
+        let ca = read(&authority).filter(|path| !path.trim().is_empty());
+        ca.iter().try_for_each(|path| settings::check_plain(&authority, path, false)).map_err(anyhow::Error::msg)?;
+        let ca = ca.map(|path| Ca::File(path.into()));
+        match secret::read_from(&variable, environment).map_err(anyhow::Error::msg)? {
+            Some(url) => dsns.push(Dsn { url, ca }),
             None => missing.push(format!("{variable} ({})", shard.info())),
         }
     }
@@ -95,6 +90,9 @@ pub fn options(
 ) -> anyhow::Result<PgConnectOptions> {
     let url = url.expose_secret();
     let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    if is_postgres {
+        require_known_parameters(variable, url)?;
+    }
     let options: Option<PgConnectOptions> = is_postgres.then(|| url.parse().ok()).flatten();
     let options =
         options.with_context(|| format!("{variable}: not a URL like postgres://USER:PASSWORD@HOST/DATABASE"))?;
@@ -111,6 +109,47 @@ pub fn options(
         ("tcp_user_timeout", "5000"),
     ];
     Ok(options.application_name(application).options(server_side).disable_statement_logging())
+}
+
+/// Refuses a parameter that sqlx does not know: it would log the value, which may be a misspelt password, and go on without
+/// it.
+fn require_known_parameters(variable: &str, url: &str) -> anyhow::Result<()> {
+    const KNOWN: [&str; 18] = [
+        "sslmode",
+        "ssl-mode",
+        "sslrootcert",
+        "ssl-root-cert",
+        "ssl-ca",
+        "sslcert",
+        "ssl-cert",
+        "sslkey",
+        "ssl-key",
+        "statement-cache-capacity",
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "application_name",
+        "options",
+    ];
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
+        let is_known = KNOWN.contains(&name) || (name.starts_with("options[") && name.ends_with(']'));
+        // What is no name may be part of a password with a question mark.
+        let is_name =
+            name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        anyhow::ensure!(
+            is_known,
+            "{variable}: the parameter {} is unknown. Known are {}",
+            if is_name && parameter.contains('=') { name } else { "behind the question mark" },
+            KNOWN.join(", ")
+        );
+    }
+    Ok(())
 }
 
 fn verified_by(ca: &Ca, options: PgConnectOptions) -> anyhow::Result<PgConnectOptions> {
@@ -246,6 +285,14 @@ mod tests {
     }
 
     #[test]
+    fn a_dsn_may_be_in_a_file() {
+        let map: ShardMap = "shard1=A-Z".parse().unwrap();
+        let read = |variable: &str| (variable == "PG_SHARD1_DSN_FILE").then(|| "/nowhere/dsn".to_owned());
+        let error = read_shard_dsns(&map, read).unwrap_err().to_string();
+        assert!(error.starts_with("PG_SHARD1_DSN_FILE: read /nowhere/dsn: "), "{error}");
+    }
+
+    #[test]
     fn a_dsn_with_what_nobody_sees_is_named_and_not_shown() {
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let refused = |variable: &'static str, value: &'static str| {
@@ -309,6 +356,22 @@ J4HHx47MHH9Owv3Jhw==
         assert!(missing.starts_with("PG_SHARD1_DSN: its CA file /nowhere/ca.crt: "), "{missing}");
         let none = error(&Ca::File(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into()));
         assert!(none.ends_with("Cargo.toml: no certificate in it (-----BEGIN CERTIFICATE-----)"), "{none}");
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_refused_by_name_and_its_value_shown_nowhere() {
+        for known in ["?sslmode=require&options[search_path]=shop", "?application_name=a&", "", "#x"] {
+            with_ca(known, None).unwrap();
+        }
+        for (query, shown) in [
+            ("?pasword=hunter2", "PG_SHARD1_DSN: the parameter pasword is unknown. Known are sslmode, "),
+            ("?sslmode=require&passfile=/etc/hunter2", "the parameter passfile is unknown"),
+            ("?hunter2", "the parameter behind the question mark is unknown"),
+            ("?hunter2@db/orders?sslmode=require", "the parameter behind the question mark is unknown"),
+        ] {
+            let error = with_ca(query, None).unwrap_err().to_string();
+            assert!(error.contains(shown) && !error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ use aws_smithy_http_client::{
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::secret::{self, Secrets};
+
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 #[command(next_help_heading = "S3")]
@@ -31,25 +33,42 @@ pub struct Settings {
     #[arg(long, env = "S3_BUCKET", default_value = "order-receipts")]
     pub s3_bucket: String,
 
-    /// Region of the bucket
+    /// Region of the bucket. The access key is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of temporary credentials with
+    /// AWS_SESSION_TOKEN, or in the files that AWS_ACCESS_KEY_ID_FILE and so on name: they have no flags. Absent: the default
+    /// AWS chain (web identity, instance role, …)
     #[arg(long, env = "AWS_REGION", default_value = "us-east-1")]
     pub aws_region: String,
 
-    /// Access key; absent: the default AWS chain (web identity, instance role, …)
-    #[arg(long, env = "AWS_ACCESS_KEY_ID", hide_env_values = true, requires = "aws_secret_access_key")]
+    /// Access key, which [`read_secrets`](Secrets::read_secrets) reads with its secret
+    #[arg(skip)]
     pub aws_access_key_id: Option<String>,
 
     /// Secret of the access key
-    #[arg(long, env = "AWS_SECRET_ACCESS_KEY", hide_env_values = true)]
+    #[arg(skip)]
     pub aws_secret_access_key: Option<SecretString>,
 
     /// Session token of temporary credentials
-    #[arg(long, env = "AWS_SESSION_TOKEN", hide_env_values = true)]
+    #[arg(skip)]
     pub aws_session_token: Option<SecretString>,
 
     /// Longest wait for an answer of S3, in milliseconds
     #[arg(long, env = "S3_TIMEOUT_MS", default_value_t = 5000)]
     pub s3_timeout_ms: u64,
+}
+
+impl Secrets for Settings {
+    fn read_secrets(&mut self) -> Result<(), String> {
+        let id = secret::read("AWS_ACCESS_KEY_ID")?;
+        self.aws_access_key_id = id.map(|id| id.expose_secret().to_owned());
+        self.aws_secret_access_key = secret::read("AWS_SECRET_ACCESS_KEY")?;
+        self.aws_session_token = secret::read("AWS_SESSION_TOKEN")?;
+        match (&self.aws_access_key_id, &self.aws_secret_access_key) {
+            (Some(_), None) => {
+                Err("AWS_ACCESS_KEY_ID: needs AWS_SECRET_ACCESS_KEY or AWS_SECRET_ACCESS_KEY_FILE".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Settings {

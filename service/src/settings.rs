@@ -7,6 +7,8 @@ use std::{env, ffi::OsStr, process};
 use clap::{ArgMatches, Command, Parser, parser::ValueSource};
 use orderflow_core::plain;
 
+use crate::secret::Secrets;
+
 /// Variables that the AWS SDK reads past clap. Any of them may be a secret.
 const READ_BY_AWS_SDK: [&str; 17] = [
     "AWS_CONFIG_FILE",
@@ -29,7 +31,7 @@ const READ_BY_AWS_SDK: [&str; 17] = [
 ];
 
 /// Returns the settings, or ends the process with exit code 2 and an error that names the wrong setting.
-pub fn parse<T: Parser>() -> T {
+pub fn parse<T: Parser + Secrets>() -> T {
     let refuse = |error: String| -> ! {
         eprintln!("error: {error}");
         process::exit(2)
@@ -48,7 +50,9 @@ pub fn parse<T: Parser>() -> T {
     });
     let checked = check_matches(&command, &matches).and_then(|()| check_libraries(environment));
     checked.unwrap_or_else(|error| refuse(error));
-    T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let mut settings = T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    settings.read_secrets().unwrap_or_else(|error| refuse(error));
+    settings
 }
 
 /// Checks one value. The error has its name, the rule and the value with invisible characters escaped, up to the end of its

@@ -68,24 +68,30 @@ impl Kafka {
 
     /// The same with the client port chosen.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
-        Self::start_with(folder, name, port, &[], None, &[]).await
+        Self::start_with(folder, name, port, &[], None, &[], "").await
     }
 
     /// One that lives for a test or some: it compiles less well, and so is there sooner, for less CPU.
     pub async fn start_short_lived(folder: &Path, name: &str) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, &[], None, SHORT_LIVED).await
+        Self::start_with(folder, name, port::free()?, &[], None, SHORT_LIVED, "").await
     }
 
     /// One that has further listeners, beside the one that [`Kafka::bootstrap`] names.
     pub async fn start_behind(folder: &Path, name: &str, listeners: &[Listener]) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, listeners, None, &[]).await
+        Self::start_with(folder, name, port::free()?, listeners, None, &[], "").await
     }
 
     /// A secured one, short-lived: `authority` signs its certificate, which names 127.0.0.1 and no other host.
     pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, &[], Some(authority), SHORT_LIVED).await
+        Self::start_with(folder, name, port::free()?, &[], Some(authority), SHORT_LIVED, "").await
     }
 
+    /// One that forgets the offsets of a group without members after a minute; short-lived.
+    pub async fn start_forgetful(folder: &Path, name: &str) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, &[], None, SHORT_LIVED, FORGETFUL_PROPERTIES).await
+    }
+
+    /// `properties` are further lines of the broker's settings, the last of two for one name counts.
     async fn start_with(
         folder: &Path,
         name: &str,
@@ -93,6 +99,7 @@ impl Kafka {
         further: &[Listener],
         authority: Option<&Authority>,
         jvm: &[&str],
+        properties: &str,
     ) -> Result<Self> {
         let storage = folder::data(folder, name)?;
         let log = folder::log(folder, name)?;
@@ -106,7 +113,8 @@ impl Kafka {
         }
         // The broker's port may be another one than last time; the controller's was written into the storage.
         let controller = controller_port(&storage)?;
-        write(&settings, &server_properties(&storage, port, controller, further, tls.as_ref()))?;
+        let text = server_properties(&storage, port, controller, further, tls.as_ref());
+        write(&settings, &format!("{text}{properties}"))?;
         let launch = java(name, &log, &storage)?
             .arguments(jvm)
             .arguments(["-Xms256m", "-Xmx512m"])
@@ -321,6 +329,12 @@ broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
 # The default buffer is a quarter of the heap.
 log.cleaner.dedupe.buffer.size=16777216
+";
+
+/// The shortest that there is.
+const FORGETFUL_PROPERTIES: &str = "\
+offsets.retention.minutes=1
+offsets.retention.check.interval.ms=1000
 ";
 
 /// Without it, log4j shows errors only.

@@ -86,6 +86,11 @@ impl Producer {
         address(&self.process, "http")
     }
 
+    /// Where all routes are, if it was started with `INTERNAL_PORT`.
+    pub fn internal_url(&self) -> Result<String> {
+        address(&self.process, "internal")
+    }
+
     /// Where `/livez`, `/readyz` and `/metrics` are.
     pub fn admin_url(&self) -> Result<String> {
         address(&self.process, "admin")

@@ -44,6 +44,12 @@ impl Services {
         Self::start_with(folder, prefix, postgres, kafka, store).await
     }
 
+    async fn start_forgetful(folder: &Path, prefix: &str) -> Result<Self> {
+        let postgres = async |name: String| Postgres::start(folder, &name).await;
+        let kafka = async |name: String| Kafka::start_forgetful(folder, &name).await;
+        Self::start_with(folder, prefix, postgres, kafka, Store::Versitygw).await
+    }
+
     async fn start_secured(folder: &Path, prefix: &str) -> Result<Self> {
         let authority = Authority::new("orderflow-testbed")?;
         let postgres = async |name: String| Postgres::start_secured(folder, &name, &authority).await;
@@ -125,6 +131,13 @@ impl Stack {
     pub async fn own_with(store: Store) -> Result<Self> {
         let folder = folder::of_this_test_process()?;
         let services = Services::start(folder, &own_prefix(), store).await?;
+        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
+    }
+
+    /// A stack of its own whose Kafka forgets the offsets of a group without members after a minute.
+    pub async fn own_forgetful() -> Result<Self> {
+        let folder = folder::of_this_test_process()?;
+        let services = Services::start_forgetful(folder, &own_prefix()).await?;
         Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
     }
 

@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn a_consumers_deployment_is_what_the_spec_asks_for() {
-        let changes = json!({"consumer": {"replicas": 4, "groupId": "mailers"}});
+        let changes = json!({"consumer": {"replicas": 4, "groupId": "mailers", "logNotifications": true}});
         let spec = fixture::build(&fixture::pipeline(&changes)).consumer.deployment.spec.unwrap();
         assert_eq!(spec.replicas, Some(4));
         let container = serde_json::to_value(&spec.template.spec.unwrap().containers[0]).unwrap();
@@ -44,6 +44,8 @@ mod tests {
         assert_eq!(container["image"], "orderflow-consumer:0.1.0");
         assert_eq!(container["ports"], json!([{"name": "metrics", "containerPort": 9464, "protocol": "TCP"}]));
         let environment = container["env"].as_array().unwrap();
-        assert!(environment.contains(&json!({"name": "KAFKA_GROUP_ID", "value": "mailers"})), "{environment:?}");
+        for (name, value) in [("KAFKA_GROUP_ID", "mailers"), ("LOG_NOTIFICATIONS", "true")] {
+            assert!(environment.contains(&json!({"name": name, "value": value})), "{environment:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use orderflow_service::postgres;
 
-use super::pod::{HTTP_PORT, METRICS_PORT};
+use super::pod::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT};
 use crate::{
     crd::SecretKey,
     reconcile::validate::{Bucket, Pipeline, Shard, Topic, Username},
@@ -31,6 +31,7 @@ pub struct Environment {
 pub fn of_producer(pipeline: &Pipeline) -> Environment {
     let mut environment = Environment::default();
     environment.value("PORT", &HTTP_PORT);
+    environment.value("INTERNAL_PORT", &INTERNAL_PORT);
     environment.every_program();
     environment.value("SHARDS", &pipeline.map);
     for shard in &pipeline.shards {
@@ -48,6 +49,9 @@ pub fn of_consumer(pipeline: &Pipeline) -> Environment {
     environment.every_program();
     environment.kafka(&pipeline.topic);
     environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
+    if pipeline.consumer.log_notifications {
+        environment.value("LOG_NOTIFICATIONS", &true);
+    }
     // No two live pods share a name, and a container that is started again keeps its pod's: it settles the transaction
     // that it left open at once.
     environment.field("INSTANCE", "metadata.name");
@@ -171,6 +175,7 @@ mod tests {
         let pipeline = fixture::pipeline(&json!({}));
         let producer = [
             "PORT=8080",
+            "INTERNAL_PORT=8081",
             "ADMIN_PORT=9464",
             "LOG_FORMAT=json",
             "SHARDS=shard1=A-M,shard2=N-Z",

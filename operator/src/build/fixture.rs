@@ -129,11 +129,19 @@ pub fn objects(children: &Children) -> Vec<Value> {
         serde_json::to_value(object).expect("a Kubernetes object is JSON")
     }
     let Children { producer, consumer } = children;
-    let ProducerChildren { service_account, service, deployment, disruption_budget, autoscaler, network_policy } =
-        producer;
+    let ProducerChildren {
+        service_account,
+        service,
+        internal_service,
+        deployment,
+        disruption_budget,
+        autoscaler,
+        network_policy,
+    } = producer;
     let of_producer = [
         Some(sent(service_account)),
         Some(sent(service)),
+        Some(sent(internal_service)),
         Some(sent(deployment)),
         Some(sent(disruption_budget)),
         autoscaler.as_ref().map(sent),

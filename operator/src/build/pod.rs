@@ -18,9 +18,13 @@ use orderflow_service::shutdown;
 use super::{Component, environment::Environment};
 use crate::reconcile::validate::{Identity, Pods};
 
-/// The API and the dashboard.
+/// What clients need of the API.
 pub const HTTP_PORT: u16 = 8080;
 pub const HTTP: &str = "http";
+
+/// The dashboard and all of the API.
+pub const INTERNAL_PORT: u16 = 8081;
+pub const INTERNAL: &str = "internal";
 
 /// `/livez`, `/readyz` and `/metrics`.
 pub const METRICS_PORT: u16 = 9464;

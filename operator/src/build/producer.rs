@@ -10,12 +10,12 @@ use k8s_openapi::{
         },
         core::v1::{Service, ServicePort, ServiceSpec},
     },
-    apimachinery::pkg::util::intstr::IntOrString,
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 
 use super::{
     Component, ProducerChildren, config_hash, environment, network_policy,
-    pod::{self, HTTP, HTTP_PORT, METRICS, METRICS_PORT, Program},
+    pod::{self, HTTP, HTTP_PORT, INTERNAL, INTERNAL_PORT, METRICS, METRICS_PORT, Program},
 };
 use crate::reconcile::validate::{Identity, Pipeline, Scale};
 
@@ -35,14 +35,15 @@ pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ProducerChildren {
             // Whoever writes the number here would undo the autoscaler's work.
             Scale::Automatic { .. } => None,
         },
-        ports: vec![pod::port(HTTP, HTTP_PORT), pod::port(METRICS, METRICS_PORT)],
+        ports: vec![pod::port(HTTP, HTTP_PORT), pod::port(INTERNAL, INTERNAL_PORT), pod::port(METRICS, METRICS_PORT)],
         environment: environment::of_producer(pipeline),
         config_hash: config_hash::of_producer(key, pipeline),
         sleep_before_stop: Some(SLEEP_BEFORE_STOP),
     };
     ProducerChildren {
         service_account: PRODUCER.service_account(identity, &producer.pods),
-        service: service(identity),
+        service: service(identity, PRODUCER.name(identity), HTTP, HTTP_PORT),
+        internal_service: service(identity, internal_name(identity), INTERNAL, INTERNAL_PORT),
         deployment: pod::deployment(identity, program),
         disruption_budget: PRODUCER.disruption_budget(identity),
         autoscaler: autoscaler(identity, producer.scale),
@@ -50,12 +51,18 @@ pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ProducerChildren {
     }
 }
 
-/// Without the admin port: its clients are the kubelet and Prometheus, who ask the pods themselves.
-fn service(identity: &Identity) -> Service {
+/// Names the Service of the dashboard and of all of the API.
+pub fn internal_name(identity: &Identity) -> String {
+    format!("{}-internal", identity.name)
+}
+
+/// Two Services, so that one can be exposed without the other. Neither has the admin port: its clients are the kubelet and
+/// Prometheus, who ask the pods themselves.
+fn service(identity: &Identity, name: String, port_name: &str, number: u16) -> Service {
     let port = ServicePort {
-        name: Some(HTTP.to_owned()),
-        port: i32::from(HTTP_PORT),
-        target_port: Some(IntOrString::String(HTTP.to_owned())),
+        name: Some(port_name.to_owned()),
+        port: i32::from(number),
+        target_port: Some(IntOrString::String(port_name.to_owned())),
         protocol: Some("TCP".to_owned()),
         ..ServicePort::default()
     };
@@ -65,7 +72,8 @@ fn service(identity: &Identity) -> Service {
         ports: Some(vec![port]),
         ..ServiceSpec::default()
     };
-    Service { metadata: PRODUCER.metadata(identity), spec: Some(spec), ..Service::default() }
+    let metadata = ObjectMeta { name: Some(name), ..PRODUCER.metadata(identity) };
+    Service { metadata, spec: Some(spec), ..Service::default() }
 }
 
 fn autoscaler(identity: &Identity, scale: Scale) -> Option<HorizontalPodAutoscaler> {
@@ -135,14 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn the_service_has_the_port_that_people_forward() {
+    fn each_service_has_the_one_port_that_people_forward() {
         let children = children(&json!({}));
-        let port = &children.service.spec.unwrap().ports.unwrap()[0];
-        assert_eq!((port.port, port.name.as_deref()), (8080, Some("http")));
+        let of = |service: &Service| {
+            let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).unwrap();
+            assert_eq!(ports.len(), 1);
+            (service.metadata.name.clone().unwrap(), ports[0].port, ports[0].name.clone().unwrap())
+        };
+        assert_eq!(of(&children.service), ("shop-producer".to_owned(), 8080, "http".to_owned()));
+        assert_eq!(of(&children.internal_service), ("shop-internal".to_owned(), 8081, "internal".to_owned()));
         let pod = children.deployment.spec.unwrap().template.spec.unwrap();
         let of_container: Vec<_> =
             pod.containers[0].ports.iter().flatten().map(|port| (port.name.as_deref(), port.container_port)).collect();
-        assert_eq!(of_container, [(Some("http"), 8080), (Some("metrics"), 9464)]);
+        assert_eq!(of_container, [(Some("http"), 8080), (Some("internal"), 8081), (Some("metrics"), 9464)]);
     }
 
     #[test]

@@ -257,6 +257,10 @@ pub struct Consumer {
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub group_id: Option<String>,
 
+    /// Log the order id and event id of each notification. The user, the product and the total are in no log.
+    #[serde(default)]
+    pub log_notifications: bool,
+
     /// Image of the pods; absent: the one that belongs to the operator's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]

@@ -33,9 +33,13 @@ pub struct OrderFlowStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
 
-    /// Address of the API inside the cluster.
+    /// Address of the API inside the cluster, for clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+
+    /// Address of the dashboard and of all of the API inside the cluster, for operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal_url: Option<String>,
 }
 
 /// One shard, as of the last look.

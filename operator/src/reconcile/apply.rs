@@ -58,8 +58,15 @@ struct Applier<'a> {
 impl Applier<'_> {
     /// What the pods need comes before the pods, and what closes their network first.
     async fn producer(&mut self, children: ProducerChildren, scale: Scale, gate: &Gate) -> Part<Availability> {
-        let ProducerChildren { service_account, service, deployment, disruption_budget, autoscaler, network_policy } =
-            children;
+        let ProducerChildren {
+            service_account,
+            service,
+            internal_service,
+            deployment,
+            disruption_budget,
+            autoscaler,
+            network_policy,
+        } = children;
         let name = deployment.name_any();
         let exists = match self.enter(&name, gate).await? {
             Entered::Yes { exists } => exists,
@@ -68,6 +75,7 @@ impl Applier<'_> {
         self.keep_or_remove(&name, network_policy).await?;
         self.keep(service_account).await?;
         self.keep(service).await?;
+        self.keep(internal_service).await?;
         self.keep(disruption_budget).await?;
         // Before the Deployment is told how many pods there are, nobody else may do so any more.
         if autoscaler.is_none() {

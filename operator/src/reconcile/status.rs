@@ -144,8 +144,10 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
             Err(problem) if problem.reason == Reason::OwnedByAnother => None,
             Err(_) => before.topic.clone(),
         };
-        let (service, namespace) = (build::producer_name(&pipeline.identity), &pipeline.identity.namespace);
-        status.url = Some(format!("http://{service}.{namespace}.svc:{}", build::HTTP_PORT));
+        let identity = &pipeline.identity;
+        let url = |service: String, port: u16| Some(format!("http://{service}.{}.svc:{port}", identity.namespace));
+        status.url = url(build::producer_name(identity), build::HTTP_PORT);
+        status.internal_url = url(build::internal_name(identity), build::INTERNAL_PORT);
     }
     status
 }

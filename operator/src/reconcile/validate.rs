@@ -138,6 +138,7 @@ pub struct Consumer {
     pub pods: Pods,
     pub replicas: i32,
     pub group: String,
+    pub log_notifications: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +196,7 @@ pub fn validate(
         producer: producer(&spec.producer, images)?,
         consumer: Consumer {
             replicas: consumer_replicas,
+            log_notifications: spec.consumer.log_notifications,
             group: spec
                 .consumer
                 .group_id

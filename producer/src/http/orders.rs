@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use orderflow_core::{OrderId, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, Shared,
+    App, Exposure, Shared,
     cursor::Cursor,
     parameter::{IdOfPath, ListParameters, OrderParameters, whole},
     problem::Problem,
@@ -41,7 +41,7 @@ pub struct OrderList {
     get, path = "/api/orders", tag = "orders",
     params(
         ("user_id" = Option<String>, Query, min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
-         description = "Only this user's orders"),
+         description = "Only this user's orders; required where the port is a public one"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Orders in a page; 50 by default"),
         ("cursor" = Option<String>, Query, pattern = "^A[Q-Za-f][A-Za-z0-9_-]{36}[AEIMQUYcgkosw048]$", description = "`next_cursor` of the page before"),
         ("progress" = Option<bool>, Query, description = "Also report for each order whether it was published and notified"),
@@ -52,9 +52,19 @@ pub struct OrderList {
         (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered"),
     )
 )]
-pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) -> Result<Json<OrderList>, Problem> {
+pub async fn list_orders(
+    State(app): State<Shared>,
+    Extension(exposure): Extension<Exposure>,
+    parameters: ListParameters,
+) -> Result<Json<OrderList>, Problem> {
     let user = match parameters.user_id {
         Some(user) => Some(UserId::parse(user).map_err(|rule| Problem::invalid_parameter("user_id", rule))?),
+        None if exposure == Exposure::Public => {
+            return Err(Problem::invalid_parameter(
+                "user_id",
+                "is required on this port, which lists one user's orders",
+            ));
+        }
         None => None,
     };
     let limit = match parameters.limit.as_deref().map(whole::<i64>) {

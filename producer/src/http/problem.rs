@@ -1,4 +1,5 @@
-//! Every error of the API: RFC 9457 `application/problem+json`, with the demo's `error` member beside it.
+//! Every error of the API: RFC 9457 `application/problem+json`, with the demo's `error` member beside it. What Postgres, Kafka
+//! or S3 said of an error goes to the log alone: it names users, addresses and constraints, and a client is a stranger.
 
 use std::fmt;
 
@@ -46,7 +47,14 @@ pub struct Problem {
     /// The shards that did not answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unavailable_shards: Vec<String>,
+    /// What a server said, for the log.
+    #[serde(skip)]
+    cause: Option<String>,
 }
+
+/// What a server said of an error, beside the response that does not show it.
+#[derive(Clone, Debug)]
+pub struct Cause(pub String);
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FieldError {
@@ -69,7 +77,12 @@ impl Problem {
             order_id: None,
             receipt_status: None,
             unavailable_shards: Vec::new(),
+            cause: None,
         }
+    }
+
+    fn caused_by(self, cause: impl Into<String>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -144,8 +157,8 @@ impl Problem {
     }
 
     pub fn kafka_unavailable(reason: &str) -> Self {
-        let detail = format!("Kafka is down: {reason}");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "kafka-unavailable", "Kafka is down", detail)
+        let detail = "Kafka is down: the producer's /readyz and its log say why";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "kafka-unavailable", "Kafka is down", detail).caused_by(reason)
     }
 
     pub fn too_many_lists() -> Self {
@@ -177,17 +190,18 @@ impl Problem {
     }
 
     pub fn s3_unavailable(reason: &str) -> Self {
-        let detail = format!("S3 is down: {reason}");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "s3-unavailable", "S3 is down", detail)
+        let detail = "S3 is down: the receipt cannot be read now";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "s3-unavailable", "S3 is down", detail).caused_by(reason)
     }
 
     pub fn shards_unavailable(errors: &[ReadError]) -> Self {
         let names: Vec<String> = errors.iter().map(|error| error.shard.clone()).collect();
         let down = errors.iter().all(|error| error.is_down);
         let title = if down { "A shard is down" } else { "A shard could not answer" };
-        let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let joined = |text: fn(&ReadError) -> String| errors.iter().map(text).collect::<Vec<_>>().join("; ");
+        let detail = joined(ReadError::without_reason);
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shard-unavailable", title, detail);
-        Self { unavailable_shards: names, ..problem }
+        Self { unavailable_shards: names, ..problem.caused_by(joined(ToString::to_string)) }
     }
 }
 
@@ -273,8 +287,9 @@ impl From<PlaceError> for Problem {
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "refused",
                 "The database refuses the order",
-                format!("the database refuses the order, nothing was stored: {reason}"),
-            ),
+                "the database refuses the order, and nothing was stored",
+            )
+            .caused_by(reason),
         }
     }
 }
@@ -286,6 +301,9 @@ impl IntoResponse for Problem {
         let mut response =
             (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))], body)
                 .into_response();
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(Cause(cause));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

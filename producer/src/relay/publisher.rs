@@ -49,6 +49,9 @@ pub enum Published {
         seq: i64,
         reason: String,
     },
+    /// Nothing was published: the progress record, which lists the batch, is larger than the relay topic takes. The
+    /// publisher is of no more use.
+    TooMany,
 }
 
 /// What was not delivered: its position in the batch, and why.
@@ -81,7 +84,7 @@ impl Publisher {
             producer.poll(EVENTS);
             bail!("init_transactions: {}", kafka::why(&error, producer.context().troubles.last().as_ref()));
         }
-        let last = Progress::read_last(settings, topics, shard.index).context("read the last progress record")?;
+        let last = Progress::read_last(settings, topics, shard).context("read the last progress record")?;
         Ok((Self { producer: Some(producer), topics: topics.clone(), shard: shard.clone() }, last))
     }
 
@@ -200,6 +203,7 @@ fn refused_or((position, error): Failed, batch: &[OutboxRow]) -> anyhow::Result<
     match batch.get(position) {
         Some(row) if is_for_good(&error) => Ok(Published::Refused { seq: row.seq, reason: error.to_string() }),
         Some(_) => Err(error).context("produce an event"),
+        None if is_for_good(&error) && batch.len() > 1 => Ok(Published::TooMany),
         None => Err(error).context("produce the progress record"),
     }
 }

@@ -13,7 +13,13 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{KEEPALIVE, progress::Progress};
-use crate::shard::meta::{Expected, MetaError};
+use crate::{
+    metrics::UnsafeSettings,
+    shard::{
+        durability,
+        meta::{Expected, MetaError},
+    },
+};
 
 /// Most events in one Kafka transaction. The drain of a backlog was twice as fast as with 1,000, for the reasons that the consumer's
 /// batch has as well; the progress record, which lists them, stays below 200 KB.
@@ -46,12 +52,18 @@ pub struct Session {
 }
 
 impl Session {
-    pub async fn open(options: &PgConnectOptions, expected: &Expected) -> anyhow::Result<Self> {
+    pub async fn open(
+        options: &PgConnectOptions,
+        expected: &Expected,
+        unsafe_settings: &UnsafeSettings,
+    ) -> anyhow::Result<Self> {
         let options =
             options.clone().application_name("orderflow-relay").options([("idle_session_timeout", IDLE_TIMEOUT)]);
         let mut connection = postgres::connect(&options).await?;
         // Publishing another shard's events would be fenced against nobody.
         answer(async { expected.check(&mut connection).await.map_err(MetaError::into_sqlx) }).await?;
+        // A delete that a crash undoes brings back events of which only the last batch is known to be published.
+        answer(durability::require(&mut connection, expected.shard_name(), unsafe_settings)).await?;
         Ok(Self { connection })
     }
 

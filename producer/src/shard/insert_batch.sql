@@ -9,8 +9,9 @@ WITH input AS MATERIALIZED (
                key, fingerprint, payload, traceparent)
 ),
 claimed AS (
+    -- Aged by the database's clock, which the purge uses too: a producer's may be a day behind.
     INSERT INTO idempotency_keys (user_id, key, fingerprint, order_id, created_at)
-    SELECT user_id, key, fingerprint, id, created_at FROM input WHERE key IS NOT NULL
+    SELECT user_id, key, fingerprint, id, now() FROM input WHERE key IS NOT NULL
     ON CONFLICT DO NOTHING
     RETURNING order_id
 ),

@@ -36,6 +36,10 @@ impl Expected {
         Self { shard_name: shard.name.clone(), shard_index: shard.index.get() as i32, shard_map: map.to_string() }
     }
 
+    pub fn shard_name(&self) -> &str {
+        &self.shard_name
+    }
+
     pub async fn check(&self, connection: &mut PgConnection) -> Result<(), MetaError> {
         const SELECT: &str = "SELECT shard_name, shard_index, shard_map, schema_version FROM orderflow_meta";
         let needed = schema::VERSION;

@@ -23,12 +23,19 @@ pub struct Position {
 
 /// The shard gave no answer.
 #[derive(Debug, thiserror::Error)]
-#[error("{shard} {}: {reason}", if *is_down { "is down" } else { "could not answer" })]
+#[error("{}: {reason}", self.without_reason())]
 pub struct ReadError {
     pub shard: String,
     pub reason: String,
     /// True if the shard does not answer or refuses every query. False if it answered this query with an error.
     pub is_down: bool,
+}
+
+impl ReadError {
+    /// Describes the error without the server's own words.
+    pub fn without_reason(&self) -> String {
+        format!("{} {}", self.shard, if self.is_down { "is down" } else { "could not answer" })
+    }
 }
 
 /// What a shard has, and what waits in it. Counts stop at [`MOST_COUNTED`]; ages are in seconds, by the shard's clock.

@@ -22,7 +22,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Doorbells, Health, PlaceError, Placed, Presence, Trouble,
+    Doorbells, Health, PlaceError, Placed, Presence, Trouble, durability,
     meta::{Expected, MetaError},
     queue::{Submission, Submissions},
     statement::{self, Outcomes, StoreError},
@@ -53,6 +53,9 @@ const LONGEST_SUSPICION: Duration = Duration::from_secs(10);
 
 /// Users whose orders were refused alike, after which the server is the reason.
 const MANY_USERS: usize = 8;
+
+/// Told to clients; the server's own words go to `/readyz` and the log.
+const NO_ORDERS: &str = "the shard takes no orders";
 
 #[derive(Clone)]
 pub struct Writer {
@@ -137,6 +140,13 @@ impl Writer {
             let mut postgres =
                 postgres::connect(&self.options).await.map_err(|error| Trouble::Down(format!("{error:#}")))?;
             self.ask(&mut postgres).await?;
+            let shard = self.expected.shard_name();
+            let required = durability::require(&mut postgres, shard, &self.metrics.unsafe_settings);
+            match timeout(ASK_TIMEOUT, required).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Trouble::Down(format!("require synchronous_commit: {error}"))),
+                Err(_) => return Err(Trouble::no_answer()),
+            }
             Ok(Connection { postgres, _presence: self.health.present() })
         };
         opened.await.inspect_err(|trouble| self.health.report(trouble)).ok()
@@ -273,8 +283,8 @@ impl Writer {
         while let Some(mut part) = parts.pop_front() {
             statements += 1;
             let none_stored = |reason: &str| vec![Some(Err(PlaceError::NotAccepted(reason.to_owned()))); part.len()];
-            let stored = if let Some(reason) = &findings.server {
-                none_stored(reason)
+            let stored = if findings.server.is_some() {
+                none_stored(NO_ORDERS)
             } else if statements > MOST_STATEMENTS || (statements > 1 && Instant::now() >= limits.until) {
                 none_stored("the shard is busy with orders that its database refuses")
             } else {
@@ -285,10 +295,8 @@ impl Writer {
                         stored
                     }
                     Err((Refusal::Server, error)) => {
-                        let reason = no_orders(&error);
-                        let stored = none_stored(&reason);
-                        findings.server = Some(reason);
-                        stored
+                        findings.server = Some(no_orders(&error));
+                        none_stored(NO_ORDERS)
                     }
                     Err((Refusal::Statement, error)) if part.len() == 1 => {
                         tracing::error!(order_id = %orders[0].order.id, %error, "the database refuses an order");
@@ -308,7 +316,10 @@ impl Writer {
                         parts.push_front(part);
                         continue;
                     }
-                    Err((_, error)) => none_stored(&error.to_string()),
+                    Err((_, error)) => {
+                        tracing::warn!(%error, orders = part.len(), "the database does not store a part of a batch");
+                        none_stored("the shard could not store the order")
+                    }
                 }
             };
             for (position, outcome) in part.into_iter().zip(stored) {
@@ -451,13 +462,13 @@ fn take_back(outcomes: &mut Outcomes, reason: &str) {
         if let Some(Err(error @ PlaceError::Refused(_))) = outcome
             && matches!(error, PlaceError::Refused(refusal) if no_orders(refusal) == reason)
         {
-            *error = PlaceError::NotAccepted(reason.to_owned());
+            *error = PlaceError::NotAccepted(NO_ORDERS.to_owned());
         }
     }
 }
 
 fn no_orders(error: &dyn fmt::Display) -> String {
-    format!("the shard takes no orders: {error}")
+    format!("{NO_ORDERS}: {error}")
 }
 
 /// A defect for the proof: whoever waits is told what has not happened yet.

@@ -14,6 +14,7 @@ const CHILDREN: [(&str, &str); 10] = [
     ("NetworkPolicy", "main-producer"),
     ("ServiceAccount", "main-producer"),
     ("Service", "main-producer"),
+    ("Service", "main-internal"),
     ("PodDisruptionBudget", "main-producer"),
     ("Deployment", "main-producer"),
     ("HorizontalPodAutoscaler", "main-producer"),

@@ -2,9 +2,10 @@
 //! once.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Isolation, Launch, Process, Stack, eventually, tools};
+use orderflow_testbed::{Consumer, Isolation, Launch, Process, Record, Stack, eventually, tools};
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
@@ -51,6 +52,13 @@ pub fn letter_headers(topic: &str, offset: &str) -> OwnedHeaders {
 pub async fn notified(stack: &Stack) -> Result<Vec<Value>> {
     let topic = format!("{}.notifications", stack.topic());
     stack.read_topic(&topic, Isolation::ReadCommitted).await?.iter().map(orderflow_testbed::Record::json).collect()
+}
+
+/// The letters that are in the topic, without the markers of replays.
+async fn letters_in(stack: &Stack) -> Result<Vec<Record>> {
+    let mut records = stack.read_topic(&format!("{}.dlq", stack.topic()), Isolation::ReadCommitted).await?;
+    records.retain(|record| record.headers.contains_key("dlq.topic"));
+    Ok(records)
 }
 
 /// `orderflow-consumer dlq …`: its output, and whether it succeeded.
@@ -131,18 +139,18 @@ async fn replayed_letters_are_processed_and_what_is_still_poison_comes_back() ->
     expect_notifications(&stack, 2, &consumer).await?;
     // What is still poison is a dead letter again, with a place of its own.
     eventually("the letter comes back", PATIENCE, async || {
-        let count = stack.read_topic(&letters, Isolation::ReadCommitted).await?.len();
+        let count = letters_in(&stack).await?.len();
         ensure!(count == 4, "{count} letters");
         Ok(())
     })
     .await?;
-    let again = stack.read_topic(&letters, Isolation::ReadCommitted).await?.pop().context("no letter")?;
+    let again = letters_in(&stack).await?.pop().context("no letter")?;
     ensure!(again.value.as_deref() == Some(b"still poison".as_slice()), "{again:?}");
 
     let (replayed, output) = dlq(&stack, &["replay", "--limit", "1"]).await?;
     ensure!(replayed, "{output}");
     eventually("the letter comes back again", PATIENCE, async || {
-        let count = stack.read_topic(&letters, Isolation::ReadCommitted).await?.len();
+        let count = letters_in(&stack).await?.len();
         ensure!(count == 5, "{count} letters");
         Ok(())
     })
@@ -165,5 +173,41 @@ async fn a_second_replay_finds_nothing() -> Result<()> {
     ensure!(replayed.len() == 1, "{} events after two replays", replayed.len());
     ensure!(replayed[0].value.as_deref() == Some(event(1).as_bytes()), "{replayed:?}");
     ensure!(!replayed[0].headers.keys().any(|name| name.starts_with("dlq.")), "{:?}", replayed[0].headers);
+    Ok(())
+}
+
+/// Here the broker forgets after a minute, by default after seven days. The markers in the topic remember.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_after_the_broker_forgot_the_former_one_notifies_nobody_again() -> Result<()> {
+    const FORGETTING: Duration = Duration::from_mins(3);
+    let stack = Stack::own_forgetful().await?;
+    let (topic, letters) = (stack.topic(), format!("{}.dlq", stack.topic()));
+    send(&stack, &letters, event(1).as_bytes(), letter_headers(&topic, "0")).await?;
+    let (replayed, output) = dlq(&stack, &["replay"]).await?;
+    ensure!(replayed && output.contains("1 replayed"), "{output}");
+
+    let group: BaseConsumer =
+        stack.kafka().client().set("group.id", format!("{}.dlq-replay", stack.group())).create()?;
+    let mut partition = TopicPartitionList::new();
+    partition.add_partition(&letters, 0);
+    let committed = || group.committed_offsets(partition.clone(), Duration::from_secs(10));
+    ensure!(committed()?.elements()[0].offset() != Offset::Invalid, "the replay has committed nothing");
+    eventually("the broker forgets the offset", FORGETTING, async || {
+        let offset = committed()?.elements()[0].offset();
+        ensure!(offset == Offset::Invalid, "it is {offset:?}");
+        Ok(())
+    })
+    .await?;
+
+    let (replayed, output) = dlq(&stack, &["replay"]).await?;
+    ensure!(replayed && output.contains("nothing to replay"), "{output}");
+    send(&stack, &letters, event(2).as_bytes(), letter_headers(&topic, "1")).await?;
+    let (listed, output) = dlq(&stack, &["list"]).await?;
+    ensure!(listed && output.matches("unknown to an older version").count() == 1, "{output}");
+    let (replayed, output) = dlq(&stack, &["replay"]).await?;
+    ensure!(replayed && output.contains("1 replayed"), "{output}");
+    let events = stack.read_topic(&topic, Isolation::ReadCommitted).await?;
+    let events: Vec<_> = events.iter().map(Record::text).collect();
+    ensure!(events == [event(1), event(2)], "{events:?}");
     Ok(())
 }

@@ -10,6 +10,7 @@ mod contract;
 mod crashes;
 mod dead_letters;
 mod dead_letters_api;
+mod durability;
 mod feed;
 mod outages;
 mod plans;

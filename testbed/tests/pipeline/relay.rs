@@ -57,11 +57,11 @@ async fn an_event_that_is_committed_behind_its_followers_is_published_once_like_
     Ok(())
 }
 
-/// What Kafka takes of this stack's events in one batch of one partition, at most.
-async fn limit_batches(stack: &Stack, bytes: &str) -> Result<()> {
+/// Limits the record batches that Kafka takes for one partition of a topic.
+async fn limit_batches(stack: &Stack, topic: &str, bytes: &str) -> Result<()> {
     const SETTING: &str = "max.message.bytes";
-    let (admin, topic): (AdminClient<DefaultClientContext>, _) = (stack.kafka().client().create()?, stack.topic());
-    let (of_topic, options) = (ResourceSpecifier::Topic(&topic), AdminOptions::new());
+    let admin: AdminClient<DefaultClientContext> = stack.kafka().client().create()?;
+    let (of_topic, options) = (ResourceSpecifier::Topic(topic), AdminOptions::new());
     let limit = AlterConfig::new(of_topic).set(SETTING, bytes);
     for altered in admin.alter_configs(&[limit], &options).await? {
         altered.map_err(|(resource, error)| anyhow::anyhow!("{resource:?}: {error}"))?;
@@ -77,6 +77,28 @@ async fn limit_batches(stack: &Stack, bytes: &str) -> Result<()> {
     .await
 }
 
+/// One progress record of all these events would have 40 KB, and the topic takes 4.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_progress_record_that_kafka_refuses_halves_the_batch() -> Result<()> {
+    const EVENTS: i32 = 1000;
+    let stack = Stack::shared().await?;
+    let mut shard = stack.shard(1).await?;
+    insert_events(&mut shard, 1, EVENTS).await?;
+    limit_batches(&stack, &format!("{}.relay", stack.topic()), "4000").await?;
+
+    let _producer = producer(&stack).start().await?;
+    eventually("the outbox is empty", PATIENCE, async || {
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&mut stack.shard(1).await?).await?;
+        ensure!(left == 0, "{left} events are left");
+        Ok(())
+    })
+    .await?;
+    let published = stack.read_topic(&stack.topic(), Isolation::ReadCommitted).await?;
+    let numbers: Vec<i32> = published.iter().map(|event| event.text().parse()).collect::<Result<_, _>>()?;
+    ensure!(numbers.iter().copied().eq(1..=EVENTS), "not each once and in order: {numbers:?}");
+    Ok(())
+}
+
 /// All of the backlog is refused, as one batch and then as smaller ones, though but one event is too large.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_kafka_refuses_is_put_aside_and_blocks_no_other() -> Result<()> {
@@ -90,7 +112,7 @@ async fn an_event_that_kafka_refuses_is_put_aside_and_blocks_no_other() -> Resul
     insert_events(&mut shard, 1, EVENTS / 2).await?;
     let large: String = sqlx::query_scalar(LARGE).fetch_one(&mut shard).await.context("insert a large event")?;
     insert_events(&mut shard, EVENTS / 2 + 1, EVENTS).await?;
-    limit_batches(&stack, "2000").await?;
+    limit_batches(&stack, &stack.topic(), "2000").await?;
 
     let producer = producer(&stack).start().await?;
     eventually("the outbox is empty", PATIENCE, async || {

@@ -44,6 +44,7 @@ mod tests {
         let ports = json!([
             all,
             { "name": "http", "containerPort": 8080, "protocol": "TCP" },
+            { "name": "internal", "containerPort": 8081, "protocol": "TCP" },
             { "name": "metrics", "containerPort": 9464, "protocol": "TCP" },
         ]);
         let container = json!({ "name": "producer", "ports": ports });

@@ -165,3 +165,17 @@ async fn a_look_at_a_known_key_that_fails_refuses_nothing() -> Result<()> {
     assert!(broken);
     Ok(())
 }
+
+/// The purge compares a key's age with the database's clock. On one machine both clocks are one, so the test shows where
+/// the time comes from: the order's was taken before its statement began.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_aged_by_the_clock_of_its_database() -> Result<()> {
+    const AGED_BY_STATEMENT: &str = "SELECT idempotency_keys.created_at > orders.created_at \
+                                     FROM idempotency_keys JOIN orders ON orders.id = order_id";
+    let stack = Stack::shared().await?;
+    let (_producer, api) = serving(&stack).await?;
+    placed(&api, r#"{"user_id":"alice","product_name":"Keyboard","quantity":2,"price":150}"#, "one").await?;
+    let by_statement: bool = sqlx::query_scalar(AGED_BY_STATEMENT).fetch_one(&mut stack.shard(1).await?).await?;
+    ensure!(by_statement, "the key carries the time of the producer");
+    Ok(())
+}

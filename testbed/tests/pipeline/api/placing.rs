@@ -166,7 +166,7 @@ async fn the_trace_of_a_request_goes_on_in_its_event_and_without_one_the_order_i
 async fn an_event_becomes_one_notification_a_log_line_and_a_message_of_the_feed() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
-    let consumer = stack.consumer().start().await?;
+    let consumer = stack.consumer().env("LOG_NOTIFICATIONS", "true").start().await?;
     let mut feed = api.client.get(format!("{}/api/feed", api.url)).timeout(PATIENCE).send().await?;
     assert_eq!(feed.headers()["content-type"], "text/event-stream");
     let (id, at) = place_keyboard(&api, "alice").await?;
@@ -195,10 +195,10 @@ async fn an_event_becomes_one_notification_a_log_line_and_a_message_of_the_feed(
         assert!(value[time].as_str().is_some_and(|text| text.ends_with('Z')), "{time}: {value}");
     }
 
-    eventually("the consumer to log the message", PATIENCE, async || {
-        consumer.process().log_since_start().contains(&message)
-    })
-    .await?;
+    eventually("the consumer to log the order", PATIENCE, async || consumer.process().log_since_start().contains(&id))
+        .await?;
+    let log = consumer.process().log_since_start();
+    assert!(["alice", "Keyboard", "299.98"].iter().all(|personal| !log.contains(personal)), "{log}");
     let mut fed = String::new();
     while !fed.contains(&notification.text()) {
         let chunk = feed.chunk().await?.with_context(|| format!("the feed ended after {fed:?}"))?;

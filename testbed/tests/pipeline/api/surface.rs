@@ -204,3 +204,38 @@ async fn readiness_names_each_dependency() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_public_port_serves_what_clients_need_and_the_internal_one_all() -> Result<()> {
+    const INTERNAL: [&str; 8] =
+        ["/", "/api/stats", "/api/shards", "/api/config", "/api/feed", "/api/dead-letters", "/dashboard.js", "/trail"];
+    let stack = Stack::shared().await?;
+    let producer = stack.producer().env("INTERNAL_PORT", "0").start().await?;
+    dependencies_up(&producer, &["shard1", "shard2", "kafka", "s3"]).await?;
+    let public = Api::of(&producer)?;
+    let internal = Api { url: producer.internal_url()?, ..public.clone() };
+
+    let id = public.place("alice", None).await?.acked(0)?.id;
+    public.receipt_stored(&id).await?;
+    for path in ["/health", "/openapi.json", "/api/orders?user_id=alice", &format!("/api/orders/{id}/receipt")] {
+        for api in [&public, &internal] {
+            ensure!(api.get(path).await?.status == StatusCode::OK, "{path} of {}", api.url);
+        }
+    }
+    let problem = public.get("/api/orders").await?.expect_problem(400, "invalid-parameter")?;
+    ensure!(problem["errors"][0]["field"] == "user_id", "{problem}");
+    ensure!(internal.get("/api/orders").await?.status == StatusCode::OK);
+
+    let described = internal.get("/openapi.json").await?.json();
+    let paths = described["paths"].as_object().context("no paths")?.keys().cloned();
+    let of_clients = public.get("/openapi.json").await?.json();
+    let of_clients = of_clients["paths"].as_object().context("no paths")?;
+    let hidden = paths.filter(|path| !of_clients.contains_key(path)).map(|path| path.replace("{id}", &id));
+    let hidden: Vec<String> = hidden.chain(INTERNAL.map(str::to_owned)).collect();
+    ensure!(hidden.len() > INTERNAL.len(), "{hidden:?}");
+    for path in hidden {
+        public.get(&path).await?.expect_problem(404, "not-found")?;
+    }
+    ensure!(internal.get("/api/stats").await?.status == StatusCode::OK);
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! Raises `synchronous_commit` for a session that acknowledges orders, and finds the settings of its server that can lose
+//! what was acknowledged.
+
+use std::collections::BTreeSet;
+
+use sqlx::{FromRow, PgConnection};
+
+use crate::metrics::UnsafeSettings;
+
+/// Settings of the server that a session cannot change. Names of PostgreSQL's.
+pub const WATCHED: [&str; 3] = ["fsync", "full_page_writes", "synchronous_standby_names"];
+
+/// Raised, not set: `remote_apply` waits for more than `on`. The standbys are only counted, because their state is hidden
+/// from a role without `pg_read_all_stats`.
+const REQUIRE: &str = "SELECT \
+    CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \
+        THEN set_config('synchronous_commit', 'on', false) END AS raised, \
+    current_setting('fsync')::bool AS fsync, \
+    current_setting('full_page_writes')::bool AS full_page_writes, \
+    current_setting('synchronous_standby_names') <> '' OR NOT EXISTS (SELECT FROM pg_stat_replication) AS standbys";
+
+#[derive(FromRow)]
+struct Answer {
+    raised: Option<String>,
+    fsync: bool,
+    full_page_writes: bool,
+    standbys: bool,
+}
+
+/// Makes each commit of this session wait until it survives a crash, and reports what the server's settings put at risk: as
+/// a metric, and once as a warning.
+pub async fn require(connection: &mut PgConnection, shard: &str, metric: &UnsafeSettings) -> Result<(), sqlx::Error> {
+    let found: Answer = sqlx::query_as(REQUIRE).fetch_one(connection).await?;
+    if found.raised.is_some() {
+        tracing::debug!(shard, "synchronous_commit is weaker than `on` in this database: raised for this session");
+    }
+    let met = [found.fsync, found.full_page_writes, found.standbys];
+    let weak: BTreeSet<_> = WATCHED.into_iter().zip(met).filter(|(_, met)| !met).map(|(setting, _)| setting).collect();
+    for setting in metric.replace(weak) {
+        let risk = match setting {
+            "synchronous_standby_names" => {
+                "its standbys are asynchronous, so a failover can lose orders that were answered 201: name one that must \
+                 confirm each commit"
+            }
+            _ => "a crash of the server can lose or corrupt orders that were answered 201: set it to on",
+        };
+        tracing::warn!(shard, setting, risk, "a setting of Postgres is unsafe");
+    }
+    Ok(())
+}
