@@ -123,7 +123,9 @@ mod tests {
         let config = |settings: &[(&str, &str)]| {
             let mut config = ClientConfig::new();
             config.set("bootstrap.servers", cluster.bootstrap_servers());
-            settings.iter().for_each(|(name, value)| drop(config.set(*name, *value)));
+            for (name, value) in settings {
+                config.set(*name, *value);
+            }
             config
         };
         let producer: BaseProducer = config(&[]).create().unwrap();

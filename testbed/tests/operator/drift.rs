@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{NAME, PATIENCE, World};
 
 /// All children of a resource that has [`everything`].
-const CHILDREN: [(&str, &str); 10] = [
+const CHILDREN: [(&str, &str); 11] = [
     ("NetworkPolicy", "main-producer"),
     ("ServiceAccount", "main-producer"),
     ("Service", "main-producer"),
