@@ -1,9 +1,9 @@
-# syntax=docker/dockerfile:1
+# syntax=docker/dockerfile:1@sha256:ecfaec9ed6d810b56388c508f4121597bfbba70d41a6dfeee4d8cad5f295fc32
 # The images: one program each on a base without a shell. The build context is a folder with compiled programs, not the
 # checkout: Dockerfile.build compiles them in a container (`make images` does both), scripts/programs on this machine.
 #
 # RUNTIME_IMAGE must not be of an older Debian than the one that compiled them: the programs link its glibc and OpenSSL.
-ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
+ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
 
 FROM ${RUNTIME_IMAGE} AS runtime
 ARG VERSION=dev

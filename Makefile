@@ -82,10 +82,11 @@ build: ## Build the programs in release mode
 	cargo build --release --locked -p orderflow-operator
 
 .PHONY: lint
-lint: ## Check formatting and run clippy; warnings are errors
-	@scripts/prepare build
+lint: ## Check formatting, run clippy and check the dependencies; warnings are errors
+	@scripts/prepare build deny
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets $(FAILPOINTS) -- -D warnings
+	@scripts/deny
 
 .PHONY: fmt
 fmt: ## Format the code

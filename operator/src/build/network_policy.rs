@@ -7,9 +7,10 @@
 //!   load balancers and node ports do) are not reached.
 //! - Of the AWS chain only web identity (IRSA) is reached; the metadata services of instances and EKS Pod Identity (port 80)
 //!   are not.
-//! - Policies add up. Whoever needs more writes another one that selects the same pods.
+//! - Policies add up: another one that selects the same pods can open more, and none can close what this one opens. So a
+//!   port is closed but to the peers that are named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::networking::v1::{
@@ -24,7 +25,7 @@ use k8s_openapi::{
 
 use super::{
     Component,
-    pod::{HTTP_PORT, METRICS_PORT},
+    pod::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT},
 };
 use crate::reconcile::validate::{Peers, Pipeline};
 
@@ -42,48 +43,68 @@ pub fn of_producer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
         reach(pipeline.topic.ports.clone(), &peers.kafka),
         reach(s3.collect(), &peers.s3),
     ];
-    policy(pipeline, Component::Producer, &[HTTP_PORT, METRICS_PORT], egress.into_iter().flatten())
+    // Each port that the pods listen on has its line here: what has none is reached by nobody.
+    let ingress = [
+        accept(HTTP_PORT, &peers.clients),
+        accept(INTERNAL_PORT, &peers.internal),
+        accept(METRICS_PORT, &peers.metrics),
+    ];
+    policy(pipeline, Component::Producer, &peers.dns, ingress.into(), egress.into_iter().flatten())
 }
 
 pub fn of_consumer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
     let egress = reach(pipeline.topic.ports.clone(), &peers.kafka);
-    policy(pipeline, Component::Consumer, &[METRICS_PORT], egress.into_iter())
+    policy(pipeline, Component::Consumer, &peers.dns, vec![accept(METRICS_PORT, &peers.metrics)], egress.into_iter())
 }
 
 /// Both directions are named, so whatever no rule allows is denied.
 fn policy(
     pipeline: &Pipeline,
     component: Component,
-    ingress: &[u16],
+    name_servers: &[NetworkPolicyPeer],
+    ingress: Vec<NetworkPolicyIngressRule>,
     egress: impl Iterator<Item = NetworkPolicyEgressRule>,
 ) -> NetworkPolicy {
-    // Who calls the API, or reads the metrics, is not for this to know.
-    let ingress = NetworkPolicyIngressRule {
-        from: None,
-        // By number: not every network knows the ports' names.
-        ports: Some(ingress.iter().map(|port| tcp(*port)).collect()),
-    };
     let spec = NetworkPolicySpec {
         pod_selector: Some(component.selector(&pipeline.identity)),
         policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-        ingress: Some(vec![ingress]),
-        egress: Some([dns()].into_iter().chain(egress).collect()),
+        ingress: Some(ingress),
+        egress: Some([dns(name_servers)].into_iter().chain(egress).collect()),
     };
     NetworkPolicy { metadata: component.metadata(&pipeline.identity), spec: Some(spec) }
 }
 
-/// To anybody: where a cluster's name servers are, in pods, on each node or outside, differs too much.
-fn dns() -> NetworkPolicyEgressRule {
-    NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", DNS_PORT), port("TCP", DNS_PORT)]) }
+/// Without peers, any pod of the own namespace. Never an empty list, which would be anybody.
+fn accept(number: u16, peers: &[NetworkPolicyPeer]) -> NetworkPolicyIngressRule {
+    let own_namespace = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..Default::default() };
+    let peers = if peers.is_empty() { vec![own_namespace] } else { sent(peers) };
+    // By number: not every network knows the ports' names.
+    NetworkPolicyIngressRule { from: Some(peers), ports: Some(vec![tcp(number)]) }
+}
+
+/// To the cluster's name servers, which every distribution labels alike, and to those that the spec names. A rule for any
+/// address would let a pod send data out in queries to a server of its choice.
+fn dns(peers: &[NetworkPolicyPeer]) -> NetworkPolicyEgressRule {
+    let selector = |name: &str, value: &str| {
+        let labels = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        Some(LabelSelector { match_labels: Some(labels), match_expressions: None })
+    };
+    let cluster = NetworkPolicyPeer {
+        namespace_selector: selector("kubernetes.io/metadata.name", "kube-system"),
+        pod_selector: selector("k8s-app", "kube-dns"),
+        ip_block: None,
+    };
+    NetworkPolicyEgressRule {
+        to: Some([cluster].into_iter().chain(sent(peers)).collect()),
+        ports: Some(vec![port("UDP", DNS_PORT), port("TCP", DNS_PORT)]),
+    }
 }
 
 /// `None` without a port: a rule that names no port allows all.
 fn reach(ports: BTreeSet<u16>, peers: &[NetworkPolicyPeer]) -> Option<NetworkPolicyEgressRule> {
     let ports: Vec<_> = ports.into_iter().map(tcp).collect();
-    (!ports.is_empty()).then(|| NetworkPolicyEgressRule {
-        ports: Some(ports),
-        to: (!peers.is_empty()).then(|| peers.iter().cloned().map(without_empty_lists).collect()),
-    })
+    (!ports.is_empty())
+        .then(|| NetworkPolicyEgressRule { ports: Some(ports), to: (!peers.is_empty()).then(|| sent(peers)) })
 }
 
 fn tcp(number: u16) -> NetworkPolicyPort {
@@ -96,6 +117,10 @@ fn port(protocol: &str, number: u16) -> NetworkPolicyPort {
         port: Some(IntOrString::Int(i32::from(number))),
         end_port: None,
     }
+}
+
+fn sent(peers: &[NetworkPolicyPeer]) -> Vec<NetworkPolicyPeer> {
+    peers.iter().cloned().map(without_empty_lists).collect()
 }
 
 /// The API server leaves empty lists out of what it stores, which people may well have written.
@@ -135,6 +160,8 @@ mod tests {
     const PRODUCER: &str = "producer";
     const ALLOWED: bool = true;
     const DENIED: bool = false;
+    const NAME_SERVER: End<'static> =
+        End::Pod { namespace: "kube-system", labels: &[("k8s-app", "kube-dns"), ("pod-template-hash", "1")] };
 
     type Row = (&'static str, Direction, End<'static>, Protocol, u16, bool);
 
@@ -164,8 +191,9 @@ mod tests {
     }
 
     #[test]
-    fn without_peers_each_program_reaches_its_ports_anywhere_and_no_others() {
+    fn without_peers_each_program_reaches_its_ports_anywhere_and_no_others_and_is_reached_from_its_namespace() {
         let pod = End::Pod { namespace: "store", labels: &[("app", "anything")] };
+        let elsewhere = End::Pod { namespace: "other", labels: &[("app", "anything")] };
         let address = End::Address("10.0.0.1");
         check(
             &json!({}),
@@ -173,8 +201,11 @@ mod tests {
                 (CONSUMER, To, address, Tcp, 9092, ALLOWED),
                 (CONSUMER, To, pod, Tcp, 9092, ALLOWED),
                 (CONSUMER, To, address, Udp, 9092, DENIED),
-                (CONSUMER, To, address, Udp, 53, ALLOWED),
-                (CONSUMER, To, pod, Tcp, 53, ALLOWED),
+                (CONSUMER, To, NAME_SERVER, Udp, 53, ALLOWED),
+                (CONSUMER, To, NAME_SERVER, Tcp, 53, ALLOWED),
+                (CONSUMER, To, NAME_SERVER, Udp, 54, DENIED),
+                (CONSUMER, To, address, Udp, 53, DENIED),
+                (CONSUMER, To, pod, Tcp, 53, DENIED),
                 (CONSUMER, To, address, Tcp, 5432, DENIED),
                 (CONSUMER, To, pod, Tcp, 5432, DENIED),
                 (CONSUMER, To, pod, Tcp, 5433, DENIED),
@@ -182,21 +213,29 @@ mod tests {
                 (CONSUMER, To, address, Tcp, 443, DENIED),
                 (CONSUMER, To, address, Tcp, 80, DENIED),
                 (CONSUMER, From, pod, Tcp, 9464, ALLOWED),
-                (CONSUMER, From, address, Tcp, 9464, ALLOWED),
+                (CONSUMER, From, elsewhere, Tcp, 9464, DENIED),
+                (CONSUMER, From, address, Tcp, 9464, DENIED),
                 (CONSUMER, From, pod, Tcp, 8080, DENIED),
                 (CONSUMER, From, address, Tcp, 22, DENIED),
                 (PRODUCER, To, address, Tcp, 5432, ALLOWED),
                 (PRODUCER, To, pod, Tcp, 5433, ALLOWED),
                 (PRODUCER, To, address, Tcp, 9092, ALLOWED),
                 (PRODUCER, To, address, Tcp, 4566, ALLOWED),
-                (PRODUCER, To, address, Udp, 53, ALLOWED),
-                (PRODUCER, To, address, Tcp, 53, ALLOWED),
+                (PRODUCER, To, NAME_SERVER, Udp, 53, ALLOWED),
+                (PRODUCER, To, NAME_SERVER, Tcp, 53, ALLOWED),
+                (PRODUCER, To, address, Udp, 53, DENIED),
+                (PRODUCER, To, address, Tcp, 53, DENIED),
                 (PRODUCER, To, address, Tcp, 22, DENIED),
                 (PRODUCER, To, address, Tcp, 443, DENIED),
                 (PRODUCER, To, pod, Tcp, 8080, DENIED),
-                (PRODUCER, From, address, Tcp, 8080, ALLOWED),
                 (PRODUCER, From, pod, Tcp, 8080, ALLOWED),
+                (PRODUCER, From, elsewhere, Tcp, 8080, DENIED),
+                (PRODUCER, From, address, Tcp, 8080, DENIED),
+                (PRODUCER, From, pod, Tcp, 8081, ALLOWED),
+                (PRODUCER, From, elsewhere, Tcp, 8081, DENIED),
                 (PRODUCER, From, pod, Tcp, 9464, ALLOWED),
+                (PRODUCER, From, elsewhere, Tcp, 9464, DENIED),
+                (PRODUCER, From, address, Tcp, 9464, DENIED),
                 (PRODUCER, From, pod, Tcp, 22, DENIED),
                 (PRODUCER, From, address, Udp, 8080, DENIED),
             ],
@@ -230,7 +269,8 @@ mod tests {
             (PRODUCER, To, another, Tcp, 9092, DENIED),
             (CONSUMER, To, End::Address("10.0.0.1"), Tcp, 9092, DENIED),
             (CONSUMER, To, broker, Tcp, 9093, DENIED),
-            (CONSUMER, To, another, Udp, 53, ALLOWED),
+            (CONSUMER, To, NAME_SERVER, Udp, 53, ALLOWED),
+            (CONSUMER, To, another, Udp, 53, DENIED),
             (PRODUCER, To, End::Address("10.1.0.9"), Tcp, 5432, ALLOWED),
             (PRODUCER, To, End::Address("10.1.0.9"), Tcp, 5433, ALLOWED),
             (PRODUCER, To, End::Address("10.1.7.9"), Tcp, 5432, DENIED),
@@ -246,6 +286,70 @@ mod tests {
         ]
         .into();
         check(&changes, &rows);
+    }
+
+    #[test]
+    fn ports_are_reached_by_the_peers_that_are_named_alone() {
+        const GATEWAY: &[(&str, &str)] = &[("app", "gateway")];
+        let gateway = End::Pod { namespace: "edge", labels: GATEWAY };
+        let not_gateway = End::Pod { namespace: "edge", labels: &[("app", "blog")] };
+        let prometheus = End::Pod { namespace: "monitoring", labels: &[("app", "prometheus")] };
+        let neighbour = End::Pod { namespace: "store", labels: GATEWAY };
+        let namespace = |name: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
+        let changes = json!({"networkPolicy": {
+            "clients": [
+                {"namespaceSelector": namespace("edge"), "podSelector": {"matchLabels": {"app": "gateway"}}},
+                {"ipBlock": {"cidr": "10.9.0.0/16", "except": []}},
+            ],
+            "internal": [{"namespaceSelector": namespace("monitoring")}],
+            "metrics": [{"namespaceSelector": namespace("monitoring")}],
+        }});
+        let rows: Vec<Row> = [
+            (PRODUCER, From, gateway, Tcp, 8080, ALLOWED),
+            (PRODUCER, From, End::Address("10.9.0.1"), Tcp, 8080, ALLOWED),
+            (PRODUCER, From, gateway, Tcp, 8081, DENIED),
+            (PRODUCER, From, not_gateway, Tcp, 8080, DENIED),
+            (PRODUCER, From, End::Address("10.8.0.1"), Tcp, 8080, DENIED),
+            (PRODUCER, From, neighbour, Tcp, 8080, DENIED),
+            (PRODUCER, From, prometheus, Tcp, 8080, DENIED),
+            (PRODUCER, From, prometheus, Tcp, 8081, ALLOWED),
+            (PRODUCER, From, neighbour, Tcp, 8081, DENIED),
+            (PRODUCER, From, prometheus, Tcp, 9464, ALLOWED),
+            (PRODUCER, From, gateway, Tcp, 9464, DENIED),
+            (PRODUCER, From, neighbour, Tcp, 9464, DENIED),
+            (CONSUMER, From, prometheus, Tcp, 9464, ALLOWED),
+            (CONSUMER, From, gateway, Tcp, 9464, DENIED),
+            (CONSUMER, From, neighbour, Tcp, 9464, DENIED),
+            (CONSUMER, From, gateway, Tcp, 8080, DENIED),
+        ]
+        .into();
+        check(&changes, &rows);
+    }
+
+    #[test]
+    fn name_servers_are_those_of_the_cluster_and_those_that_are_named() {
+        let node_local = End::Address("169.254.20.10");
+        let like_one = End::Pod { namespace: "store", labels: &[("k8s-app", "kube-dns")] };
+        let other_system = End::Pod { namespace: "kube-system", labels: &[("k8s-app", "metrics-server")] };
+        let named = json!({"networkPolicy": {"dns": [{"ipBlock": {"cidr": "169.254.20.10/32"}}]}});
+        for (changes, expected) in [(json!({}), DENIED), (named, ALLOWED)] {
+            let rows: Vec<Row> = [CONSUMER, PRODUCER]
+                .into_iter()
+                .flat_map(|component| {
+                    [
+                        (component, To, NAME_SERVER, Udp, 53, ALLOWED),
+                        (component, To, NAME_SERVER, Tcp, 53, ALLOWED),
+                        (component, To, node_local, Udp, 53, expected),
+                        (component, To, node_local, Tcp, 53, expected),
+                        (component, To, node_local, Tcp, 80, DENIED),
+                        (component, To, like_one, Udp, 53, DENIED),
+                        (component, To, other_system, Udp, 53, DENIED),
+                        (component, To, End::Address("192.0.2.1"), Udp, 53, DENIED),
+                    ]
+                })
+                .collect();
+            check(&changes, &rows);
+        }
     }
 
     #[test]

@@ -330,13 +330,35 @@ pub struct ServiceAccount {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What the pods may be reached by, and reach. Without peers, a port may be reached at any address.
+/// What the pods may be reached by, and reach. `kafka`, `postgres` and `s3` without peers: that port at any address.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicy {
     /// Make NetworkPolicies. They need a network that enforces them.
     #[serde(default = "NetworkPolicy::default_enabled")]
     pub enabled: bool,
+
+    /// Who may place and read orders on port 8080; absent: the pods of the resource's own namespace. Peers that are named replace
+    /// them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub clients: Vec<NetworkPolicyPeer>,
+
+    /// Who may use the dashboard and all of the API on port 8081; absent: the pods of the resource's own namespace. Peers that
+    /// are named replace them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub internal: Vec<NetworkPolicyPeer>,
+
+    /// Who may read health and metrics; absent: the pods of the resource's own namespace. Peers that are named replace them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub metrics: Vec<NetworkPolicyPeer>,
+
+    /// Name servers besides the pods `k8s-app: kube-dns` of `kube-system`, such as a node-local cache.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub dns: Vec<NetworkPolicyPeer>,
 
     /// Where Kafka's brokers are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -393,6 +415,15 @@ impl NetworkPolicy {
 
 impl Default for NetworkPolicy {
     fn default() -> Self {
-        Self { enabled: true, kafka: Vec::new(), postgres: Vec::new(), s3: Vec::new() }
+        Self {
+            enabled: true,
+            clients: Vec::new(),
+            internal: Vec::new(),
+            metrics: Vec::new(),
+            dns: Vec::new(),
+            kafka: Vec::new(),
+            postgres: Vec::new(),
+            s3: Vec::new(),
+        }
     }
 }

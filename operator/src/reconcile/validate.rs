@@ -147,9 +147,14 @@ pub enum Scale {
     Automatic { min: i32, max: i32, target_cpu_percent: i32 },
 }
 
-/// Empty: any address.
+/// The other ends of the pods' connections. `clients`, `internal` and `metrics`, empty: the own namespace. `dns`: besides the cluster's
+/// own. `kafka`, `postgres` and `s3`, empty: any address.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
+    pub clients: Vec<NetworkPolicyPeer>,
+    pub internal: Vec<NetworkPolicyPeer>,
+    pub metrics: Vec<NetworkPolicyPeer>,
+    pub dns: Vec<NetworkPolicyPeer>,
     pub kafka: Vec<NetworkPolicyPeer>,
     pub postgres: Vec<NetworkPolicyPeer>,
     pub s3: Vec<NetworkPolicyPeer>,
@@ -210,6 +215,10 @@ pub fn validate(
             },
         },
         network_policy: spec.network_policy.enabled.then(|| Peers {
+            clients: spec.network_policy.clients.clone(),
+            internal: spec.network_policy.internal.clone(),
+            metrics: spec.network_policy.metrics.clone(),
+            dns: spec.network_policy.dns.clone(),
             kafka: spec.network_policy.kafka.clone(),
             postgres: spec.network_policy.postgres.clone(),
             s3: spec.network_policy.s3.clone(),

@@ -19,6 +19,10 @@ func TestVersionsAgree(t *testing.T) {
 			{"charts/orderflow-backing/README.md", `strimzi-kafka-operator --version (\S+)`},
 			{"README.md", `strimzi-kafka-operator --version (\S+)`},
 		},
+		"the base image": {
+			{"Dockerfile", `RUNTIME_IMAGE=(gcr\.io/distroless/cc-debian12\S+)`},
+			{"Tiltfile", `'(gcr\.io/distroless/cc-debian12\S+)'`},
+		},
 		"kind": {
 			{"testbed/assets/tilt/go.mod", `sigs\.k8s\.io/kind (\S+)`},
 			{workflow, `KIND_VERSION: (.+)`},

@@ -90,8 +90,13 @@ fn operator_values(tag: &str, producer_tag: &str) -> Value {
     json!({ "image": { "tag": tag }, "producerImage": { "tag": producer_tag } })
 }
 
-/// A Service of the test's own on the producers' pods: `kubectl port-forward` would follow one pod to its end.
+/// A Service of the test's own on the producers' pods: `kubectl port-forward` would follow one pod to its end. Its clients are
+/// outside of the cluster, so the resource has to name them; kind's network enforces that.
 async fn node_port(cluster: &Cluster) -> Result<String> {
+    let anybody = json!({ "spec": { "networkPolicy": { "clients": [{ "ipBlock": { "cidr": "0.0.0.0/0" } }] } } });
+    cluster.kubectl.run(&["patch", "orderflow/orderflow", "--type=merge", "-p", &anybody.to_string()]).await?;
+    let named = "--for=jsonpath={.spec.ingress[0].from[0].ipBlock.cidr}=0.0.0.0/0";
+    cluster.kubectl.wait(&["wait", named, "networkpolicy/orderflow-producer"]).await?;
     let own = cluster.kubectl.get(&["service", "orderflow-producer"]).await?;
     let service = json!({
         "apiVersion": "v1",
