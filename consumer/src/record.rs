@@ -88,7 +88,7 @@ mod tests {
     fn reason(record: &OwnedMessage) -> String {
         match read(record, Timestamp::now()) {
             Outcome::DeadLetter { reason } => reason,
-            Outcome::Notified { message, .. } => panic!("{message}"),
+            Outcome::Notified { order_id, .. } => panic!("{order_id}"),
         }
     }
 
