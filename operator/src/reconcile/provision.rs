@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use orderflow_provision::{
-    bucket,
+    Adopt, bucket,
     shard::{self, Claim},
     topics,
 };
@@ -146,7 +146,7 @@ pub fn claim<'a>(pipeline: &'a Pipeline, shard: &Shard, owner: &'a str) -> Claim
         index: shard.index,
         topic: &pipeline.topic.names.orders,
         bucket: &pipeline.bucket.name,
-        adopt: pipeline.adopt,
+        adopt: pipeline.adopt(),
     }
 }
 
@@ -167,7 +167,7 @@ async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
     let helps = |error: &shard::Error| match error {
         shard::Error::Missing | shard::Error::Outdated { .. } => true,
         shard::Error::OwnedByAnother { .. } | shard::Error::MadeForAnother { .. } | shard::Error::NotEmpty { .. } => {
-            claim.adopt
+            claim.adopt != Adopt::Nothing
         }
         _ => false,
     };
@@ -211,13 +211,13 @@ async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<St
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
     let look = bucket::check(&client, name, &owner);
     let make = async {
-        let outcome = bucket::ensure(&client, name, region, &owner, pipeline.adopt).await?;
+        let outcome = bucket::ensure(&client, name, region, &owner, pipeline.adopt()).await?;
         tracing::info!(bucket = name, %outcome, "bucket");
         Ok(outcome.notes)
     };
     let helps = |error: &bucket::Error| match error {
         bucket::Error::Missing | bucket::Error::Unclaimed | bucket::Error::NotPrivate => true,
-        bucket::Error::OwnedByAnother { owner: Some(_) } => pipeline.adopt,
+        bucket::Error::OwnedByAnother { owner: Some(owner) } => pipeline.adopt().allows(owner),
         _ => false,
     };
     match look_then_make(look, helps, make).await {

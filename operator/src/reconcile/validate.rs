@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use orderflow_core::{ShardIndex, ShardMap, Topics, plain};
-use orderflow_provision::topics;
+use orderflow_provision::{Adopt, topics};
 use orderflow_service::{kafka, postgres, s3, secrecy::SecretString};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
@@ -229,6 +229,10 @@ impl Pipeline {
     pub fn unresolved(&self) -> Option<&Problem> {
         let shards = self.shards.iter().filter_map(|shard| shard.access.as_ref().err());
         shards.chain(self.bucket.access.as_ref().err()).chain(self.topic.access.as_ref().err()).next()
+    }
+
+    pub fn adopt(&self) -> Adopt<'_> {
+        if self.adopt { Adopt::Any } else { Adopt::Nothing }
     }
 
     pub fn topics(&self) -> topics::Wanted {
