@@ -9,7 +9,8 @@ use kube::{Api, ResourceExt, api::Patch};
 use serde_json::{Value, json};
 
 use super::{
-    Again, Error, again, claims, event,
+    Again, Error, again, claims,
+    event::{self, cut},
     provision::Provisioned,
     validate::{Part, Pipeline},
     workload::{Availability, Workloads},
@@ -21,6 +22,9 @@ use crate::{
     crd::{OrderFlow, OrderFlowStatus, ShardStatus},
     memory::{Memory, Version, Written},
 };
+
+/// In bytes. A server's own words, of which there may be many, are in the log.
+const LONGEST_MESSAGE: usize = 4096;
 
 /// What came of a look.
 pub enum Report<'a> {
@@ -234,7 +238,7 @@ fn condition(
         type_: kind.as_str().to_owned(),
         status: status.to_owned(),
         reason: finding.reason.as_str().to_owned(),
-        message: finding.message,
+        message: cut(finding.message, LONGEST_MESSAGE),
         observed_generation: generation,
         // To the second, as the API server keeps it: a finer one would differ from what was written.
         last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
@@ -351,6 +355,16 @@ mod tests {
             (third.shards_ready.as_deref(), third.shards[1].reason.as_deref()),
             (Some("1/2"), Some("Unreachable"))
         );
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let long = || Err(Problem::new(Reason::Unreachable, "ä".repeat(4096)));
+        let (flow, pipeline, down) = (flow(), fixture::pipeline(&json!({})), provisioned(long()));
+        let status = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &down, true), Timestamp::now());
+        let messages: Vec<&str> = status.conditions.iter().map(|condition| condition.message.as_str()).collect();
+        assert!(messages.iter().all(|message| message.len() <= LONGEST_MESSAGE), "{messages:?}");
+        assert_eq!(messages.iter().filter(|message| message.ends_with('…')).count(), 2, "{messages:?}");
     }
 
     #[test]
