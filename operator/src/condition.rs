@@ -91,7 +91,7 @@ reasons! {
     PauseRequested => Fine,
     /// The resource is not paused.
     NotPaused => Fine,
-    /// The resource is being deleted, and what it made is removed.
+    /// The resource is being deleted, and what it made is removed, unless it is paused.
     Deleting => Fine,
     /// A Secret that the spec names does not exist; its arrival is noticed at once.
     SecretMissing => WaitForChange,

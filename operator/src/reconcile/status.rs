@@ -38,6 +38,8 @@ pub enum Report<'a> {
     Paused,
     /// With what is left to be done.
     Deleting(String),
+    /// Paused while it is being deleted.
+    DeletionPaused,
     /// The reconcile panicked.
     Panicked(Problem),
 }
@@ -91,7 +93,7 @@ fn problems<'a>(report: &'a Report<'_>) -> Vec<&'a Problem> {
             .filter(|problem| problem.class() != Class::Fine)
             .collect(),
         Report::Invalid(problem) | Report::Panicked(problem) => vec![problem],
-        Report::Paused | Report::Deleting(_) => Vec::new(),
+        Report::Paused | Report::Deleting(_) | Report::DeletionPaused => Vec::new(),
     }
 }
 
@@ -157,7 +159,9 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
 /// None: it keeps its last value.
 fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
     let paused = match report {
-        Report::Paused => Finding::new(true, Reason::PauseRequested, "the annotation orderflow.dev/paused is true"),
+        Report::Paused | Report::DeletionPaused => {
+            Finding::new(true, Reason::PauseRequested, "the annotation orderflow.dev/paused is true")
+        }
         _ => Finding::new(false, Reason::NotPaused, "nothing asks for a pause"),
     };
     match (kind, report) {
@@ -165,7 +169,13 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
         (Kind::Ready, Report::Invalid(problem) | Report::Panicked(problem)) => Some(Finding::of(problem)),
         (_, Report::Invalid(_)) => Some(Finding::unknown("the spec cannot be used")),
         (Kind::Ready, Report::Deleting(message)) => Some(Finding::new(false, Reason::Deleting, message.clone())),
-        (_, Report::Paused | Report::Deleting(_) | Report::Panicked(_)) => None,
+        (Kind::Ready, Report::DeletionPaused) => Some(Finding::new(
+            false,
+            Reason::Deleting,
+            "nothing is removed during the pause: the deletion goes on without the annotation orderflow.dev/paused, and \
+             ends with deletionPolicy Retain",
+        )),
+        (_, Report::Paused | Report::Deleting(_) | Report::DeletionPaused | Report::Panicked(_)) => None,
         (Kind::ShardsReady, Report::Looked { provisioned, .. }) => Some(shards(&provisioned.shards)),
         (Kind::BucketReady, Report::Looked { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.bucket, |notes| {
@@ -310,6 +320,7 @@ mod tests {
             Report::Invalid(Problem::new(Reason::SpecInvalid, "spec.shards: no")),
             Report::Paused,
             Report::Deleting("pods".to_owned()),
+            Report::DeletionPaused,
         ] {
             let status = status(&flow, &OrderFlowStatus::default(), &report, Timestamp::now());
             let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();

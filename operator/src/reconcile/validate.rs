@@ -47,7 +47,6 @@ pub struct Pipeline {
     pub consumer: Consumer,
     /// None: no policies.
     pub network_policy: Option<Peers>,
-    pub delete_everything: bool,
 }
 
 /// One database.
@@ -212,7 +211,6 @@ pub fn validate(
             postgres: spec.network_policy.postgres.clone(),
             s3: spec.network_policy.s3.clone(),
         }),
-        delete_everything: spec.deletion_policy == crd::DeletionPolicy::Delete,
         identity,
     })
 }
@@ -572,7 +570,7 @@ mod tests {
         assert_eq!((pipeline.consumer.replicas, pipeline.consumer.group.as_str()), (2, "store.shop"));
         assert_eq!(pipeline.topic.retention, Duration::from_secs(30 * 24 * 60 * 60));
         assert_eq!((pipeline.topic.partitions, pipeline.bucket.port), (6, 4566));
-        assert!(pipeline.network_policy.is_some() && !pipeline.delete_everything);
+        assert!(pipeline.network_policy.is_some());
         assert_eq!(fixture::pipeline(&json!({ "bucket": { "endpoint": null } })).bucket.port, 443);
     }
 }
