@@ -23,6 +23,7 @@ use serde_json::json;
 
 use super::{
     Again, Error,
+    adoption::Adoption,
     apply::is_ours,
     child, claims, dereference,
     event::{self, Severity},
@@ -35,7 +36,7 @@ use crate::{
     build,
     condition::{Class, Problem, Reason},
     context::{Context, as_operator, is_gone},
-    crd::{ADOPT, DeletionPolicy, OrderFlow, PAUSED},
+    crd::{DeletionPolicy, OrderFlow, PAUSED},
     memory::Memory,
 };
 
@@ -221,8 +222,8 @@ async fn pods(context: &Context, identity: &Identity) -> Result<usize, kube::Err
 async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: bool) -> Result<Vec<Problem>, Halt> {
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
-    let adopt = super::is_set(flow, ADOPT);
-    let pipeline = match validate::validate(identity, adopt, &flow.spec, &secrets, &context.images) {
+    let adoption = Adoption::default();
+    let pipeline = match validate::validate(identity, adoption, &flow.spec, &secrets, &context.images) {
         Ok(pipeline) => pipeline,
         Err(problem) => return Ok(vec![problem]),
     };

@@ -50,6 +50,16 @@ impl Provisioned {
         shards.chain(self.bucket.as_ref().err()).chain(self.topic.as_ref().err())
     }
 
+    /// Adds to each part that an adoption could take over why it does not.
+    fn explain_adoption(&mut self, why: &str) {
+        let shards = self.shards.iter_mut().filter_map(|shard| shard.as_mut().err());
+        for problem in shards.chain(self.bucket.as_mut().err()).chain(self.topic.as_mut().err()) {
+            if matches!(problem.reason, Reason::OwnedByAnother | Reason::MadeForAnother | Reason::DatabaseNotEmpty) {
+                problem.message = format!("{}; {why}", problem.message);
+            }
+        }
+    }
+
     /// Once only: what was doubted before is believed now.
     fn doubt(&mut self, before: &Self) {
         if before.doubted {
@@ -89,6 +99,9 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
         provision_topics(pipeline, rival.as_deref()),
     );
     let mut answer = Provisioned { shards, bucket, topic, doubted: false };
+    if let Some(unheeded) = pipeline.adoption.unheeded() {
+        answer.explain_adoption(unheeded);
+    }
     if let Some(before) = memory.probed.as_ref().filter(|before| before.question == question) {
         answer.doubt(&before.answer);
     }

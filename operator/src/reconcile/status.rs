@@ -222,7 +222,15 @@ fn ready(report: &Report<'_>) -> Finding {
         .collect();
     let first = parts.iter().min_by_key(|(_, finding)| finding.reason.class() == Class::Fine);
     match first {
-        None => Finding::new(true, Reason::Available, "orders are taken, and everything behind them works"),
+        None => {
+            let well = "orders are taken, and everything behind them works";
+            let unheeded = match report {
+                Report::Looked { pipeline, .. } => pipeline.adoption.outdated(),
+                _ => None,
+            };
+            let message = unheeded.map_or_else(|| well.to_owned(), |unheeded| format!("{well}; {unheeded}"));
+            Finding::new(true, Reason::Available, message)
+        }
         Some((_, first)) => {
             let messages: Vec<String> =
                 parts.iter().map(|(kind, finding)| format!("{kind}: {}", finding.message)).collect();

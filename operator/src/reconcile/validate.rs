@@ -16,7 +16,10 @@ use orderflow_service::{kafka, postgres, s3, secrecy::SecretString};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 
-use super::dereference::{Secrets, place};
+use super::{
+    adoption::Adoption,
+    dereference::{Secrets, place},
+};
 use crate::{
     condition::{Problem, Reason},
     crd::{self, OrderFlowSpec, SecretKey},
@@ -37,8 +40,8 @@ pub struct Identity {
 /// An OrderFlow whose every value was parsed.
 pub struct Pipeline {
     pub identity: Identity,
-    /// Databases and bucket may be taken over from another.
-    pub adopt: bool,
+    /// From whom databases and bucket may be taken over.
+    pub adoption: Adoption,
     pub map: ShardMap,
     pub shards: Vec<Shard>,
     pub bucket: Bucket,
@@ -164,7 +167,7 @@ const DEFAULT_REPLICAS: i32 = 2;
 
 pub fn validate(
     identity: Identity,
-    adopt: bool,
+    adoption: Adoption,
     spec: &OrderFlowSpec,
     secrets: &Secrets,
     images: &Images,
@@ -186,7 +189,7 @@ pub fn validate(
         return Err(invalid("consumer.replicas: more than topic.partitions"));
     }
     Ok(Pipeline {
-        adopt,
+        adoption,
         map,
         shards,
         bucket: bucket(spec, secrets)?,
@@ -230,7 +233,7 @@ impl Pipeline {
     }
 
     pub fn adopt(&self) -> Adopt<'_> {
-        if self.adopt { Adopt::Any } else { Adopt::Nothing }
+        self.adoption.adopt()
     }
 
     pub fn topics(&self) -> topics::Wanted {
