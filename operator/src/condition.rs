@@ -91,7 +91,7 @@ reasons! {
     PauseRequested => Fine,
     /// The resource is not paused.
     NotPaused => Fine,
-    /// The resource is being deleted, and what it made is removed.
+    /// The resource is being deleted, and what it made is removed, unless it is paused.
     Deleting => Fine,
     /// A Secret that the spec names does not exist; its arrival is noticed at once.
     SecretMissing => WaitForChange,
@@ -103,9 +103,10 @@ reasons! {
     SpecInvalid => WaitForChange,
     /// The resource does not fit its definition (written under an older one?) and cannot be read.
     Undecodable => WaitForChange,
-    /// Another OrderFlow has it, and keeps it; the annotation `orderflow.dev/adopt` takes databases and bucket over.
+    /// Another OrderFlow has it, and keeps it; the annotation `orderflow.dev/adopt-from` takes databases and bucket over.
     OwnedByAnother => NeedsUser,
-    /// The database is another shard's: a swapped or repointed DSN. Nothing is written, and `orderflow.dev/adopt` does not help.
+    /// The database is another shard's: a swapped or repointed DSN. Nothing is written, and `orderflow.dev/adopt-from` does not
+    /// help.
     ShardMismatch => NeedsUser,
     /// The database was made for another topic or bucket.
     MadeForAnother => NeedsUser,

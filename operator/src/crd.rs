@@ -14,7 +14,10 @@ pub use status::*;
 /// Not reconciled while this annotation is `true`.
 pub const PAUSED: &str = "orderflow.dev/paused";
 
-/// Takes databases and bucket over from another owner while this annotation is `true`.
+/// Takes databases and bucket over from the owner that this annotation names, `<namespace>/<name>`.
+pub const ADOPT_FROM: &str = "orderflow.dev/adopt-from";
+
+/// Took them over from any owner. It has no effect any more, and the status says so.
 pub const ADOPT: &str = "orderflow.dev/adopt";
 
 /// Keeps a resource with `deletionPolicy: Delete` until what it made is removed.

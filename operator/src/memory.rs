@@ -24,8 +24,8 @@ pub struct Memory {
     /// By kind and name.
     pub applied: HashMap<(&'static str, String), Applied>,
     pub status: Option<Written>,
-    /// When it was first seen to be deleted.
-    pub deleting_since: Option<Instant>,
+    /// When this process first told the pods of a deleted resource to stop.
+    pub stopping_since: Option<Instant>,
 }
 
 /// What databases, bucket and topics answered.
@@ -87,10 +87,10 @@ impl Memory {
     }
 
     /// Resets the memory after a panic, which may have left it half written. Keeps the backoff, the time of the retry and
-    /// the time of deletion.
+    /// the time since which pods are stopping.
     pub fn forget(&mut self) {
         let backoff = std::mem::replace(&mut self.backoff, Self::default().backoff);
-        *self = Self { backoff, retry: self.retry, deleting_since: self.deleting_since, ..Self::default() };
+        *self = Self { backoff, retry: self.retry, stopping_since: self.stopping_since, ..Self::default() };
     }
 
     pub fn nothing_failed(&mut self) {
@@ -108,7 +108,7 @@ impl Default for Memory {
             probed: None,
             applied: HashMap::new(),
             status: None,
-            deleting_since: None,
+            stopping_since: None,
         }
     }
 }

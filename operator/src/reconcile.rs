@@ -1,6 +1,7 @@
 //! What is done for one resource: its steps, one after the other, each in a file of its own. A step that fails for one part
 //! (a shard, the bucket) leaves the others alone, and the status always says what came of it all.
 
+pub mod adoption;
 pub mod apply;
 pub mod claims;
 pub mod delete;
@@ -32,9 +33,10 @@ use crate::{
     condition::{Class, Problem, Reason},
     context::{Context, explain, is_conflict},
     controller::Flow,
-    crd::{ADOPT, OrderFlow, PAUSED},
+    crd::{OrderFlow, PAUSED},
     memory::Memory,
 };
+use adoption::Adoption;
 use status::Report;
 use validate::Identity;
 
@@ -150,7 +152,8 @@ async fn look(flow: &Flow, context: &Context, memory: &mut Memory) -> Result<Aga
     }
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
-    let pipeline = match validate::validate(identity, is_set(flow, ADOPT), &flow.spec, &secrets, &context.images) {
+    let adoption = Adoption::of(flow, &context.live);
+    let pipeline = match validate::validate(identity, adoption, &flow.spec, &secrets, &context.images) {
         Ok(pipeline) => pipeline,
         Err(problem) => return status::write(context, flow, memory, &Report::Invalid(problem)).await,
     };
@@ -177,7 +180,7 @@ fn identity(flow: &OrderFlow) -> Identity {
     }
 }
 
-fn is_set(flow: &OrderFlow, annotation: &str) -> bool {
+fn is_set(flow: &impl ResourceExt, annotation: &str) -> bool {
     flow.annotations().get(annotation).is_some_and(|value| value == "true")
 }
 

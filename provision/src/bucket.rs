@@ -10,6 +10,7 @@ use std::{fmt, time::Duration};
 
 use aws_sdk_s3::Client;
 
+use crate::Adopt;
 pub use error::Error;
 use store::{Answer, Created, Privacy, Store};
 
@@ -65,9 +66,15 @@ pub enum Removal {
     Missing,
 }
 
-/// Makes the bucket exist, be `owner`'s and be private. Another's bucket is not touched, unless `adopt` says so and the
+/// Makes the bucket exist, be `owner`'s and be private. Another's bucket is not touched, unless `adopt` allows it and the
 /// credentials allow it.
-pub async fn ensure(client: &Client, name: &str, region: &str, owner: &str, adopt: bool) -> Result<Outcome, Error> {
+pub async fn ensure(
+    client: &Client,
+    name: &str,
+    region: &str,
+    owner: &str,
+    adopt: Adopt<'_>,
+) -> Result<Outcome, Error> {
     let work = async {
         let store = Store { client, name };
         let created = !store.exists().await? && create(&store, region).await?;
@@ -171,14 +178,19 @@ async fn create(store: &Store<'_>, region: &str) -> Result<bool, Error> {
     }
 }
 
-async fn claim(store: &Store<'_>, owner: &str, adopt: bool, notes: &mut Vec<Note>) -> Result<Option<Change>, Error> {
+async fn claim(
+    store: &Store<'_>,
+    owner: &str,
+    adopt: Adopt<'_>,
+    notes: &mut Vec<Note>,
+) -> Result<Option<Change>, Error> {
     let Answer::Known(tags) = store.tags().await? else {
         notes.push(Note::NoTags);
         return Ok(None);
     };
     let change = match tags.owner() {
         Some(found) if found == owner => return Ok(None),
-        Some(found) if adopt => Change::Adopted { from: found.to_owned() },
+        Some(found) if adopt.allows(found) => Change::Adopted { from: found.to_owned() },
         Some(found) => return Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
         None => Change::Claimed,
     };

@@ -6,12 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+mod adopt;
 pub mod bucket;
 pub mod run;
 pub mod settings;
 pub mod shard;
 pub mod topics;
 
+pub use adopt::Adopt;
 pub use run::{Line, run};
 pub use settings::Settings;
 
@@ -27,7 +29,8 @@ mod tests {
         fn is_send(_: &impl Send) {}
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let index = map.iter().next().unwrap().index;
-        let claim = shard::Claim { owner: "a/b", map: &map, index, topic: "orders", bucket: "b", adopt: false };
+        let claim =
+            shard::Claim { owner: "a/b", map: &map, index, topic: "orders", bucket: "b", adopt: Adopt::Nothing };
         let options = sqlx::postgres::PgConnectOptions::new();
         is_send(&shard::ensure(&options, &claim));
         is_send(&shard::check(&options, &claim));
@@ -37,7 +40,7 @@ mod tests {
         let client = aws_sdk_s3::Client::from_conf(
             aws_sdk_s3::Config::builder().behavior_version(aws_sdk_s3::config::BehaviorVersion::latest()).build(),
         );
-        is_send(&bucket::ensure(&client, "b", "us-east-1", "a/b", false));
+        is_send(&bucket::ensure(&client, "b", "us-east-1", "a/b", Adopt::Nothing));
         is_send(&bucket::check(&client, "b", "a/b"));
         is_send(&bucket::remove(&client, "b", "a/b", std::time::Duration::from_secs(60)));
 

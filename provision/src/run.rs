@@ -86,7 +86,7 @@ fn claim<'a>(settings: &'a Settings, shard: &Shard) -> Claim<'a> {
         index: shard.index,
         topic: &settings.kafka.kafka_topic,
         bucket: &settings.s3.s3_bucket,
-        adopt: settings.adopt,
+        adopt: settings.adopt(),
     }
 }
 
@@ -100,7 +100,7 @@ async fn run_bucket(settings: &Settings) -> Line {
             Ok(notes.iter().fold("ok".to_owned(), |text, note| format!("{text}, {note}")))
         } else {
             let (region, owner) = (&settings.s3.aws_region, &settings.owner);
-            Ok(bucket::ensure(&client, name, region, owner, settings.adopt).await?.to_string())
+            Ok(bucket::ensure(&client, name, region, owner, settings.adopt()).await?.to_string())
         }
     };
     let outcome =

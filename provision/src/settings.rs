@@ -7,6 +7,8 @@ use clap::Parser;
 use orderflow_core::ShardMap;
 use orderflow_service::{kafka, s3, secret::Secrets, telemetry};
 
+use crate::Adopt;
+
 /// Makes everything that an OrderFlow stands on (schemas, bucket, topics), checks it, or removes it. May run as often as one
 /// likes and several times at once; exits with 1 if anything failed.
 ///
@@ -71,6 +73,10 @@ impl Secrets for Settings {
 }
 
 impl Settings {
+    pub fn adopt(&self) -> Adopt<'static> {
+        if self.adopt { Adopt::Any } else { Adopt::Nothing }
+    }
+
     pub fn wait(&self) -> Duration {
         Duration::from_secs(self.wait.into())
     }

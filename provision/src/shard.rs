@@ -11,6 +11,7 @@ use std::{fmt, time::Duration};
 use orderflow_core::{ShardIndex, ShardMap, schema};
 use sqlx::postgres::PgConnectOptions;
 
+use crate::Adopt;
 use database::{Database, Marking, State};
 pub use error::Error;
 
@@ -30,9 +31,9 @@ pub struct Claim<'a> {
     pub topic: &'a str,
     /// Bucket of the receipts.
     pub bucket: &'a str,
-    /// Take the database from another owner, or from another topic or bucket. It never makes another shard's database
-    /// this shard's: no flag can move users.
-    pub adopt: bool,
+    /// Whose database may be taken over, also one that was made for another topic or bucket. It never makes another
+    /// shard's database this shard's: no flag can move users.
+    pub adopt: Adopt<'a>,
 }
 
 /// What [`ensure`] found and did.
@@ -101,7 +102,7 @@ pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<i64,
         database.require_suitable_server().await?;
         let state = database.state().await?;
         database.close().await;
-        require_claimable(&state, &Claim { adopt: false, ..*claim })?;
+        require_claimable(&state, &Claim { adopt: Adopt::Nothing, ..*claim })?;
         match state {
             State::Marked { version, .. } if version < schema::VERSION => {
                 Err(Error::Outdated { found: version, expected: schema::VERSION })
@@ -152,7 +153,7 @@ pub async fn is_ours(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<bo
 /// made them knows them all, and half of a schema would be in the way of the next one.
 fn is_marked(state: &State, claim: &Claim<'_>) -> Result<bool, Error> {
     let State::Marked { version, .. } = state else { return Ok(false) };
-    require_claimable(state, &Claim { adopt: false, ..*claim })?;
+    require_claimable(state, &Claim { adopt: Adopt::Nothing, ..*claim })?;
     if *version > schema::VERSION {
         return Err(Error::Newer { found: *version, known: schema::VERSION });
     }
@@ -162,7 +163,8 @@ fn is_marked(state: &State, claim: &Claim<'_>) -> Result<bool, Error> {
 fn require_claimable(state: &State, claim: &Claim<'_>) -> Result<(), Error> {
     let found = match state {
         State::Empty | State::Unmarked { orders: false } => return Ok(()),
-        State::Unmarked { orders: true } if claim.adopt => return Ok(()),
+        // With the marking gone nothing says whose it is, so it is not the named owner's either.
+        State::Unmarked { orders: true } if claim.adopt == Adopt::Any => return Ok(()),
         State::Unmarked { orders: true } => return Err(Error::NotEmpty { table: "orders".to_owned() }),
         State::Foreign { table } => return Err(Error::NotEmpty { table: table.clone() }),
         State::Marked { marking, .. } => marking,
@@ -172,7 +174,7 @@ fn require_claimable(state: &State, claim: &Claim<'_>) -> Result<(), Error> {
     if found.identity != expected.identity {
         return Err(Error::ShardMismatch { found: found.identity.clone(), expected: expected.identity });
     }
-    if claim.adopt {
+    if claim.adopt.allows(&found.owner) {
         return Ok(());
     }
     if found.owner != expected.owner {
@@ -244,7 +246,7 @@ impl fmt::Display for Identity {
 mod tests {
     use super::*;
 
-    fn claim(map: &ShardMap, shard: usize, owner: &'static str, adopt: bool) -> Result<(), Error> {
+    fn claim(map: &ShardMap, shard: usize, owner: &'static str, adopt: Adopt<'_>) -> Result<(), Error> {
         let index = map.iter().nth(shard).unwrap().index;
         let wanted = Claim { owner, map, index, topic: "orders", bucket: "order-receipts", adopt };
         let first = map.iter().next().unwrap().index;
@@ -255,17 +257,20 @@ mod tests {
     #[test]
     fn only_the_owner_may_have_a_database_unless_it_is_adopted() {
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
-        claim(&map, 0, "shop/main", false).unwrap();
-        assert!(
-            matches!(claim(&map, 0, "shop/other", false), Err(Error::OwnedByAnother { owner }) if owner == "shop/main")
-        );
-        claim(&map, 0, "shop/other", true).unwrap();
+        claim(&map, 0, "shop/main", Adopt::Nothing).unwrap();
+        for adopt in [Adopt::Nothing, Adopt::From("shop/heir"), Adopt::From("shop/other")] {
+            let refused = claim(&map, 0, "shop/other", adopt);
+            assert!(matches!(refused, Err(Error::OwnedByAnother { owner }) if owner == "shop/main"), "{adopt:?}");
+        }
+        for adopt in [Adopt::From("shop/main"), Adopt::Any] {
+            claim(&map, 0, "shop/other", adopt).unwrap();
+        }
     }
 
     #[test]
     fn nobody_makes_one_shards_database_anothers() {
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
-        for adopt in [false, true] {
+        for adopt in [Adopt::Nothing, Adopt::From("shop/main"), Adopt::Any] {
             let error = claim(&map, 1, "shop/main", adopt).unwrap_err();
             assert_eq!(
                 error.to_string(),
@@ -279,18 +284,31 @@ mod tests {
     fn another_topic_needs_an_adoption() {
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let index = map.iter().next().unwrap().index;
-        let before = Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt: false };
+        let before =
+            Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt: Adopt::Nothing };
         let state = State::Marked { marking: before.marking(), version: 1 };
         let moved = Claim { topic: "orders2", ..before };
         assert!(matches!(require_claimable(&state, &moved), Err(Error::MadeForAnother { what: "topic", .. })));
-        require_claimable(&state, &Claim { adopt: true, ..moved }).unwrap();
+        require_claimable(&state, &Claim { adopt: Adopt::From("shop/main"), ..moved }).unwrap();
+    }
+
+    #[test]
+    fn a_database_without_a_marking_is_no_named_owners() {
+        let map: ShardMap = "shard1=A-Z".parse().unwrap();
+        let index = map.iter().next().unwrap().index;
+        let claim = |adopt| Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt };
+        let state = State::Unmarked { orders: true };
+        for adopt in [Adopt::Nothing, Adopt::From("shop/main"), Adopt::From("")] {
+            assert!(matches!(require_claimable(&state, &claim(adopt)), Err(Error::NotEmpty { .. })), "{adopt:?}");
+        }
+        require_claimable(&state, &claim(Adopt::Any)).unwrap();
     }
 
     #[test]
     fn foreign_tables_are_never_touched() {
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let index = map.iter().next().unwrap().index;
-        let claim = Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt: true };
+        let claim = Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt: Adopt::Any };
         let state = State::Foreign { table: "orders".to_owned() };
         assert!(matches!(require_claimable(&state, &claim), Err(Error::NotEmpty { .. })));
     }
@@ -299,7 +317,8 @@ mod tests {
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
         let [first, second] = [0, 1].map(|index| map.iter().nth(index).unwrap().index);
         // Whoever may adopt may not remove what is not adopted yet.
-        let claim = Claim { owner: "shop/main", map: &map, index: first, topic: "orders", bucket: "b", adopt: true };
+        let claim =
+            Claim { owner: "shop/main", map: &map, index: first, topic: "orders", bucket: "b", adopt: Adopt::Any };
         let marked = |claim: &Claim<'_>, version| State::Marked { marking: claim.marking(), version };
         let is_marked = |state: &State| super::is_marked(state, &claim);
 

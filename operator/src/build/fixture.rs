@@ -8,6 +8,7 @@ use crate::{
     condition::Problem,
     crd::OrderFlowSpec,
     reconcile::{
+        adoption::Adoption,
         dereference::Secrets,
         validate::{self, Identity, Images, Pipeline},
     },
@@ -44,7 +45,7 @@ pub fn try_pipeline(changes: &Value, secrets: &Secrets) -> Result<Pipeline, Prob
     };
     let images =
         Images { producer: "orderflow-producer:0.1.0".to_owned(), consumer: "orderflow-consumer:0.1.0".to_owned() };
-    validate::validate(identity, false, &spec(changes), secrets, &images)
+    validate::validate(identity, Adoption::default(), &spec(changes), secrets, &images)
 }
 
 /// With everything that a spec can turn on.

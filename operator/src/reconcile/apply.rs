@@ -1,16 +1,19 @@
-//! Makes the children so, by server-side apply, and writes only when something differs: when something else is wanted than
-//! was applied last, or when somebody changed a field that is ours. Fields that others set beside ours are theirs.
+//! Creates the children and keeps them so by server-side apply, and writes only when something differs: when something else
+//! is wanted than was applied last, or when somebody changed a field that is ours. Fields that others set beside ours are
+//! theirs.
 
 mod autoscaling;
 mod child;
 mod ports;
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions},
     core::PartialObjectMeta,
 };
+use orderflow_service::failpoint;
+use serde_json::json;
 
 use super::{
     validate::{Identity, Part, Pipeline, Scale},
@@ -24,6 +27,9 @@ use crate::{
     memory::{Applied, Memory, Version},
 };
 use child::Child;
+
+/// Controllers write a new object a few times within a second.
+const GIVING_UP: usize = 5;
 
 /// Every child is named here, without `..`: one that nobody applies does not compile.
 pub async fn apply(
@@ -155,7 +161,10 @@ impl Applier<'_> {
             // If it was replaced by another since, this is a conflict.
             wanted.meta_mut().uid.clone_from(&live.uid);
         }
-        let applied = self.patch(&name, &wanted).await?;
+        if live.is_none() {
+            wanted.meta_mut().uid = self.create(&name, &wanted).await?.uid();
+        }
+        let applied = self.hold_by_apply_alone(&name, self.patch(&name, &wanted).await?).await?;
         tracing::info!(kind = K::KIND, name, created = live.is_none(), "applied");
         let applied = Applied {
             wanted: wanted_hash,
@@ -177,6 +186,42 @@ impl Applier<'_> {
     fn is_outdated<K: Child>(&self, name: &str, live: &ObjectMeta) -> bool {
         let applied = self.memory.applied.get(&(K::KIND, name.to_owned()));
         applied.is_some_and(|applied| Version::of(live) < applied.version)
+    }
+
+    /// An object of that name that somebody made since the look is a conflict. Applied, it would become ours without a word.
+    async fn create<K: Child>(&self, name: &str, wanted: &K) -> Part<K> {
+        failpoint::held_up("operator::before-create").await;
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        self.api::<K>().create(&parameters, wanted).await.map_err(|error| problem::<K>(name, &error))
+    }
+
+    /// Gives up the fields that were created or patched rather than applied: the API server removes a field that is not applied
+    /// any more only if nobody else holds it, and to it that is another manager.
+    async fn hold_by_apply_alone<K: Child>(&self, name: &str, mut child: K) -> Part<K> {
+        let is_update = |entry: &ManagedFieldsEntry| {
+            entry.manager.as_deref() == Some(FIELD_MANAGER)
+                && entry.operation.as_deref() == Some("Update")
+                && entry.subresource.is_none()
+        };
+        let api = self.api::<K>();
+        for _ in 0..GIVING_UP {
+            let Some(index) = child.managed_fields().iter().position(is_update) else { return Ok(child) };
+            let path = format!("/metadata/managedFields/{index}");
+            let patch = json!([
+                { "op": "test", "path": "/metadata/uid", "value": child.uid() },
+                { "op": "test", "path": format!("{path}/manager"), "value": FIELD_MANAGER },
+                { "op": "test", "path": format!("{path}/operation"), "value": "Update" },
+                { "op": "remove", "path": path },
+            ]);
+            let patch = serde_json::from_value(patch).expect("a list of operations is a JSON patch");
+            let given_up = match api.patch(name, &as_operator(), &Patch::Json::<()>(patch)).await {
+                // A controller wrote meanwhile, and the entry has another place in the list.
+                Err(error) if is_invalid(&error) => api.get(name).await,
+                answer => answer,
+            };
+            child = given_up.map_err(|error| problem::<K>(name, &error))?;
+        }
+        Ok(child)
     }
 
     async fn patch<K: Child>(&self, name: &str, wanted: &K) -> Part<K> {

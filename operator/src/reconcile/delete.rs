@@ -1,15 +1,21 @@
 //! What becomes of a resource that is being deleted. With `Retain` nothing: the API server's garbage collection removes the
 //! children. With `Delete` the pods are stopped, then what they wrote is removed: topics and group, receipts and bucket, and
-//! last the tables, which say whose all of it was. What cannot be removed in time is named in a Warning, and the resource
-//! let go: nobody should have to edit a finalizer because a server is gone.
+//! last the tables, which say whose all of it was. Before each step and during it the policy is read again, since nothing
+//! brings data back that were removed. What cannot be removed in time is named in a Warning, and the resource let go: nobody
+//! should have to edit a finalizer because a server is gone.
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
+use futures_util::future::try_join_all;
+use k8s_openapi::{
+    api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod},
+    jiff::{SignedDuration, Timestamp},
+};
 use kube::{
-    Api,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, Patch},
     core::PartialObjectMeta,
+    runtime::reflector::ObjectRef,
 };
 use orderflow_provision::{bucket, shard, topics};
 use orderflow_service::s3;
@@ -17,6 +23,7 @@ use serde_json::json;
 
 use super::{
     Again, Error,
+    adoption::Adoption,
     apply::is_ours,
     child, claims, dereference,
     event::{self, Severity},
@@ -29,12 +36,31 @@ use crate::{
     build,
     condition::{Class, Problem, Reason},
     context::{Context, as_operator, is_gone},
-    crd::{ADOPT, OrderFlow},
+    crd::{DeletionPolicy, OrderFlow, PAUSED},
     memory::Memory,
 };
 
 /// Pods end within their grace; this often it is looked whether they have.
 const PODS: Duration = Duration::from_secs(2);
+
+/// Longest wait for pods that were told to stop after the time for the deletion was over, because no operator ran before.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// How soon a change of the policy interrupts the removal of many things.
+const INTERRUPTION: Duration = Duration::from_secs(1);
+
+/// Why a deletion goes no further for now.
+enum Halt {
+    /// The policy keeps what was not removed yet.
+    Retain,
+    /// Nothing is removed during a pause.
+    Paused,
+    /// The resource does not exist any more.
+    Gone,
+    /// The step was interrupted, and by now the policy wants it again.
+    Changed,
+    Failed(Error),
+}
 
 pub async fn delete(
     context: &Context,
@@ -46,13 +72,33 @@ pub async fn delete(
         context.metrics.gone(&identity.namespace, &identity.name);
         return Ok(Again::Never);
     }
-    // From the first look: whoever was away for long has not tried for long.
-    let began = *memory.deleting_since.get_or_insert_with(Instant::now);
-    let overdue = began.elapsed() > context.cleanup_deadline;
+    let owner = identity.owner();
+    match clean_up(context, flow, identity, memory).await {
+        Ok(again) => Ok(again),
+        Err(Halt::Retain) => {
+            let note = format!("deletionPolicy is Retain: what was not removed before stays, and is {owner}'s");
+            event::tell(context, flow, Severity::Normal, "Retained", "Delete", &note).await;
+            let_go(context, flow).await
+        }
+        Err(Halt::Paused) => {
+            status::write(context, flow, memory, &Report::DeletionPaused).await?;
+            Ok(Again::Probe)
+        }
+        Err(Halt::Gone) => Ok(Again::Never),
+        Err(Halt::Changed) => Ok(Again::In(INTERRUPTION)),
+        Err(Halt::Failed(error)) => Err(error),
+    }
+}
+
+async fn clean_up(context: &Context, flow: &OrderFlow, identity: Identity, memory: &mut Memory) -> Result<Again, Halt> {
+    require_wanted(context, flow).await?;
+    let stopping_since = *memory.stopping_since.get_or_insert_with(Instant::now);
+    // By the API server's clock: one that begins anew with each process of the operator might never end.
+    let overdue = is_overdue(flow, Timestamp::now(), context.cleanup_deadline);
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
-    if pods > 0 && !overdue {
+    if pods > 0 && !(overdue && stopping_since.elapsed() > GRACE.min(context.cleanup_deadline)) {
         let report = Report::Deleting(format!("{pods} pods are still there"));
         status::write(context, flow, memory, &report).await?;
         return Ok(Again::In(PODS));
@@ -81,9 +127,64 @@ pub async fn delete(
         )
         .await;
     }
+    Ok(let_go(context, flow).await?)
+}
+
+async fn let_go(context: &Context, flow: &OrderFlow) -> Result<Again, Error> {
     match finalizer::set(&context.client, flow, false).await {
         Err(error) if !is_gone(&error) => Err(Error::Finalizer(error)),
         _ => Ok(Again::Never),
+    }
+}
+
+fn is_overdue(flow: &OrderFlow, now: Timestamp, deadline: Duration) -> bool {
+    let deadline = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
+    flow.metadata.deletion_timestamp.as_ref().is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
+}
+
+/// Asks the API server, as the watch may be behind.
+async fn require_wanted(context: &Context, flow: &OrderFlow) -> Result<(), Halt> {
+    let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
+    match api.get_opt(&flow.name_any()).await.map_err(Error::Delete)? {
+        Some(live) if live.uid() == flow.uid() => halt(&live).map_or(Ok(()), Err),
+        _ => Err(Halt::Gone),
+    }
+}
+
+fn halt(live: &OrderFlow) -> Option<Halt> {
+    if live.spec.deletion_policy == DeletionPolicy::Retain {
+        Some(Halt::Retain)
+    } else {
+        super::is_set(live, PAUSED).then_some(Halt::Paused)
+    }
+}
+
+/// Does one step of the removal if the policy wants it, and drops the step once the policy wants it no more. A full bucket takes
+/// minutes.
+async fn step<T>(context: &Context, flow: &OrderFlow, work: impl Future<Output = T>) -> Result<T, Halt> {
+    require_wanted(context, flow).await?;
+    let key = ObjectRef::new(&flow.name_any()).within(&flow.namespace().unwrap_or_default());
+    let unwanted = async {
+        loop {
+            tokio::time::sleep(INTERRUPTION).await;
+            let known = context.live.flows.get(&key);
+            if known.is_some_and(|known| known.0.as_ref().is_ok_and(|known| halt(known).is_some())) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        done = work => Ok(done),
+        () = unwanted => {
+            require_wanted(context, flow).await?;
+            Err(Halt::Changed)
+        }
+    }
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -118,33 +219,33 @@ async fn pods(context: &Context, identity: &Identity) -> Result<usize, kube::Err
 }
 
 /// What could not be removed. `last`: there will be no other try.
-async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: bool) -> Result<Vec<Problem>, Error> {
+async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: bool) -> Result<Vec<Problem>, Halt> {
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
-    let adopt = super::is_set(flow, ADOPT);
-    let pipeline = match validate::validate(identity, adopt, &flow.spec, &secrets, &context.images) {
+    let adoption = Adoption::default();
+    let pipeline = match validate::validate(identity, adoption, &flow.spec, &secrets, &context.images) {
         Ok(pipeline) => pipeline,
         Err(problem) => return Ok(vec![problem]),
     };
     // The tables last: until then they, and the status, say whose the rest is.
-    let mut left = remove_topics(flow, &pipeline).await;
-    left.extend(remove_bucket(context, &pipeline).await);
+    let mut left = remove_topics(context, flow, &pipeline).await?;
+    left.extend(remove_bucket(context, flow, &pipeline).await?);
     if last || left.iter().all(|problem| problem.class() != Class::Transient) {
-        left.extend(remove_tables(&pipeline).await);
+        left.extend(remove_tables(context, flow, &pipeline).await?);
     } else {
         left.push(Problem::new(Reason::Unreachable, "the tables wait for the rest"));
     }
     Ok(left)
 }
 
-async fn remove_topics(flow: &OrderFlow, pipeline: &Pipeline) -> Vec<Problem> {
+async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Vec<Problem>, Halt> {
     // Never had by this resource: they may be anybody's.
     if flow.status.as_ref().and_then(|status| status.topic.as_ref()) != Some(&claims::key(flow)) {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let access = match &pipeline.topic.access {
         Ok(access) => access,
-        Err(problem) => return vec![problem.clone()],
+        Err(problem) => return Ok(vec![problem.clone()]),
     };
     let config = access.settings.client();
     let group = async {
@@ -165,53 +266,91 @@ async fn remove_topics(flow: &OrderFlow, pipeline: &Pipeline) -> Vec<Problem> {
         }
     };
     // The group first: a topic that is gone takes the group's offsets along, and the group could then look like another's.
-    let mut left: Vec<Problem> = group.await.into_iter().collect();
-    left.extend(topics.await);
-    left
+    let mut left: Vec<Problem> = step(context, flow, group).await?.into_iter().collect();
+    left.extend(step(context, flow, topics).await?);
+    Ok(left)
 }
 
-async fn remove_bucket(context: &Context, pipeline: &Pipeline) -> Option<Problem> {
+async fn remove_bucket(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Option<Problem>, Halt> {
     let access = match &pipeline.bucket.access {
         Ok(access) => access,
-        Err(problem) => return Some(problem.clone()),
+        Err(problem) => return Ok(Some(problem.clone())),
     };
     let client = s3::client(&access.settings, context.s3.clone()).await;
     let name = &pipeline.bucket.name;
     // Many objects take several looks; each goes on where the last one ended.
     let deadline = context.cleanup_deadline.min(Duration::from_secs(60));
-    match bucket::remove(&client, name, &pipeline.identity.owner(), deadline).await {
+    let owner = pipeline.identity.owner();
+    match step(context, flow, bucket::remove(&client, name, &owner, deadline)).await? {
         Ok(removal) => {
             tracing::info!(bucket = name, ?removal, "bucket");
-            None
+            Ok(None)
         }
-        Err(error) => Some(Problem::new(bucket_reason(&error), format!("bucket {name}: {error}"))),
+        Err(error) => Ok(Some(Problem::new(bucket_reason(&error), format!("bucket {name}: {error}")))),
     }
 }
 
-async fn remove_tables(pipeline: &Pipeline) -> Vec<Problem> {
+async fn remove_tables(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Vec<Problem>, Halt> {
     let owner = pipeline.identity.owner();
     let removals = pipeline.shards.iter().map(|shard| {
         let owner = &owner;
         async move {
             let options = match &shard.access {
                 Ok(access) => &access.options,
-                Err(problem) => return Some(problem.clone()),
+                Err(problem) => return Ok(Some(problem.clone())),
             };
-            match shard::remove(options, &claim(pipeline, shard, owner)).await {
+            match step(context, flow, shard::remove(options, &claim(pipeline, shard, owner))).await? {
                 Ok(removal) => {
                     tracing::info!(shard = shard.name, ?removal, "tables");
-                    None
+                    Ok(None)
                 }
-                Err(error) => Some(Problem::new(shard_reason(&error), format!("{}: {error}", shard.name))),
+                Err(error) => {
+                    Ok::<_, Halt>(Some(Problem::new(shard_reason(&error), format!("{}: {error}", shard.name))))
+                }
             }
         }
     });
-    futures_util::future::join_all(removals).await.into_iter().flatten().collect()
+    Ok(try_join_all(removals).await?.into_iter().flatten().collect())
 }
 
 fn unless_gone(answer: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match answer {
         Err(error) if is_gone(&error) => Ok(()),
         answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
+
+    use super::*;
+    use crate::build::fixture;
+
+    fn flow(changes: &serde_json::Value) -> OrderFlow {
+        OrderFlow::new("shop", fixture::spec(changes))
+    }
+
+    #[test]
+    fn the_time_for_a_deletion_begins_with_the_deletion() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut flow = flow(&json!({}));
+        assert!(!is_overdue(&flow, at(1_000_000), Duration::ZERO));
+        flow.metadata.deletion_timestamp = Some(Time(at(1000)));
+        let overdue = |now| is_overdue(&flow, at(now), Duration::from_secs(300));
+        assert!(!overdue(1300) && overdue(1301));
+        // The clocks of two machines differ.
+        assert!(!overdue(990));
+    }
+
+    #[test]
+    fn retain_counts_before_a_pause() {
+        let mut flow = flow(&json!({ "deletionPolicy": "Delete" }));
+        assert!(halt(&flow).is_none());
+        flow.annotations_mut().insert(PAUSED.to_owned(), "true".to_owned());
+        assert!(matches!(halt(&flow), Some(Halt::Paused)));
+        flow.spec.deletion_policy = DeletionPolicy::Retain;
+        assert!(matches!(halt(&flow), Some(Halt::Retain)));
     }
 }

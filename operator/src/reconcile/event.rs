@@ -90,6 +90,15 @@ fn news<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> Vec<(Severi
     after.conditions.iter().filter(changed).filter_map(|condition| Some((severity(condition)?, condition))).collect()
 }
 
+/// The text, or as much of its beginning as fits into that many bytes, with an ellipsis.
+pub fn cut(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        text.truncate(text.floor_char_boundary(longest - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
+}
+
 fn event(
     regarding: ObjectReference,
     severity: Severity,
@@ -99,15 +108,7 @@ fn event(
     identity: &str,
 ) -> Event {
     let now = Timestamp::now();
-    let note: String = if note.len() <= LONGEST_NOTE {
-        note.to_owned()
-    } else {
-        note.char_indices()
-            .take_while(|(at, _)| *at < LONGEST_NOTE - 4)
-            .map(|(_, letter)| letter)
-            .chain(['…'])
-            .collect()
-    };
+    let note = cut(note.to_owned(), LONGEST_NOTE);
     Event {
         metadata: ObjectMeta {
             namespace: regarding.namespace.clone(),
@@ -145,6 +146,15 @@ mod tests {
             observed_generation: None,
         };
         OrderFlowStatus { conditions: vec![condition], ..OrderFlowStatus::default() }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_two_letters() {
+        for (text, longest, expected) in
+            [("abcd", 4, "abcd"), ("abcde", 4, "a…"), ("aäbc", 5, "aäbc"), ("aäbcd", 5, "a…")]
+        {
+            assert_eq!(cut(text.to_owned(), longest), expected, "{text:?} in {longest}");
+        }
     }
 
     #[test]

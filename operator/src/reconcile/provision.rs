@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::future::join_all;
 use orderflow_provision::{
-    bucket,
+    Adopt, bucket,
     shard::{self, Claim},
     topics,
 };
@@ -50,6 +50,16 @@ impl Provisioned {
         shards.chain(self.bucket.as_ref().err()).chain(self.topic.as_ref().err())
     }
 
+    /// Adds to each part that an adoption could take over why it does not.
+    fn explain_adoption(&mut self, why: &str) {
+        let shards = self.shards.iter_mut().filter_map(|shard| shard.as_mut().err());
+        for problem in shards.chain(self.bucket.as_mut().err()).chain(self.topic.as_mut().err()) {
+            if matches!(problem.reason, Reason::OwnedByAnother | Reason::MadeForAnother | Reason::DatabaseNotEmpty) {
+                problem.message = format!("{}; {why}", problem.message);
+            }
+        }
+    }
+
     /// Once only: what was doubted before is believed now.
     fn doubt(&mut self, before: &Self) {
         if before.doubted {
@@ -89,6 +99,9 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
         provision_topics(pipeline, rival.as_deref()),
     );
     let mut answer = Provisioned { shards, bucket, topic, doubted: false };
+    if let Some(unheeded) = pipeline.adoption.unheeded() {
+        answer.explain_adoption(unheeded);
+    }
     if let Some(before) = memory.probed.as_ref().filter(|before| before.question == question) {
         answer.doubt(&before.answer);
     }
@@ -146,7 +159,7 @@ pub fn claim<'a>(pipeline: &'a Pipeline, shard: &Shard, owner: &'a str) -> Claim
         index: shard.index,
         topic: &pipeline.topic.names.orders,
         bucket: &pipeline.bucket.name,
-        adopt: pipeline.adopt,
+        adopt: pipeline.adopt(),
     }
 }
 
@@ -167,7 +180,7 @@ async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
     let helps = |error: &shard::Error| match error {
         shard::Error::Missing | shard::Error::Outdated { .. } => true,
         shard::Error::OwnedByAnother { .. } | shard::Error::MadeForAnother { .. } | shard::Error::NotEmpty { .. } => {
-            claim.adopt
+            claim.adopt != Adopt::Nothing
         }
         _ => false,
     };
@@ -211,13 +224,13 @@ async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<St
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
     let look = bucket::check(&client, name, &owner);
     let make = async {
-        let outcome = bucket::ensure(&client, name, region, &owner, pipeline.adopt).await?;
+        let outcome = bucket::ensure(&client, name, region, &owner, pipeline.adopt()).await?;
         tracing::info!(bucket = name, %outcome, "bucket");
         Ok(outcome.notes)
     };
     let helps = |error: &bucket::Error| match error {
         bucket::Error::Missing | bucket::Error::Unclaimed | bucket::Error::NotPrivate => true,
-        bucket::Error::OwnedByAnother { owner: Some(_) } => pipeline.adopt,
+        bucket::Error::OwnedByAnother { owner: Some(owner) } => pipeline.adopt().allows(owner),
         _ => false,
     };
     match look_then_make(look, helps, make).await {

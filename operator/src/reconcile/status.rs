@@ -9,7 +9,8 @@ use kube::{Api, ResourceExt, api::Patch};
 use serde_json::{Value, json};
 
 use super::{
-    Again, Error, again, claims, event,
+    Again, Error, again, claims,
+    event::{self, cut},
     provision::Provisioned,
     validate::{Part, Pipeline},
     workload::{Availability, Workloads},
@@ -21,6 +22,9 @@ use crate::{
     crd::{OrderFlow, OrderFlowStatus, ShardStatus},
     memory::{Memory, Version, Written},
 };
+
+/// In bytes. A server's own words, of which there may be many, are in the log.
+const LONGEST_MESSAGE: usize = 4096;
 
 /// What came of a look.
 pub enum Report<'a> {
@@ -34,6 +38,8 @@ pub enum Report<'a> {
     Paused,
     /// With what is left to be done.
     Deleting(String),
+    /// Paused while it is being deleted.
+    DeletionPaused,
     /// The reconcile panicked.
     Panicked(Problem),
 }
@@ -87,7 +93,7 @@ fn problems<'a>(report: &'a Report<'_>) -> Vec<&'a Problem> {
             .filter(|problem| problem.class() != Class::Fine)
             .collect(),
         Report::Invalid(problem) | Report::Panicked(problem) => vec![problem],
-        Report::Paused | Report::Deleting(_) => Vec::new(),
+        Report::Paused | Report::Deleting(_) | Report::DeletionPaused => Vec::new(),
     }
 }
 
@@ -155,7 +161,9 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
 /// None: it keeps its last value.
 fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
     let paused = match report {
-        Report::Paused => Finding::new(true, Reason::PauseRequested, "the annotation orderflow.dev/paused is true"),
+        Report::Paused | Report::DeletionPaused => {
+            Finding::new(true, Reason::PauseRequested, "the annotation orderflow.dev/paused is true")
+        }
         _ => Finding::new(false, Reason::NotPaused, "nothing asks for a pause"),
     };
     match (kind, report) {
@@ -163,7 +171,13 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
         (Kind::Ready, Report::Invalid(problem) | Report::Panicked(problem)) => Some(Finding::of(problem)),
         (_, Report::Invalid(_)) => Some(Finding::unknown("the spec cannot be used")),
         (Kind::Ready, Report::Deleting(message)) => Some(Finding::new(false, Reason::Deleting, message.clone())),
-        (_, Report::Paused | Report::Deleting(_) | Report::Panicked(_)) => None,
+        (Kind::Ready, Report::DeletionPaused) => Some(Finding::new(
+            false,
+            Reason::Deleting,
+            "nothing is removed during the pause: the deletion goes on without the annotation orderflow.dev/paused, and \
+             ends with deletionPolicy Retain",
+        )),
+        (_, Report::Paused | Report::Deleting(_) | Report::DeletionPaused | Report::Panicked(_)) => None,
         (Kind::ShardsReady, Report::Looked { provisioned, .. }) => Some(shards(&provisioned.shards)),
         (Kind::BucketReady, Report::Looked { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.bucket, |notes| {
@@ -210,7 +224,15 @@ fn ready(report: &Report<'_>) -> Finding {
         .collect();
     let first = parts.iter().min_by_key(|(_, finding)| finding.reason.class() == Class::Fine);
     match first {
-        None => Finding::new(true, Reason::Available, "orders are taken, and everything behind them works"),
+        None => {
+            let well = "orders are taken, and everything behind them works";
+            let unheeded = match report {
+                Report::Looked { pipeline, .. } => pipeline.adoption.outdated(),
+                _ => None,
+            };
+            let message = unheeded.map_or_else(|| well.to_owned(), |unheeded| format!("{well}; {unheeded}"));
+            Finding::new(true, Reason::Available, message)
+        }
         Some((_, first)) => {
             let messages: Vec<String> =
                 parts.iter().map(|(kind, finding)| format!("{kind}: {}", finding.message)).collect();
@@ -236,7 +258,7 @@ fn condition(
         type_: kind.as_str().to_owned(),
         status: status.to_owned(),
         reason: finding.reason.as_str().to_owned(),
-        message: finding.message,
+        message: cut(finding.message, LONGEST_MESSAGE),
         observed_generation: generation,
         // To the second, as the API server keeps it: a finer one would differ from what was written.
         last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
@@ -308,6 +330,7 @@ mod tests {
             Report::Invalid(Problem::new(Reason::SpecInvalid, "spec.shards: no")),
             Report::Paused,
             Report::Deleting("pods".to_owned()),
+            Report::DeletionPaused,
         ] {
             let status = status(&flow, &OrderFlowStatus::default(), &report, Timestamp::now());
             let kinds: Vec<&str> = status.conditions.iter().map(|condition| condition.type_.as_str()).collect();
@@ -353,6 +376,16 @@ mod tests {
             (third.shards_ready.as_deref(), third.shards[1].reason.as_deref()),
             (Some("1/2"), Some("Unreachable"))
         );
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let long = || Err(Problem::new(Reason::Unreachable, "ä".repeat(4096)));
+        let (flow, pipeline, down) = (flow(), fixture::pipeline(&json!({})), provisioned(long()));
+        let status = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &down, true), Timestamp::now());
+        let messages: Vec<&str> = status.conditions.iter().map(|condition| condition.message.as_str()).collect();
+        assert!(messages.iter().all(|message| message.len() <= LONGEST_MESSAGE), "{messages:?}");
+        assert_eq!(messages.iter().filter(|message| message.ends_with('…')).count(), 2, "{messages:?}");
     }
 
     #[test]

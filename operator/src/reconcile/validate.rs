@@ -11,12 +11,15 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use orderflow_core::{ShardIndex, ShardMap, Topics, plain};
-use orderflow_provision::topics;
+use orderflow_provision::{Adopt, topics};
 use orderflow_service::{kafka, postgres, s3, secrecy::SecretString};
 use serde_json::Value;
 use sqlx::postgres::PgConnectOptions;
 
-use super::dereference::{Secrets, place};
+use super::{
+    adoption::Adoption,
+    dereference::{Secrets, place},
+};
 use crate::{
     condition::{Problem, Reason},
     crd::{self, OrderFlowSpec, SecretKey},
@@ -37,8 +40,8 @@ pub struct Identity {
 /// An OrderFlow whose every value was parsed.
 pub struct Pipeline {
     pub identity: Identity,
-    /// Databases and bucket may be taken over from another.
-    pub adopt: bool,
+    /// From whom databases and bucket may be taken over.
+    pub adoption: Adoption,
     pub map: ShardMap,
     pub shards: Vec<Shard>,
     pub bucket: Bucket,
@@ -47,7 +50,6 @@ pub struct Pipeline {
     pub consumer: Consumer,
     /// None: no policies.
     pub network_policy: Option<Peers>,
-    pub delete_everything: bool,
 }
 
 /// One database.
@@ -171,7 +173,7 @@ const DEFAULT_REPLICAS: i32 = 2;
 
 pub fn validate(
     identity: Identity,
-    adopt: bool,
+    adoption: Adoption,
     spec: &OrderFlowSpec,
     secrets: &Secrets,
     images: &Images,
@@ -193,7 +195,7 @@ pub fn validate(
         return Err(invalid("consumer.replicas: more than topic.partitions"));
     }
     Ok(Pipeline {
-        adopt,
+        adoption,
         map,
         shards,
         bucket: bucket(spec, secrets)?,
@@ -223,7 +225,6 @@ pub fn validate(
             postgres: spec.network_policy.postgres.clone(),
             s3: spec.network_policy.s3.clone(),
         }),
-        delete_everything: spec.deletion_policy == crd::DeletionPolicy::Delete,
         identity,
     })
 }
@@ -240,6 +241,10 @@ impl Pipeline {
     pub fn unresolved(&self) -> Option<&Problem> {
         let shards = self.shards.iter().filter_map(|shard| shard.access.as_ref().err());
         shards.chain(self.bucket.access.as_ref().err()).chain(self.topic.access.as_ref().err()).next()
+    }
+
+    pub fn adopt(&self) -> Adopt<'_> {
+        self.adoption.adopt()
     }
 
     pub fn topics(&self) -> topics::Wanted {
@@ -579,7 +584,7 @@ mod tests {
         assert_eq!((pipeline.consumer.replicas, pipeline.consumer.group.as_str()), (2, "store.shop"));
         assert_eq!(pipeline.topic.retention, Duration::from_secs(30 * 24 * 60 * 60));
         assert_eq!((pipeline.topic.partitions, pipeline.bucket.port), (6, 4566));
-        assert!(pipeline.network_policy.is_some() && !pipeline.delete_everything);
+        assert!(pipeline.network_policy.is_some());
         assert_eq!(fixture::pipeline(&json!({ "bucket": { "endpoint": null } })).bucket.port, 443);
     }
 }

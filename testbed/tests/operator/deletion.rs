@@ -10,7 +10,7 @@ use orderflow_testbed::{Isolation, Service, eventually, postgres};
 use serde_json::json;
 use sqlx::Row;
 
-use crate::support::{NAME, PATIENCE, World};
+use crate::support::{NAME, PATIENCE, World, looks};
 
 async fn delete(world: &World) -> Result<()> {
     world.orderflows().delete(NAME, &DeleteParams::default()).await.context("delete the OrderFlow")?;
@@ -173,5 +173,159 @@ async fn a_server_that_is_gone_does_not_keep_the_resource() -> Result<()> {
     ensure!(left.contains(&world.topic()) || left.contains("topics"), "{left}");
     ensure!(left.contains("shard2") && !left.contains("shard1"), "{left}");
     ensure!(tables(&world, 1).await?.is_empty() && !bucket_exists(&world).await, "what could be removed was not");
+    Ok(())
+}
+
+/// A resource with `deletionPolicy: Delete` and one receipt, after everything outside the cluster was made.
+async fn provisioned(world: &World) -> Result<()> {
+    world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
+    world.wait_for("ShardsReady", "True", "Provisioned").await?;
+    world.wait_for("BucketReady", "True", "Provisioned").await?;
+    world.wait_for("TopicReady", "True", "Provisioned").await?;
+    put(world, RECEIPT).await
+}
+
+const RECEIPT: &str = "receipts/alice/01890a5d-ac96-774b-bcce-b302099a8057.txt";
+
+async fn receipt_exists(world: &World) -> bool {
+    world.stack.s3().head_object().bucket(world.bucket()).key(RECEIPT).send().await.is_ok()
+}
+
+/// Points the resource at an S3 that does not answer, or back at the real one (`true`). While S3 is down a deletion removes the
+/// topics and then waits, with receipts and tables still there.
+async fn s3_answers(world: &World, answers: bool) -> Result<()> {
+    let real = world.stack.object_store().endpoint();
+    let endpoint = if answers { real.as_str() } else { "http://127.0.0.1:1" };
+    world.patch(json!({ "spec": { "bucket": { "endpoint": endpoint } } })).await
+}
+
+async fn is_stuck(world: &World) -> Result<()> {
+    eventually("the deletion to wait for S3", PATIENCE, async || {
+        let ready = world.condition("Ready").await?;
+        let message = ready["message"].as_str().unwrap_or_default();
+        ensure!(ready["reason"] == "Deleting" && message.contains("not removed yet: bucket"), "{ready}");
+        Ok(())
+    })
+    .await
+}
+
+async fn require_retained_event(world: &World) -> Result<()> {
+    let events = world.events().await?;
+    let told: Vec<_> = events.iter().filter(|(_, reason, _)| reason == "Retained").collect();
+    ensure!(told.len() == 1 && told[0].2.contains("deletionPolicy is Retain"), "{events:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retain_set_while_no_operator_ran_keeps_everything() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    provisioned(&world).await?;
+    let before = (tables(&world, 1).await?, tables(&world, 2).await?);
+
+    operator.stop().await?;
+    world.patch(json!({ "spec": { "deletionPolicy": "Retain" } })).await?;
+    delete(&world).await?;
+    let _operator = world.operator().await?;
+    world.is_gone(NAME).await?;
+    ensure!((tables(&world, 1).await?, tables(&world, 2).await?) == before && before.0.len() > 4, "{before:?}");
+    ensure!(topics_exist(&world).await && receipt_exists(&world).await, "the topics or a receipt are gone");
+    require_retained_event(&world).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retain_stops_a_deletion_that_is_under_way() -> Result<()> {
+    let world = World::new().await?;
+    let _operator = world.operator().await?;
+    provisioned(&world).await?;
+    let before = (tables(&world, 1).await?, tables(&world, 2).await?);
+    s3_answers(&world, false).await?;
+    delete(&world).await?;
+    is_stuck(&world).await?;
+
+    let retain = json!({ "spec": {
+        "deletionPolicy": "Retain",
+        "bucket": { "endpoint": world.stack.object_store().endpoint() },
+    }});
+    world.patch(retain).await?;
+    world.is_gone(NAME).await?;
+    ensure!((tables(&world, 1).await?, tables(&world, 2).await?) == before && before.0.len() > 4, "{before:?}");
+    ensure!(receipt_exists(&world).await, "the receipt is gone");
+    require_retained_event(&world).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_deletion_waits() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    provisioned(&world).await?;
+    let before = (tables(&world, 1).await?, tables(&world, 2).await?);
+    s3_answers(&world, false).await?;
+    delete(&world).await?;
+    is_stuck(&world).await?;
+
+    let paused = |value| json!({ "metadata": { "annotations": { "orderflow.dev/paused": value } } });
+    world.patch(paused(json!("true"))).await?;
+    world.wait_for("Paused", "True", "PauseRequested").await?;
+    s3_answers(&world, true).await?;
+    for _ in 0..2 {
+        world.force_a_look(&operator).await?;
+    }
+    let ready = world.condition("Ready").await?;
+    let message = ready["message"].as_str().unwrap_or_default();
+    ensure!(ready["reason"] == "Deleting" && message.contains("orderflow.dev/paused"), "{ready}");
+    ensure!((tables(&world, 1).await?, tables(&world, 2).await?) == before && before.0.len() > 4, "{before:?}");
+    ensure!(receipt_exists(&world).await, "the receipt was removed during the pause");
+
+    world.patch(paused(json!(null))).await?;
+    world.is_gone(NAME).await?;
+    ensure!(tables(&world, 1).await?.is_empty() && tables(&world, 2).await?.is_empty(), "the tables are still there");
+    ensure!(!bucket_exists(&world).await, "the bucket is still there");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_resource_with_retain_goes() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    provisioned(&world).await?;
+    operator.stop().await?;
+    world.patch(json!({ "metadata": { "annotations": { "orderflow.dev/paused": "true" } } })).await?;
+    delete(&world).await?;
+    let operator = world.operator().await?;
+    world.wait_for("Paused", "True", "PauseRequested").await?;
+    let pods = world.deployment("producer").await?.spec.and_then(|spec| spec.replicas);
+    ensure!(pods == Some(2), "the pods were stopped during the pause: {pods:?}");
+    world.patch(json!({ "spec": { "deletionPolicy": "Retain" } })).await?;
+    world.is_gone(NAME).await?;
+    ensure!(tables(&world, 1).await?.len() > 4 && receipt_exists(&world).await, "something was removed");
+    operator.stop().await
+}
+
+/// The clock of `CLEANUP_SECONDS` is that of the deletion, not of the operator's process.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_that_do_not_live_long_let_the_resource_go_in_time() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    provisioned(&world).await?;
+    s3_answers(&world, false).await?;
+    delete(&world).await?;
+    is_stuck(&world).await?;
+    operator.stop().await?;
+    eventually("the resource to be gone", PATIENCE, async || {
+        let operator = world.operator_with(&[("CLEANUP_SECONDS", "10")]).await?;
+        eventually("a look at the deletion", PATIENCE, async || {
+            let there = world.orderflows().get_opt(NAME).await?.is_some();
+            ensure!(!there || looks(&operator).await? > 0, "no look");
+            Ok(())
+        })
+        .await?;
+        operator.stop().await?;
+        ensure!(world.orderflows().get_opt(NAME).await?.is_none(), "it is there");
+        Ok(())
+    })
+    .await?;
+    let left = left_behind(&world).await?;
+    ensure!(left.contains("bucket"), "{left}");
     Ok(())
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use orderflow_testbed::{Service, eventually};
+use orderflow_testbed::{Service, eventually, http};
 use serde_json::{Value, json};
 
 use crate::support::{NAME, PATIENCE, World};
@@ -276,6 +276,70 @@ async fn an_object_of_a_childs_name_is_named_and_left_alone_until_it_is_gone() -
     world.force_a_look(&operator).await?;
     world.wait_for("Ready", "True", "Available").await?;
     world.settled(&operator).await
+}
+
+/// The operator is held up between the look, which finds no such object, and its first write of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_somebody_makes_meanwhile_is_not_taken_over() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator_with(&[("FAILPOINTS", "operator::before-create=return")]).await?;
+    world.create(world.orderflow()).await?;
+    eventually("the operator to find no NetworkPolicy", PATIENCE, async || {
+        let requests = world.requests()?;
+        let asked = requests.iter().any(|request| request == "get networkpolicies/main-producer 404");
+        ensure!(asked, "{requests:?}");
+        Ok(())
+    })
+    .await?;
+    let theirs = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": { "name": "main-producer" },
+        "spec": { "podSelector": {} },
+    });
+    let before = by_hand(&world.objects("NetworkPolicy"), theirs).await?;
+    let failpoint = format!("{}/failpoints/operator::before-create", operator.admin_url()?);
+    http::client().put(failpoint).body("off").send().await?.error_for_status()?;
+
+    let condition = world.wait_for("ProducerAvailable", "False", "ChildConflict").await?;
+    let message = condition["message"].as_str().unwrap_or_default();
+    ensure!(message.starts_with("NetworkPolicy main-producer exists"), "{condition}");
+    let now = world.objects("NetworkPolicy").get("main-producer").await?;
+    ensure!(now == before, "{now:?} is not {before:?}");
+    Ok(())
+}
+
+/// A field that is applied no more goes only if nobody else, such as the creation, claims it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_operator_creates_it_holds_by_apply_alone() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator().await?;
+    world.create(everything(&world)).await?;
+    children_exist(&world).await?;
+    world.settled(&operator).await?;
+    for (kind, name) in CHILDREN {
+        let child = world.objects(kind).get(name).await?;
+        let ours: Vec<_> = child
+            .managed_fields()
+            .iter()
+            .filter(|entry| entry.manager.as_deref() == Some("orderflow-operator"))
+            .map(|entry| entry.operation.as_deref())
+            .collect();
+        ensure!(ours == [Some("Apply")], "{kind} {name}: {ours:?}");
+    }
+    let created = world.requests()?.into_iter().filter(|request| request.starts_with("create ")).count();
+    ensure!(created >= CHILDREN.len(), "{created} objects were created: {:?}", world.requests()?);
+
+    let annotation = "/metadata/annotations/example.com~1role";
+    ensure!(field_of(&world, "ServiceAccount", "main-producer", annotation).await? == "orders", "no annotation");
+    let none = json!({ "spec": { "producer": { "serviceAccount": { "annotations": { "example.com/role": null } } } } });
+    world.patch(none).await?;
+    eventually("the annotation to go", PATIENCE, async || {
+        let now = field_of(&world, "ServiceAccount", "main-producer", annotation).await?;
+        ensure!(now.is_null(), "{now}");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,7 +39,7 @@ async fn no_annotation_makes_one_shards_database_anothers() -> Result<()> {
     let before = Touchable::of(&world).await?;
     put_dsns(&world, [world.dsn(2), world.dsn(1)]).await?;
     world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
-    adopt(&world, NAME).await?;
+    adopt(&world, NAME, NAME).await?;
     world.settled(&operator).await?;
     world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
     before.require_untouched(&world).await
@@ -151,11 +151,91 @@ async fn what_an_owner_left_is_taken_over_by_whoever_is_told_to() -> Result<()> 
     world.look_at("heir", &operator).await?;
     ensure!([contents(world.dsn(1)).await?, contents(world.dsn(2)).await?] == left, "taken without being told to");
 
-    adopt(&world, "heir").await?;
+    adopt(&world, "heir", NAME).await?;
     world.wait_for_named("heir", "Ready", "True", "Available").await?;
-    let heir = format!("{}/heir", world.namespace);
-    ensure!(owners(&world).await? == [heir.clone(), heir.clone(), heir], "{:?}", owners(&world).await?);
+    require_owner(&world, "heir").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_adopted_from_another_than_the_named_owner() -> Result<()> {
+    let (world, operator, _kubelet) = World::ready().await?;
+    remove(&world, NAME).await?;
+    world.create(world.orderflow_with(&json!({ "metadata": { "name": "heir" } }))).await?;
+    adopt(&world, "heir", "somebody").await?;
+    for kind in ["ShardsReady", "BucketReady"] {
+        world.wait_for_named("heir", kind, "False", "OwnedByAnother").await?;
+    }
+    world.look_at("heir", &operator).await?;
+    require_owner(&world, NAME).await
+}
+
+/// The form that names nobody would take from anybody, for as long as it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_annotation_that_names_no_owner_has_no_effect_and_the_new_one_is_named() -> Result<()> {
+    let (world, operator, _kubelet) = World::ready().await?;
+    let adopt = json!({ "metadata": { "annotations": { "orderflow.dev/adopt": "true" } } });
+    world.patch(adopt.clone()).await?;
+    eventually("the warning of a resource that is well", PATIENCE, async || {
+        let ready = world.condition("Ready").await?;
+        let message = ready["message"].as_str().unwrap_or_default();
+        ensure!(ready["status"] == "True" && message.contains("orderflow.dev/adopt-from: NAMESPACE/NAME"), "{ready}");
+        Ok(())
+    })
+    .await?;
+    remove(&world, NAME).await?;
+    let mut heir = world.orderflow_with(&json!({ "metadata": { "name": "heir" } }));
+    merge(&mut heir, &adopt);
+    world.create(heir).await?;
+    for kind in ["ShardsReady", "BucketReady"] {
+        let condition = world.wait_for_named("heir", kind, "False", "OwnedByAnother").await?;
+        let message = condition["message"].as_str().unwrap_or_default();
+        ensure!(message.contains("orderflow.dev/adopt-from: NAMESPACE/NAME"), "{condition}");
+    }
+    world.look_at("heir", &operator).await?;
+    require_owner(&world, NAME).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_resources_that_adopt_from_each_other_do_not_steal() -> Result<()> {
+    let (world, operator, _kubelet) = World::ready().await?;
+    let topic = json!({ "topic": { "name": format!("{}-heir", world.topic()) } });
+    world.create(world.orderflow_with(&json!({ "metadata": { "name": "heir" }, "spec": topic }))).await?;
+    world.wait_for_named("heir", "ShardsReady", "False", "OwnedByAnother").await?;
+    for (name, from) in [(NAME, "heir"), ("heir", NAME)] {
+        adopt(&world, name, from).await?;
+        let any = json!({ "metadata": { "annotations": { "orderflow.dev/adopt": "true" } } });
+        world.patch_named(name, any).await?;
+    }
+    for _ in 0..2 {
+        world.look_at("heir", &operator).await?;
+        world.look_at(NAME, &operator).await?;
+        require_owner(&world, NAME).await?;
+    }
+    let condition = world.wait_for_named("heir", "ShardsReady", "False", "OwnedByAnother").await?;
+    let message = condition["message"].as_str().unwrap_or_default();
+    ensure!(message.contains("still exists"), "{condition}");
+    world.wait_for("Ready", "True", "Available").await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_manifest_does_not_take_the_originals_databases() -> Result<()> {
+    let (world, operator, _kubelet) = World::ready().await?;
+    remove(&world, NAME).await?;
+    let annotations = json!({
+        "orderflow.dev/adopt-from": format!("{}/{NAME}", world.namespace),
+        "orderflow.dev/adopt": "true",
+    });
+    let of = |name: &str| world.orderflow_with(&json!({ "metadata": { "name": name, "annotations": annotations } }));
+    world.create(of("heir")).await?;
+    world.wait_for_named("heir", "Ready", "True", "Available").await?;
+    world.create(of("copy")).await?;
+    for kind in ["ShardsReady", "BucketReady"] {
+        let condition = world.wait_for_named("copy", kind, "False", "OwnedByAnother").await?;
+        require_names(&condition, &format!("{}/heir", world.namespace))?;
+    }
+    world.look_at("copy", &operator).await?;
+    require_owner(&world, "heir").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,8 +288,16 @@ async fn remove(world: &World, name: &str) -> Result<()> {
     .await
 }
 
-async fn adopt(world: &World, name: &str) -> Result<()> {
-    world.patch_named(name, json!({ "metadata": { "annotations": { "orderflow.dev/adopt": "true" } } })).await
+async fn adopt(world: &World, name: &str, from: &str) -> Result<()> {
+    let owner = format!("{}/{from}", world.namespace);
+    world.patch_named(name, json!({ "metadata": { "annotations": { "orderflow.dev/adopt-from": owner } } })).await
+}
+
+/// Databases and bucket are this resource's.
+async fn require_owner(world: &World, name: &str) -> Result<()> {
+    let (owner, owners) = (format!("{}/{name}", world.namespace), owners(world).await?);
+    ensure!(owners.iter().all(|found| *found == owner), "{owners:?}");
+    Ok(())
 }
 
 async fn put_dsns(world: &World, dsns: [&str; 2]) -> Result<()> {

@@ -1,0 +1,43 @@
+//! Whose things a claim may take over.
+
+/// Names the owner whose things a claim may take over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Adopt<'a> {
+    #[default]
+    Nothing,
+    /// Only what belongs to exactly this owner, `<namespace>/<name>`.
+    From(&'a str),
+    /// What belongs to any owner.
+    Any,
+}
+
+impl<'a> Adopt<'a> {
+    /// From `owner`, if there is one.
+    pub fn from(owner: Option<&'a str>) -> Self {
+        owner.map_or(Self::Nothing, Self::From)
+    }
+
+    /// Whether a thing that belongs to `owner` may be taken over.
+    pub fn allows(self, owner: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::From(named) => named == owner,
+            Self::Any => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_named_owner_can_be_adopted_from() {
+        assert!(!Adopt::from(None).allows("shop/main"));
+        assert!(Adopt::from(Some("shop/main")).allows("shop/main"));
+        for other in ["shop/heir", "shop", "shop/main2", ""] {
+            assert!(!Adopt::From("shop/main").allows(other), "{other:?}");
+        }
+        assert!(Adopt::Any.allows("shop/main"));
+    }
+}
