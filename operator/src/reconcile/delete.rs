@@ -21,7 +21,7 @@ use super::{
     child, claims, dereference,
     event::{self, Severity},
     finalizer,
-    provision::{bucket_reason, claim, shard_reason, topic_reason},
+    provision::{bucket_reason, bucket_settings, claim, shard_reason, topic_reason},
     status::{self, Report},
     validate::{self, Identity, Pipeline},
 };
@@ -171,18 +171,19 @@ async fn remove_topics(flow: &OrderFlow, pipeline: &Pipeline) -> Vec<Problem> {
 }
 
 async fn remove_bucket(context: &Context, pipeline: &Pipeline) -> Option<Problem> {
-    let access = match &pipeline.bucket.access {
-        Ok(access) => access,
-        Err(problem) => return Some(problem.clone()),
+    let settings = match bucket_settings(context, pipeline) {
+        Ok(settings) => settings,
+        Err(problem) => return Some(problem),
     };
-    let client = s3::client(&access.settings, context.s3.clone()).await;
+    let client = s3::client(settings, context.s3.clone()).await;
     let name = &pipeline.bucket.name;
     // Many objects take several looks; each goes on where the last one ended.
     let deadline = context.cleanup_deadline.min(Duration::from_secs(60));
     match bucket::remove(&client, name, &pipeline.identity.owner(), deadline).await {
         Ok(removal) => {
-            tracing::info!(bucket = name, ?removal, "bucket");
-            None
+            tracing::info!(bucket = name, %removal, "bucket");
+            let kept = matches!(removal, bucket::Removal::NotEmpty { .. } | bucket::Removal::NotCreated { .. });
+            kept.then(|| Problem::new(Reason::Refused, format!("bucket {name}: {removal}")))
         }
         Err(error) => Some(Problem::new(bucket_reason(&error), format!("bucket {name}: {error}"))),
     }

@@ -205,8 +205,19 @@ pub fn shard_reason(error: &shard::Error) -> Reason {
     }
 }
 
+/// How the bucket is reached: with the credentials that the spec names, or with the operator's own where its settings allow
+/// that. Anyone who can edit an OrderFlow chooses the bucket's name and the endpoint.
+pub fn bucket_settings<'a>(context: &Context, pipeline: &'a Pipeline) -> Part<&'a s3::Settings> {
+    let bucket = &pipeline.bucket;
+    let settings = &bucket.access.as_ref().map_err(Clone::clone)?.settings;
+    if bucket.credentials.is_none() {
+        context.own_buckets.require(&bucket.name, bucket.endpoint.as_deref())?;
+    }
+    Ok(settings)
+}
+
 async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<String>> {
-    let settings = &pipeline.bucket.access.as_ref().map_err(Clone::clone)?.settings;
+    let settings = bucket_settings(context, pipeline)?;
     let client = s3::client(settings, context.s3.clone()).await;
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
     let look = bucket::check(&client, name, &owner);
@@ -231,6 +242,7 @@ pub fn bucket_reason(error: &bucket::Error) -> Reason {
         error if error.is_transient() => Reason::Unreachable,
         // Without a name nobody knows whether it is another's, or these credentials may not look at it.
         bucket::Error::OwnedByAnother { owner: Some(_) } => Reason::OwnedByAnother,
+        bucket::Error::NotEmpty { .. } => Reason::BucketNotEmpty,
         _ => Reason::Refused,
     }
 }

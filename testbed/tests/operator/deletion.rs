@@ -12,6 +12,11 @@ use sqlx::Row;
 
 use crate::support::{NAME, PATIENCE, World};
 
+const RECEIPT: &str = "receipts/alice/01890000-0000-7000-8000-000000000001.txt";
+
+/// What somebody else keeps in the bucket, not least where the receipts are.
+const THEIRS: [&str; 3] = ["other/thing", "receipts/2024/scan.pdf", "receipts/alice/1.txt"];
+
 async fn delete(world: &World) -> Result<()> {
     world.orderflows().delete(NAME, &DeleteParams::default()).await.context("delete the OrderFlow")?;
     Ok(())
@@ -88,7 +93,7 @@ async fn delete_stops_the_pods_and_removes_all_that_is_ours() -> Result<()> {
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
     world.wait_for("Ready", "True", "Available").await?;
     ensure!(world.orderflows().get(NAME).await?.finalizers() == ["orderflow.dev/cleanup"], "no finalizer");
-    put(&world, "receipts/alice/1.txt").await?;
+    put(&world, RECEIPT).await?;
 
     delete(&world).await?;
     world.is_gone(NAME).await?;
@@ -109,13 +114,17 @@ async fn a_bucket_with_other_objects_is_kept() -> Result<()> {
     let _operator = world.operator().await?;
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
     world.wait_for("BucketReady", "True", "Provisioned").await?;
-    put(&world, "receipts/alice/1.txt").await?;
-    put(&world, "other/thing").await?;
+    put(&world, RECEIPT).await?;
+    for theirs in THEIRS {
+        put(&world, theirs).await?;
+    }
     delete(&world).await?;
     world.is_gone(NAME).await?;
     let left = world.stack.s3().list_objects_v2().bucket(world.bucket()).send().await?;
     let keys: Vec<_> = left.contents().iter().filter_map(|object| object.key()).collect();
-    ensure!(keys == ["other/thing"], "{keys:?}");
+    ensure!(keys == THEIRS, "{keys:?}");
+    let left = left_behind(&world).await?;
+    ensure!(left.contains("kept, as other objects are in it"), "{left}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! remove.
 
 use anyhow::{Context, Result, ensure};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
 use futures_util::{
     StreamExt, TryStreamExt,
@@ -91,6 +92,11 @@ async fn put(stack: &Stack, environment: &Environment, keys: impl IntoIterator<I
     stream::iter(puts).buffer_unordered(64).map_ok(drop).try_collect::<()>().await.context("put an object")
 }
 
+/// The key of a new receipt.
+fn receipt(user: &str) -> String {
+    format!("receipts/{user}/{}.txt", Uuid::now_v7())
+}
+
 /// Tables outside the system's schemas.
 async fn tables(dsn: &str) -> Result<Vec<String>> {
     const QUERY: &str = "SELECT schemaname || '.' || tablename FROM pg_tables
@@ -164,12 +170,14 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     let tagging = Tagging::builder().set_tag_set(Some(tags)).build()?;
     client.put_bucket_tagging().bucket(bucket).tagging(tagging).send().await?;
     // More than one request may delete.
-    let receipts = (0..1001).map(|number| format!("receipts/alice/{number}.txt"));
-    put(&stack, &environment, receipts.chain(["theirs.txt".to_owned(), "receipts".to_owned()])).await?;
+    let receipts = (0..1001).map(|_| receipt("alice"));
+    // Ours come before, between and after these.
+    let theirs = ["receipts", "receipts/2024.csv", "receipts/alice/scan.pdf", "receipts/bob/1.txt", "theirs.txt"];
+    put(&stack, &environment, receipts.chain(theirs.map(ToOwned::to_owned)).chain([receipt("zoe")])).await?;
 
     let first = remove(&environment).await?;
     ensure!(first.line("shard1") == "removed" && first.line("shard2") == "removed", "{first:?}");
-    let kept = "kept, other objects are in it; 1001 receipts removed";
+    let kept = "kept, as other objects are in it; 1002 receipts removed";
     ensure!(first.line(&format!("bucket {bucket}")) == kept, "{first:?}");
     ensure!(first.text.lines().filter(|line| line.starts_with("topic ")).count() == 4, "{first:?}");
     let left = tables(dsn).await?;
@@ -177,7 +185,7 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     ensure!(tables(value(&environment, "PG_SHARD2_DSN")).await?.is_empty());
     let objects = client.list_objects_v2().bucket(bucket).send().await?;
     let keys: Vec<_> = objects.contents().iter().filter_map(|object| object.key()).collect();
-    ensure!(keys == ["receipts", "theirs.txt"], "{keys:?}");
+    ensure!(keys == theirs, "{keys:?}");
     let tags = client.get_bucket_tagging().bucket(bucket).send().await?.tag_set;
     ensure!(tags.len() == 1 && tags[0].key() == "cost-center", "{tags:?}");
     let looked = run(&environment, &["--check"]).await?;
@@ -187,7 +195,8 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     ensure!(second.text.matches("nothing of ours").count() == 4, "{second:?}");
 
     execute(dsn, "DROP SCHEMA orderuser CASCADE").await?;
-    provision(folder, environment.clone()).await?;
+    let adopted = run(&environment, &["--adopt"]).await?;
+    ensure!(adopted.succeeded, "{adopted:?}");
     let looked = run(&environment, &["--check"]).await?;
     ensure!(looked.succeeded, "{looked:?}");
     Ok(())
@@ -198,7 +207,8 @@ async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
     let stack = Stack::shared().await?;
     let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
     provision(folder, environment.clone()).await?;
-    put(&stack, &environment, ["receipts/alice/1.txt".to_owned()]).await?;
+    let object = receipt("alice");
+    put(&stack, &environment, [object.clone()]).await?;
     let dsns = ["PG_SHARD1_DSN", "PG_SHARD2_DSN"].map(|name| value(&environment, name).to_owned());
     let bucket = value(&environment, "S3_BUCKET");
 
@@ -219,7 +229,7 @@ async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
 
     let looked = run(&environment, &["--check"]).await?;
     ensure!(looked.succeeded, "{looked:?}");
-    stack.s3().head_object().bucket(bucket).key("receipts/alice/1.txt").send().await?;
+    stack.s3().head_object().bucket(bucket).key(object).send().await?;
     Ok(())
 }
 
@@ -272,10 +282,11 @@ async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
     let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     client.put_bucket_versioning().bucket(bucket).versioning_configuration(enabled).send().await?;
+    let (alices, bobs) = (receipt("alice"), receipt("bob"));
     for _ in 0..2 {
-        put(&stack, &environment, ["receipts/alice/1.txt".to_owned(), "receipts/bob/2.txt".to_owned()]).await?;
+        put(&stack, &environment, [alices.clone(), bobs.clone()]).await?;
     }
-    client.delete_object().bucket(bucket).key("receipts/bob/2.txt").send().await?;
+    client.delete_object().bucket(bucket).key(bobs).send().await?;
 
     let removed = remove(&environment).await?;
     ensure!(removed.line(&format!("bucket {bucket}")) == "removed, with 5 receipts", "{removed:?}");
@@ -333,5 +344,62 @@ async fn a_server_is_trusted_by_the_ca_file_beside_its_dsn_alone() -> Result<()>
     }
     let misplaced = run(&environment("", "/nowhere/ca.crt"), &["--check"]).await?;
     ensure!(misplaced.text.contains("PG_SHARD1_DSN: its CA file /nowhere/ca.crt: No such file"), "{misplaced:?}");
+    Ok(())
+}
+
+/// The bucket's tags of ours: key and value.
+async fn tags(stack: &Stack, bucket: &str) -> Result<Vec<(String, String)>> {
+    let answer = stack.s3().get_bucket_tagging().bucket(bucket).send().await;
+    let tags = match answer {
+        Ok(answer) => answer.tag_set,
+        Err(error) if error.code() == Some("NoSuchTagSet") => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(tags.into_iter().map(|tag| (tag.key, tag.value)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Result<()> {
+    let stack = Stack::shared_with_localstack().await?;
+    let environment = fresh(&stack).await?;
+    let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
+    client.create_bucket().bucket(bucket).send().await?;
+    client.delete_public_access_block().bucket(bucket).send().await?;
+    put(&stack, &environment, ["payroll.csv".to_owned(), receipt("alice")]).await?;
+
+    let refused = run(&environment, &[]).await?;
+    let line = refused.line(&format!("bucket {bucket}"));
+    ensure!(!refused.succeeded && line.contains("holds objects and no OrderFlow's tag"), "{refused:?}");
+    let (tagged, private) =
+        (tags(&stack, bucket).await?, client.get_public_access_block().bucket(bucket).send().await.is_ok());
+    ensure!(tagged.is_empty() && !private, "the bucket was changed: {tagged:?}");
+    let nothing = run(&environment, &["--remove"]).await?;
+    ensure!(nothing.line(&format!("bucket {bucket}")) == "nothing of ours", "{nothing:?}");
+
+    // By name: with a tag, or with the flag.
+    let owner = value(&environment, "OWNER");
+    let tag = Tag::builder().key("orderflow.dev/owner").value(owner).build()?;
+    let tagging = Tagging::builder().tag_set(tag).build()?;
+    client.put_bucket_tagging().bucket(bucket).tagging(tagging).send().await?;
+    let claimed = run(&environment, &[]).await?;
+    ensure!(claimed.succeeded, "{claimed:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Result<()> {
+    let stack = Stack::shared_with_localstack().await?;
+    let environment = fresh(&stack).await?;
+    let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
+    client.create_bucket().bucket(bucket).send().await?;
+    let made = run(&environment, &[]).await?;
+    ensure!(made.line(&format!("bucket {bucket}")) == "existed, claimed", "{made:?}");
+    put(&stack, &environment, [receipt("alice")]).await?;
+
+    let removed = remove(&environment).await?;
+    let kept = "kept, as nothing says that an OrderFlow created it; 1 receipt removed";
+    ensure!(removed.line(&format!("bucket {bucket}")) == kept, "{removed:?}");
+    client.head_bucket().bucket(bucket).send().await?;
+    ensure!(tags(&stack, bucket).await?.is_empty(), "{:?}", tags(&stack, bucket).await?);
     Ok(())
 }
