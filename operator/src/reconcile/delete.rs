@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{
     Again, Error,
     apply::is_ours,
-    child, claims, dereference,
+    child, dereference,
     event::{self, Severity},
     finalizer,
     provision::{bucket_reason, bucket_settings, claim, shard_reason, topic_reason},
@@ -127,7 +127,7 @@ async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: b
         Err(problem) => return Ok(vec![problem]),
     };
     // The tables last: until then they, and the status, say whose the rest is.
-    let mut left = remove_topics(flow, &pipeline).await;
+    let mut left = remove_topics(&pipeline).await;
     left.extend(remove_bucket(context, &pipeline).await);
     if last || left.iter().all(|problem| problem.class() != Class::Transient) {
         left.extend(remove_tables(&pipeline).await);
@@ -137,30 +137,24 @@ async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: b
     Ok(left)
 }
 
-async fn remove_topics(flow: &OrderFlow, pipeline: &Pipeline) -> Vec<Problem> {
-    // Never had by this resource: they may be anybody's.
-    if flow.status.as_ref().and_then(|status| status.topic.as_ref()) != Some(&claims::key(flow)) {
-        return Vec::new();
-    }
+async fn remove_topics(pipeline: &Pipeline) -> Vec<Problem> {
     let access = match &pipeline.topic.access {
         Ok(access) => access,
         Err(problem) => return vec![problem.clone()],
     };
-    let config = access.settings.client();
+    let (config, owner) = (access.settings.client(), pipeline.identity.owner());
     let group = async {
         let group = &pipeline.consumer.group;
+        if !topics::belongs_to(group, &owner) {
+            let why = format!("its name does not begin with {}", owner.replacen('/', ".", 1));
+            return Some(kept(format!("group {group}"), why));
+        }
         let removed = topics::remove_group(&config, group).await;
         removed.err().map(|error| Problem::new(topic_reason(&error), format!("group {group}: {error}")))
     };
     let topics = async {
-        match topics::remove(&config, &pipeline.topic.names).await {
-            Ok(topics) => topics
-                .into_iter()
-                .filter_map(|topic| {
-                    let error = topic.outcome.err()?;
-                    Some(Problem::new(topic_reason(&error), format!("topic {}: {error}", topic.name)))
-                })
-                .collect(),
+        match topics::remove(&config, &pipeline.topic.names, &owner).await {
+            Ok(topics) => topics.into_iter().filter_map(of_topic).collect(),
             Err(error) => vec![Problem::new(topic_reason(&error), format!("topics: {error}"))],
         }
     };
@@ -168,6 +162,20 @@ async fn remove_topics(flow: &OrderFlow, pipeline: &Pipeline) -> Vec<Problem> {
     let mut left: Vec<Problem> = group.await.into_iter().collect();
     left.extend(topics.await);
     left
+}
+
+fn of_topic(topic: topics::Topic<topics::Removal>) -> Option<Problem> {
+    let name = format!("topic {}", topic.name);
+    match topic.outcome {
+        Ok(topics::Removal::Removed | topics::Removal::Missing) => None,
+        Ok(topics::Removal::Kept) => Some(kept(name, "nothing says that an OrderFlow created it")),
+        Err(error) => Some(Problem::new(topic_reason(&error), error).of(name)),
+    }
+}
+
+/// What is left on purpose: nobody waits for it, and the Warning names it.
+fn kept(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Problem {
+    Problem::new(Reason::Refused, format!("{what}: kept, as {why}"))
 }
 
 async fn remove_bucket(context: &Context, pipeline: &Pipeline) -> Option<Problem> {

@@ -39,9 +39,20 @@ pub struct Provisioned {
     pub bucket: Part<Vec<String>>,
     /// What is not as the spec says, and works nevertheless.
     pub topic: Part<Vec<String>>,
+    pub told: Told,
     /// Something that was well did not answer this once. It counts as well until it is asked again, soon: a server that is
     /// slow for a moment should wake nobody.
     pub doubted: bool,
+}
+
+/// What else was learned.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// What the shards' servers cannot promise about what they have acknowledged, with the shard's name.
+    pub shards: Vec<String>,
+    /// The same of the brokers.
+    pub brokers: Vec<String>,
+    pub kafka_cluster_id: Option<String>,
 }
 
 impl Provisioned {
@@ -58,6 +69,9 @@ impl Provisioned {
         let shards = std::iter::zip(&mut self.shards, &before.shards).map(|(now, before)| doubt(now, before));
         let doubted = shards.fold(false, |any, doubted| any | doubted);
         self.doubted = doubted | doubt(&mut self.bucket, &before.bucket) | doubt(&mut self.topic, &before.topic);
+        if self.doubted {
+            self.told.clone_from(&before.told);
+        }
     }
 }
 
@@ -71,7 +85,8 @@ fn doubt<T: Clone>(now: &mut Part<T>, before: &Part<T>) -> bool {
 }
 
 pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline, memory: &mut Memory) -> Provisioned {
-    let rival = claims::rival(&context.live, flow);
+    let cluster = flow.status.as_ref().and_then(|status| status.kafka_cluster_id.as_deref());
+    let rival = claims::rival(&context.live, flow, cluster);
     let question = question(flow, pipeline, rival.as_deref());
     if let Some(probed) = &memory.probed
         && probed.question == question
@@ -86,9 +101,21 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
     let (shards, bucket, topic) = tokio::join!(
         join_all(pipeline.shards.iter().map(|shard| provision_shard(pipeline, shard))),
         provision_bucket(context, pipeline),
-        provision_topics(pipeline, rival.as_deref()),
+        provision_topics(context, flow, pipeline),
     );
-    let mut answer = Provisioned { shards, bucket, topic, doubted: false };
+    let mut told = Told::default();
+    let shards = std::iter::zip(&pipeline.shards, shards)
+        .map(|(shard, found)| {
+            let shard::Found { version, notes } = found?;
+            told.shards.extend(notes.iter().map(|note| format!("{}: {note}", shard.name)));
+            Ok(version)
+        })
+        .collect();
+    let topic = topic.map(|(differences, found)| {
+        (told.brokers, told.kafka_cluster_id) = (found.notes, found.cluster);
+        differences
+    });
+    let mut answer = Provisioned { shards, bucket, topic, told, doubted: false };
     if let Some(before) = memory.probed.as_ref().filter(|before| before.question == question) {
         answer.doubt(&before.answer);
     }
@@ -150,7 +177,7 @@ pub fn claim<'a>(pipeline: &'a Pipeline, shard: &Shard, owner: &'a str) -> Claim
     }
 }
 
-async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
+async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<shard::Found> {
     let options = &shard.access.as_ref().map_err(Clone::clone)?.options;
     let owner = pipeline.identity.owner();
     let claim = claim(pipeline, shard, &owner);
@@ -158,11 +185,7 @@ async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
     let make = async {
         let outcome = shard::ensure(options, &claim).await?;
         tracing::info!(shard = shard.name, %outcome, "schema");
-        let (shard::Outcome::Created { version }
-        | shard::Outcome::Migrated { to: version, .. }
-        | shard::Outcome::Adopted { version, .. }
-        | shard::Outcome::Unchanged { version }) = outcome;
-        Ok(version)
+        shard::check(options, &claim).await
     };
     let helps = |error: &shard::Error| match error {
         shard::Error::Missing | shard::Error::Outdated { .. } => true,
@@ -171,8 +194,8 @@ async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
         }
         _ => false,
     };
-    let version = look_then_make(look, helps, make).await;
-    version.map_err(|answer| {
+    let found = look_then_make(look, helps, make).await;
+    found.map_err(|answer| {
         let secret = answer.error().and_then(|error| secret_of_shard(shard, error));
         answer.problem(shard_reason).of(&shard.name).see(secret.map(place))
     })
@@ -247,45 +270,60 @@ pub fn bucket_reason(error: &bucket::Error) -> Reason {
     }
 }
 
-async fn provision_topics(pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<String>> {
+/// What is not as the spec says, and the whole answer without the topics.
+async fn provision_topics(
+    context: &Context,
+    flow: &OrderFlow,
+    pipeline: &Pipeline,
+) -> Part<(Vec<String>, topics::Found)> {
     let settings = &pipeline.topic.access.as_ref().map_err(Clone::clone)?.settings;
-    let name = &pipeline.topic.names.orders;
-    if let Some(rival) = rival {
-        return Err(Problem::new(
-            Reason::OwnedByAnother,
-            format!("topic {name}: it is {rival}'s; nothing was written"),
-        ));
-    }
     let (config, wanted) = (settings.client(), pipeline.topics());
-    let look = async {
-        let topics = topics::check(&config, &wanted).await?;
-        let missing = topics.iter().any(|topic| matches!(topic.outcome, Err(topics::Error::Missing)));
-        if missing { Err(topics::Error::Missing) } else { Ok(topics) }
-    };
     let make = async {
-        let topics = topics::ensure(&config, &wanted).await?;
-        for topic in
-            topics.iter().filter(|topic| topic.outcome.as_ref().is_ok_and(|outcome| outcome.differences().is_empty()))
-        {
-            if let Ok(outcome) = &topic.outcome {
+        let found = topics::ensure(&config, &wanted).await?;
+        for topic in &found.topics {
+            if let Ok(outcome) = topic.outcome.as_ref()
+                && outcome.differences().is_empty()
+            {
                 tracing::info!(topic = topic.name, %outcome, "topic");
             }
         }
-        Ok(topics)
+        Ok(found)
     };
-    let topics = look_then_make(look, |error| matches!(error, topics::Error::Missing), make).await;
-    let topics = topics.map_err(|answer| {
+    let found = match tokio::time::timeout(LOOK, topics::check(&config, &wanted)).await {
+        Ok(Ok(found)) if lacks(&found, |error| matches!(error, topics::Error::Missing | topics::Error::Unclaimed)) => {
+            // Kafka says whose the topics are. Where it does not yet, the resources are compared.
+            let relay = &wanted.topics.relay;
+            let unclaimed = found.topics.iter().any(|topic| topic.name == *relay && topic.outcome.is_err());
+            let rival = claims::rival(&context.live, flow, found.cluster.as_deref()).filter(|_| unclaimed);
+            if let Some(rival) = rival {
+                let name = &wanted.topics.orders;
+                let message = format!("topic {name}: it is {rival}'s; nothing was written");
+                return Err(Problem::new(Reason::OwnedByAnother, message));
+            }
+            make.await.map_err(Answer::Error)
+        }
+        Ok(Err(topics::Error::OwnedByAnother { owner })) if wanted.adopt.allows(&owner) => {
+            make.await.map_err(Answer::Error)
+        }
+        Ok(found) => found.map_err(Answer::Error),
+        Err(_) => Err(Answer::None),
+    };
+    let mut found = found.map_err(|answer| {
         let secret = answer.error().and_then(|error| secret_of_topic(&pipeline.topic, error));
         answer.problem(topic_reason).of("topics").see(secret.map(place))
     })?;
     let mut differences = Vec::new();
-    for topic in topics {
+    for topic in std::mem::take(&mut found.topics) {
         let outcome = topic
             .outcome
             .map_err(|error| Problem::new(topic_reason(&error), format!("topic {}: {error}", topic.name)))?;
         differences.extend(outcome.differences().iter().map(|difference| format!("{}: {difference}", topic.name)));
     }
-    Ok(differences)
+    Ok((differences, found))
+}
+
+fn lacks(found: &topics::Found, what: impl Fn(&topics::Error) -> bool) -> bool {
+    found.topics.iter().any(|topic| topic.outcome.as_ref().is_err_and(&what))
 }
 
 /// Which Secret to look at.
@@ -300,6 +338,7 @@ fn secret_of_topic<'a>(topic: &'a Topic, error: &topics::Error) -> Option<&'a Se
 pub fn topic_reason(error: &topics::Error) -> Reason {
     match error {
         error if error.is_transient() => Reason::Unreachable,
+        topics::Error::OwnedByAnother { .. } => Reason::OwnedByAnother,
         topics::Error::TooFewPartitions(_) => Reason::TooFewPartitions,
         topics::Error::Settings(_) => Reason::SecretInvalid,
         _ => Reason::Refused,
@@ -316,6 +355,7 @@ mod tests {
             shards: vec![Ok(1), shard],
             bucket: Ok(Vec::new()),
             topic: Ok(Vec::new()),
+            told: Told::default(),
             doubted: false,
         };
         let silent = || Err(Problem::new(Reason::Unreachable, "no answer"));

@@ -129,6 +129,32 @@ async fn a_bucket_with_other_objects_is_kept() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_there_before_is_kept() -> Result<()> {
+    let world = World::with_localstack().await?;
+    let s3 = world.stack.s3();
+    s3.create_bucket().bucket(world.bucket()).send().await?;
+    world.stack.create_topic(&world.topic(), 6).await?;
+    let _operator = world.operator().await?;
+    let changes = json!({ "spec": { "deletionPolicy": "Delete", "consumer": { "groupId": "billing" } } });
+    world.create(world.orderflow_with(&changes)).await?;
+    world.wait_for("BucketReady", "True", "Provisioned").await?;
+    world.wait_for("TopicReady", "True", "TopicsDiffer").await?;
+    put(&world, RECEIPT).await?;
+
+    delete(&world).await?;
+    world.is_gone(NAME).await?;
+    ensure!(topics_exist(&world).await && bucket_exists(&world).await, "the topic or the bucket is gone");
+    let notifications = format!("{}.notifications", world.topic());
+    let made = world.stack.read_topic(&notifications, Isolation::ReadCommitted).await;
+    ensure!(made.is_err(), "{notifications} was created by the operator and is still there");
+    let left = left_behind(&world).await?;
+    for kept in [format!("topic {}: kept", world.topic()), "group billing: kept".to_owned(), "bucket".to_owned()] {
+        ensure!(left.contains(&kept), "{kept}: {left}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_anothers_is_not_removed() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;

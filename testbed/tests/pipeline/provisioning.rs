@@ -10,7 +10,8 @@ use futures_util::{
     stream,
 };
 use orderflow_testbed::{
-    Authority, Launch, Postgres, Process, Service, Stack, folder, postgres, product::Environment, provision, tools,
+    Authority, Launch, Postgres, Process, Service, Stack, eventually, folder, postgres, product::Environment,
+    provision, tools,
 };
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
@@ -401,5 +402,120 @@ async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Res
     ensure!(removed.line(&format!("bucket {bucket}")) == kept, "{removed:?}");
     client.head_bucket().bucket(bucket).send().await?;
     ensure!(tags(&stack, bucket).await?.is_empty(), "{:?}", tags(&stack, bucket).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_were_there_before_are_kept() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let mut environment = fresh(&stack).await?;
+    let topic = value(&environment, "KAFKA_TOPIC").to_owned();
+    let relay = format!("{topic}.relay");
+    // As an earlier version made it: without a partition that says whose the topics are.
+    stack.create_topic(&topic, 6).await?;
+    stack.create_topic(&relay, 2).await?;
+    environment.push(("KAFKA_GROUP_ID".to_owned(), "somebodys-group".to_owned()));
+    let unclaimed = run(&environment, &["--check"]).await?;
+    ensure!(unclaimed.line(&format!("topic {relay}")).contains("the topics are nobody's yet"), "{unclaimed:?}");
+    let made = run(&environment, &[]).await?;
+    ensure!(made.succeeded && made.line(&format!("topic {relay}")).starts_with("exists, 3 partitions"), "{made:?}");
+
+    let removed = remove(&environment).await?;
+    let kept = "kept, as nothing says that an OrderFlow created it";
+    for (name, line) in [
+        (topic.clone(), kept),
+        (format!("{topic}.notifications"), "removed"),
+        (format!("{topic}.dlq"), "removed"),
+        (relay.clone(), kept),
+    ] {
+        ensure!(removed.line(&format!("topic {name} ")) == line, "{name}: {removed:?}");
+    }
+    let group = removed.line("group somebodys-group");
+    ensure!(group.starts_with("kept, as its name does not begin with test."), "{removed:?}");
+    // They are nobody's again.
+    let next = with(&fresh(&stack).await?, "KAFKA_TOPIC", &topic);
+    let next = run(&next, &[]).await?;
+    ensure!(next.succeeded, "{next:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_have_one_owner_by_any_name_of_their_brokers() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let environment = fresh(&stack).await?;
+    let first = run(&environment, &[]).await?;
+    ensure!(first.succeeded, "{first:?}");
+    let topic = value(&environment, "KAFKA_TOPIC");
+
+    let alias = value(&environment, "KAFKA_BROKERS").replace("127.0.0.1", "localhost");
+    let second = with(&with(&fresh(&stack).await?, "KAFKA_TOPIC", topic), "KAFKA_BROKERS", &alias);
+    let expected = format!("FAILED: the topics are {}'s; nothing was written", value(&environment, "OWNER"));
+    // Its databases are its own by now, so it is the topics alone that refuse their removal.
+    for arguments in [&[][..], &["--check"], &["--remove"]] {
+        let refused = run(&second, arguments).await?;
+        ensure!(
+            !refused.succeeded && refused.line(&format!("topics {topic}…")) == expected,
+            "{arguments:?}: {refused:?}"
+        );
+    }
+    let looked = run(&environment, &["--check"]).await?;
+    ensure!(looked.succeeded, "{looked:?}");
+
+    let adopted = run(&second, &["--adopt"]).await?;
+    ensure!(adopted.succeeded, "{adopted:?}");
+    let lost = run(&environment, &["--check"]).await?;
+    let owner = value(&second, "OWNER");
+    ensure!(lost.text.contains(&format!("the topics are {owner}'s")), "{lost:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_claim_topics_at_once_one_has_them() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let first = fresh(&stack).await?;
+    let topic = value(&first, "KAFKA_TOPIC").to_owned();
+    let mut rivals = vec![first];
+    for _ in 0..3 {
+        rivals.push(with(&fresh(&stack).await?, "KAFKA_TOPIC", &topic));
+    }
+    let runs = try_join_all(rivals.iter().map(|rival| run(rival, &[]))).await?;
+    let winners = runs.iter().filter(|run| run.succeeded).count();
+    ensure!(winners == 1, "{winners}: {runs:?}");
+    let winner = runs.iter().position(|run| run.succeeded).context("nobody has them")?;
+    let removed = remove(&rivals[winner]).await?;
+    ensure!(removed.line(&format!("topic {topic} ")) == "removed", "{removed:?}");
+    Ok(())
+}
+
+/// Notes, and no failure: what is not as safe as it could be works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_the_servers_cannot_promise() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let postgres = Postgres::start(folder::of_this_test_process()?, "careless-postgres").await?;
+    let careless = postgres.create_database("careless").await?;
+    let environment = with(&fresh(&stack).await?, "PG_SHARD1_DSN", &careless);
+    let made = run(&environment, &[]).await?;
+    ensure!(made.succeeded, "{made:?}");
+    let safe = run(&environment, &["--check"]).await?;
+    ensure!(safe.succeeded && !safe.line("shard1").contains(" is off"), "{safe:?}");
+    // One line for all topics.
+    ensure!(safe.line("brokers") == "one broker has the only copy of each record", "{safe:?}");
+    ensure!(safe.text.lines().filter(|line| line.contains("broker")).count() == 1, "{safe:?}");
+
+    for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
+        execute(&careless, &format!("ALTER SYSTEM SET {setting} = off")).await?;
+    }
+    execute(&careless, "SELECT pg_reload_conf()").await?;
+    // The server reads its settings a moment later.
+    let said = eventually("the settings to be said", PATIENCE, async || {
+        let looked = run(&environment, &["--check"]).await?;
+        ensure!(looked.text.contains("fsync is off"), "{looked:?}");
+        Ok(looked)
+    })
+    .await?;
+    ensure!(said.succeeded, "{said:?}");
+    for note in ["fsync is off", "full_page_writes is off", "synchronous_commit is off"] {
+        ensure!(said.line("shard1").contains(note) && !said.line("shard2").contains(note), "{note}: {said:?}");
+    }
     Ok(())
 }
