@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::{Order, OrderId, Shard, UserId};
@@ -33,6 +33,33 @@ pub fn key(user: &UserId, id: OrderId) -> String {
         }
     }
     format!("receipts/{segment}/{id}.txt")
+}
+
+/// Whether [`key`] makes this key for some user and order.
+pub fn is_key(text: &str) -> bool {
+    let parts = text.strip_prefix("receipts/").and_then(|rest| rest.strip_suffix(".txt")?.split_once('/'));
+    let Some((segment, id)) = parts else { return false };
+    let Ok(id) = id.parse::<OrderId>() else { return false };
+    // Users that were stored before an id had to be plain have receipts, too.
+    let user = percent_decode_str(segment).decode_utf8().ok().map(|user| UserId::from_stored(user.into_owned()));
+    let is_user = |user: &UserId| (1..=UserId::MAX_CHARACTERS).contains(&user.as_str().chars().count());
+    // The id of a user whose segment was cut cannot be read from it.
+    user.filter(is_user).is_some_and(|user| key(&user, id) == text)
+        || (is_cut(segment) && text.ends_with(&format!("/{id}.txt")))
+}
+
+/// The beginning of a long escaped user id, then `~` and 16 bytes as hexadecimal digits.
+fn is_cut(segment: &str) -> bool {
+    let Some((beginning, digest)) = segment.rsplit_once('~') else { return false };
+    let escapes = beginning.split('%').skip(1);
+    (MAX_SEGMENT - 42..=MAX_SEGMENT - 40).contains(&beginning.len())
+        && digest.len() == 32
+        && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && !beginning.starts_with('.')
+        && beginning.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_~.%".contains(&byte))
+        && escapes
+            .map(str::as_bytes)
+            .all(|escape| escape.len() >= 2 && escape[..2].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F')))
 }
 
 /// The receipt's text, UTF-8, with `\n` line ends.
@@ -113,7 +140,46 @@ mod tests {
         assert!(one.len() <= MAX_SEGMENT, "{one}");
     }
 
+    #[test]
+    fn a_key_that_we_would_not_make_is_none_of_ours() {
+        let id = OrderId::nil();
+        for key in [
+            format!("receipts/alice/{id}"),
+            format!("receipts/alice/{id}.pdf"),
+            format!("receipts/alice/{id}.txt.bak"),
+            format!("receipts/{id}.txt"),
+            format!("receipts//{id}.txt"),
+            format!("receipts/alice/2024/{id}.txt"),
+            format!("Receipts/alice/{id}.txt"),
+            format!("old/receipts/alice/{id}.txt"),
+            format!("receipts/alice/{}.txt", id.to_string().replace('-', "")),
+            format!("receipts/alice/{{{id}}}.txt"),
+            "receipts/alice/1.txt".to_owned(),
+            // Not escaped as we do.
+            format!("receipts/a b/{id}.txt"),
+            format!("receipts/%61lice/{id}.txt"),
+            format!("receipts/a%2fb/{id}.txt"),
+            format!("receipts/.alice/{id}.txt"),
+            format!("receipts/a%ZZ/{id}.txt"),
+            // Too long, or cut somewhere else.
+            format!("receipts/{}/{id}.txt", "a".repeat(MAX_SEGMENT + 1)),
+            format!("receipts/{}~{}/{id}.txt", "a".repeat(MAX_SEGMENT - 39), "0".repeat(32)),
+            format!("receipts/{}~{}/{id}.txt", "a".repeat(MAX_SEGMENT - 40), "Z".repeat(32)),
+        ] {
+            assert!(!is_key(&key), "{key}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn every_key_of_ours_is_known_again(user in "[\\PC]{1,100}|[./%~]{1,100}|😀{1,100}|[a-z%]{60,100}", id: u128) {
+            let id = OrderId::from_u128(id);
+            if let Ok(user) = UserId::parse(&user) {
+                let key = key(&user, id);
+                prop_assert!(is_key(&key), "{key}");
+            }
+        }
+
         #[test]
         fn a_key_never_leaves_its_folder(user in "[\\PC]{1,100}|[./%]{1,8}") {
             let segment = segment_of(&user);

@@ -66,6 +66,7 @@ impl Reason {
                 | Self::MadeForAnother
                 | Self::SameDatabase
                 | Self::DatabaseNotEmpty
+                | Self::BucketNotEmpty
         )
     }
 }
@@ -114,12 +115,17 @@ reasons! {
     SameDatabase => NeedsUser,
     /// The database has tables of our names that nobody claims.
     DatabaseNotEmpty => NeedsUser,
+    /// The bucket holds objects and no tag of an OrderFlow. Use an empty bucket, or tag this one with its owner.
+    BucketNotEmpty => NeedsUser,
     /// The server cannot hold a shard, or its schema was changed by hand.
     DatabaseUnsuitable => NeedsUser,
     /// The topic has fewer partitions than are needed.
     TooFewPartitions => NeedsUser,
     /// The server understood, and refused: credentials, permissions, a limit.
     Refused => NeedsUser,
+    /// The spec names no credentials of the bucket, and the operator may not use its own for it: the name matches no
+    /// `--bucket-pattern`, or there is an `endpoint`.
+    OwnIdentityRefused => NeedsUser,
     /// An object of that name exists and is not ours; it is left alone.
     ChildConflict => NeedsUser,
     /// The Deployment made no progress within its deadline: look at its pods.

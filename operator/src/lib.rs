@@ -15,6 +15,7 @@ pub mod crd;
 pub mod lease;
 pub mod memory;
 pub mod metrics;
+pub mod own_buckets;
 pub mod permissions;
 pub mod reconcile;
 pub mod reference;

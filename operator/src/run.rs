@@ -15,6 +15,7 @@ use crate::{
     lease::Candidate,
     memory::Memories,
     metrics::{LONGEST_SILENCE, Metrics, Pulse},
+    own_buckets::OwnBuckets,
     reconcile::key,
     settings::Run,
 };
@@ -132,6 +133,7 @@ async fn control(
         memories: Memories::default(),
         metrics,
         images: settings.images(),
+        own_buckets: OwnBuckets::new(settings.bucket_pattern.clone()),
         key,
         identity: identity.into(),
         probe_interval: settings.probe_interval(),

@@ -83,6 +83,11 @@ pub struct Run {
     #[arg(long, env = "CLEANUP_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86400), help_heading = "Reconciling")]
     pub cleanup_seconds: u32,
 
+    /// Buckets that the operator reaches with its own AWS identity if their resource names no credentials, NAME[,NAME…]; `*`
+    /// stands for any characters; absent: none
+    #[arg(long, env = "BUCKET_PATTERN", value_name = "NAME", value_delimiter = ',', help_heading = "Reconciling")]
+    pub bucket_pattern: Vec<String>,
+
     /// Resources that are reconciled at the same time
     #[arg(long, env = "CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Reconciling")]
     pub concurrency: u16,

@@ -1,6 +1,7 @@
 //! The bucket of the receipts: there, private, and tagged with whose it is. Several runs may make it at once. S3 has no
 //! compare-and-swap for tags, so of two OrderFlows that claim one untagged bucket in the same instant the later one has it,
-//! and the earlier one finds out at its next look. What was made can be removed again, with the receipts.
+//! and the earlier one finds out at its next look. A bucket that holds objects is claimed only if somebody says so. What was
+//! made can be removed again, with the receipts.
 
 mod error;
 mod objects;
@@ -9,18 +10,22 @@ mod store;
 use std::{fmt, time::Duration};
 
 use aws_sdk_s3::Client;
+use orderflow_core::receipt;
 
 use crate::Adopt;
 pub use error::Error;
-use store::{Answer, Created, Privacy, Store};
+use store::{Answer, Created, Privacy, Store, Tags};
 
 /// The tag that says whose the bucket is. Its value holds at most 256 characters.
 pub const OWNER_TAG: &str = "orderflow.dev/owner";
 
-/// All receipts are below it; see [`orderflow_core::receipt::key`].
+/// The tag that says that an OrderFlow created the bucket. Without it the bucket is never deleted.
+pub const CREATED_TAG: &str = "orderflow.dev/created";
+
+/// All receipts are below it; see [`receipt::key`].
 const RECEIPTS: &str = "receipts/";
 
-/// Bounds a whole call of [`ensure`] or [`check`]: 8 requests, each bounded by the client, some of them twice.
+/// Bounds a whole call of [`ensure`] or [`check`]: 10 requests, each bounded by the client, some of them twice.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What [`ensure`] found and did, and what this server cannot do.
@@ -59,15 +64,17 @@ pub enum Removal {
     /// The bucket, and that many receipts (versions of them, if the bucket keeps versions) which this call deleted.
     Removed { receipts: u64 },
     /// Other objects are in it: the receipts are gone, the bucket is nobody's now.
-    Kept { receipts: u64 },
+    NotEmpty { receipts: u64 },
+    /// Nothing says that we created it: the receipts are gone, the bucket is nobody's now.
+    NotCreated { receipts: u64 },
     /// The bucket is tagged as nobody's: it was not claimed yet, or kept by a removal before. Nothing was touched.
     NothingOfOurs,
     /// There is no such bucket.
     Missing,
 }
 
-/// Makes the bucket exist, be `owner`'s and be private. Another's bucket is not touched, unless `adopt` allows it and the
-/// credentials allow it.
+/// Makes the bucket exist, be `owner`'s and be private. A bucket that is another's, or nobody's and holds objects, is not
+/// touched, unless `adopt` allows it and the credentials allow it.
 pub async fn ensure(
     client: &Client,
     name: &str,
@@ -79,7 +86,7 @@ pub async fn ensure(
         let store = Store { client, name };
         let created = !store.exists().await? && create(&store, region).await?;
         let mut notes = Vec::new();
-        let ownership = claim(&store, owner, adopt, &mut notes).await?;
+        let ownership = claim(&store, owner, adopt, created, &mut notes).await?;
         let made_private = make_private(&store, &mut notes).await?;
         let change = match ownership {
             Some(adopted @ Change::Adopted { .. }) => adopted,
@@ -119,8 +126,9 @@ pub async fn check(client: &Client, name: &str, owner: &str) -> Result<Vec<Note>
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Deletes all receipts, then the bucket if nothing else is in it; otherwise the bucket stays and loses its owner. Only if
-/// the bucket is tagged as `owner`'s: on a server that knows no tags nobody can tell, so nothing is removed there.
+/// Deletes all receipts, then the bucket if we created it and nothing else is in it; otherwise the bucket stays and loses its
+/// owner. Only if the bucket is tagged as `owner`'s: on a server that knows no tags nobody can tell, so nothing is removed
+/// there.
 ///
 /// Takes as long as there are receipts, 1000 with each request, but not longer than `deadline`. What was deleted until then,
 /// or until any other error, stays deleted, and the next call goes on from there.
@@ -130,32 +138,33 @@ pub async fn remove(client: &Client, name: &str, owner: &str, deadline: Duration
         if !store.exists().await? {
             return Ok(Removal::Missing);
         }
-        if !is_owners(&store, owner).await? {
+        let Some(tags) = tags_of_owner(&store, owner).await? else {
             return Ok(Removal::NothingOfOurs);
-        }
-        let receipts = objects::delete_all(&store, RECEIPTS).await?;
-        if store.delete().await? {
+        };
+        let receipts = objects::delete(&store, RECEIPTS, receipt::is_key).await?;
+        let created = tags.created();
+        if created && store.delete().await? {
             return Ok(Removal::Removed { receipts });
         }
         release(&store, owner).await?;
-        Ok(Removal::Kept { receipts })
+        Ok(if created { Removal::NotEmpty { receipts } } else { Removal::NotCreated { receipts } })
     };
     tokio::time::timeout(deadline, work).await.unwrap_or(Err(Error::Deadline(deadline)))
 }
 
-/// False: nobody's. An error if it is another's, or nobody can tell.
-async fn is_owners(store: &Store<'_>, owner: &str) -> Result<bool, Error> {
+/// None: nobody's. An error if it is another's, or nobody can tell.
+async fn tags_of_owner(store: &Store<'_>, owner: &str) -> Result<Option<Tags>, Error> {
     match store.tags().await? {
         Answer::Unknown => Err(Error::NoTags),
         Answer::Known(tags) => match tags.owner() {
-            Some(found) if found == owner => Ok(true),
+            Some(found) if found == owner => Ok(Some(tags)),
             Some(found) => Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
-            None => Ok(false),
+            None => Ok(None),
         },
     }
 }
 
-/// Takes the owner's tag away, unless somebody else has tagged it by now.
+/// Takes our tags away, unless somebody else has tagged it by now.
 async fn release(store: &Store<'_>, owner: &str) -> Result<(), Error> {
     match store.tags().await? {
         Answer::Known(tags) if tags.owner() == Some(owner) => match store.put_tags(tags.without_owner()).await? {
@@ -178,10 +187,12 @@ async fn create(store: &Store<'_>, region: &str) -> Result<bool, Error> {
     }
 }
 
+/// `created`: by this call.
 async fn claim(
     store: &Store<'_>,
     owner: &str,
     adopt: Adopt<'_>,
+    created: bool,
     notes: &mut Vec<Note>,
 ) -> Result<Option<Change>, Error> {
     let Answer::Known(tags) = store.tags().await? else {
@@ -192,8 +203,11 @@ async fn claim(
         Some(found) if found == owner => return Ok(None),
         Some(found) if adopt.allows(found) => Change::Adopted { from: found.to_owned() },
         Some(found) => return Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
-        None => Change::Claimed,
+        // Nothing says whose the objects are, so they are not a named owner's either.
+        None if created || adopt == Adopt::Any || objects::is_empty(store).await? => Change::Claimed,
+        None => return Err(Error::NotEmpty { owner: owner.to_owned() }),
     };
+    let tags = if created { tags.with_created() } else { tags };
     match store.put_tags(tags.with_owner(owner)).await? {
         Answer::Known(()) => {}
         Answer::Unknown => {
@@ -243,8 +257,12 @@ impl fmt::Display for Removal {
         let plural = |receipts: &u64| if *receipts == 1 { "" } else { "s" };
         match self {
             Self::Removed { receipts } => write!(f, "removed, with {receipts} receipt{}", plural(receipts)),
-            Self::Kept { receipts } => {
-                write!(f, "kept, other objects are in it; {receipts} receipt{} removed", plural(receipts))
+            Self::NotEmpty { receipts } => {
+                write!(f, "kept, as other objects are in it; {receipts} receipt{} removed", plural(receipts))
+            }
+            Self::NotCreated { receipts } => {
+                let plural = plural(receipts);
+                write!(f, "kept, as nothing says that an OrderFlow created it; {receipts} receipt{plural} removed")
             }
             Self::NothingOfOurs => f.write_str("nothing of ours"),
             Self::Missing => f.write_str("not there"),
@@ -263,7 +281,7 @@ impl fmt::Display for Note {
 
 #[cfg(test)]
 mod tests {
-    use orderflow_core::{OrderId, UserId, receipt};
+    use orderflow_core::{OrderId, UserId};
 
     use super::*;
 

@@ -50,11 +50,13 @@ mod tests {
             shards: 1,
             replication_factor: None,
             retention: topics::RETENTION,
+            owner: "a/b".to_owned(),
+            adopt: Adopt::Nothing,
         };
         let config = rdkafka::ClientConfig::new();
         is_send(&topics::ensure(&config, &wanted));
         is_send(&topics::check(&config, &wanted));
-        is_send(&topics::remove(&config, &wanted.topics));
+        is_send(&topics::remove(&config, &wanted.topics, "a/b"));
         is_send(&topics::remove_group(&config, "g"));
     }
 }

@@ -68,8 +68,8 @@ async fn run_shard(settings: &Settings, shard: &Shard, options: &PgConnectOption
     let claim = claim(settings, shard);
     let attempt = async || {
         if settings.check {
-            let version = shard::check(options, &claim).await?;
-            Ok(format!("ok, schema {version}"))
+            let shard::Found { version, notes } = shard::check(options, &claim).await?;
+            Ok(notes.iter().fold(format!("ok, schema {version}"), |text, note| format!("{text}; {note}")))
         } else {
             Ok(shard::ensure(options, &claim).await?.to_string())
         }
@@ -115,17 +115,24 @@ async fn run_topics(settings: &Settings) -> Vec<Line> {
         shards: settings.shards.len() as i32,
         replication_factor: settings.replication_factor,
         retention: topics::RETENTION,
+        owner: settings.owner.clone(),
+        adopt: settings.adopt(),
     };
     let config = settings.kafka.client();
     let attempt = async || {
         if settings.check { topics::check(&config, &wanted).await } else { topics::ensure(&config, &wanted).await }
     };
     let outcome = keep_trying(settings.wait(), "topics", attempt, |outcome| match outcome {
-        Ok(topics) => topics.iter().find_map(|topic| transient(&topic.outcome, topics::Error::is_transient)),
+        Ok(found) => found.topics.iter().find_map(|topic| transient(&topic.outcome, topics::Error::is_transient)),
         Err(_) => transient(outcome, topics::Error::is_transient),
     });
     match outcome.await {
-        Ok(topics) => topics.into_iter().map(|topic| Line::of_topic(topic, settings.check)).collect(),
+        Ok(found) => {
+            let notes = (settings.check && !found.notes.is_empty()).then(|| found.notes.join("; "));
+            let lines = found.topics.into_iter().map(|topic| Line::of_topic(topic, settings.check));
+            let note = notes.map(|text| Line { target: "brokers".to_owned(), text, ok: true });
+            lines.chain(note).collect()
+        }
         Err(error) => vec![Line::failed(format!("topics {}…", wanted.topics.orders), error)],
     }
 }
@@ -225,6 +232,7 @@ mod tests {
                     found: "604800000".to_owned(),
                     expected: "2592000000".to_owned(),
                 }],
+                keeping: None,
             }),
         };
         let text = "exists, 6 partitions; retention.ms is 604800000, expected 2592000000";

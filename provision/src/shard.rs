@@ -4,6 +4,7 @@
 //! point.
 
 mod database;
+mod durability;
 mod error;
 
 use std::{fmt, time::Duration};
@@ -13,6 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::Adopt;
 use database::{Database, Marking, State};
+pub use durability::Note;
 pub use error::Error;
 
 /// Bounds a whole call, whatever the server does. Long enough for others to have their turn ([`database::TURN`]) and for a
@@ -58,6 +60,15 @@ pub enum Outcome {
     },
 }
 
+/// What [`check`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Of the schema.
+    pub version: i64,
+    /// What the server cannot promise about what it has acknowledged.
+    pub notes: Vec<Note>,
+}
+
 /// What [`remove`] found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
@@ -94,20 +105,20 @@ pub async fn ensure(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Out
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Is the database the claimed shard's, with a schema that this build can work with? Reads only. Answers with the
-/// schema's version. `adopt` is of no account here.
-pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<i64, Error> {
+/// Is the database the claimed shard's, with a schema that this build can work with? Reads only. `adopt` is of no account here.
+pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Found, Error> {
     let work = async {
         let mut database = Database::open_to_read(options).await?;
         database.require_suitable_server().await?;
         let state = database.state().await?;
+        let notes = database.durability().await?.notes();
         database.close().await;
         require_claimable(&state, &Claim { adopt: Adopt::Nothing, ..*claim })?;
         match state {
             State::Marked { version, .. } if version < schema::VERSION => {
                 Err(Error::Outdated { found: version, expected: schema::VERSION })
             }
-            State::Marked { version, marking } if marking == claim.marking() => Ok(version),
+            State::Marked { version, marking } if marking == claim.marking() => Ok(Found { version, notes }),
             _ => Err(Error::Missing),
         }
     };

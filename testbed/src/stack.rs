@@ -255,13 +255,19 @@ impl Stack {
         topic::read_with(self.kafka().client(), topic, isolation).await
     }
 
+    /// Creates a topic that is none of the product's, and waits until it can be read.
+    pub async fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
+        topic::create(self.kafka().client(), name, partitions).await
+    }
+
     /// The topic of order events. The other three are named after it: `.notifications`, `.dlq`, `.relay`.
     pub fn topic(&self) -> String {
         format!("orders-{}", self.tag)
     }
 
+    /// It begins with the owner, as the consumer group of an OrderFlow does.
     pub fn group(&self) -> String {
-        format!("consumers-{}", self.tag)
+        format!("test.{}", self.tag)
     }
 
     pub fn bucket(&self) -> String {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -14,7 +16,7 @@ use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde::de::DeserializeOwned;
 
-use crate::kafka;
+use crate::{eventually, kafka};
 
 /// A million small records are read in about ten seconds.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -58,6 +60,19 @@ impl Record {
 /// If the topic does not exist or its end is not reached within a minute.
 pub async fn read_topic(bootstrap: &str, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
     read_with(kafka::plain_client(bootstrap), topic, isolation).await
+}
+
+/// Creates a topic with the broker's defaults, and waits until it can be read.
+pub async fn create(client: ClientConfig, name: &str, partitions: i32) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = client.create()?;
+    let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    for result in admin.create_topics([&topic], &AdminOptions::new()).await? {
+        result.map_err(|(name, code)| anyhow::anyhow!("create topic {name}: {code}"))?;
+    }
+    eventually(&format!("topic {name} to be readable"), DEADLINE, async || {
+        read_with(client.clone(), name, Isolation::ReadUncommitted).await.map(drop)
+    })
+    .await
 }
 
 /// The same of any Kafka: `client` says how it is reached ([`crate::Kafka::client`]).

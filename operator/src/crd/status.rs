@@ -33,6 +33,10 @@ pub struct OrderFlowStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
 
+    /// Id of the Kafka cluster that those topics are in, by whichever names its brokers are reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka_cluster_id: Option<String>,
+
     /// Address of the API inside the cluster, for clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,

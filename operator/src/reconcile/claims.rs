@@ -1,5 +1,6 @@
-//! Which of several resources has a topic. Databases and buckets say themselves whose they are; Kafka has no such place, so
-//! the resources that this operator sees are compared: whoever has the topic keeps it, else the oldest gets it.
+//! Which of several resources gets topics that nobody has claimed yet. Kafka itself says whose they are once they are
+//! claimed, but only by their name, and nothing of topics that an earlier version made. So the resources that this operator
+//! sees are compared: one that has the topics keeps them, else the oldest gets them.
 
 use std::collections::BTreeSet;
 
@@ -15,34 +16,69 @@ pub fn key(flow: &OrderFlow) -> String {
     format!("{}@{}", flow.spec.topic.name, brokers.join(","))
 }
 
-/// Another that comes before `flow`, if there is one: `<namespace>/<name>`.
-pub fn rival(live: &Live, flow: &OrderFlow) -> Option<String> {
+/// Another that comes before `flow`, if there is one: `<namespace>/<name>`. `cluster` is the id of the Kafka cluster that
+/// `flow` wants its topics in, if it is known.
+pub fn rival(live: &Live, flow: &OrderFlow, cluster: Option<&str>) -> Option<String> {
     let flows = live.flows.state();
     let others = flows.iter().filter_map(|other| other.0.as_ref().ok());
-    rival_among(others, flow)
+    rival_among(others, flow, cluster)
 }
 
-fn rival_among<'a>(others: impl Iterator<Item = &'a OrderFlow>, flow: &OrderFlow) -> Option<String> {
-    let wanted = topics(&flow.spec.topic.name);
+fn rival_among<'a>(
+    others: impl Iterator<Item = &'a OrderFlow>,
+    flow: &OrderFlow,
+    cluster: Option<&str>,
+) -> Option<String> {
+    let wanted = Wanted { topics: topics(&flow.spec.topic.name), brokers: &flow.spec.topic.bootstrap_servers, cluster };
     others
-        .filter(|other| other.metadata.uid != flow.metadata.uid && brokers_in_common(other, flow))
-        .filter(|other| has(other, &wanted) || has_one_of(&wanted, &other.spec.topic.name))
-        .filter(|other| rank(other, &wanted) < rank(flow, &wanted))
-        .min_by_key(|other| rank(other, &wanted))
+        .filter(|other| other.metadata.uid != flow.metadata.uid)
+        .filter(|other| wanted.is_had_by(other) || wanted.is_wanted_by(other))
+        .filter(|other| wanted.rank(other) < wanted.rank(flow))
+        .min_by_key(|other| wanted.rank(other))
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any()))
 }
 
-/// The least comes first.
-fn rank(flow: &OrderFlow, wanted: &BTreeSet<String>) -> (bool, Option<String>, String) {
-    let created = flow.creation_timestamp().map(|time| time.0.to_string());
-    (!has(flow, wanted), created, flow.uid().unwrap_or_default())
+/// The topics that somebody wants, and the cluster.
+struct Wanted<'a> {
+    topics: BTreeSet<String>,
+    brokers: &'a str,
+    cluster: Option<&'a str>,
 }
 
-/// By its status, not by its spec: pods of one whose topic was renamed go on with the old one until the databases are its.
-fn has(flow: &OrderFlow, wanted: &BTreeSet<String>) -> bool {
-    let claimed = flow.status.as_ref().and_then(|status| status.topic.as_deref());
-    let name = claimed.and_then(|claimed| claimed.split_once('@')).map(|(name, _)| name);
-    name.is_some_and(|name| has_one_of(wanted, name))
+impl Wanted<'_> {
+    /// The least comes first.
+    fn rank(&self, flow: &OrderFlow) -> (bool, Option<String>, String) {
+        let created = flow.creation_timestamp().map(|time| time.0.to_string());
+        (!self.is_had_by(flow), created, flow.uid().unwrap_or_default())
+    }
+
+    /// By its status, not by its spec: pods of one whose topic was renamed go on with the old one until the databases are
+    /// its. A status that names another cluster does not count.
+    fn is_had_by(&self, flow: &OrderFlow) -> bool {
+        let Some(status) = &flow.status else { return false };
+        let Some((name, brokers)) = status.topic.as_deref().and_then(|topic| topic.split_once('@')) else {
+            return false;
+        };
+        has_one_of(&self.topics, name) && self.is_in(brokers, status.kafka_cluster_id.as_deref())
+    }
+
+    fn is_wanted_by(&self, flow: &OrderFlow) -> bool {
+        let topic = &flow.spec.topic;
+        // The id in the status is of the brokers that the status names.
+        let status = flow.status.as_ref().filter(|status| status.topic.as_deref() == Some(&key(flow)));
+        let cluster = status.and_then(|status| status.kafka_cluster_id.as_deref());
+        has_one_of(&self.topics, &topic.name) && self.is_in(&topic.bootstrap_servers, cluster)
+    }
+
+    /// By the clusters' ids, as one Kafka has many names. Where one is unknown, a broker in common is a cluster in common.
+    fn is_in(&self, brokers: &str, cluster: Option<&str>) -> bool {
+        match (self.cluster, cluster) {
+            (Some(one), Some(other)) => one == other,
+            _ => {
+                brokers.split(',').any(|broker| self.brokers.split(',').any(|other| other.eq_ignore_ascii_case(broker)))
+            }
+        }
+    }
 }
 
 /// Whether topics of this name have one of these. All begin with their name; that is asked first, as it is of each resource by each.
@@ -55,12 +91,6 @@ fn has_one_of(wanted: &BTreeSet<String>, name: &str) -> bool {
 fn topics(name: &str) -> BTreeSet<String> {
     let Topics { orders, notifications, dead_letters, relay } = Topics::named(name);
     BTreeSet::from([orders, notifications, dead_letters, relay])
-}
-
-/// One broker in common is one cluster in common.
-fn brokers_in_common(one: &OrderFlow, other: &OrderFlow) -> bool {
-    let [mut one, other] = [one, other].map(|flow| flow.spec.topic.bootstrap_servers.split(','));
-    one.any(|broker| other.clone().any(|other| other.eq_ignore_ascii_case(broker)))
 }
 
 #[cfg(test)]
@@ -85,7 +115,7 @@ mod tests {
     #[test]
     fn whoever_has_the_topic_keeps_it_and_else_the_oldest_gets_it() {
         let (old, young) = (flow("old", 20, "orders", "kafka:9092"), flow("young", 10, "orders", "KAFKA:9092"));
-        let rival = |flows: [&OrderFlow; 2], flow: &OrderFlow| rival_among(flows.into_iter(), flow);
+        let rival = |flows: [&OrderFlow; 2], flow: &OrderFlow| rival_among(flows.into_iter(), flow, None);
         assert_eq!(rival([&old, &young], &young).as_deref(), Some("shop/old"));
         assert_eq!(rival([&old, &young], &old), None);
 
@@ -109,7 +139,30 @@ mod tests {
             ("orders", "elsewhere:9092", false),
         ] {
             let two = flow("two", 10, topic, brokers);
-            assert_eq!(rival_among([&one].into_iter(), &two).is_some(), shared, "{topic} on {brokers}");
+            assert_eq!(rival_among([&one].into_iter(), &two, None).is_some(), shared, "{topic} on {brokers}");
         }
+    }
+    #[test]
+    fn one_cluster_by_two_names_is_one_cluster_and_a_status_of_another_does_not_count() {
+        let mut holder = flow("holder", 10, "orders", "kafka:9092");
+        let status = |cluster: &str, flow: &OrderFlow| OrderFlowStatus {
+            topic: Some(key(flow)),
+            kafka_cluster_id: Some(cluster.to_owned()),
+            ..OrderFlowStatus::default()
+        };
+        holder.status = Some(status("one", &holder));
+        let rival = |holder: &OrderFlow, flow: &OrderFlow, cluster| rival_among([holder].into_iter(), flow, cluster);
+        for topic in ["orders", "orders.dlq"] {
+            let alias = flow("alias", 20, topic, "kafka.shop.svc:9092");
+            assert_eq!(rival(&holder, &alias, Some("one")).as_deref(), Some("shop/holder"), "{topic}");
+            assert_eq!(rival(&holder, &alias, Some("other")), None, "{topic}");
+        }
+        // Its brokers were replaced by others with the same name, and the older resource is there first.
+        let older = flow("older", 20, "orders", "kafka:9092");
+        assert_eq!(rival(&holder, &older, Some("one")).as_deref(), Some("shop/holder"));
+        assert_eq!(rival(&holder, &older, Some("other")), None);
+        // Its spec has moved to another Kafka, and its pods have not yet.
+        holder.spec.topic.bootstrap_servers = "elsewhere:9092".to_owned();
+        assert_eq!(rival(&holder, &older, Some("one")).as_deref(), Some("shop/holder"));
     }
 }

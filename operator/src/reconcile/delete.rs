@@ -25,10 +25,10 @@ use super::{
     Again, Error,
     adoption::Adoption,
     apply::is_ours,
-    child, claims, dereference,
+    child, dereference,
     event::{self, Severity},
     finalizer,
-    provision::{bucket_reason, claim, shard_reason, topic_reason},
+    provision::{bucket_reason, bucket_settings, claim, shard_reason, topic_reason},
     status::{self, Report},
     validate::{self, Identity, Pipeline},
 };
@@ -239,29 +239,23 @@ async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: b
 }
 
 async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Vec<Problem>, Halt> {
-    // Never had by this resource: they may be anybody's.
-    if flow.status.as_ref().and_then(|status| status.topic.as_ref()) != Some(&claims::key(flow)) {
-        return Ok(Vec::new());
-    }
     let access = match &pipeline.topic.access {
         Ok(access) => access,
         Err(problem) => return Ok(vec![problem.clone()]),
     };
-    let config = access.settings.client();
+    let (config, owner) = (access.settings.client(), pipeline.identity.owner());
     let group = async {
         let group = &pipeline.consumer.group;
+        if !topics::belongs_to(group, &owner) {
+            let why = format!("its name does not begin with {}", owner.replacen('/', ".", 1));
+            return Some(kept(format!("group {group}"), why));
+        }
         let removed = topics::remove_group(&config, group).await;
         removed.err().map(|error| Problem::new(topic_reason(&error), format!("group {group}: {error}")))
     };
     let topics = async {
-        match topics::remove(&config, &pipeline.topic.names).await {
-            Ok(topics) => topics
-                .into_iter()
-                .filter_map(|topic| {
-                    let error = topic.outcome.err()?;
-                    Some(Problem::new(topic_reason(&error), format!("topic {}: {error}", topic.name)))
-                })
-                .collect(),
+        match topics::remove(&config, &pipeline.topic.names, &owner).await {
+            Ok(topics) => topics.into_iter().filter_map(of_topic).collect(),
             Err(error) => vec![Problem::new(topic_reason(&error), format!("topics: {error}"))],
         }
     };
@@ -271,20 +265,35 @@ async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
     Ok(left)
 }
 
+fn of_topic(topic: topics::Topic<topics::Removal>) -> Option<Problem> {
+    let name = format!("topic {}", topic.name);
+    match topic.outcome {
+        Ok(topics::Removal::Removed | topics::Removal::Missing) => None,
+        Ok(topics::Removal::Kept) => Some(kept(name, "nothing says that an OrderFlow created it")),
+        Err(error) => Some(Problem::new(topic_reason(&error), error).of(name)),
+    }
+}
+
+/// What is left on purpose: nobody waits for it, and the Warning names it.
+fn kept(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Problem {
+    Problem::new(Reason::Refused, format!("{what}: kept, as {why}"))
+}
+
 async fn remove_bucket(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Option<Problem>, Halt> {
-    let access = match &pipeline.bucket.access {
-        Ok(access) => access,
-        Err(problem) => return Ok(Some(problem.clone())),
+    let settings = match bucket_settings(context, pipeline) {
+        Ok(settings) => settings,
+        Err(problem) => return Ok(Some(problem)),
     };
-    let client = s3::client(&access.settings, context.s3.clone()).await;
+    let client = s3::client(settings, context.s3.clone()).await;
     let name = &pipeline.bucket.name;
     // Many objects take several looks; each goes on where the last one ended.
     let deadline = context.cleanup_deadline.min(Duration::from_secs(60));
     let owner = pipeline.identity.owner();
     match step(context, flow, bucket::remove(&client, name, &owner, deadline)).await? {
         Ok(removal) => {
-            tracing::info!(bucket = name, ?removal, "bucket");
-            Ok(None)
+            tracing::info!(bucket = name, %removal, "bucket");
+            let kept = matches!(removal, bucket::Removal::NotEmpty { .. } | bucket::Removal::NotCreated { .. });
+            Ok(kept.then(|| Problem::new(Reason::Refused, format!("bucket {name}: {removal}"))))
         }
         Err(error) => Ok(Some(Problem::new(bucket_reason(&error), format!("bucket {name}: {error}")))),
     }

@@ -39,9 +39,20 @@ pub struct Provisioned {
     pub bucket: Part<Vec<String>>,
     /// What is not as the spec says, and works nevertheless.
     pub topic: Part<Vec<String>>,
+    pub told: Told,
     /// Something that was well did not answer this once. It counts as well until it is asked again, soon: a server that is
     /// slow for a moment should wake nobody.
     pub doubted: bool,
+}
+
+/// What else was learned.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// What the shards' servers cannot promise about what they have acknowledged, with the shard's name.
+    pub shards: Vec<String>,
+    /// The same of the brokers.
+    pub brokers: Vec<String>,
+    pub kafka_cluster_id: Option<String>,
 }
 
 impl Provisioned {
@@ -68,6 +79,9 @@ impl Provisioned {
         let shards = std::iter::zip(&mut self.shards, &before.shards).map(|(now, before)| doubt(now, before));
         let doubted = shards.fold(false, |any, doubted| any | doubted);
         self.doubted = doubted | doubt(&mut self.bucket, &before.bucket) | doubt(&mut self.topic, &before.topic);
+        if self.doubted {
+            self.told.clone_from(&before.told);
+        }
     }
 }
 
@@ -81,7 +95,8 @@ fn doubt<T: Clone>(now: &mut Part<T>, before: &Part<T>) -> bool {
 }
 
 pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline, memory: &mut Memory) -> Provisioned {
-    let rival = claims::rival(&context.live, flow);
+    let cluster = flow.status.as_ref().and_then(|status| status.kafka_cluster_id.as_deref());
+    let rival = claims::rival(&context.live, flow, cluster);
     let question = question(flow, pipeline, rival.as_deref());
     if let Some(probed) = &memory.probed
         && probed.question == question
@@ -96,9 +111,21 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
     let (shards, bucket, topic) = tokio::join!(
         join_all(pipeline.shards.iter().map(|shard| provision_shard(pipeline, shard))),
         provision_bucket(context, pipeline),
-        provision_topics(pipeline, rival.as_deref()),
+        provision_topics(context, flow, pipeline),
     );
-    let mut answer = Provisioned { shards, bucket, topic, doubted: false };
+    let mut told = Told::default();
+    let shards = std::iter::zip(&pipeline.shards, shards)
+        .map(|(shard, found)| {
+            let shard::Found { version, notes } = found?;
+            told.shards.extend(notes.iter().map(|note| format!("{}: {note}", shard.name)));
+            Ok(version)
+        })
+        .collect();
+    let topic = topic.map(|(differences, found)| {
+        (told.brokers, told.kafka_cluster_id) = (found.notes, found.cluster);
+        differences
+    });
+    let mut answer = Provisioned { shards, bucket, topic, told, doubted: false };
     if let Some(unheeded) = pipeline.adoption.unheeded() {
         answer.explain_adoption(unheeded);
     }
@@ -163,7 +190,7 @@ pub fn claim<'a>(pipeline: &'a Pipeline, shard: &Shard, owner: &'a str) -> Claim
     }
 }
 
-async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
+async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<shard::Found> {
     let options = &shard.access.as_ref().map_err(Clone::clone)?.options;
     let owner = pipeline.identity.owner();
     let claim = claim(pipeline, shard, &owner);
@@ -171,11 +198,7 @@ async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
     let make = async {
         let outcome = shard::ensure(options, &claim).await?;
         tracing::info!(shard = shard.name, %outcome, "schema");
-        let (shard::Outcome::Created { version }
-        | shard::Outcome::Migrated { to: version, .. }
-        | shard::Outcome::Adopted { version, .. }
-        | shard::Outcome::Unchanged { version }) = outcome;
-        Ok(version)
+        shard::check(options, &claim).await
     };
     let helps = |error: &shard::Error| match error {
         shard::Error::Missing | shard::Error::Outdated { .. } => true,
@@ -184,8 +207,8 @@ async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
         }
         _ => false,
     };
-    let version = look_then_make(look, helps, make).await;
-    version.map_err(|answer| {
+    let found = look_then_make(look, helps, make).await;
+    found.map_err(|answer| {
         let secret = answer.error().and_then(|error| secret_of_shard(shard, error));
         answer.problem(shard_reason).of(&shard.name).see(secret.map(place))
     })
@@ -218,8 +241,19 @@ pub fn shard_reason(error: &shard::Error) -> Reason {
     }
 }
 
+/// How the bucket is reached: with the credentials that the spec names, or with the operator's own where its settings allow
+/// that. Anyone who can edit an OrderFlow chooses the bucket's name and the endpoint.
+pub fn bucket_settings<'a>(context: &Context, pipeline: &'a Pipeline) -> Part<&'a s3::Settings> {
+    let bucket = &pipeline.bucket;
+    let settings = &bucket.access.as_ref().map_err(Clone::clone)?.settings;
+    if bucket.credentials.is_none() {
+        context.own_buckets.require(&bucket.name, bucket.endpoint.as_deref())?;
+    }
+    Ok(settings)
+}
+
 async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<String>> {
-    let settings = &pipeline.bucket.access.as_ref().map_err(Clone::clone)?.settings;
+    let settings = bucket_settings(context, pipeline)?;
     let client = s3::client(settings, context.s3.clone()).await;
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
     let look = bucket::check(&client, name, &owner);
@@ -244,49 +278,65 @@ pub fn bucket_reason(error: &bucket::Error) -> Reason {
         error if error.is_transient() => Reason::Unreachable,
         // Without a name nobody knows whether it is another's, or these credentials may not look at it.
         bucket::Error::OwnedByAnother { owner: Some(_) } => Reason::OwnedByAnother,
+        bucket::Error::NotEmpty { .. } => Reason::BucketNotEmpty,
         _ => Reason::Refused,
     }
 }
 
-async fn provision_topics(pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<String>> {
+/// What is not as the spec says, and the whole answer without the topics.
+async fn provision_topics(
+    context: &Context,
+    flow: &OrderFlow,
+    pipeline: &Pipeline,
+) -> Part<(Vec<String>, topics::Found)> {
     let settings = &pipeline.topic.access.as_ref().map_err(Clone::clone)?.settings;
-    let name = &pipeline.topic.names.orders;
-    if let Some(rival) = rival {
-        return Err(Problem::new(
-            Reason::OwnedByAnother,
-            format!("topic {name}: it is {rival}'s; nothing was written"),
-        ));
-    }
     let (config, wanted) = (settings.client(), pipeline.topics());
-    let look = async {
-        let topics = topics::check(&config, &wanted).await?;
-        let missing = topics.iter().any(|topic| matches!(topic.outcome, Err(topics::Error::Missing)));
-        if missing { Err(topics::Error::Missing) } else { Ok(topics) }
-    };
     let make = async {
-        let topics = topics::ensure(&config, &wanted).await?;
-        for topic in
-            topics.iter().filter(|topic| topic.outcome.as_ref().is_ok_and(|outcome| outcome.differences().is_empty()))
-        {
-            if let Ok(outcome) = &topic.outcome {
+        let found = topics::ensure(&config, &wanted).await?;
+        for topic in &found.topics {
+            if let Ok(outcome) = topic.outcome.as_ref()
+                && outcome.differences().is_empty()
+            {
                 tracing::info!(topic = topic.name, %outcome, "topic");
             }
         }
-        Ok(topics)
+        Ok(found)
     };
-    let topics = look_then_make(look, |error| matches!(error, topics::Error::Missing), make).await;
-    let topics = topics.map_err(|answer| {
+    let found = match tokio::time::timeout(LOOK, topics::check(&config, &wanted)).await {
+        Ok(Ok(found)) if lacks(&found, |error| matches!(error, topics::Error::Missing | topics::Error::Unclaimed)) => {
+            // Kafka says whose the topics are. Where it does not yet, the resources are compared.
+            let relay = &wanted.topics.relay;
+            let unclaimed = found.topics.iter().any(|topic| topic.name == *relay && topic.outcome.is_err());
+            let rival = claims::rival(&context.live, flow, found.cluster.as_deref()).filter(|_| unclaimed);
+            if let Some(rival) = rival {
+                let name = &wanted.topics.orders;
+                let message = format!("topic {name}: it is {rival}'s; nothing was written");
+                return Err(Problem::new(Reason::OwnedByAnother, message));
+            }
+            make.await.map_err(Answer::Error)
+        }
+        Ok(Err(topics::Error::OwnedByAnother { owner })) if wanted.adopt.allows(&owner) => {
+            make.await.map_err(Answer::Error)
+        }
+        Ok(found) => found.map_err(Answer::Error),
+        Err(_) => Err(Answer::None),
+    };
+    let mut found = found.map_err(|answer| {
         let secret = answer.error().and_then(|error| secret_of_topic(&pipeline.topic, error));
         answer.problem(topic_reason).of("topics").see(secret.map(place))
     })?;
     let mut differences = Vec::new();
-    for topic in topics {
+    for topic in std::mem::take(&mut found.topics) {
         let outcome = topic
             .outcome
             .map_err(|error| Problem::new(topic_reason(&error), format!("topic {}: {error}", topic.name)))?;
         differences.extend(outcome.differences().iter().map(|difference| format!("{}: {difference}", topic.name)));
     }
-    Ok(differences)
+    Ok((differences, found))
+}
+
+fn lacks(found: &topics::Found, what: impl Fn(&topics::Error) -> bool) -> bool {
+    found.topics.iter().any(|topic| topic.outcome.as_ref().is_err_and(&what))
 }
 
 /// Which Secret to look at.
@@ -301,6 +351,7 @@ fn secret_of_topic<'a>(topic: &'a Topic, error: &topics::Error) -> Option<&'a Se
 pub fn topic_reason(error: &topics::Error) -> Reason {
     match error {
         error if error.is_transient() => Reason::Unreachable,
+        topics::Error::OwnedByAnother { .. } => Reason::OwnedByAnother,
         topics::Error::TooFewPartitions(_) => Reason::TooFewPartitions,
         topics::Error::Settings(_) => Reason::SecretInvalid,
         _ => Reason::Refused,
@@ -317,6 +368,7 @@ mod tests {
             shards: vec![Ok(1), shard],
             bucket: Ok(Vec::new()),
             topic: Ok(Vec::new()),
+            told: Told::default(),
             doubted: false,
         };
         let silent = || Err(Problem::new(Reason::Unreachable, "no answer"));

@@ -150,6 +150,11 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
             Err(problem) if problem.reason == Reason::OwnedByAnother => None,
             Err(_) => before.topic.clone(),
         };
+        status.kafka_cluster_id = match (&status.topic, &provisioned.topic) {
+            (None, _) => None,
+            (Some(_), Ok(_)) if !moved => provisioned.told.kafka_cluster_id.clone(),
+            (Some(_), _) => before.kafka_cluster_id.clone(),
+        };
         let identity = &pipeline.identity;
         let url = |service: String, port: u16| Some(format!("http://{service}.{}.svc:{port}", identity.namespace));
         status.url = url(build::producer_name(identity), build::HTTP_PORT);
@@ -178,17 +183,25 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
              ends with deletionPolicy Retain",
         )),
         (_, Report::Paused | Report::Deleting(_) | Report::DeletionPaused | Report::Panicked(_)) => None,
-        (Kind::ShardsReady, Report::Looked { provisioned, .. }) => Some(shards(&provisioned.shards)),
+        (Kind::ShardsReady, Report::Looked { provisioned, .. }) => {
+            Some(shards(&provisioned.shards, &provisioned.told.shards))
+        }
         (Kind::BucketReady, Report::Looked { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.bucket, |notes| {
-                let said = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
-                Finding::new(true, Reason::Provisioned, format!("the bucket is there and ours{said}"))
+                Finding::new(true, Reason::Provisioned, with_notes("the bucket is there and ours", notes))
             }))
         }
         (Kind::TopicReady, Report::Looked { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.topic, |differences| match differences.as_slice() {
-                [] => Finding::new(true, Reason::Provisioned, "the topics are there"),
-                differences => Finding::new(true, Reason::TopicsDiffer, differences.join("; ")),
+                [] => Finding::new(
+                    true,
+                    Reason::Provisioned,
+                    with_notes("the topics are there", &provisioned.told.brokers),
+                ),
+                differences => {
+                    let text = with_notes(&differences.join("; "), &provisioned.told.brokers);
+                    Finding::new(true, Reason::TopicsDiffer, text)
+                }
             }))
         }
         (Kind::ProducerAvailable, Report::Looked { workloads, .. }) => {
@@ -201,11 +214,15 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
     }
 }
 
-fn shards(shards: &[Part<i64>]) -> Finding {
+fn with_notes(text: &str, notes: &[String]) -> String {
+    if notes.is_empty() { text.to_owned() } else { format!("{text} ({})", notes.join("; ")) }
+}
+
+fn shards(shards: &[Part<i64>], notes: &[String]) -> Finding {
     let problems: Vec<&Problem> = shards.iter().filter_map(|shard| shard.as_ref().err()).collect();
     let ready = format!("{} of {} shards are ready", shards.len() - problems.len(), shards.len());
     match problems.first() {
-        None => Finding::new(true, Reason::Provisioned, ready),
+        None => Finding::new(true, Reason::Provisioned, with_notes(&ready, notes)),
         Some(first) => {
             let messages: Vec<&str> = problems.iter().map(|problem| problem.message.as_str()).collect();
             Finding::new(false, first.reason, format!("{ready}: {}", messages.join("; ")))
@@ -290,7 +307,7 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::fixture;
+    use crate::{build::fixture, reconcile::provision::Told};
 
     fn flow() -> OrderFlow {
         let mut flow = OrderFlow::new("main", fixture::spec(&json!({})));
@@ -309,7 +326,13 @@ mod tests {
     }
 
     fn provisioned(shard2: Part<i64>) -> Provisioned {
-        Provisioned { shards: vec![Ok(1), shard2], bucket: Ok(Vec::new()), topic: Ok(Vec::new()), doubted: false }
+        Provisioned {
+            shards: vec![Ok(1), shard2],
+            bucket: Ok(Vec::new()),
+            topic: Ok(Vec::new()),
+            told: Told::default(),
+            doubted: false,
+        }
     }
 
     fn found(status: &OrderFlowStatus, kind: Kind) -> (String, String) {

@@ -247,13 +247,15 @@ impl Pipeline {
         self.adoption.adopt()
     }
 
-    pub fn topics(&self) -> topics::Wanted {
+    pub fn topics(&self) -> topics::Wanted<'_> {
         topics::Wanted {
             topics: self.topic.names.clone(),
             partitions: self.topic.partitions,
             shards: self.shards.len() as i32,
             replication_factor: self.topic.replication_factor,
             retention: self.topic.retention,
+            owner: self.identity.owner(),
+            adopt: self.adopt(),
         }
     }
 }

@@ -134,6 +134,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::reconcile::provision::Told;
 
     fn deployment(status: &serde_json::Value, replicas: i32) -> Deployment {
         let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
@@ -187,7 +188,8 @@ mod tests {
             ([Err(moved()), Err(moved())], fine(), fine(), [false, false], [false, false]),
         ];
         for (row, (shards, bucket, topic, producer, consumer)) in table.into_iter().enumerate() {
-            let gates = gates(&Provisioned { shards: shards.into(), bucket, topic, doubted: false });
+            let shards = shards.into();
+            let gates = gates(&Provisioned { shards, bucket, topic, told: Told::default(), doubted: false });
             let allowed = |gate: &Gate| [gate.make.is_ok(), gate.change.is_ok()];
             assert_eq!((allowed(&gates.producer), allowed(&gates.consumer)), (producer, consumer), "row {row}");
         }

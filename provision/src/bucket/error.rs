@@ -5,6 +5,8 @@ use std::time::Duration;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use orderflow_service::s3::{NoCredentials, explain};
 
+use super::OWNER_TAG;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `owner` is known if the bucket could be looked at.
@@ -17,6 +19,11 @@ pub enum Error {
     Missing,
     #[error("the bucket is nobody's yet")]
     Unclaimed,
+    #[error(
+        "the bucket holds objects and no OrderFlow's tag; nothing was written: use an empty bucket, or tag this one \
+         {OWNER_TAG}={owner}"
+    )]
+    NotEmpty { owner: String },
     #[error("the server knows no tags, so nobody can tell whose the bucket is; nothing was removed")]
     NoTags,
     #[error("the bucket's public access block is not complete")]

@@ -1,5 +1,5 @@
-//! Objects by the thousand: found and deleted, until nothing is found. Always the first page is asked for, since what it
-//! showed before is gone by then; whatever is written meanwhile is deleted too.
+//! Objects by the thousand: found and deleted, until none of ours is found. Always the first page after the last object that
+//! stays is asked for, since what it showed before is gone by then.
 
 use aws_sdk_s3::{
     error::ProvideErrorMetadata,
@@ -15,23 +15,40 @@ use super::{
 /// Deletes in flight on a server that takes them one by one.
 const SINGLE_DELETES: usize = 32;
 
-/// Deletes all objects whose keys begin with `prefix`, with all their versions, and answers how many those were.
-pub(super) async fn delete_all(store: &Store<'_>, prefix: &str) -> Result<u64, Error> {
+/// Whether nothing is in the bucket, no version of what was deleted either.
+pub(super) async fn is_empty(store: &Store<'_>) -> Result<bool, Error> {
+    let found =
+        if keeps_versions(store).await? { versions(store, "", None).await? } else { objects(store, "", None).await? };
+    Ok(found.is_empty())
+}
+
+/// Deletes the objects whose keys begin with `prefix` and are `ours`, with all their versions, and answers how many those
+/// were.
+pub(super) async fn delete(store: &Store<'_>, prefix: &str, ours: impl Fn(&str) -> bool) -> Result<u64, Error> {
     let versioned = keeps_versions(store).await?;
-    let (mut deleted, mut one_by_one) = (0, false);
+    let (mut deleted, mut one_by_one, mut after) = (0, false, None::<String>);
     loop {
-        let found = if versioned { versions(store, prefix).await? } else { objects(store, prefix).await? };
-        if found.is_empty() {
+        let page = if versioned {
+            versions(store, prefix, after.as_deref()).await?
+        } else {
+            objects(store, prefix, after.as_deref()).await?
+        };
+        if page.is_empty() {
             return Ok(deleted);
         }
+        let (found, others): (Vec<_>, Vec<_>) = page.into_iter().partition(|object| ours(&object.key));
         let count = found.len() as u64;
-        if !one_by_one {
-            one_by_one = matches!(delete_together(store, &found).await?, Answer::Unknown);
-        }
-        if one_by_one {
-            delete_one_by_one(store, found).await?;
+        if !found.is_empty() {
+            if !one_by_one {
+                one_by_one = matches!(delete_together(store, &found).await?, Answer::Unknown);
+            }
+            if one_by_one {
+                delete_one_by_one(store, found).await?;
+            }
         }
         deleted += count;
+        // Its page may show versions and markers, which are sorted each for themselves.
+        after = others.into_iter().map(|object| object.key).max().or(after);
     }
 }
 
@@ -46,15 +63,17 @@ async fn keeps_versions(store: &Store<'_>) -> Result<bool, Error> {
 }
 
 /// At most 1000, as AWS gives no more at once.
-async fn objects(store: &Store<'_>, prefix: &str) -> Result<Vec<ObjectIdentifier>, Error> {
+async fn objects(store: &Store<'_>, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectIdentifier>, Error> {
     let request = store.client.list_objects_v2().bucket(store.name).prefix(prefix);
+    let request = request.set_start_after(after.map(ToOwned::to_owned));
     let page = request.send().await.map_err(|error| Error::of("list the objects", &error))?;
     Ok(page.contents().iter().filter_map(|object| identifier(object.key(), None)).collect())
 }
 
 /// At most 1000, markers of what was deleted included.
-async fn versions(store: &Store<'_>, prefix: &str) -> Result<Vec<ObjectIdentifier>, Error> {
+async fn versions(store: &Store<'_>, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectIdentifier>, Error> {
     let request = store.client.list_object_versions().bucket(store.name).prefix(prefix);
+    let request = request.set_key_marker(after.map(ToOwned::to_owned));
     let page = request.send().await.map_err(|error| Error::of("list the objects' versions", &error))?;
     let versions = page.versions().iter().map(|version| (version.key(), version.version_id()));
     let markers = page.delete_markers().iter().map(|marker| (marker.key(), marker.version_id()));

@@ -7,7 +7,7 @@ use aws_sdk_s3::{
     types::{BucketLocationConstraint, CreateBucketConfiguration, PublicAccessBlockConfiguration, Tag, Tagging},
 };
 
-use super::{Error, OWNER_TAG};
+use super::{CREATED_TAG, Error, OWNER_TAG};
 
 pub(super) struct Store<'a> {
     pub client: &'a Client,
@@ -138,15 +138,28 @@ impl Tags {
         self.0.iter().find(|tag| tag.key == OWNER_TAG).map(|tag| tag.value.as_str())
     }
 
+    /// Whether an OrderFlow created the bucket.
+    pub(super) fn created(&self) -> bool {
+        self.0.iter().any(|tag| tag.key == CREATED_TAG)
+    }
+
     /// A put replaces all tags, so those of others go along.
-    pub(super) fn with_owner(mut self, owner: &str) -> Self {
-        self.0.retain(|tag| tag.key != OWNER_TAG);
-        self.0.push(Tag::builder().key(OWNER_TAG).value(owner).build().expect("key and value are set"));
+    pub(super) fn with_owner(self, owner: &str) -> Self {
+        self.with(OWNER_TAG, owner)
+    }
+
+    pub(super) fn with_created(self) -> Self {
+        self.with(CREATED_TAG, "true")
+    }
+
+    fn with(mut self, key: &str, value: &str) -> Self {
+        self.0.retain(|tag| tag.key != key);
+        self.0.push(Tag::builder().key(key).value(value).build().expect("key and value are set"));
         self
     }
 
     pub(super) fn without_owner(mut self) -> Self {
-        self.0.retain(|tag| tag.key != OWNER_TAG);
+        self.0.retain(|tag| ![OWNER_TAG, CREATED_TAG].contains(&tag.key.as_str()));
         self
     }
 }
@@ -187,6 +200,9 @@ mod tests {
         let tags = Tags(vec![tag(OWNER_TAG, "shop/old"), tag("cost-center", "7")]).with_owner("shop/main");
         assert_eq!(tags.owner(), Some("shop/main"));
         assert_eq!(tags.0, [tag("cost-center", "7"), tag(OWNER_TAG, "shop/main")]);
+        assert!(!tags.created());
+        let tags = tags.with_created();
+        assert!(tags.created());
         assert_eq!(tags.without_owner().0, [tag("cost-center", "7")]);
     }
 }

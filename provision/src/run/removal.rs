@@ -1,5 +1,5 @@
-//! Removes all targets of one OrderFlow. Only the shards' databases say whose the topics are, so these are asked first and
-//! go last: wherever a run ends early, the next one still knows what is whose.
+//! Removes all targets of one OrderFlow. The shards' databases say what the topics and the bucket were made for, so these are
+//! asked first and go last: wherever a run ends early, the next one still knows what is whose.
 
 use std::time::Duration;
 
@@ -97,6 +97,10 @@ fn are_topics_ours(answers: &[Answer]) -> Result<bool, &'static str> {
 
 async fn remove_group(settings: &Settings, group: &str) -> Line {
     let (target, config) = (format!("group {group}"), settings.kafka.client());
+    if !topics::belongs_to(group, &settings.owner) {
+        let text = format!("kept, as its name does not begin with {}", settings.owner.replacen('/', ".", 1));
+        return Line { target, text, ok: true };
+    }
     let removal = keep_trying(
         settings.wait(),
         &target,
@@ -111,7 +115,7 @@ async fn remove_topics(settings: &Settings, topics: &Topics, target: String) -> 
     let removals = keep_trying(
         settings.wait(),
         &target,
-        async || topics::remove(&config, topics).await,
+        async || topics::remove(&config, topics, &settings.owner).await,
         |removals| match removals {
             Ok(topics) => topics.iter().find_map(|topic| transient(&topic.outcome, topics::Error::is_transient)),
             Err(_) => transient(removals, topics::Error::is_transient),

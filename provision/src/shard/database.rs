@@ -6,7 +6,7 @@ use orderflow_service::postgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use tokio::time::Instant;
 
-use super::{Error, Identity};
+use super::{Error, Identity, durability::Durability};
 
 /// Longest wait for other runs on the same database.
 pub(super) const TURN: Duration = Duration::from_secs(30);
@@ -92,6 +92,19 @@ impl Database {
             return Err(Error::UnsuitableServer("it is a standby, which takes no writes".to_owned()));
         }
         Ok(())
+    }
+
+    pub(super) async fn durability(&mut self) -> Result<Durability, Error> {
+        // Subscriptions are senders, too, and no standbys.
+        const QUERY: &str = "
+            SELECT current_setting('fsync'), current_setting('full_page_writes'),
+                current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
+                (SELECT count(*) FROM pg_stat_replication
+                 WHERE sync_state = 'async' AND pid NOT IN
+                    (SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL))";
+        let (fsync, full_page_writes, synchronous_commit, synchronous_standby_names, asynchronous_standbys) =
+            sqlx::query_as(QUERY).fetch_one(&mut self.connection).await?;
+        Ok(Durability { fsync, full_page_writes, synchronous_commit, synchronous_standby_names, asynchronous_standbys })
     }
 
     /// Only one run at a time goes past this; the end of the session lets the next one in. Asking again and again instead

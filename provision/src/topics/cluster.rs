@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use orderflow_service::kafka::{self, Quiet, Trouble};
 use rdkafka::{
     ClientConfig,
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
     error::KafkaError,
     metadata::MetadataBroker,
     types::RDKafkaErrorCode as Code,
@@ -26,7 +26,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct Cluster {
     client: Arc<Client>,
-    config: ClientConfig,
+    pub config: ClientConfig,
     brokers: String,
 }
 
@@ -106,6 +106,29 @@ impl Cluster {
         }
     }
 
+    /// Adds partitions until there are `count`, if no other run does so first.
+    pub(super) async fn add_partitions(&self, topic: &str, count: i32) -> Result<(), Error> {
+        let what = "add a partition to the topic";
+        let options = AdminOptions::new()
+            .request_timeout(Some(READY_TIMEOUT + REQUEST_TIMEOUT))
+            .operation_timeout(Some(READY_TIMEOUT));
+        let partitions = NewPartitions::new(topic, count as usize);
+        let results = self.client.get().create_partitions([&partitions], &options).await;
+        match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
+            // The latter: there are so many by now.
+            Some(Ok(_) | Err((_, Code::InvalidPartitions))) => Ok(()),
+            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
+            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+        }
+    }
+
+    /// The cluster's id, by whichever names its brokers are reached. To be asked for once they have answered.
+    pub(super) async fn id(&self) -> Option<String> {
+        let client = Arc::clone(&self.client);
+        let blocking = tokio::task::spawn_blocking(move || client.get().inner().fetch_cluster_id(REQUEST_TIMEOUT));
+        blocking.await.expect("the blocking part does not panic and is not cancelled")
+    }
+
     /// Waits until the topic has `least` partitions or more and all of them have leaders.
     pub(super) async fn wait_until_led(&self, topic: &str, least: i32) -> Result<Shape, Error> {
         let deadline = Instant::now() + READY_TIMEOUT;
@@ -172,27 +195,27 @@ impl Cluster {
         }
     }
 
-    /// Whether a broker has a setting of this name. False as well if that is not to be told: nobody needs the right to ask.
-    /// The brokers are told with any topic, and with all topics there may be very many of these.
-    pub(super) async fn knows_setting(&self, setting: &str, topic: &str) -> bool {
+    /// The settings of each broker, as far as it tells them: nobody needs the right to ask. The brokers are told with any topic,
+    /// and with all topics there may be very many of these.
+    pub(super) async fn brokers(&self, topic: &str) -> Vec<HashMap<String, String>> {
         let (client, name) = (Arc::clone(&self.client), topic.to_owned());
         let blocking = tokio::task::spawn_blocking(move || {
             let metadata = client.get().inner().fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
             Ok::<_, KafkaError>(metadata.brokers().iter().map(MetadataBroker::id).collect::<Vec<_>>())
         });
-        let Ok(Ok(brokers)) = blocking.await else { return false };
+        let Ok(Ok(brokers)) = blocking.await else { return Vec::new() };
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+        let mut all = Vec::new();
         for broker in brokers {
             // One at a time: each has to be asked itself.
             let described = self.client.get().describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
-            if described.iter().flatten().flatten().flat_map(|of| &of.entries).any(|entry| entry.name == setting) {
-                return true;
-            }
+            let entries = described.into_iter().flatten().flatten().flat_map(|of| of.entries);
+            all.push(entries.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect());
         }
-        false
+        all
     }
 
-    fn error(&self, what: &'static str, error: &KafkaError) -> Error {
+    pub(super) fn error(&self, what: &'static str, error: &KafkaError) -> Error {
         Error::of(what, &self.brokers, error.rdkafka_error_code().unwrap_or(Code::Fail))
     }
 }

@@ -19,6 +19,10 @@ pub enum Error {
     Refused { what: &'static str, reason: Code },
     #[error("the topic does not exist")]
     Missing,
+    #[error("the topics are {owner}'s; nothing was written")]
+    OwnedByAnother { owner: String },
+    #[error("the topics are nobody's yet")]
+    Unclaimed,
     /// The pipeline cannot work, and partitions that are added later move keys: somebody has to decide.
     #[error("the topic has too few partitions: {}, at least {} are needed", .0.found, .0.expected)]
     TooFewPartitions(Difference),
@@ -37,7 +41,11 @@ impl Error {
             Self::Unreachable { .. } | Self::NoLeader | Self::NotGone | Self::GroupHasMembers => true,
             Self::Refused { reason, .. } => is_not_yet(*reason),
             Self::Unusable { trouble, .. } => !trouble.is_refusal(),
-            Self::Settings(_) | Self::Missing | Self::TooFewPartitions(_) => false,
+            Self::Settings(_)
+            | Self::Missing
+            | Self::OwnedByAnother { .. }
+            | Self::Unclaimed
+            | Self::TooFewPartitions(_) => false,
         }
     }
 

@@ -27,7 +27,7 @@ enum Count {
     /// Works with any; another one than configured is worth saying.
     AsConfigured,
     /// Does not work with less.
-    AtLeast,
+    AtLeast(i32),
     Any,
 }
 
@@ -39,35 +39,44 @@ enum Rule {
 }
 
 impl Plan {
-    pub(super) fn orders(wanted: &Wanted) -> Self {
+    pub(super) fn orders(wanted: &Wanted<'_>) -> Self {
         Self::kept(wanted, &wanted.topics.orders, wanted.partitions, Count::AsConfigured)
     }
 
-    /// All but the events' topic, which has `orders` partitions.
-    pub(super) fn others(wanted: &Wanted, orders: i32) -> [Self; 3] {
+    /// Those that follow from the events' topic, which has `orders` partitions.
+    pub(super) fn others(wanted: &Wanted<'_>, orders: i32) -> [Self; 2] {
         // A notification goes to the partition number of its event.
-        let notifications = Self::kept(wanted, &wanted.topics.notifications, orders, Count::AtLeast);
+        let notifications = Self::kept(wanted, &wanted.topics.notifications, orders, Count::AtLeast(orders));
 
         // One partition: dead letters are few, a list of them reads in the order they died, and each names its source
         // partition, so that a replay keeps the order there. Larger than an event can be: the broker's limit is over
         // a whole batch, and a dead letter is the event and more.
         let mut dead_letters = Self::kept(wanted, &wanted.topics.dead_letters, 1, Count::Any);
         dead_letters.settings.push(Setting::at_least("max.message.bytes", "2097152"));
+        [notifications, dead_letters]
+    }
 
-        // Only the last record of each partition counts. The segment that is written to is never compacted, so with the
-        // default of 1 GiB a partition would keep that much of what nobody reads.
-        let relay = Self {
+    /// One partition for each shard, and one more that says whose the topics are.
+    pub(super) fn relay(wanted: &Wanted<'_>) -> Self {
+        Self {
             name: wanted.topics.relay.clone(),
-            partitions: wanted.shards,
+            partitions: wanted.shards + 1,
             replication_factor: wanted.replication_factor,
-            settings: vec![Setting::same("cleanup.policy", "compact"), Setting::same("segment.bytes", "16777216")],
-            count: Count::AtLeast,
-        };
-        [notifications, dead_letters, relay]
+            settings: vec![
+                // Only the last record of each partition counts. The segment that is written to is never compacted, so with
+                // the default of 1 GiB a partition would keep that much of what nobody reads.
+                Setting::same("cleanup.policy", "compact"),
+                Setting::same("segment.bytes", "16777216"),
+                // A relay stands still if its progress record does not fit. That lists the ids of up to 4,000 events, each of
+                // 39 bytes, and is not compressed much: ids are random.
+                Setting::at_least("max.message.bytes", "262144"),
+            ],
+            count: Count::AtLeast(wanted.shards),
+        }
     }
 
     /// A topic that keeps everything for the whole retention, whatever the brokers' defaults are.
-    fn kept(wanted: &Wanted, name: &str, partitions: i32, count: Count) -> Self {
+    fn kept(wanted: &Wanted<'_>, name: &str, partitions: i32, count: Count) -> Self {
         Self {
             name: name.to_owned(),
             partitions,
@@ -92,7 +101,9 @@ impl Plan {
         let mut differences = Vec::new();
         let partitions = difference("partitions", &shape.partitions, &self.partitions);
         match self.count {
-            Count::AtLeast if shape.partitions < self.partitions => return Err(Error::TooFewPartitions(partitions)),
+            Count::AtLeast(least) if shape.partitions < least => {
+                return Err(Error::TooFewPartitions(Difference { expected: least.to_string(), ..partitions }));
+            }
             Count::AsConfigured if shape.partitions != self.partitions => differences.push(partitions),
             _ => {}
         }
@@ -137,15 +148,17 @@ mod tests {
     use orderflow_core::Topics;
 
     use super::*;
-    use crate::topics::RETENTION;
+    use crate::{Adopt, topics::RETENTION};
 
-    fn wanted() -> Wanted {
+    fn wanted() -> Wanted<'static> {
         Wanted {
             topics: Topics::named("orders"),
             partitions: 6,
             shards: 2,
             replication_factor: None,
             retention: RETENTION,
+            owner: "shop/main".to_owned(),
+            adopt: Adopt::Nothing,
         }
     }
 
@@ -159,8 +172,8 @@ mod tests {
 
     #[test]
     fn a_topic_made_as_planned_has_no_differences() {
-        let plans = Plan::others(&wanted(), 6);
-        for plan in std::iter::once(Plan::orders(&wanted())).chain(plans) {
+        let plans = Plan::others(&wanted(), 6).into_iter().chain([Plan::orders(&wanted()), Plan::relay(&wanted())]);
+        for plan in plans {
             assert_eq!(plan.judge(&shape(plan.partitions), &as_planned(&plan)).unwrap(), [], "{}", plan.name);
         }
     }
@@ -186,15 +199,27 @@ mod tests {
 
     #[test]
     fn too_few_partitions_are_an_error_only_where_nothing_works_without_them() {
-        let [notifications, dead_letters, relay] = Plan::others(&wanted(), 6);
+        let [notifications, dead_letters] = Plan::others(&wanted(), 6);
+        let relay = Plan::relay(&wanted());
         let judge = |plan: &Plan, partitions| plan.judge(&shape(partitions), &as_planned(plan));
         assert!(matches!(judge(&notifications, 5), Err(Error::TooFewPartitions(_))));
         assert!(matches!(judge(&relay, 1), Err(Error::TooFewPartitions(_))));
         assert_eq!(judge(&notifications, 12).unwrap(), []);
-        assert_eq!(judge(&relay, 26).unwrap(), []);
+        for enough in [2, 3, 26] {
+            assert_eq!(judge(&relay, enough).unwrap(), [], "{enough}");
+        }
         assert_eq!(judge(&dead_letters, 6).unwrap(), []);
         let differences = judge(&Plan::orders(&wanted()), 3).unwrap();
         assert_eq!(differences[0].to_string(), "partitions is 3, expected 6");
+    }
+
+    #[test]
+    fn a_progress_record_of_the_largest_batch_fits() {
+        let relay = Plan::relay(&wanted());
+        let mut settings = as_planned(&relay);
+        settings.insert("max.message.bytes".to_owned(), "100000".to_owned());
+        let differences = relay.judge(&shape(3), &settings).unwrap();
+        assert_eq!(differences[0].to_string(), "max.message.bytes is 100000, expected 262144");
     }
 
     #[test]

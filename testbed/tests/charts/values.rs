@@ -79,6 +79,7 @@ pub fn operator() -> Vec<Case> {
             "other settings",
             json!({
                 "probeSeconds": 10, "cleanupSeconds": 20, "leaseSeconds": 30, "concurrency": 2,
+                "bucketPatterns": ["orders-*", "receipts"],
                 "log": "info,orderflow_operator=debug", "logFormat": "text",
             }),
         ),

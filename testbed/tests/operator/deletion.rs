@@ -12,6 +12,11 @@ use sqlx::Row;
 
 use crate::support::{NAME, PATIENCE, World, looks};
 
+const RECEIPT: &str = "receipts/alice/01890000-0000-7000-8000-000000000001.txt";
+
+/// What somebody else keeps in the bucket, not least where the receipts are.
+const THEIRS: [&str; 3] = ["other/thing", "receipts/2024/scan.pdf", "receipts/alice/1.txt"];
+
 async fn delete(world: &World) -> Result<()> {
     world.orderflows().delete(NAME, &DeleteParams::default()).await.context("delete the OrderFlow")?;
     Ok(())
@@ -88,7 +93,7 @@ async fn delete_stops_the_pods_and_removes_all_that_is_ours() -> Result<()> {
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
     world.wait_for("Ready", "True", "Available").await?;
     ensure!(world.orderflows().get(NAME).await?.finalizers() == ["orderflow.dev/cleanup"], "no finalizer");
-    put(&world, "receipts/alice/1.txt").await?;
+    put(&world, RECEIPT).await?;
 
     delete(&world).await?;
     world.is_gone(NAME).await?;
@@ -109,13 +114,43 @@ async fn a_bucket_with_other_objects_is_kept() -> Result<()> {
     let _operator = world.operator().await?;
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
     world.wait_for("BucketReady", "True", "Provisioned").await?;
-    put(&world, "receipts/alice/1.txt").await?;
-    put(&world, "other/thing").await?;
+    put(&world, RECEIPT).await?;
+    for theirs in THEIRS {
+        put(&world, theirs).await?;
+    }
     delete(&world).await?;
     world.is_gone(NAME).await?;
     let left = world.stack.s3().list_objects_v2().bucket(world.bucket()).send().await?;
     let keys: Vec<_> = left.contents().iter().filter_map(|object| object.key()).collect();
-    ensure!(keys == ["other/thing"], "{keys:?}");
+    ensure!(keys == THEIRS, "{keys:?}");
+    let left = left_behind(&world).await?;
+    ensure!(left.contains("kept, as other objects are in it"), "{left}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_there_before_is_kept() -> Result<()> {
+    let world = World::with_localstack().await?;
+    let s3 = world.stack.s3();
+    s3.create_bucket().bucket(world.bucket()).send().await?;
+    world.stack.create_topic(&world.topic(), 6).await?;
+    let _operator = world.operator().await?;
+    let changes = json!({ "spec": { "deletionPolicy": "Delete", "consumer": { "groupId": "billing" } } });
+    world.create(world.orderflow_with(&changes)).await?;
+    world.wait_for("BucketReady", "True", "Provisioned").await?;
+    world.wait_for("TopicReady", "True", "TopicsDiffer").await?;
+    put(&world, RECEIPT).await?;
+
+    delete(&world).await?;
+    world.is_gone(NAME).await?;
+    ensure!(topics_exist(&world).await && bucket_exists(&world).await, "the topic or the bucket is gone");
+    let notifications = format!("{}.notifications", world.topic());
+    let made = world.stack.read_topic(&notifications, Isolation::ReadCommitted).await;
+    ensure!(made.is_err(), "{notifications} was created by the operator and is still there");
+    let left = left_behind(&world).await?;
+    for kept in [format!("topic {}: kept", world.topic()), "group billing: kept".to_owned(), "bucket".to_owned()] {
+        ensure!(left.contains(&kept), "{kept}: {left}");
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::postgres;
 use serde_json::json;
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 use std::time::Instant;
 
 use crate::support::{NAME, World};
@@ -71,5 +71,26 @@ async fn all_conditions_are_there_from_the_first_look() -> Result<()> {
         "{kinds:?}"
     );
     ensure!(conditions.iter().all(|condition| condition["observedGeneration"] == 1), "{status}");
+    Ok(())
+}
+
+/// Notes, and no failure: what is not as safe as it could be works.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_says_what_the_servers_cannot_promise() -> Result<()> {
+    let world = World::new().await?;
+    let mut connection = postgres::connect(world.dsn(1)).await?;
+    let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await?;
+    let statement = format!("ALTER DATABASE {database} SET synchronous_commit = off");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    let _operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    let shards = world.wait_for("ShardsReady", "True", "Provisioned").await?;
+    let message = shards["message"].as_str().context("no message")?;
+    ensure!(message.contains("(shard1: synchronous_commit is off") && !message.contains("shard2"), "{message}");
+    let topics = world.wait_for("TopicReady", "True", "Provisioned").await?;
+    let message = topics["message"].as_str().context("no message")?;
+    ensure!(message.contains("(one broker has the only copy of each record)"), "{message}");
+    let id = world.status(NAME).await?["kafkaClusterId"].clone();
+    ensure!(id.as_str().is_some_and(|id| id.len() == 22), "{id}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! What is another's is left alone, and what this one has goes on.
 
 use anyhow::{Context, Result, ensure};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::DeleteParams;
 use orderflow_testbed::{eventually, postgres};
@@ -105,8 +106,21 @@ async fn the_topics_beside_a_topic_are_its_owners() -> Result<()> {
     require_refused("TopicReady", &["producer", "consumer"], claim).await
 }
 
+/// Two names of one Kafka would be two owners, whose consumers each notify everybody.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_its_owner_lets_go_of_goes_to_the_next() -> Result<()> {
+async fn a_topic_belongs_to_who_had_it_first_by_any_name_of_its_brokers() -> Result<()> {
+    let claim = |world: &World| json!({ "topic": { "name": world.topic(), "bootstrapServers": alias(world) } });
+    require_refused("TopicReady", &["producer", "consumer"], claim).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_topics_beside_a_topic_are_its_owners_by_any_name_of_its_brokers() -> Result<()> {
+    let claim = |world: &World| json!({ "topic": { "name": format!("{}.dlq", world.topic()), "bootstrapServers": alias(world) } });
+    require_refused("TopicReady", &["producer", "consumer"], claim).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_its_owner_left_goes_to_the_next_only_if_that_is_told_to() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     world.create(second(&world, &json!({ "topic": { "name": world.topic() } })).await?).await?;
     world.wait_for_named(SECOND, "TopicReady", "False", "OwnedByAnother").await?;
@@ -114,7 +128,75 @@ async fn a_topic_that_its_owner_lets_go_of_goes_to_the_next() -> Result<()> {
 
     remove(&world, NAME).await?;
     world.look_at(SECOND, &operator).await?;
+    let condition = world.wait_for_named(SECOND, "TopicReady", "False", "OwnedByAnother").await?;
+    require_names(&condition, &format!("{}/{NAME}", world.namespace))?;
+
+    adopt(&world, SECOND).await?;
     world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
+    Ok(())
+}
+
+/// Anyone who can edit an OrderFlow chooses the bucket, and must not get at those of the operator's own AWS account.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_own_aws_identity_is_for_the_buckets_that_its_settings_name() -> Result<()> {
+    let world = World::with_localstack().await?;
+    let s3 = world.stack.object_store();
+    let _operator = world
+        .operator_with(&[
+            ("BUCKET_PATTERN", "payroll,operator-*-allowed"),
+            ("AWS_ENDPOINT_URL_S3", &s3.endpoint()),
+            ("AWS_ACCESS_KEY_ID", s3.access_key_id()),
+            ("AWS_SECRET_ACCESS_KEY", s3.secret_access_key()),
+        ])
+        .await?;
+    let bucket = |name: &str, endpoint: Option<String>| json!({ "name": name, "endpoint": endpoint, "credentialsSecretRef": null });
+    let allowed = format!("{}-allowed", world.bucket());
+    world.create(world.orderflow_with(&json!({ "spec": { "bucket": bucket(&world.bucket(), None) } }))).await?;
+    let condition = world.wait_for("BucketReady", "False", "OwnIdentityRefused").await?;
+    require_names(&condition, "--bucket-pattern")?;
+
+    world.patch(json!({ "spec": { "bucket": bucket(&allowed, Some(s3.endpoint())) } })).await?;
+    eventually("the endpoint to be refused", PATIENCE, async || {
+        let condition = world.condition("BucketReady").await?;
+        ensure!(condition["reason"] == "OwnIdentityRefused", "{condition}");
+        require_names(&condition, "no other endpoint than AWS")
+    })
+    .await?;
+    let buckets = world.stack.s3().list_buckets().send().await?.buckets.unwrap_or_default();
+    let made = buckets.iter().any(|found| found.name().is_some_and(|name| name.starts_with(&world.bucket())));
+    ensure!(!made, "a bucket was made: {buckets:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_the_operators_settings_name_is_reached_with_its_own_identity() -> Result<()> {
+    let world = World::with_localstack().await?;
+    let s3 = world.stack.object_store();
+    let _operator = world
+        .operator_with(&[
+            ("BUCKET_PATTERN", "operator-*"),
+            ("AWS_ENDPOINT_URL_S3", &s3.endpoint()),
+            ("AWS_ACCESS_KEY_ID", s3.access_key_id()),
+            ("AWS_SECRET_ACCESS_KEY", s3.secret_access_key()),
+        ])
+        .await?;
+    let bucket = json!({ "endpoint": null, "credentialsSecretRef": null });
+    world.create(world.orderflow_with(&json!({ "spec": { "bucket": bucket } }))).await?;
+    world.wait_for("BucketReady", "True", "Provisioned").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_holds_objects_and_is_nobodys_is_left_alone() -> Result<()> {
+    let world = World::with_localstack().await?;
+    let s3 = world.stack.s3();
+    s3.create_bucket().bucket(world.bucket()).send().await?;
+    s3.put_object().bucket(world.bucket()).key("payroll.csv").send().await?;
+    let _operator = world.operator().await?;
+    world.create(world.orderflow()).await?;
+    world.wait_for("BucketReady", "False", "BucketNotEmpty").await?;
+    let tags = s3.get_bucket_tagging().bucket(world.bucket()).send().await;
+    ensure!(tags.is_err_and(|error| error.code() == Some("NoSuchTagSet")), "the bucket was tagged");
     Ok(())
 }
 
@@ -286,6 +368,11 @@ async fn remove(world: &World, name: &str) -> Result<()> {
         anyhow::Ok(())
     })
     .await
+}
+
+/// The world's Kafka by another name.
+fn alias(world: &World) -> String {
+    world.stack.kafka().bootstrap().replace("127.0.0.1", "localhost")
 }
 
 async fn adopt(world: &World, name: &str, from: &str) -> Result<()> {

@@ -2,6 +2,7 @@
 //! remove.
 
 use anyhow::{Context, Result, ensure};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
 use futures_util::{
     StreamExt, TryStreamExt,
@@ -9,7 +10,8 @@ use futures_util::{
     stream,
 };
 use orderflow_testbed::{
-    Authority, Launch, Postgres, Process, Service, Stack, folder, postgres, product::Environment, provision, tools,
+    Authority, Launch, Postgres, Process, Service, Stack, eventually, folder, postgres, product::Environment,
+    provision, tools,
 };
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
@@ -91,6 +93,11 @@ async fn put(stack: &Stack, environment: &Environment, keys: impl IntoIterator<I
     stream::iter(puts).buffer_unordered(64).map_ok(drop).try_collect::<()>().await.context("put an object")
 }
 
+/// The key of a new receipt.
+fn receipt(user: &str) -> String {
+    format!("receipts/{user}/{}.txt", Uuid::now_v7())
+}
+
 /// Tables outside the system's schemas.
 async fn tables(dsn: &str) -> Result<Vec<String>> {
     const QUERY: &str = "SELECT schemaname || '.' || tablename FROM pg_tables
@@ -164,12 +171,14 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     let tagging = Tagging::builder().set_tag_set(Some(tags)).build()?;
     client.put_bucket_tagging().bucket(bucket).tagging(tagging).send().await?;
     // More than one request may delete.
-    let receipts = (0..1001).map(|number| format!("receipts/alice/{number}.txt"));
-    put(&stack, &environment, receipts.chain(["theirs.txt".to_owned(), "receipts".to_owned()])).await?;
+    let receipts = (0..1001).map(|_| receipt("alice"));
+    // Ours come before, between and after these.
+    let theirs = ["receipts", "receipts/2024.csv", "receipts/alice/scan.pdf", "receipts/bob/1.txt", "theirs.txt"];
+    put(&stack, &environment, receipts.chain(theirs.map(ToOwned::to_owned)).chain([receipt("zoe")])).await?;
 
     let first = remove(&environment).await?;
     ensure!(first.line("shard1") == "removed" && first.line("shard2") == "removed", "{first:?}");
-    let kept = "kept, other objects are in it; 1001 receipts removed";
+    let kept = "kept, as other objects are in it; 1002 receipts removed";
     ensure!(first.line(&format!("bucket {bucket}")) == kept, "{first:?}");
     ensure!(first.text.lines().filter(|line| line.starts_with("topic ")).count() == 4, "{first:?}");
     let left = tables(dsn).await?;
@@ -177,7 +186,7 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     ensure!(tables(value(&environment, "PG_SHARD2_DSN")).await?.is_empty());
     let objects = client.list_objects_v2().bucket(bucket).send().await?;
     let keys: Vec<_> = objects.contents().iter().filter_map(|object| object.key()).collect();
-    ensure!(keys == ["receipts", "theirs.txt"], "{keys:?}");
+    ensure!(keys == theirs, "{keys:?}");
     let tags = client.get_bucket_tagging().bucket(bucket).send().await?.tag_set;
     ensure!(tags.len() == 1 && tags[0].key() == "cost-center", "{tags:?}");
     let looked = run(&environment, &["--check"]).await?;
@@ -187,7 +196,8 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     ensure!(second.text.matches("nothing of ours").count() == 4, "{second:?}");
 
     execute(dsn, "DROP SCHEMA orderuser CASCADE").await?;
-    provision(folder, environment.clone()).await?;
+    let adopted = run(&environment, &["--adopt"]).await?;
+    ensure!(adopted.succeeded, "{adopted:?}");
     let looked = run(&environment, &["--check"]).await?;
     ensure!(looked.succeeded, "{looked:?}");
     Ok(())
@@ -198,7 +208,8 @@ async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
     let stack = Stack::shared().await?;
     let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
     provision(folder, environment.clone()).await?;
-    put(&stack, &environment, ["receipts/alice/1.txt".to_owned()]).await?;
+    let object = receipt("alice");
+    put(&stack, &environment, [object.clone()]).await?;
     let dsns = ["PG_SHARD1_DSN", "PG_SHARD2_DSN"].map(|name| value(&environment, name).to_owned());
     let bucket = value(&environment, "S3_BUCKET");
 
@@ -219,7 +230,7 @@ async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
 
     let looked = run(&environment, &["--check"]).await?;
     ensure!(looked.succeeded, "{looked:?}");
-    stack.s3().head_object().bucket(bucket).key("receipts/alice/1.txt").send().await?;
+    stack.s3().head_object().bucket(bucket).key(object).send().await?;
     Ok(())
 }
 
@@ -272,10 +283,11 @@ async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
     let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     client.put_bucket_versioning().bucket(bucket).versioning_configuration(enabled).send().await?;
+    let (alices, bobs) = (receipt("alice"), receipt("bob"));
     for _ in 0..2 {
-        put(&stack, &environment, ["receipts/alice/1.txt".to_owned(), "receipts/bob/2.txt".to_owned()]).await?;
+        put(&stack, &environment, [alices.clone(), bobs.clone()]).await?;
     }
-    client.delete_object().bucket(bucket).key("receipts/bob/2.txt").send().await?;
+    client.delete_object().bucket(bucket).key(bobs).send().await?;
 
     let removed = remove(&environment).await?;
     ensure!(removed.line(&format!("bucket {bucket}")) == "removed, with 5 receipts", "{removed:?}");
@@ -333,5 +345,177 @@ async fn a_server_is_trusted_by_the_ca_file_beside_its_dsn_alone() -> Result<()>
     }
     let misplaced = run(&environment("", "/nowhere/ca.crt"), &["--check"]).await?;
     ensure!(misplaced.text.contains("PG_SHARD1_DSN: its CA file /nowhere/ca.crt: No such file"), "{misplaced:?}");
+    Ok(())
+}
+
+/// The bucket's tags of ours: key and value.
+async fn tags(stack: &Stack, bucket: &str) -> Result<Vec<(String, String)>> {
+    let answer = stack.s3().get_bucket_tagging().bucket(bucket).send().await;
+    let tags = match answer {
+        Ok(answer) => answer.tag_set,
+        Err(error) if error.code() == Some("NoSuchTagSet") => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(tags.into_iter().map(|tag| (tag.key, tag.value)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Result<()> {
+    let stack = Stack::shared_with_localstack().await?;
+    let environment = fresh(&stack).await?;
+    let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
+    client.create_bucket().bucket(bucket).send().await?;
+    client.delete_public_access_block().bucket(bucket).send().await?;
+    put(&stack, &environment, ["payroll.csv".to_owned(), receipt("alice")]).await?;
+
+    let refused = run(&environment, &[]).await?;
+    let line = refused.line(&format!("bucket {bucket}"));
+    ensure!(!refused.succeeded && line.contains("holds objects and no OrderFlow's tag"), "{refused:?}");
+    let (tagged, private) =
+        (tags(&stack, bucket).await?, client.get_public_access_block().bucket(bucket).send().await.is_ok());
+    ensure!(tagged.is_empty() && !private, "the bucket was changed: {tagged:?}");
+    let nothing = run(&environment, &["--remove"]).await?;
+    ensure!(nothing.line(&format!("bucket {bucket}")) == "nothing of ours", "{nothing:?}");
+
+    // By name: with a tag, or with the flag.
+    let owner = value(&environment, "OWNER");
+    let tag = Tag::builder().key("orderflow.dev/owner").value(owner).build()?;
+    let tagging = Tagging::builder().tag_set(tag).build()?;
+    client.put_bucket_tagging().bucket(bucket).tagging(tagging).send().await?;
+    let claimed = run(&environment, &[]).await?;
+    ensure!(claimed.succeeded, "{claimed:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Result<()> {
+    let stack = Stack::shared_with_localstack().await?;
+    let environment = fresh(&stack).await?;
+    let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
+    client.create_bucket().bucket(bucket).send().await?;
+    let made = run(&environment, &[]).await?;
+    ensure!(made.line(&format!("bucket {bucket}")) == "existed, claimed", "{made:?}");
+    put(&stack, &environment, [receipt("alice")]).await?;
+
+    let removed = remove(&environment).await?;
+    let kept = "kept, as nothing says that an OrderFlow created it; 1 receipt removed";
+    ensure!(removed.line(&format!("bucket {bucket}")) == kept, "{removed:?}");
+    client.head_bucket().bucket(bucket).send().await?;
+    ensure!(tags(&stack, bucket).await?.is_empty(), "{:?}", tags(&stack, bucket).await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_were_there_before_are_kept() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let mut environment = fresh(&stack).await?;
+    let topic = value(&environment, "KAFKA_TOPIC").to_owned();
+    let relay = format!("{topic}.relay");
+    // As an earlier version made it: without a partition that says whose the topics are.
+    stack.create_topic(&topic, 6).await?;
+    stack.create_topic(&relay, 2).await?;
+    environment.push(("KAFKA_GROUP_ID".to_owned(), "somebodys-group".to_owned()));
+    let unclaimed = run(&environment, &["--check"]).await?;
+    ensure!(unclaimed.line(&format!("topic {relay}")).contains("the topics are nobody's yet"), "{unclaimed:?}");
+    let made = run(&environment, &[]).await?;
+    ensure!(made.succeeded && made.line(&format!("topic {relay}")).starts_with("exists, 3 partitions"), "{made:?}");
+
+    let removed = remove(&environment).await?;
+    let kept = "kept, as nothing says that an OrderFlow created it";
+    for (name, line) in [
+        (topic.clone(), kept),
+        (format!("{topic}.notifications"), "removed"),
+        (format!("{topic}.dlq"), "removed"),
+        (relay.clone(), kept),
+    ] {
+        ensure!(removed.line(&format!("topic {name} ")) == line, "{name}: {removed:?}");
+    }
+    let group = removed.line("group somebodys-group");
+    ensure!(group.starts_with("kept, as its name does not begin with test."), "{removed:?}");
+    // They are nobody's again.
+    let next = with(&fresh(&stack).await?, "KAFKA_TOPIC", &topic);
+    let next = run(&next, &[]).await?;
+    ensure!(next.succeeded, "{next:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_have_one_owner_by_any_name_of_their_brokers() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let environment = fresh(&stack).await?;
+    let first = run(&environment, &[]).await?;
+    ensure!(first.succeeded, "{first:?}");
+    let topic = value(&environment, "KAFKA_TOPIC");
+
+    let alias = value(&environment, "KAFKA_BROKERS").replace("127.0.0.1", "localhost");
+    let second = with(&with(&fresh(&stack).await?, "KAFKA_TOPIC", topic), "KAFKA_BROKERS", &alias);
+    let expected = format!("FAILED: the topics are {}'s; nothing was written", value(&environment, "OWNER"));
+    // Its databases are its own by now, so it is the topics alone that refuse their removal.
+    for arguments in [&[][..], &["--check"], &["--remove"]] {
+        let refused = run(&second, arguments).await?;
+        ensure!(
+            !refused.succeeded && refused.line(&format!("topics {topic}…")) == expected,
+            "{arguments:?}: {refused:?}"
+        );
+    }
+    let looked = run(&environment, &["--check"]).await?;
+    ensure!(looked.succeeded, "{looked:?}");
+
+    let adopted = run(&second, &["--adopt"]).await?;
+    ensure!(adopted.succeeded, "{adopted:?}");
+    let lost = run(&environment, &["--check"]).await?;
+    let owner = value(&second, "OWNER");
+    ensure!(lost.text.contains(&format!("the topics are {owner}'s")), "{lost:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_claim_topics_at_once_one_has_them() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let first = fresh(&stack).await?;
+    let topic = value(&first, "KAFKA_TOPIC").to_owned();
+    let mut rivals = vec![first];
+    for _ in 0..3 {
+        rivals.push(with(&fresh(&stack).await?, "KAFKA_TOPIC", &topic));
+    }
+    let runs = try_join_all(rivals.iter().map(|rival| run(rival, &[]))).await?;
+    let winners = runs.iter().filter(|run| run.succeeded).count();
+    ensure!(winners == 1, "{winners}: {runs:?}");
+    let winner = runs.iter().position(|run| run.succeeded).context("nobody has them")?;
+    let removed = remove(&rivals[winner]).await?;
+    ensure!(removed.line(&format!("topic {topic} ")) == "removed", "{removed:?}");
+    Ok(())
+}
+
+/// Notes, and no failure: what is not as safe as it could be works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_the_servers_cannot_promise() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let postgres = Postgres::start(folder::of_this_test_process()?, "careless-postgres").await?;
+    let careless = postgres.create_database("careless").await?;
+    let environment = with(&fresh(&stack).await?, "PG_SHARD1_DSN", &careless);
+    let made = run(&environment, &[]).await?;
+    ensure!(made.succeeded, "{made:?}");
+    let safe = run(&environment, &["--check"]).await?;
+    ensure!(safe.succeeded && !safe.line("shard1").contains(" is off"), "{safe:?}");
+    // One line for all topics.
+    ensure!(safe.line("brokers") == "one broker has the only copy of each record", "{safe:?}");
+    ensure!(safe.text.lines().filter(|line| line.contains("broker")).count() == 1, "{safe:?}");
+
+    for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
+        execute(&careless, &format!("ALTER SYSTEM SET {setting} = off")).await?;
+    }
+    execute(&careless, "SELECT pg_reload_conf()").await?;
+    // The server reads its settings a moment later.
+    let said = eventually("the settings to be said", PATIENCE, async || {
+        let looked = run(&environment, &["--check"]).await?;
+        ensure!(looked.text.contains("fsync is off"), "{looked:?}");
+        Ok(looked)
+    })
+    .await?;
+    ensure!(said.succeeded, "{said:?}");
+    for note in ["fsync is off", "full_page_writes is off", "synchronous_commit is off"] {
+        ensure!(said.line("shard1").contains(note) && !said.line("shard2").contains(note), "{note}: {said:?}");
+    }
     Ok(())
 }
