@@ -131,7 +131,7 @@ async fn a_topic_that_its_owner_left_goes_to_the_next_only_if_that_is_told_to() 
     let condition = world.wait_for_named(SECOND, "TopicReady", "False", "OwnedByAnother").await?;
     require_names(&condition, &format!("{}/{NAME}", world.namespace))?;
 
-    adopt(&world, SECOND).await?;
+    adopt(&world, SECOND, NAME).await?;
     world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
     Ok(())
 }
