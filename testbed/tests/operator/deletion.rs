@@ -220,8 +220,6 @@ async fn provisioned(world: &World) -> Result<()> {
     put(world, RECEIPT).await
 }
 
-const RECEIPT: &str = "receipts/alice/01890a5d-ac96-774b-bcce-b302099a8057.txt";
-
 async fn receipt_exists(world: &World) -> bool {
     world.stack.s3().head_object().bucket(world.bucket()).key(RECEIPT).send().await.is_ok()
 }
