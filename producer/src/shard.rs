@@ -20,7 +20,7 @@ use orderflow_core::{Fingerprint, IdempotencyKey, NewOrder, Order, OrderCreated,
 use orderflow_service::{Dependency, postgres::Pool};
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 use uuid::Uuid;
@@ -45,6 +45,8 @@ struct Inner {
     order_timeout: Duration,
     health: Health,
     pool: Pool,
+    /// One permit for each question of a request that may be asked at once.
+    readers: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -105,7 +107,10 @@ impl Shard {
         let health = Health { dependency, connected: Arc::default(), reachable: Arc::new(AtomicBool::new(true)) };
         let expected = meta::Expected::of(&shard, map);
         // One of the readers is the relay's, which listens.
-        let pool = pool(settings.shard_readers - 1, options, &expected);
+        let connections = settings.shard_readers - 1;
+        let pool = pool(connections, options, &expected);
+        // One connection is left to receipts and purge, however many requests read.
+        let readers = Arc::new(Semaphore::new((connections - 1).max(1)));
         let writers = (0..settings.shard_writers)
             .map(|_| {
                 Writer::new(
@@ -119,7 +124,7 @@ impl Shard {
             })
             .collect();
         let order_timeout = settings.order_timeout();
-        let inner = Inner { shard, queue, order_timeout, health, pool, metrics: metrics.clone() };
+        let inner = Inner { shard, queue, order_timeout, health, pool, readers, metrics: metrics.clone() };
         (Self { inner: Arc::new(inner) }, writers)
     }
 

@@ -11,13 +11,17 @@ use std::{
 const AWAITED: [(&str, usize, &str); 12] = [
     ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
     ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
-    ("producer/src/http/orders.rs", 1, "one question to each shard, awaited by the request"),
     ("producer/src/http/server.rs", 1, "one connection, awaited by the graceful shutdown"),
     ("producer/src/http/trail.rs", 1, "one search in Kafka, awaited by the request"),
     ("producer/src/kafka_reader.rs", 1, "one question to Kafka, awaited with a deadline"),
     ("producer/src/probe.rs", 1, "one question to Kafka, awaited by the probe"),
     ("producer/src/relay/publisher.rs", 1, "drops a client of librdkafka, which blocks, and then ends"),
     ("producer/src/relay/session.rs", 1, "one transaction, awaited by the relay"),
+    (
+        "producer/src/shard/reader.rs",
+        1,
+        "one question to a shard, awaited by the request unless its client is gone; it ends at its deadline",
+    ),
     (
         "producer/src/stats.rs",
         1,

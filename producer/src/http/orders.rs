@@ -140,15 +140,10 @@ pub async fn get_order(
 /// The order and its shard, or the problem that answers for it. Whoever has it answers for all: a shard that hangs is waited for
 /// only by orders that may be its own.
 pub async fn find(app: &App, id: OrderId) -> Result<(StoredOrder, Shard), Problem> {
-    // Tasks, so that what is not waited for any more comes to its end: a connection that is left while it is asked is lost.
-    let ask = |shard: &Shard| {
-        let shard = shard.clone();
-        tokio::spawn(async move { (shard.order(id).await, shard) })
-    };
+    let ask = async |shard: &Shard| (shard.order(id).await, shard.clone());
     let mut answers: FuturesUnordered<_> = app.shards.iter().map(ask).collect();
     let mut errors = Vec::new();
-    while let Some(answered) = answers.next().await {
-        let (answer, shard) = answered.map_err(|_| Problem::internal())?;
+    while let Some((answer, shard)) = answers.next().await {
         match answer {
             Ok(Some(stored)) => return Ok((stored, shard)),
             Ok(None) => {}
