@@ -26,7 +26,7 @@ use anyhow::Context;
 use axum::{
     Json, Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -54,7 +54,7 @@ use crate::{
 };
 pub use config::Config;
 pub use parameter::KnownNames;
-use problem::Problem;
+use problem::{ByClients, Problem};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -176,8 +176,8 @@ async fn within_deadline(State(app): State<Shared>, request: Request, next: Next
     }
 }
 
-/// Counts each answer, names it with the request's id, and logs what went wrong on our side; marks answers as not to be guessed
-/// at by browsers.
+/// Counts each answer, names it with the request's id, and logs what went wrong on our side (at level `debug` what clients caused
+/// themselves, who could flood the log); marks answers as not to be guessed at by browsers.
 async fn observe(
     State(requests): State<Requests>,
     route: Option<MatchedPath>,
@@ -191,8 +191,15 @@ async fn observe(
     let mut response = next.run(request).await;
     let status = response.status();
     if status.is_server_error() {
-        let request_id = request_id.to_str().unwrap_or_default();
-        tracing::warn!(%method, route, status = status.as_u16(), request_id, "answered");
+        let (status, request_id) = (status.as_u16(), request_id.to_str().unwrap_or_default());
+        // Each of these places has a rate limit of its own: many 503s of an outage hide no 500.
+        if response.extensions().get::<ByClients>().is_some() {
+            tracing::debug!(%method, route, status, request_id, "answered");
+        } else if status == StatusCode::SERVICE_UNAVAILABLE {
+            tracing::warn!(%method, route, status, request_id, "answered");
+        } else {
+            tracing::warn!(%method, route, status, request_id, "answered with an error of ours");
+        }
     }
     let labels = RequestLabels { method: label_of(&method), route, status: status.as_u16() };
     requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());

@@ -80,6 +80,9 @@ pub enum PlaceError {
     /// Definite: nothing was stored and nothing will be.
     #[error("{0}")]
     NotAccepted(String),
+    /// Definite, too: the shard's queue is full.
+    #[error("too many orders are waiting for {0}")]
+    QueueFull(String),
     /// Handed to the database, which did not answer: it may be stored.
     #[error("the shard did not answer in time; the order {0} may have been stored")]
     OutcomeUnknown(OrderId),
@@ -165,7 +168,7 @@ impl Shard {
             Submission { order, key, fingerprint, payload, traceparent, deadline, ticket: ticket.clone(), reply };
         if inner.queue.try_send(submission).is_err() {
             inner.metrics.queue_full.inc();
-            return Err(PlaceError::NotAccepted(format!("too many orders are waiting for {}", self.name())));
+            return Err(PlaceError::QueueFull(self.name().to_owned()));
         }
         // Dropped before the answer (the client went away), it takes an order that still waits out of the queue.
         let withdrawal = ticket.withdraw_on_drop();

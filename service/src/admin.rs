@@ -73,6 +73,7 @@ pub fn serve_with(
 ) {
     registry.register_collector(Box::new(Up(dependencies.clone())));
     registry.register_collector(Box::new(Panics));
+    registry.register_collector(Box::new(DroppedLines));
     let supervisor = supervisor.clone();
     let livez = move || async move {
         match stuck() {
@@ -137,6 +138,21 @@ impl Collector for Panics {
         let counter = ConstCounter::new(telemetry::panics());
         let encoder = encoder.encode_descriptor("orderflow_panics", help, None, MetricType::Counter)?;
         counter.encode(encoder)
+    }
+}
+
+/// Exports the number of log lines that nobody can read any more.
+#[derive(Debug)]
+struct DroppedLines;
+
+impl Collector for DroppedLines {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let help = "Log lines that were dropped: over the rate limit of their place, or stdout was too slow";
+        let mut family = encoder.encode_descriptor("orderflow_log_lines_dropped", help, None, MetricType::Counter)?;
+        for (reason, count) in telemetry::dropped_lines() {
+            ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
+        Ok(())
     }
 }
 

@@ -115,7 +115,7 @@ pub async fn place_order(State(app): State<Shared>, headers: HeaderMap, body: Bo
         }
         Err(error) => {
             count(match &error {
-                PlaceError::NotAccepted(_) => "not_accepted",
+                PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => "not_accepted",
                 PlaceError::OutcomeUnknown(_) => "outcome_unknown",
                 PlaceError::KeyReused => "key_reused",
                 PlaceError::Refused(_) => "refused",

@@ -46,7 +46,14 @@ pub struct Problem {
     /// The shards that did not answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unavailable_shards: Vec<String>,
+    /// True if clients caused it, by asking for more than is served at once.
+    #[serde(skip)]
+    is_by_clients: bool,
 }
+
+/// Marks a response whose 503 clients caused, by asking for more than is served at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ByClients;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FieldError {
@@ -69,7 +76,13 @@ impl Problem {
             order_id: None,
             receipt_status: None,
             unavailable_shards: Vec::new(),
+            is_by_clients: false,
         }
+    }
+
+    /// Returns the problem of a client that asks for more than is served at once.
+    fn overload(kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { is_by_clients: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail) }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -130,12 +143,12 @@ impl Problem {
 
     pub fn too_many_feeds() -> Self {
         let detail = "too many feeds are open";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-feeds", "Too many feeds", detail)
+        Self::overload("too-many-feeds", "Too many feeds", detail)
     }
 
     pub fn too_many_look_ups() -> Self {
         let detail = "too many trails are being looked up";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-look-ups", "Too many look-ups", detail)
+        Self::overload("too-many-look-ups", "Too many look-ups", detail)
     }
 
     /// A body that is not the JSON that was asked for.
@@ -150,7 +163,7 @@ impl Problem {
 
     pub fn too_many_lists() -> Self {
         let detail = "too many lists of dead letters are being read";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-lists", "Too many lists", detail)
+        Self::overload("too-many-lists", "Too many lists", detail)
     }
 
     pub fn replay_off() -> Self {
@@ -187,7 +200,8 @@ impl Problem {
         let title = if down { "A shard is down" } else { "A shard could not answer" };
         let detail = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shard-unavailable", title, detail);
-        Self { unavailable_shards: names, ..problem }
+        let is_by_clients = errors.iter().all(|error| error.is_crowded);
+        Self { unavailable_shards: names, is_by_clients, ..problem }
     }
 }
 
@@ -245,12 +259,15 @@ impl From<dead_letters::Error> for Problem {
 impl From<PlaceError> for Problem {
     fn from(error: PlaceError) -> Self {
         match error {
-            PlaceError::NotAccepted(reason) => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not-accepted",
-                "The order was not accepted",
-                format!("{reason}; nothing was stored, it can be sent again"),
-            ),
+            PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => Self {
+                is_by_clients: matches!(error, PlaceError::QueueFull(_)),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not-accepted",
+                    "The order was not accepted",
+                    format!("{error}; nothing was stored, it can be sent again"),
+                )
+            },
             PlaceError::OutcomeUnknown(order_id) => {
                 let problem = Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -288,6 +305,9 @@ impl IntoResponse for Problem {
                 .into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if self.is_by_clients {
+            response.extensions_mut().insert(ByClients);
         }
         response
     }

@@ -30,6 +30,8 @@ pub struct ReadError {
     pub reason: String,
     /// True if the shard does not answer or refuses every query. False if it answered this query with an error.
     pub is_down: bool,
+    /// True if the shard was never asked, because too many questions were before this one.
+    pub is_crowded: bool,
 }
 
 /// What a shard has, and what waits in it. Counts stop at [`MOST_COUNTED`]; ages are in seconds, by the shard's clock.
@@ -171,14 +173,18 @@ impl Shard {
         + Send
         + 'static,
     ) -> Result<T, ReadError> {
-        let failed = |reason: String, is_down| ReadError { shard: self.name().to_owned(), reason, is_down };
+        let failed = |reason: String, is_down| {
+            let shard = self.name().to_owned();
+            ReadError { shard, reason, is_down, is_crowded: false }
+        };
         if !self.inner.health.reachable.load(Ordering::Relaxed) {
             return Err(failed("it does not answer".to_owned(), true));
         }
         let deadline = Instant::now() + READ_TIMEOUT;
         let place = timeout_at(deadline, self.inner.readers.clone().acquire_owned()).await.ok().and_then(Result::ok);
         let Some(place) = place else {
-            return Err(failed("too many questions wait for it".to_owned(), false));
+            let crowded = failed("too many questions wait for it".to_owned(), false);
+            return Err(ReadError { is_crowded: true, ..crowded });
         };
         let pool = self.pool().clone();
         let asked = tokio::spawn(async move {

@@ -11,6 +11,7 @@ mod crashes;
 mod dead_letters;
 mod dead_letters_api;
 mod feed;
+mod hostile;
 mod outages;
 mod plans;
 mod progress;
