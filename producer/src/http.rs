@@ -7,6 +7,7 @@ mod cursor;
 mod dashboard;
 mod dead_letters;
 mod feed;
+mod memory;
 mod orders;
 mod parameter;
 mod place;
@@ -25,6 +26,7 @@ use std::{
 use anyhow::Context;
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
@@ -34,7 +36,6 @@ use axum::{
 use orderflow_core::ShardMap;
 use orderflow_service::shutdown::CancellationToken;
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
@@ -48,11 +49,13 @@ use crate::{
     dead_letters::Office,
     feed::Feed,
     metrics::{Metrics, RequestLabels, Requests},
+    quota::Quota,
     shard::Shard,
     stats::Stats,
     trail::Trails,
 };
 pub use config::Config;
+pub use memory::Memory;
 pub use parameter::KnownNames;
 use problem::{ByClients, Problem};
 
@@ -69,8 +72,9 @@ pub struct App {
     pub bucket: Arc<str>,
     pub dead_letters: Office,
     pub feed: Feed,
-    /// One permit for each feed that may be open.
-    pub feeds: Arc<Semaphore>,
+    /// One unit for each feed that may be open.
+    pub feeds: Quota,
+    pub memory: Memory,
     pub stats: Stats,
     pub trails: Arc<Trails>,
     pub config: Config,
@@ -105,14 +109,15 @@ pub fn deadline(settings: &Settings) -> Duration {
 pub fn router(app: App, settings: &Settings) -> anyhow::Result<Router> {
     let cors_origins = &settings.cors_allow_origin;
     let (api, document) = routes().split_for_parts();
-    let document = document.to_json().context("encode the OpenAPI document")?;
+    // Bytes are shared by all who read them, however slowly.
+    let document = Bytes::from(document.to_json().context("encode the OpenAPI document")?);
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let requests = app.metrics.requests.clone();
     let app = Arc::new(app);
     let router = api
         .route_layer(middleware::from_fn_with_state(app.clone(), parameter::read_query))
         .route("/openapi.json", get(openapi))
-        .merge(dashboard::routes(settings.controls_url.as_deref())?)
+        .merge(dashboard::routes(&app, settings.controls_url.as_deref())?)
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(app.clone())

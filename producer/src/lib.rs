@@ -11,6 +11,7 @@ mod metrics;
 mod probe;
 mod progress;
 mod purge;
+mod quota;
 mod receipts;
 mod relay;
 mod settings;
@@ -34,6 +35,7 @@ use crate::{
     dead_letters::Office,
     feed::{Feed, Tail},
     metrics::Metrics,
+    quota::Quota,
     receipts::Receipts,
     relay::Relay,
     shard::{Doorbells, Shard, meta::Expected},
@@ -121,7 +123,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let shards: Arc<[Shard]> = shards.into();
     let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
     let letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
-    let office = Office::new(letters, settings.dead_letter_replay, stop.clone());
+    let share = settings.address_share;
+    let office = Office::new(letters, settings.dead_letter_replay, share, stop.clone());
     let sources = Sources {
         shards: shards.clone(),
         feed: feed.clone(),
@@ -130,7 +133,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         consumer: GroupProgress::new(&settings.kafka, &settings.kafka_group_id, &topics),
         dead_letters: office.clone(),
     };
-    let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone());
+    let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone(), share);
     let app = http::App {
         map: settings.shards.clone(),
         shards,
@@ -138,7 +141,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         bucket,
         dead_letters: office,
         feed,
-        feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
+        feeds: Quota::new(settings.max_feeds, share),
+        memory: http::Memory::new(settings.body_memory_mb, share),
         stats: Stats::new(sources),
         trails: Arc::new(trails),
         config: http::Config::of(&settings),
@@ -147,13 +151,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         metrics,
         stop: stop.clone(),
     };
+    let connections = http::server::Connections {
+        places: Quota::new(settings.max_connections, share),
+        refused: app.metrics.connections_refused.clone(),
+    };
     let admin_address = SocketAddr::new(settings.admin.host, settings.admin.admin_port);
     let admin = admin::bind("admin", admin_address).await?;
     let listener = admin::bind("http", SocketAddr::new(settings.admin.host, settings.port)).await?;
     admin::serve(&administering, &supervisor, admin, dependencies, registry);
 
     let router = http::router(app, &settings)?;
-    let mut serving = pin!(http::server::serve(listener, router, settings.max_connections, stop.clone(), DRAIN));
+    let mut serving = pin!(http::server::serve(listener, router, connections, stop.clone(), DRAIN));
     let failure = tokio::select! {
         () = &mut serving => None,
         failure = supervisor.failed() => {

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// File, number of places that start a task or thread, and what awaits each.
-const AWAITED: [(&str, usize, &str); 12] = [
+const AWAITED: [(&str, usize, &str); 13] = [
     ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
     ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
     ("producer/src/http/server.rs", 1, "one connection, awaited by the graceful shutdown"),
@@ -28,6 +28,7 @@ const AWAITED: [(&str, usize, &str); 12] = [
         "one round of queries, awaited by the requests, which notice an end without an answer",
     ),
     ("provision/src/topics/cluster.rs", 4, "one call of librdkafka each, awaited, and the drop of a client"),
+    ("service/src/admin.rs", 1, "one connection, joined by the admin task, and aborted at its end"),
     ("service/src/kafka/transaction/offsets.rs", 1, "one transaction's offsets, joined by it"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, response::Response};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use orderflow_core::{OrderId, UserId};
 use serde::Serialize;
@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::{
     App, Shared,
+    connection::Peer,
     cursor::Cursor,
     parameter::{IdOfPath, ListParameters, OrderParameters, whole},
     problem::Problem,
@@ -22,6 +23,9 @@ use crate::{
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
+
+/// Most bytes of one order of a page, while the page is made: as rows of both shards, and as JSON.
+const MOST_BYTES: usize = 4 * 1024;
 
 #[derive(Serialize, ToSchema)]
 pub struct OrderList {
@@ -49,10 +53,14 @@ pub struct OrderList {
     responses(
         (status = 200, body = OrderList, description = "A page. A shard that is down is named in `unavailable_shards`."),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter breaks a rule"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered; or `overloaded`: too many large lists are in flight"),
     )
 )]
-pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) -> Result<Json<OrderList>, Problem> {
+pub async fn list_orders(
+    State(app): State<Shared>,
+    Peer(peer): Peer,
+    parameters: ListParameters,
+) -> Result<Response, Problem> {
     let user = match parameters.user_id {
         Some(user) => Some(UserId::parse(user).map_err(|rule| Problem::invalid_parameter("user_id", rule))?),
         None => None,
@@ -68,6 +76,7 @@ pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) 
         Some(None) => return Err(Problem::invalid_parameter("cursor", "must be a next_cursor of this API")),
     };
 
+    let memory = app.memory.reserve(limit as usize * MOST_BYTES, peer).await?;
     let asked: Vec<&Shard> = match &user {
         Some(user) => vec![&app.shards[app.map.shard_of(user).index.get()]],
         None => app.shards.iter().collect(),
@@ -102,12 +111,12 @@ pub async fn list_orders(State(app): State<Shared>, parameters: ListParameters) 
         OrderView::new(stored.order, receipt_status(stored.receipt_pending)).with(progress)
     };
     let orders: Vec<OrderView> = found.into_iter().map(view).collect();
-    Ok(Json(OrderList {
+    Ok(memory.carry(Json(OrderList {
         count: orders.len(),
         orders,
         next_cursor,
         unavailable_shards: app.shards.iter().filter(is_missing).map(|shard| shard.name().to_owned()).collect(),
-    }))
+    })))
 }
 
 /// Get one order

@@ -141,6 +141,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "malformed", "Not an order", "the body ended early")
     }
 
+    pub fn overloaded() -> Self {
+        let detail = "too many large lists and bodies are in flight: ask for a smaller page, or send it again later";
+        Self::overload("overloaded", "Overloaded", detail)
+    }
+
     pub fn too_many_feeds() -> Self {
         let detail = "too many feeds are open";
         Self::overload("too-many-feeds", "Too many feeds", detail)
