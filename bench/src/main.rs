@@ -7,6 +7,7 @@ mod drain;
 mod footprint;
 mod growth;
 mod handler;
+mod hostile;
 mod latency;
 mod linear;
 mod machine;
@@ -74,6 +75,8 @@ enum Part {
     Latency,
     /// Three times more than can be taken
     Overload,
+    /// An honest client beside 4,096 hostile connections
+    Hostile,
     /// Relay, consumer and receipts on a backlog
     Drain,
     /// GET beside pgbench
@@ -90,7 +93,10 @@ enum Part {
 
 impl Part {
     fn is_with_kafka(self) -> bool {
-        !matches!(self, Self::Footprint | Self::Post | Self::PostSlow | Self::Writer | Self::Reads | Self::Operator)
+        !matches!(
+            self,
+            Self::Footprint | Self::Post | Self::PostSlow | Self::Writer | Self::Hostile | Self::Reads | Self::Operator
+        )
     }
 }
 
@@ -176,6 +182,7 @@ async fn run(settings: Settings) -> Result<()> {
                 Part::Handler => handler::compare(&backing, effort, &mut report).await,
                 Part::Latency => latency::measure(&backing, effort, &mut report).await,
                 Part::Overload => overload::measure(&backing, effort, &mut report).await,
+                Part::Hostile => hostile::measure(&backing, effort, &mut report).await,
                 Part::Drain => drain::measure(&backing, effort, &mut report).await,
                 Part::Reads => reads::compare(&backing, effort, &mut report).await,
                 Part::Linear => linear::measure(&backing, effort.shorter(), &mut report).await,

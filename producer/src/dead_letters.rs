@@ -2,6 +2,7 @@
 //! at a time.
 
 use std::{
+    net::IpAddr,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -14,6 +15,8 @@ use orderflow_dead_letters::{
 use orderflow_service::shutdown::CancellationToken;
 use rdkafka::{Message, message::BorrowedMessage};
 use tokio::{sync::Semaphore, time::timeout};
+
+use crate::quota::Quota;
 
 /// Lists read at once: each has a Kafka client of its own, and up to 8 MiB of letters in it.
 const MOST_READERS: usize = 4;
@@ -42,7 +45,7 @@ pub struct Office {
     letters: DeadLetters,
     /// Whether this process may replay at all.
     replay: bool,
-    readers: Arc<Semaphore>,
+    readers: Quota,
     replaying: Arc<Semaphore>,
     known: Arc<Mutex<Known>>,
     counted: Arc<Mutex<Option<(Instant, Counts)>>>,
@@ -77,11 +80,11 @@ pub enum Error {
 }
 
 impl Office {
-    pub fn new(letters: DeadLetters, replay: bool, stop: CancellationToken) -> Self {
+    pub fn new(letters: DeadLetters, replay: bool, share: u8, stop: CancellationToken) -> Self {
         Self {
             letters,
             replay,
-            readers: Arc::new(Semaphore::new(MOST_READERS)),
+            readers: Quota::new(MOST_READERS, share),
             replaying: Arc::new(Semaphore::new(1)),
             known: Arc::default(),
             counted: Arc::default(),
@@ -94,12 +97,17 @@ impl Office {
     }
 
     /// A page of letters, newest first, and how many there are in all.
-    pub async fn list(&self, before: Option<i64>, limit: usize) -> Result<(Page<Letter>, Counts), Error> {
-        let permit = self.readers.clone().try_acquire_owned().map_err(|_| Error::TooManyReaders)?;
+    pub async fn list(
+        &self,
+        before: Option<i64>,
+        limit: usize,
+        client: Option<IpAddr>,
+    ) -> Result<(Page<Letter>, Counts), Error> {
+        let place = self.readers.try_take(1, client).ok_or(Error::TooManyReaders)?;
         let (letters, known) = (self.letters.clone(), self.known.clone());
         let until = Instant::now() + READING;
         blocking(READING, move || {
-            let _permit = permit;
+            let _place = place;
             let letters = letters.open(Patience::Until(until))?;
             let page = letters.page(before, limit, Letter::of)?;
             // Another count is not waited for longer than it may take itself.
@@ -117,11 +125,11 @@ impl Office {
         {
             return Some(counts);
         }
-        let permit = self.readers.clone().try_acquire_owned().ok()?;
+        let place = self.readers.try_take(1, None)?;
         let (letters, known) = (self.letters.clone(), self.known.clone());
         let until = Instant::now() + deadline;
         let asked = blocking(deadline, move || {
-            let _permit = permit;
+            let _place = place;
             let letters = letters.open(Patience::Until(until))?;
             letters.count(&mut known.lock().unwrap_or_else(PoisonError::into_inner))
         });

@@ -8,6 +8,7 @@ mod cursor;
 mod dashboard;
 mod dead_letters;
 mod feed;
+mod memory;
 mod orders;
 mod parameter;
 mod place;
@@ -26,8 +27,9 @@ use std::{
 use anyhow::Context;
 use axum::{
     Extension, Json, Router,
+    body::Bytes,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -35,7 +37,6 @@ use axum::{
 use orderflow_core::ShardMap;
 use orderflow_service::shutdown::CancellationToken;
 use serde::Serialize;
-use tokio::sync::Semaphore;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
@@ -49,13 +50,15 @@ use crate::{
     dead_letters::Office,
     feed::Feed,
     metrics::{Metrics, RequestLabels, Requests},
+    quota::Quota,
     shard::Shard,
     stats::Stats,
     trail::Trails,
 };
 pub use config::Config;
+pub use memory::Memory;
 pub use parameter::KnownNames;
-use problem::{Cause, Problem};
+use problem::{ByClients, Cause, Problem};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -70,8 +73,9 @@ pub struct App {
     pub bucket: Arc<str>,
     pub dead_letters: Office,
     pub feed: Feed,
-    /// One permit for each feed that may be open.
-    pub feeds: Arc<Semaphore>,
+    /// One unit for each feed that may be open.
+    pub feeds: Quota,
+    pub memory: Memory,
     pub stats: Stats,
     pub trails: Arc<Trails>,
     pub config: Config,
@@ -115,12 +119,13 @@ pub fn deadline(settings: &Settings) -> Duration {
 pub fn router(app: Shared, settings: &Settings, exposure: Exposure) -> anyhow::Result<Router> {
     let cors_origins = &settings.cors_allow_origin;
     let (api, document) = routes(exposure).split_for_parts();
-    let document = document.to_json().context("encode the OpenAPI document")?;
+    // Bytes are shared by all who read them, however slowly.
+    let document = Bytes::from(document.to_json().context("encode the OpenAPI document")?);
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let requests = app.metrics.requests.clone();
     let dashboard = match exposure {
         Exposure::Public => Router::new(),
-        Exposure::Internal => dashboard::routes(settings.controls_url.as_deref())?,
+        Exposure::Internal => dashboard::routes(&app, settings.controls_url.as_deref())?,
     };
     let router = api
         .route_layer(middleware::from_fn_with_state(app.clone(), parameter::read_query))
@@ -194,8 +199,8 @@ async fn within_deadline(State(app): State<Shared>, request: Request, next: Next
     }
 }
 
-/// Counts each answer, names it with the request's id, and logs what went wrong on our side; marks answers as not to be guessed
-/// at by browsers.
+/// Counts each answer, names it with the request's id, and logs what went wrong on our side (at level `debug` what clients caused
+/// themselves, who could flood the log); marks answers as not to be guessed at by browsers.
 async fn observe(
     State(requests): State<Requests>,
     route: Option<MatchedPath>,
@@ -209,9 +214,16 @@ async fn observe(
     let mut response = next.run(request).await;
     let status = response.status();
     if status.is_server_error() {
-        let request_id = request_id.to_str().unwrap_or_default();
+        let (status, request_id) = (status.as_u16(), request_id.to_str().unwrap_or_default());
         let cause = response.extensions().get::<Cause>().map(|cause| cause.0.as_str());
-        tracing::warn!(%method, route, status = status.as_u16(), request_id, cause, "answered");
+        // Each of these places has a rate limit of its own: many 503s of an outage hide no 500.
+        if response.extensions().get::<ByClients>().is_some() {
+            tracing::debug!(%method, route, status, request_id, cause, "answered");
+        } else if status == StatusCode::SERVICE_UNAVAILABLE {
+            tracing::warn!(%method, route, status, request_id, cause, "answered");
+        } else {
+            tracing::warn!(%method, route, status, request_id, cause, "answered with an error of ours");
+        }
     }
     let labels = RequestLabels { method: label_of(&method), route, status: status.as_u16() };
     requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());

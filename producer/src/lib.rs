@@ -11,6 +11,7 @@ mod metrics;
 mod probe;
 mod progress;
 mod purge;
+mod quota;
 mod receipts;
 mod relay;
 mod settings;
@@ -34,8 +35,9 @@ pub use settings::{Command, Settings};
 use crate::{
     dead_letters::Office,
     feed::{Feed, Tail},
-    http::Exposure,
+    http::{Exposure, server::Connections},
     metrics::Metrics,
+    quota::Quota,
     receipts::Receipts,
     relay::Relay,
     shard::{Doorbells, Shard, meta::Expected},
@@ -45,6 +47,9 @@ use crate::{
 
 /// Longest wait for requests in flight after the signal; what is left of the deadline is for the writers and the relay.
 const DRAIN: Duration = Duration::from_secs(8);
+
+/// Connections of the internal port that are served at once.
+const INTERNAL_CONNECTIONS: usize = 512;
 
 /// Longest wait for the writers, and then for the relays and receipt workers, to end what they have in hand.
 const SETTLE: Duration = Duration::from_secs(4);
@@ -123,7 +128,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let shards: Arc<[Shard]> = shards.into();
     let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
     let letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
-    let office = Office::new(letters, settings.dead_letter_replay, stop.clone());
+    let share = settings.address_share;
+    let office = Office::new(letters, settings.dead_letter_replay, share, stop.clone());
     let sources = Sources {
         shards: shards.clone(),
         feed: feed.clone(),
@@ -132,7 +138,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         consumer: GroupProgress::new(&settings.kafka, &settings.kafka_group_id, &topics),
         dead_letters: office.clone(),
     };
-    let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone());
+    let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone(), share);
     let app = Arc::new(http::App {
         map: settings.shards.clone(),
         shards,
@@ -140,7 +146,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         bucket,
         dead_letters: office,
         feed,
-        feeds: Arc::new(tokio::sync::Semaphore::new(settings.max_feeds)),
+        feeds: Quota::new(settings.max_feeds, share),
+        memory: http::Memory::new(settings.body_memory_mb, share),
         stats: Stats::new(sources),
         trails: Arc::new(trails),
         config: http::Config::of(&settings),
@@ -159,19 +166,21 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     admin::serve(&administering, &supervisor, admin, dependencies, registry);
 
     let exposure = if internal.is_some() { Exposure::Public } else { Exposure::Internal };
+    // Bounds of their own, so that clients who hold all connections do not keep operators out.
+    let connections =
+        |places| Connections { places: Quota::new(places, share), refused: app.metrics.connections_refused.clone() };
+    let (of_clients, of_operators) = (connections(settings.max_connections), connections(INTERNAL_CONNECTIONS));
     let router = http::router(app.clone(), &settings, exposure)?;
-    let of_clients = http::server::serve(listener, router, settings.max_connections, stop.clone(), DRAIN);
-    let of_operators = match internal {
+    let serving_clients = http::server::serve(listener, router, of_clients, stop.clone(), DRAIN);
+    let serving_operators = match internal {
         Some(listener) => {
-            let router = http::router(app, &settings, Exposure::Internal)?;
-            Some(http::server::serve(listener, router, settings.max_connections, stop.clone(), DRAIN))
+            let router = http::router(app.clone(), &settings, Exposure::Internal)?;
+            Some(http::server::serve(listener, router, of_operators, stop.clone(), DRAIN))
         }
-        None => {
-            drop(app);
-            None
-        }
+        None => None,
     };
-    let mut serving = pin!(async { tokio::join!(of_clients, OptionFuture::from(of_operators)) });
+    drop(app);
+    let mut serving = pin!(async { tokio::join!(serving_clients, OptionFuture::from(serving_operators)) });
     let failure = tokio::select! {
         _ = &mut serving => None,
         failure = supervisor.failed() => {

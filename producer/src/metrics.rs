@@ -68,6 +68,7 @@ pub struct Metrics {
     pub orders: Family<OutcomeLabel, Counter>,
     pub queue_full: Counter,
     pub feeds: Gauge,
+    pub connections_refused: Counter,
     batch_size: Family<ShardLabel, Histogram, Sizes>,
     batch_seconds: Family<ShardLabel, Histogram, Seconds>,
     relay_leads: Family<ShardLabel, Gauge>,
@@ -134,6 +135,7 @@ impl Metrics {
             orders: Family::default(),
             queue_full: Counter::default(),
             feeds: Gauge::default(),
+            connections_refused: Counter::default(),
             batch_size: Family::new_with_constructor(Sizes),
             batch_seconds: Family::new_with_constructor(Seconds),
             relay_leads: Family::default(),
@@ -155,6 +157,7 @@ impl Metrics {
             "orders" "Orders asked for, by outcome" orders;
             "queue_full" "Orders refused because too many waited for their shard" queue_full;
             "feeds" "Open feeds" feeds;
+            "connections_refused" "Connections refused because their address had its share" connections_refused;
             "write_batch_size" "Orders in one statement" batch_size;
             "write_batch_seconds" "Time of one statement with all its tries" batch_seconds;
             "relay_leads" "1 if this process publishes the shard's events" relay_leads;

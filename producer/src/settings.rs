@@ -46,6 +46,15 @@ pub struct Settings {
     #[arg(long, env = "MAX_FEEDS", default_value_t = 256, help_heading = "API")]
     pub max_feeds: usize,
 
+    /// Memory for large bodies in flight (lists that are made or not read yet, large requests), in MiB; over it 503
+    #[arg(long, env = "BODY_MEMORY_MB", default_value_t = 64, help_heading = "API")]
+    pub body_memory_mb: usize,
+
+    /// Percent of the connections, feeds, trails, lists of dead letters and body memory that one client address may hold;
+    /// below 100 only where clients connect directly: behind a proxy all have its address
+    #[arg(long, env = "ADDRESS_SHARE", default_value_t = 100, help_heading = "API")]
+    pub address_share: u8,
+
     /// Let dead letters be replayed by whoever can reach the API
     #[arg(long, env = "DEAD_LETTER_REPLAY", default_value_t = false, help_heading = "Dashboard")]
     pub dead_letter_replay: bool,
@@ -125,6 +134,8 @@ impl Settings {
         ensure!((10..=60_000).contains(&self.order_timeout_ms), "ORDER_TIMEOUT_MS: must be from 10 to 60000");
         ensure!((1..=1_000_000).contains(&self.max_connections), "MAX_CONNECTIONS: must be from 1 to 1000000");
         ensure!((1..=100_000).contains(&self.max_feeds), "MAX_FEEDS: must be from 1 to 100000");
+        ensure!((8..=65_536).contains(&self.body_memory_mb), "BODY_MEMORY_MB: must be from 8 to 65536");
+        ensure!((1..=100).contains(&self.address_share), "ADDRESS_SHARE: must be from 1 to 100");
         ensure!((1..=600_000).contains(&self.s3.s3_timeout_ms), "S3_TIMEOUT_MS: must be from 1 to 600000");
         let is_shared = |port: u16| port != 0 && (port == self.port || port == self.admin.admin_port);
         ensure!(
@@ -178,6 +189,25 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bound_that_cannot_hold_is_refused_by_name() {
+        let checked = |flag: &str, value: &str| {
+            Settings::try_parse_from(["orderflow-producer", flag, value])
+                .unwrap()
+                .check()
+                .map_err(|error| error.to_string())
+        };
+        for (flag, variable, rule, wrong, right) in [
+            ("--body-memory-mb", "BODY_MEMORY_MB", "from 8 to 65536", ["7", "65537"], "8"),
+            ("--address-share", "ADDRESS_SHARE", "from 1 to 100", ["0", "101"], "1"),
+        ] {
+            assert_eq!(checked(flag, right), Ok(()));
+            for wrong in wrong {
+                assert_eq!(checked(flag, wrong), Err(format!("{variable}: must be {rule}")));
+            }
+        }
     }
 
     #[test]

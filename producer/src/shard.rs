@@ -21,7 +21,7 @@ use orderflow_core::{Fingerprint, IdempotencyKey, NewOrder, Order, OrderCreated,
 use orderflow_service::{Dependency, postgres::Pool};
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     time::Instant,
 };
 use uuid::Uuid;
@@ -46,6 +46,8 @@ struct Inner {
     order_timeout: Duration,
     health: Health,
     pool: Pool,
+    /// One permit for each question of a request that may be asked at once.
+    readers: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -79,6 +81,9 @@ pub enum PlaceError {
     /// Definite: nothing was stored and nothing will be.
     #[error("{0}")]
     NotAccepted(String),
+    /// Definite, too: the shard's queue is full.
+    #[error("too many orders are waiting for {0}")]
+    QueueFull(String),
     /// Handed to the database, which did not answer: it may be stored.
     #[error("the shard did not answer in time; the order {0} may have been stored")]
     OutcomeUnknown(OrderId),
@@ -106,7 +111,10 @@ impl Shard {
         let health = Health { dependency, connected: Arc::default(), reachable: Arc::new(AtomicBool::new(true)) };
         let expected = meta::Expected::of(&shard, map);
         // One of the readers is the relay's, which listens.
-        let pool = pool(settings.shard_readers - 1, options, &expected);
+        let connections = settings.shard_readers - 1;
+        let pool = pool(connections, options, &expected);
+        // One connection is left to receipts and purge, however many requests read.
+        let readers = Arc::new(Semaphore::new((connections - 1).max(1)));
         let writers = (0..settings.shard_writers)
             .map(|_| {
                 Writer::new(
@@ -120,7 +128,7 @@ impl Shard {
             })
             .collect();
         let order_timeout = settings.order_timeout();
-        let inner = Inner { shard, queue, order_timeout, health, pool, metrics: metrics.clone() };
+        let inner = Inner { shard, queue, order_timeout, health, pool, readers, metrics: metrics.clone() };
         (Self { inner: Arc::new(inner) }, writers)
     }
 
@@ -161,7 +169,7 @@ impl Shard {
             Submission { order, key, fingerprint, payload, traceparent, deadline, ticket: ticket.clone(), reply };
         if inner.queue.try_send(submission).is_err() {
             inner.metrics.queue_full.inc();
-            return Err(PlaceError::NotAccepted(format!("too many orders are waiting for {}", self.name())));
+            return Err(PlaceError::QueueFull(self.name().to_owned()));
         }
         // Dropped before the answer (the client went away), it takes an order that still waits out of the queue.
         let withdrawal = ticket.withdraw_on_drop();

@@ -3,20 +3,20 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
-
-use orderflow_core::{Notification, Order, OrderCreated, OrderId, Timestamp, Topics, json};
-use orderflow_service::kafka;
-use rdkafka::{ClientConfig, Message, message::BorrowedMessage};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     feed::Feed,
     kafka_reader::{Asked, Reader},
+    quota::{Held, Quota},
     shard::Queued,
 };
+use orderflow_core::{Notification, Order, OrderCreated, OrderId, Timestamp, Topics, json};
+use orderflow_service::kafka;
+use rdkafka::{ClientConfig, Message, message::BorrowedMessage};
 
 /// Look-ups at once; each may hold a client of Kafka and read megabytes.
 const AT_ONCE: usize = 4;
@@ -35,7 +35,7 @@ pub struct Trails {
     feed: Feed,
     topics: Topics,
     config: ClientConfig,
-    permits: Arc<Semaphore>,
+    places: Quota,
     /// Clients that nobody uses right now, at most [`AT_ONCE`].
     idle: Mutex<Vec<Reader<()>>>,
 }
@@ -63,16 +63,16 @@ pub struct Published {
 }
 
 impl Trails {
-    pub fn new(feed: Feed, settings: &kafka::Settings, topics: Topics) -> Self {
+    pub fn new(feed: Feed, settings: &kafka::Settings, topics: Topics, share: u8) -> Self {
         let mut config = settings.consumer("orderflow.trail");
         // All partitions side by side, rather than the first thousands of one.
         config.set("fetch.message.max.bytes", "65536");
-        Self { feed, topics, config, permits: Arc::new(Semaphore::new(AT_ONCE)), idle: Mutex::default() }
+        Self { feed, topics, config, places: Quota::new(AT_ONCE, share), idle: Mutex::default() }
     }
 
-    /// A place for one look-up; `None` if all are taken.
-    pub fn begin(&self) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().try_acquire_owned().ok()
+    /// A place for one look-up; `None` if all are taken, or this client has its share.
+    pub fn begin(&self, client: Option<IpAddr>) -> Option<Held> {
+        self.places.try_take(1, client)
     }
 
     /// `queued`: what the order's shard said before.

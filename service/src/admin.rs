@@ -1,6 +1,12 @@
 //! The admin port: `/livez`, `/readyz`, `/metrics`. Apart from the public port, so that neither is reachable by clients.
 
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use axum::{
@@ -9,9 +15,14 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
-    serve::Listener,
 };
 use clap::Args;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text::encode},
@@ -19,7 +30,12 @@ use prometheus_client::{
     registry::Registry,
 };
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::TcpListener,
+    task::{AbortHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Dependencies, Stage, Supervisor,
@@ -27,6 +43,18 @@ use crate::{
     supervisor::TaskState,
     telemetry,
 };
+
+/// Connections served at once. A further one ends the oldest: clients that hold connections must keep no probe out.
+const CONNECTIONS: usize = 64;
+
+/// Longest wait for the head of a request; also how long an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a connection may hold of a head.
+const BUFFER: usize = 16 * 1024;
+
+/// Longest wait for requests in flight when the stage is stopped.
+const DRAIN: Duration = Duration::from_secs(2);
 
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
@@ -73,6 +101,7 @@ pub fn serve_with(
 ) {
     registry.register_collector(Box::new(Up(dependencies.clone())));
     registry.register_collector(Box::new(Panics));
+    registry.register_collector(Box::new(DroppedLines));
     let supervisor = supervisor.clone();
     let livez = move || async move {
         match stuck() {
@@ -89,11 +118,47 @@ pub fn serve_with(
     #[cfg(feature = "failpoints")]
     let app = app.merge(crate::failpoint::routes());
     let app = app.with_state(Arc::new(registry));
-    let listener = Shared(Arc::new(listener));
+    // It outlives the task that accepts from it.
+    let listener = Arc::new(listener);
     stage.run("admin", move |stop| {
-        let serving = axum::serve(listener.clone(), app.clone()).with_graceful_shutdown(stop.cancelled_owned());
-        async move { serving.await.context("serve the admin port") }
+        let (listener, app) = (listener.clone(), app.clone());
+        async move {
+            accept(&listener, &app, &stop).await;
+            Ok(())
+        }
     });
+}
+
+/// Serves the connections of `listener` until `stop`.
+async fn accept(listener: &TcpListener, app: &Router, stop: &CancellationToken) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut newest: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else {
+            // The process has no free file descriptor, or the client disconnected before it was accepted.
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(app.clone());
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        newest.retain(|connection| !connection.is_finished());
+        newest.push_back(connections.spawn(connection));
+        if newest.len() > CONNECTIONS
+            && let Some(oldest) = newest.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+    // What does not end is aborted with the set.
+    let _ = timeout(DRAIN, graceful.shutdown()).await;
 }
 
 /// The body of `/readyz`.
@@ -102,29 +167,6 @@ struct Ready {
     #[serde(flatten)]
     readiness: Readiness,
     tasks: BTreeMap<String, TaskState>,
-}
-
-/// A listener that outlives the task that accepts from it.
-#[derive(Clone)]
-struct Shared(Arc<TcpListener>);
-
-impl Listener for Shared {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        loop {
-            match self.0.accept().await {
-                Ok(accepted) => return accepted,
-                // The process has no free file descriptor, or the client disconnected before it was accepted.
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
 }
 
 /// Exports the number of panics of the whole process.
@@ -137,6 +179,21 @@ impl Collector for Panics {
         let counter = ConstCounter::new(telemetry::panics());
         let encoder = encoder.encode_descriptor("orderflow_panics", help, None, MetricType::Counter)?;
         counter.encode(encoder)
+    }
+}
+
+/// Exports the number of log lines that nobody can read any more.
+#[derive(Debug)]
+struct DroppedLines;
+
+impl Collector for DroppedLines {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let help = "Log lines that were dropped: over the rate limit of their place, or stdout was too slow";
+        let mut family = encoder.encode_descriptor("orderflow_log_lines_dropped", help, None, MetricType::Counter)?;
+        for (reason, count) in telemetry::dropped_lines() {
+            ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,16 +1,23 @@
 //! Logs: lines for people or JSON for collectors, to stdout unless that is for a command's result, never on the path of an
 //! order.
 
+mod rate_limit;
+
 use std::{
     backtrace::Backtrace,
     io::{IsTerminal, Write, stderr, stdout},
     panic::{self, PanicHookInfo},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use clap::{Args, ValueEnum};
-use tracing_appender::non_blocking::NonBlockingBuilder;
-use tracing_subscriber::EnvFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder};
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use rate_limit::RateLimit;
 
 use crate::supervisor::message_of;
 
@@ -54,14 +61,31 @@ fn start_on(output: impl Write + IsTerminal + Send + 'static, settings: &Setting
     let filter = EnvFilter::try_new(&settings.log)
         .map_err(|error| anyhow::anyhow!("LOG: {:?} is not a log filter: {error}", settings.log))?;
     let is_terminal = output.is_terminal();
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES).finish(output);
+    let (writer, guard) = buffered(output);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let limit = RateLimit::default();
     match settings.log_format {
-        Format::Text => lines.with_ansi(is_terminal).with_target(false).init(),
-        Format::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
+        Format::Text => lines.with_ansi(is_terminal).with_target(false).finish().with(limit).init(),
+        Format::Json => {
+            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).finish().with(limit).init();
+        }
     }
     panic::set_hook(Box::new(log_panic));
     Ok(guard)
+}
+
+fn buffered(output: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(BUFFERED_LINES).finish(output);
+    let _ = UNWRITTEN.set(writer.error_counter());
+    (writer, guard)
+}
+
+static UNWRITTEN: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Returns the number of log lines that were dropped since the start of the process, by reason.
+pub fn dropped_lines() -> [(&'static str, u64); 2] {
+    let unwritten = UNWRITTEN.get().map_or(0, ErrorCounter::dropped_lines);
+    [("slow_output", unwritten as u64), ("rate_limit", rate_limit::dropped())]
 }
 
 /// Returns the number of panics since the start of the process.
@@ -79,4 +103,39 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let backtrace = Backtrace::force_capture();
     tracing::error!(panic = message, location, thread = thread.name(), %backtrace, "panicked");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::mpsc};
+
+    use super::*;
+
+    /// A terminal that takes nothing until it is released.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_a_stuck_output_does_not_take_are_counted() {
+        let (release, stuck) = mpsc::channel();
+        let (mut writer, guard) = buffered(Stuck(stuck));
+        // One line is with the writing thread, which may or may not have come for it yet.
+        for _ in 0..BUFFERED_LINES + 11 {
+            writer.write_all(b"line\n").unwrap();
+        }
+        let dropped = dropped_lines().iter().find(|(reason, _)| *reason == "slow_output").unwrap().1;
+        assert!((10..=11).contains(&dropped), "{dropped}");
+        drop(release);
+        drop(guard);
+    }
 }

@@ -8,10 +8,9 @@ use std::{
 };
 
 /// File, number of places that start a task or thread, and what awaits each.
-const AWAITED: [(&str, usize, &str); 13] = [
+const AWAITED: [(&str, usize, &str); 14] = [
     ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
     ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
-    ("producer/src/http/orders.rs", 1, "one question to each shard, awaited by the request"),
     ("producer/src/http/server.rs", 1, "one connection, awaited by the graceful shutdown"),
     ("producer/src/http/trail.rs", 1, "one search in Kafka, awaited by the request"),
     ("producer/src/kafka_reader.rs", 1, "one question to Kafka, awaited with a deadline"),
@@ -19,12 +18,18 @@ const AWAITED: [(&str, usize, &str); 13] = [
     ("producer/src/relay/publisher.rs", 1, "drops a client of librdkafka, which blocks, and then ends"),
     ("producer/src/relay/session.rs", 1, "one transaction, awaited by the relay"),
     (
+        "producer/src/shard/reader.rs",
+        1,
+        "one question to a shard, awaited by the request unless its client is gone; it ends at its deadline",
+    ),
+    (
         "producer/src/stats.rs",
         1,
         "one round of queries, awaited by the requests, which notice an end without an answer",
     ),
     ("provision/src/topics/cluster.rs", 5, "one call of librdkafka each, awaited, and the drop of a client"),
     ("provision/src/topics/owner.rs", 2, "one reading or writing of the owner's records each, awaited"),
+    ("service/src/admin.rs", 1, "one connection, joined by the admin task, and aborted at its end"),
     ("service/src/kafka/transaction/offsets.rs", 1, "one transaction's offsets, joined by it"),
 ];
 

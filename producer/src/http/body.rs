@@ -1,6 +1,6 @@
 //! Reading a request's body: bounded in size and time, and polite to a client that sends too much.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -9,10 +9,13 @@ use axum::{
 use futures_util::StreamExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::problem::Problem;
+use super::{memory::Memory, problem::Problem};
 
 /// Largest body of an order.
 pub const LIMIT: usize = 64 * 1024;
+
+/// Largest body whose memory is not reserved. Orders are smaller, so that they are taken however many large bodies there are.
+const SMALL: usize = 4 * 1024;
 
 /// What is still read of a body that is too large: a client that is cut off while it sends never sees the answer.
 const POLITE_LIMIT: usize = 16 * 1024 * 1024;
@@ -36,19 +39,21 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Reads the whole body, at most [`LIMIT`] bytes. Refuses a byte order mark, which is not JSON.
-pub async fn read(body: Body) -> Result<Bytes, Problem> {
-    let body = read_bytes(body).await?;
+pub async fn read(body: Body, memory: &Memory, client: Option<IpAddr>) -> Result<Bytes, Problem> {
+    let body = read_bytes(body, memory, client).await?;
     if body.starts_with(BYTE_ORDER_MARK) {
         return Err(Problem::malformed("Not JSON", "the body must not begin with a byte order mark (U+FEFF)"));
     }
     Ok(body)
 }
 
-async fn read_bytes(body: Body) -> Result<Bytes, Problem> {
+async fn read_bytes(body: Body, memory: &Memory, client: Option<IpAddr>) -> Result<Bytes, Problem> {
     let deadline = Instant::now() + TIMEOUT;
     let mut stream = body.into_data_stream();
     let mut kept: Vec<u8> = Vec::new();
     let mut seen = 0;
+    // Once the body is large: the memory for it, or the problem that answers for it when it has been read to its end.
+    let mut reserved = None;
     loop {
         match timeout_at(deadline, stream.next()).await {
             Err(_) => return Err(Problem::body_too_slow()),
@@ -56,17 +61,20 @@ async fn read_bytes(body: Body) -> Result<Bytes, Problem> {
             Ok(Some(Ok(chunk))) if seen == 0 && chunk.len() <= LIMIT && stream_is_done(&stream) => return Ok(chunk),
             Ok(Some(Ok(chunk))) => {
                 seen += chunk.len();
-                if seen <= LIMIT {
-                    kept.extend_from_slice(&chunk);
-                } else {
+                if seen > SMALL && reserved.is_none() {
+                    reserved = Some(memory.try_reserve(LIMIT, client));
+                }
+                if seen > LIMIT || matches!(reserved, Some(Err(_))) {
                     kept = Vec::new();
+                } else {
+                    kept.extend_from_slice(&chunk);
                 }
                 if seen > POLITE_LIMIT {
                     return Err(Problem::body_too_large(LIMIT));
                 }
             }
             Ok(None) if seen > LIMIT => return Err(Problem::body_too_large(LIMIT)),
-            Ok(None) => return Ok(kept.into()),
+            Ok(None) => return reserved.transpose().map(|_| kept.into()),
         }
     }
 }

@@ -7,15 +7,19 @@
 //! request is dropped, and an order that still waits in the queue is withdrawn.
 
 use std::{
+    convert::Infallible,
     io,
-    net::Shutdown,
+    net::{IpAddr, Shutdown},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::http::{Request, Version};
+use axum::{
+    extract::FromRequestParts,
+    http::{Request, Version, request::Parts},
+};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
@@ -34,11 +38,22 @@ const ARE_YOU_THERE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A client's connection. The server reads and writes it, and its requests watch it.
 #[derive(Clone)]
-pub struct Connection(Arc<TcpStream>);
+pub struct Connection(Arc<TcpStream>, IpAddr);
+
+/// The address of the request's client, or of the last proxy before it.
+pub struct Peer(pub Option<IpAddr>);
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get::<Connection>().map(|connection| connection.1)))
+    }
+}
 
 impl Connection {
-    pub fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(stream))
+    pub fn new(stream: TcpStream, peer: IpAddr) -> Self {
+        Self(Arc::new(stream), peer)
     }
 
     /// Waits until the client has disconnected and cannot read the answer to `request`. Drop this future when there is an

@@ -4,20 +4,24 @@
 use anyhow::Context;
 use axum::{
     Router,
-    extract::{Path, rejection::PathRejection},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::{HeaderName, HeaderValue, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
 use include_dir::{Dir, include_dir};
 use tower_http::compression::CompressionLayer;
 
-use super::{Shared, problem::Problem};
+use super::{Shared, connection::Peer, problem::Problem};
+
+/// What the compressor of one response holds until the response is read.
+const COMPRESSOR: usize = 384 * 1024;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/dashboard");
 
 /// `controls`: the one other origin that the page may call.
-pub fn routes(controls: Option<&str>) -> anyhow::Result<Router<Shared>> {
+pub fn routes(app: &Shared, controls: Option<&str>) -> anyhow::Result<Router<Shared>> {
     let connect = controls.map_or("'self'".to_owned(), |origin| format!("'self' {origin}"));
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src {connect}; base-uri 'none'; \
@@ -36,7 +40,15 @@ pub fn routes(controls: Option<&str>) -> anyhow::Result<Router<Shared>> {
     };
     let files = Router::new().route("/", get(page)).route("/dashboard/{name}", get(named));
     // These routes alone: the feed must not be held back by a compressor, and what the API answers is small.
-    Ok(files.route_layer(CompressionLayer::new()))
+    let files = files.route_layer(CompressionLayer::new());
+    Ok(files.route_layer(middleware::from_fn_with_state(app.clone(), accounted)))
+}
+
+async fn accounted(State(app): State<Shared>, Peer(peer): Peer, request: Request, next: Next) -> Response {
+    match app.memory.reserve(COMPRESSOR, peer).await {
+        Ok(memory) => memory.carry(next.run(request).await),
+        Err(overloaded) => overloaded.into_response(),
+    }
 }
 
 fn file(name: &str, policy: HeaderValue) -> Response {

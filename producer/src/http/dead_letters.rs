@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use axum::{Json, body::Body, extract::State, http::HeaderMap};
+use axum::{Json, body::Body, extract::State, http::HeaderMap, response::Response};
 use orderflow_core::{
     Timestamp, json,
     number::{self, NumberError},
@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::{
     Shared, body,
+    connection::Peer,
     parameter::{DeadLetterParameters, whole},
     problem::Problem,
 };
@@ -20,6 +21,9 @@ use crate::dead_letters::Letter;
 
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
+
+/// Most bytes of a letter in a response: 2 KiB of value and 1.5 KiB of texts, each byte of which may become six.
+const MOST_BYTES: usize = 24 * 1024;
 
 #[derive(Serialize, ToSchema)]
 pub struct DeadLetterList {
@@ -133,8 +137,9 @@ impl From<Letter> for DeadLetterView {
 )]
 pub async fn list_dead_letters(
     State(app): State<Shared>,
+    Peer(peer): Peer,
     parameters: DeadLetterParameters,
-) -> Result<Json<DeadLetterList>, Problem> {
+) -> Result<Response, Problem> {
     let limit = match parameters.limit.as_deref().map(whole::<usize>) {
         None => DEFAULT_LIMIT,
         Some(Some(limit)) if (1..=MAX_LIMIT).contains(&limit) => limit,
@@ -145,15 +150,16 @@ pub async fn list_dead_letters(
         Some(Some(before)) => Some(before),
         Some(None) => return Err(Problem::invalid_parameter("before", "must be a next_before of this API")),
     };
-    let (page, counts) = app.dead_letters.list(before, limit).await?;
-    Ok(Json(DeadLetterList {
+    let memory = app.memory.reserve(limit * MOST_BYTES, peer).await?;
+    let (page, counts) = app.dead_letters.list(before, limit, peer).await?;
+    Ok(memory.carry(Json(DeadLetterList {
         dead_letters: page.letters.into_iter().map(DeadLetterView::from).collect(),
         waiting: counts.waiting,
         total: counts.total,
         complete: counts.complete,
         replay: app.dead_letters.may_replay(),
         next_before: page.next_before,
-    }))
+    })))
 }
 
 /// Replay dead letters
@@ -177,6 +183,7 @@ pub async fn list_dead_letters(
 )]
 pub async fn replay_dead_letters(
     State(app): State<Shared>,
+    Peer(peer): Peer,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Replayed>, Problem> {
@@ -185,6 +192,6 @@ pub async fn replay_dead_letters(
         return Err(Problem::replay_off());
     }
     body::require_json(&headers)?;
-    let replayed = app.dead_letters.replay(through(&body::read(body).await?)?).await?;
+    let replayed = app.dead_letters.replay(through(&body::read(body, &app.memory, peer).await?)?).await?;
     Ok(Json(Replayed { replayed }))
 }

@@ -13,7 +13,11 @@ use futures_util::{StreamExt, stream};
 use orderflow_service::prometheus::metrics::gauge::Gauge;
 use utoipa::ToSchema;
 
-use super::{Shared, connection::Connection, problem::Problem};
+use super::{
+    Shared,
+    connection::{Connection, Peer},
+    problem::Problem,
+};
 
 /// Shorter than what proxies usually wait for.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -66,9 +70,10 @@ enum FeedEventName {
 pub async fn get_feed(
     State(app): State<Shared>,
     connection: Option<Extension<Connection>>,
+    Peer(peer): Peer,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let permit = app.feeds.clone().try_acquire_owned().map_err(|_| Problem::too_many_feeds())?;
+    let place = app.feeds.try_take(1, peer).ok_or_else(Problem::too_many_feeds)?;
     let counted = Counted::new(app.metrics.feeds.clone());
     // One that is no text is none of ours, as one that cannot be parsed.
     let last_event_id = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
@@ -92,7 +97,7 @@ pub async fn get_feed(
     };
     let events = events.take_until(Box::pin(ended)).map(move |event| {
         // Held as long as the stream.
-        let _ = (&permit, &counted);
+        let _ = (&place, &counted);
         Ok::<_, Infallible>(event)
     });
     let headers = [

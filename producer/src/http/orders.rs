@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use axum::{Extension, Json, extract::State};
+use axum::{Extension, Json, extract::State, response::Response};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use orderflow_core::{OrderId, UserId};
 use serde::Serialize;
@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::{
     App, Exposure, Shared,
+    connection::Peer,
     cursor::Cursor,
     parameter::{IdOfPath, ListParameters, OrderParameters, whole},
     problem::Problem,
@@ -22,6 +23,9 @@ use crate::{
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;
+
+/// Most bytes of one order of a page, while the page is made: as rows of both shards, and as JSON.
+const MOST_BYTES: usize = 4 * 1024;
 
 #[derive(Serialize, ToSchema)]
 pub struct OrderList {
@@ -49,14 +53,15 @@ pub struct OrderList {
     responses(
         (status = 200, body = OrderList, description = "A page. A shard that is down is named in `unavailable_shards`."),
         (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter breaks a rule"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered"),
+        (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered; or `overloaded`: too many large lists are in flight"),
     )
 )]
 pub async fn list_orders(
     State(app): State<Shared>,
     Extension(exposure): Extension<Exposure>,
+    Peer(peer): Peer,
     parameters: ListParameters,
-) -> Result<Json<OrderList>, Problem> {
+) -> Result<Response, Problem> {
     let user = match parameters.user_id {
         Some(user) => Some(UserId::parse(user).map_err(|rule| Problem::invalid_parameter("user_id", rule))?),
         None if exposure == Exposure::Public => {
@@ -78,6 +83,7 @@ pub async fn list_orders(
         Some(None) => return Err(Problem::invalid_parameter("cursor", "must be a next_cursor of this API")),
     };
 
+    let memory = app.memory.reserve(limit as usize * MOST_BYTES, peer).await?;
     let asked: Vec<&Shard> = match &user {
         Some(user) => vec![&app.shards[app.map.shard_of(user).index.get()]],
         None => app.shards.iter().collect(),
@@ -112,12 +118,12 @@ pub async fn list_orders(
         OrderView::new(stored.order, receipt_status(stored.receipt_pending)).with(progress)
     };
     let orders: Vec<OrderView> = found.into_iter().map(view).collect();
-    Ok(Json(OrderList {
+    Ok(memory.carry(Json(OrderList {
         count: orders.len(),
         orders,
         next_cursor,
         unavailable_shards: app.shards.iter().filter(is_missing).map(|shard| shard.name().to_owned()).collect(),
-    }))
+    })))
 }
 
 /// Get one order
@@ -150,15 +156,10 @@ pub async fn get_order(
 /// The order and its shard, or the problem that answers for it. Whoever has it answers for all: a shard that hangs is waited for
 /// only by orders that may be its own.
 pub async fn find(app: &App, id: OrderId) -> Result<(StoredOrder, Shard), Problem> {
-    // Tasks, so that what is not waited for any more comes to its end: a connection that is left while it is asked is lost.
-    let ask = |shard: &Shard| {
-        let shard = shard.clone();
-        tokio::spawn(async move { (shard.order(id).await, shard) })
-    };
+    let ask = async |shard: &Shard| (shard.order(id).await, shard.clone());
     let mut answers: FuturesUnordered<_> = app.shards.iter().map(ask).collect();
     let mut errors = Vec::new();
-    while let Some(answered) = answers.next().await {
-        let (answer, shard) = answered.map_err(|_| Problem::internal())?;
+    while let Some((answer, shard)) = answers.next().await {
         match answer {
             Ok(Some(stored)) => return Ok((stored, shard)),
             Ok(None) => {}

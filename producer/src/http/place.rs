@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::{
     Shared, body,
+    connection::Peer,
     problem::Problem,
     view::{OrderView, PENDING},
 };
@@ -85,17 +86,23 @@ pub struct PlacedOrder {
          description = "`refused`: the database refuses this very order, nothing was stored"),
         (status = 503, body = Problem, content_type = "application/problem+json",
          description = "`not-accepted`: nothing was stored. `outcome-unknown`: it may still appear; look for `order_id`, or \
-                        send it again with the same key.",
+                        send it again with the same key. `overloaded`: nothing was stored; the body is larger than 4 KiB, \
+                        and there is no memory for it.",
          headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
-pub async fn place_order(State(app): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub async fn place_order(
+    State(app): State<Shared>,
+    Peer(peer): Peer,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     let count = |outcome| {
         app.metrics.orders.get_or_create(&OutcomeLabel { outcome }).inc();
     };
     let read = async {
         body::require_json(&headers)?;
-        let body = body::read(body).await?;
+        let body = body::read(body, &app.memory, peer).await?;
         let key = idempotency_key(&headers)?;
         Ok::<_, Problem>((NewOrder::parse(&body)?, key))
     };
@@ -115,7 +122,7 @@ pub async fn place_order(State(app): State<Shared>, headers: HeaderMap, body: Bo
         }
         Err(error) => {
             count(match &error {
-                PlaceError::NotAccepted(_) => "not_accepted",
+                PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => "not_accepted",
                 PlaceError::OutcomeUnknown(_) => "outcome_unknown",
                 PlaceError::KeyReused => "key_reused",
                 PlaceError::Refused(_) => "refused",

@@ -50,11 +50,18 @@ pub struct Problem {
     /// What a server said, for the log.
     #[serde(skip)]
     cause: Option<String>,
+    /// True if clients caused it, by asking for more than is served at once.
+    #[serde(skip)]
+    is_by_clients: bool,
 }
 
 /// What a server said of an error, beside the response that does not show it.
 #[derive(Clone, Debug)]
 pub struct Cause(pub String);
+
+/// Marks a response whose 503 clients caused, by asking for more than is served at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ByClients;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FieldError {
@@ -78,11 +85,17 @@ impl Problem {
             receipt_status: None,
             unavailable_shards: Vec::new(),
             cause: None,
+            is_by_clients: false,
         }
     }
 
     fn caused_by(self, cause: impl Into<String>) -> Self {
         Self { cause: Some(cause.into()), ..self }
+    }
+
+    /// Returns the problem of a client that asks for more than is served at once.
+    fn overload(kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { is_by_clients: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail) }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
@@ -141,14 +154,19 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "malformed", "Not an order", "the body ended early")
     }
 
+    pub fn overloaded() -> Self {
+        let detail = "too many large lists and bodies are in flight: ask for a smaller page, or send it again later";
+        Self::overload("overloaded", "Overloaded", detail)
+    }
+
     pub fn too_many_feeds() -> Self {
         let detail = "too many feeds are open";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-feeds", "Too many feeds", detail)
+        Self::overload("too-many-feeds", "Too many feeds", detail)
     }
 
     pub fn too_many_look_ups() -> Self {
         let detail = "too many trails are being looked up";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-look-ups", "Too many look-ups", detail)
+        Self::overload("too-many-look-ups", "Too many look-ups", detail)
     }
 
     /// A body that is not the JSON that was asked for.
@@ -163,7 +181,7 @@ impl Problem {
 
     pub fn too_many_lists() -> Self {
         let detail = "too many lists of dead letters are being read";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-lists", "Too many lists", detail)
+        Self::overload("too-many-lists", "Too many lists", detail)
     }
 
     pub fn replay_off() -> Self {
@@ -201,7 +219,8 @@ impl Problem {
         let joined = |text: fn(&ReadError) -> String| errors.iter().map(text).collect::<Vec<_>>().join("; ");
         let detail = joined(ReadError::without_reason);
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shard-unavailable", title, detail);
-        Self { unavailable_shards: names, ..problem.caused_by(joined(ToString::to_string)) }
+        let is_by_clients = errors.iter().all(|error| error.is_crowded);
+        Self { unavailable_shards: names, is_by_clients, ..problem.caused_by(joined(ToString::to_string)) }
     }
 }
 
@@ -259,12 +278,15 @@ impl From<dead_letters::Error> for Problem {
 impl From<PlaceError> for Problem {
     fn from(error: PlaceError) -> Self {
         match error {
-            PlaceError::NotAccepted(reason) => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "not-accepted",
-                "The order was not accepted",
-                format!("{reason}; nothing was stored, it can be sent again"),
-            ),
+            PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => Self {
+                is_by_clients: matches!(error, PlaceError::QueueFull(_)),
+                ..Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not-accepted",
+                    "The order was not accepted",
+                    format!("{error}; nothing was stored, it can be sent again"),
+                )
+            },
             PlaceError::OutcomeUnknown(order_id) => {
                 let problem = Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -306,6 +328,9 @@ impl IntoResponse for Problem {
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if self.is_by_clients {
+            response.extensions_mut().insert(ByClients);
         }
         response
     }

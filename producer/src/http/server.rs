@@ -1,6 +1,7 @@
-//! Accepts connections and serves them: bounded in number, with a deadline for a request's head, and ended gracefully.
+//! Accepts connections and serves them: bounded in number and memory, with a deadline for a request's head, and ended
+//! gracefully.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{Router, http::Request, response::Response};
 use hyper::{
@@ -13,46 +14,57 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use orderflow_service::shutdown::CancellationToken;
+use orderflow_service::{prometheus::metrics::counter::Counter, shutdown::CancellationToken};
 use socket2::SockRef;
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 use super::connection::{Connection, Watched};
+use crate::quota::Quota;
 
 /// Longest wait for the head of a request; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a connection may hold of an answer that its client does not read, before more of it is asked for: a feed is to be
-/// held by its ring alone. Also the longest head of a request.
-const BUFFER: usize = 64 * 1024;
+/// held by its ring alone. Also the longest head of a request. Every connection may hold as much in each direction.
+const BUFFER: usize = 16 * 1024;
 
 /// How long a client may leave what is sent to it unread, or unacknowledged, before its connection is given to others.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a client gets whose address has its share of the connections.
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Bounds the connections. Listeners that share one have one bound.
+#[derive(Clone)]
+pub struct Connections {
+    pub places: Quota,
+    pub refused: Counter,
+}
 
 /// Serves until `stop`, then lets requests in flight end for at most `drain`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    max_connections: usize,
+    bound: Connections,
     stop: CancellationToken,
     drain: Duration,
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER).half_close(true);
     let connections = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(max_connections));
     loop {
         let accepted = async {
             // First a place, then a connection: what waits, waits in the kernel's queue.
-            let place = places.clone().acquire_owned().await.ok()?;
-            Some((listener.accept().await, place))
+            let place = bound.places.next().await;
+            (listener.accept().await, place)
         };
         let (accepted, place) = tokio::select! {
             () = stop.cancelled() => break,
-            Some(accepted) = accepted => accepted,
+            accepted = accepted => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 // Out of file descriptors, or gone before it was accepted: no reason to end, nor to spin.
                 tracing::warn!(%error, "accept a connection");
@@ -60,10 +72,19 @@ pub async fn serve(
                 continue;
             }
         };
+        let Some(place) = bound.places.hold(place, peer) else {
+            tracing::debug!(%peer, "refuse a connection: its address has its share of them");
+            bound.refused.inc();
+            let _ = stream.try_write(REFUSAL);
+            continue;
+        };
         // An answer is one small segment; waiting for more would only delay it.
         let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
-        let stream = Connection::new(stream);
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
+        // Else the kernel takes megabytes that a client does not read, which count as the pod's memory, too.
+        let _ = socket.set_tcp_notsent_lowat(BUFFER as u32);
+        let stream = Connection::new(stream, peer);
         let service = answer(router.clone(), stream.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {

@@ -7,7 +7,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, Shared, orders,
+    App, Shared,
+    connection::Peer,
+    orders,
     parameter::IdOfPath,
     problem::Problem,
     view::{MISSING, OrderView, PENDING, STORED, receipt_status},
@@ -90,8 +92,12 @@ struct Notified {
          description = "Not found, and a shard that may have it is down; or too many are looked up"),
     )
 )]
-pub async fn get_trail(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Result<Json<TrailView>, Problem> {
-    let place = app.trails.begin().ok_or_else(Problem::too_many_look_ups)?;
+pub async fn get_trail(
+    State(app): State<Shared>,
+    Peer(peer): Peer,
+    IdOfPath(id): IdOfPath,
+) -> Result<Json<TrailView>, Problem> {
+    let place = app.trails.begin(peer).ok_or_else(Problem::too_many_look_ups)?;
     let (stored, shard) = orders::find(&app, id).await?;
     let queued = shard.queued(id).await.ok();
     let (trails, order) = (app.trails.clone(), stored.order.clone());

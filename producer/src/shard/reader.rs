@@ -1,17 +1,18 @@
 //! Reading of one shard: orders by id, orders newest first, and the figures of what there is and what waits.
 
-use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
+use std::{collections::HashSet, pin::Pin, sync::atomic::Ordering, time::Duration};
 
 use orderflow_core::{OrderId, Timestamp, UserId};
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shard,
     order_row::{StoredOrder, order_columns},
 };
 
-/// Longest wait for a shard's answer to a question.
+/// Longest wait for a shard's answer to a question, the wait for a connection included.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A place in the list of orders, newest first.
@@ -29,6 +30,8 @@ pub struct ReadError {
     pub reason: String,
     /// True if the shard does not answer or refuses every query. False if it answered this query with an error.
     pub is_down: bool,
+    /// True if the shard was never asked, because too many questions were before this one.
+    pub is_crowded: bool,
 }
 
 impl ReadError {
@@ -82,7 +85,7 @@ pub const MOST_COUNTED: i64 = 10_000;
 impl Shard {
     pub async fn order(&self, id: OrderId) -> Result<Option<StoredOrder>, ReadError> {
         const SELECT: &str = concat!("SELECT ", order_columns!(), " FROM orders WHERE id = $1");
-        self.read(async |connection| sqlx::query_as(SELECT).bind(id).fetch_optional(connection).await).await
+        self.read(move |connection| Box::pin(sqlx::query_as(SELECT).bind(id).fetch_optional(connection))).await
     }
 
     /// At most `limit` orders older than `before`, newest first.
@@ -103,14 +106,14 @@ impl Shard {
             order_columns!(),
             " FROM orders WHERE user_id = $4 AND (created_at, id) < ($1, $2) ORDER BY created_at DESC, id DESC LIMIT $3"
         );
-        let before = before.unwrap_or(Position::NEWEST);
-        self.read(async |connection| {
+        let (user, before) = (user.cloned(), before.unwrap_or(Position::NEWEST));
+        self.read(move |connection| {
             let query = sqlx::query_as(if user.is_some() { OF_USER } else { ALL })
                 .bind(OffsetDateTime::from(before.created_at))
                 .bind(before.id)
                 .bind(limit);
-            let query = if let Some(user) = user { query.bind(user.as_str()) } else { query };
-            query.fetch_all(connection).await
+            let query = if let Some(user) = user { query.bind(user.as_str().to_owned()) } else { query };
+            Box::pin(query.fetch_all(connection))
         })
         .await
     }
@@ -120,7 +123,7 @@ impl Shard {
         const QUEUED: &str = "SELECT (SELECT attempts FROM receipt_jobs WHERE order_id = $1) AS receipt_attempts, \
                               EXISTS (SELECT FROM outbox WHERE event_id = $1) AS in_outbox, \
                               (SELECT died_at FROM outbox_dead WHERE event_id = $1) AS dead_since";
-        self.read(async |connection| sqlx::query_as(QUEUED).bind(id).fetch_one(connection).await).await
+        self.read(move |connection| Box::pin(sqlx::query_as(QUEUED).bind(id).fetch_one(connection))).await
     }
 
     /// Searches the queue tables for the events of these orders, which were read before. If the outbox is long after an
@@ -128,8 +131,8 @@ impl Shard {
     pub async fn announcements(&self, ids: Vec<OrderId>) -> Result<Announcements, ReadError> {
         const ANNOUNCEMENTS: &str = include_str!("announcements.sql");
         type Row = (Vec<OrderId>, Vec<OrderId>, Option<i64>, i64);
-        let found = self.read(async |connection| {
-            sqlx::query_as(ANNOUNCEMENTS).bind(&ids).bind(MOST_COUNTED).fetch_one(connection).await
+        let found = self.read(move |connection| {
+            Box::pin(sqlx::query_as(ANNOUNCEMENTS).bind(ids).bind(MOST_COUNTED).fetch_one(connection))
         });
         let (waiting, refused, oldest, counted): Row = found.await?;
         Ok(Announcements {
@@ -153,9 +156,11 @@ impl Shard {
         // Read before the figures, so that a write that commits between the two statements is in one of them at least.
         const OLDEST_WRITE: &str = "SELECT (extract(epoch FROM min(xact_start)) * 1000000)::bigint FROM pg_stat_activity \
             WHERE datname = current_database() AND application_name = 'orderflow-producer' AND pid <> pg_backend_pid()";
-        self.read(async |connection| {
-            let oldest_write: Option<i64> = sqlx::query_scalar(OLDEST_WRITE).fetch_one(&mut *connection).await?;
-            sqlx::query_as(FIGURES).bind(MOST_COUNTED).bind(oldest_write).fetch_one(connection).await
+        self.read(|connection| {
+            Box::pin(async move {
+                let oldest_write: Option<i64> = sqlx::query_scalar(OLDEST_WRITE).fetch_one(&mut *connection).await?;
+                sqlx::query_as(FIGURES).bind(MOST_COUNTED).bind(oldest_write).fetch_one(connection).await
+            })
         })
         .await
     }
@@ -165,18 +170,44 @@ impl Shard {
         self.inner.health.dependency.trouble()
     }
 
-    async fn read<T>(
+    /// Asks in a task of its own, which ends within [`READ_TIMEOUT`] even if nobody waits for the answer any more, and then
+    /// gives its connection back: a connection that is left before its answer cannot be used again. Each task has a place
+    /// in `readers`, which bounds their number.
+    async fn read<T: Send + 'static>(
         &self,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
+        question: impl for<'connection> FnOnce(&'connection mut PgConnection) -> Asked<'connection, T>
+        + Clone
+        + Send
+        + 'static,
     ) -> Result<T, ReadError> {
-        let error = |reason: String, is_down| ReadError { shard: self.name().to_owned(), reason, is_down };
+        let failed = |reason: String, is_down| {
+            let shard = self.name().to_owned();
+            ReadError { shard, reason, is_down, is_crowded: false }
+        };
         if !self.inner.health.reachable.load(Ordering::Relaxed) {
-            return Err(error("it does not answer".to_owned(), true));
+            return Err(failed("it does not answer".to_owned(), true));
         }
-        let answer = self.pool().ask(READ_TIMEOUT, question).await;
-        answer.map_err(|failed| error(failed.to_string(), failed.is_down()))
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let place = timeout_at(deadline, self.inner.readers.clone().acquire_owned()).await.ok().and_then(Result::ok);
+        let Some(place) = place else {
+            let crowded = failed("too many questions wait for it".to_owned(), false);
+            return Err(ReadError { is_crowded: true, ..crowded });
+        };
+        let pool = self.pool().clone();
+        let asked = tokio::spawn(async move {
+            let _place = place;
+            let left = deadline.saturating_duration_since(Instant::now());
+            pool.ask(left, async move |connection: &mut PgConnection| question(connection).await).await
+        });
+        match asked.await {
+            Ok(answer) => answer.map_err(|error| failed(error.to_string(), error.is_down())),
+            Err(_) => Err(failed("the question panicked".to_owned(), false)),
+        }
     }
 }
+
+/// A question that is being asked.
+type Asked<'connection, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'connection>>;
 
 impl Position {
     const NEWEST: Self = Self { created_at: Timestamp::MAX, id: OrderId::max() };

@@ -1,13 +1,14 @@
-//! Clients that close their side of a connection: a client that still waits for its answer gets it, and the order of a
-//! client that has disconnected is withdrawn from the queue.
+//! Clients that close their side of a connection: a client that still waits for its answer gets it, the order of a client
+//! that has disconnected is withdrawn from the queue, and its question gives its connection to Postgres back.
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use orderflow_testbed::{Service, Stack, eventually};
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 use crate::support::{Api, PATIENCE, dependencies_up, order_of, serving, stored};
@@ -93,5 +94,64 @@ async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_a
     let keys: Vec<String> = stored(&stack, 1).await?.into_iter().map(|(_, receipt)| receipt).collect();
     assert_eq!(keys.len(), 2, "{keys:?}");
     assert!(keys.iter().all(|key| key.contains("/a-first/") || key.contains("/a-waits/")), "{keys:?}");
+    Ok(())
+}
+
+/// Counts on one connection to the shard, since each new one would count as a session itself.
+async fn sessions(shard: &mut PgConnection) -> Result<i64> {
+    const SESSIONS: &str = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()";
+    Ok(sqlx::query_scalar(SESSIONS).fetch_one(shard).await?)
+}
+
+/// A lock holds the questions up until their clients are gone, and then lets them go on. A few rounds may take longer than a
+/// question's deadline on a busy machine, and cost their connections.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_whose_clients_disconnect_keep_their_connections() -> Result<()> {
+    const LISTS: usize = 2_000;
+    const AT_ONCE: usize = 16;
+    /// Without the readers' own tasks there were more than 800.
+    const FEW: i64 = 60;
+    let stack = Stack::shared().await?;
+    let producer = stack.producer().env("LOG", "info,orderflow_producer::http=debug").start().await?;
+    dependencies_up(&producer, &["shard1", "shard2"]).await?;
+    let api = Api::of(&producer)?;
+    let address = api.url.strip_prefix("http://").context("the API's address")?;
+    let (mut shard, mut watch) = (stack.shard(1).await?, stack.shard(1).await?);
+    let before = sessions(&mut watch).await?;
+    for round in 1..=LISTS / AT_ONCE {
+        let mut lock = shard.begin().await?;
+        sqlx::raw_sql("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await?;
+        let clients = try_join_all((0..AT_ONCE).map(async |_| {
+            let mut client = TcpStream::connect(address).await?;
+            let head = format!("GET /api/orders?user_id=alice HTTP/1.1\r\nhost: {address}\r\n\r\n");
+            client.write_all(head.as_bytes()).await?;
+            anyhow::Ok(client)
+        }));
+        let clients = clients.await?;
+        let waiting = async |watch: &mut PgConnection| -> Result<i64> {
+            const WAITING: &str = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database \
+                                   WHERE datname = current_database() AND NOT granted";
+            Ok(sqlx::query_scalar(WAITING).fetch_one(watch).await?)
+        };
+        let held_up = async {
+            while waiting(&mut watch).await? == 0 {}
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, held_up).await.context("wait for a question to be held up")??;
+        for client in clients {
+            // A reset, as a client sends that was killed.
+            client.set_zero_linger()?;
+        }
+        eventually("the connections to end", PATIENCE, async || {
+            let ended = producer.process().log_since_start().matches("a connection ended").count();
+            ensure!(ended == round * AT_ONCE, "{ended} in round {round}");
+            Ok(())
+        })
+        .await?;
+        lock.rollback().await?;
+    }
+    let made = sessions(&mut watch).await? - before;
+    ensure!(made < FEW, "{LISTS} lists made {made} sessions");
+    ensure!(api.get("/api/orders?user_id=alice").await?.status.is_success());
     Ok(())
 }

@@ -1,0 +1,182 @@
+//! Bounds what clients hold at once (connections, feeds, look-ups, memory), in all and for each address.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+/// A number of units, of which no address may hold more than its share. Cheap to clone; clones share.
+#[derive(Clone, Debug)]
+pub struct Quota {
+    free: Arc<Semaphore>,
+    of_one: usize,
+    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// Units that somebody holds, until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    units: OwnedSemaphorePermit,
+    share: Option<Share>,
+}
+
+/// What one address holds of a quota, until this is dropped.
+#[derive(Debug)]
+pub struct Share {
+    address: IpAddr,
+    units: usize,
+    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Quota {
+    /// `share`: what one address may hold, in percent; at least one unit.
+    pub fn new(units: usize, share: u8) -> Self {
+        Self::with_least(units, share, 1)
+    }
+
+    /// The same where one address may always hold so many.
+    pub fn with_least(units: usize, share: u8, least: usize) -> Self {
+        let of_one = (units * usize::from(share) / 100).max(least);
+        Self { free: Arc::new(Semaphore::new(units)), of_one, held: Arc::default() }
+    }
+
+    /// Takes units for a client, or for the process itself. `None` if too few are free, or the address would have more than
+    /// its share.
+    pub fn try_take(&self, units: u32, client: Option<IpAddr>) -> Option<Held> {
+        let share = self.share(units, client)?;
+        let units = self.free.clone().try_acquire_many_owned(units).ok()?;
+        Some(Held { units, share })
+    }
+
+    /// The same, but waits until enough are free.
+    pub async fn take(&self, units: u32, client: Option<IpAddr>, patience: Duration) -> Option<Held> {
+        let share = self.share(units, client)?;
+        let units = timeout(patience, self.free.clone().acquire_many_owned(units)).await.ok()?.ok()?;
+        Some(Held { units, share })
+    }
+
+    /// Waits for a unit whose holder is not known yet. [`Self::hold`] says it.
+    pub async fn next(&self) -> OwnedSemaphorePermit {
+        self.free.clone().acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    pub fn hold(&self, unit: OwnedSemaphorePermit, client: IpAddr) -> Option<Held> {
+        Some(Held { share: self.share(1, Some(client))?, units: unit })
+    }
+
+    #[expect(clippy::option_option, reason = "no share is needed, or there is none")]
+    fn share(&self, units: u32, client: Option<IpAddr>) -> Option<Option<Share>> {
+        let Some(client) = client else { return Some(None) };
+        let (address, units) = (network_of(client), units as usize);
+        let mut held = lock(&self.held);
+        let of_this = held.entry(address).or_default();
+        if *of_this + units > self.of_one {
+            if *of_this == 0 {
+                held.remove(&address);
+            }
+            return None;
+        }
+        *of_this += units;
+        drop(held);
+        Some(Some(Share { address, units, held: self.held.clone() }))
+    }
+}
+
+impl Held {
+    /// Gives back all but so many.
+    pub fn shrink_to(&mut self, units: usize) {
+        let surplus = self.units.num_permits().saturating_sub(units);
+        drop(self.units.split(surplus));
+        if let Some(share) = &mut self.share {
+            share.give_back(surplus);
+        }
+    }
+}
+
+impl Share {
+    fn give_back(&mut self, units: usize) {
+        let mut held = lock(&self.held);
+        self.units -= units;
+        if let Some(of_this) = held.get_mut(&self.address) {
+            *of_this -= units;
+            // Addresses that hold nothing are forgotten, so that the map is no larger than the quota.
+            if *of_this == 0 {
+                held.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back(self.units);
+    }
+}
+
+fn lock(held: &Mutex<HashMap<IpAddr, usize>>) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The IPv4 address, or the /64 network of an IPv6 address: a host has all addresses of that.
+fn network_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(quota: &Quota, units: u32, client: &str) -> Option<Held> {
+        quota.try_take(units, Some(client.parse().unwrap()))
+    }
+
+    #[test]
+    fn an_address_gets_its_share_and_others_the_rest() {
+        let quota = Quota::new(10, 30);
+        let first: Vec<Held> = std::iter::from_fn(|| take(&quota, 1, "10.0.0.1")).collect();
+        assert_eq!(first.len(), 3);
+        let second = take(&quota, 3, "10.0.0.2").unwrap();
+        assert!(take(&quota, 1, "10.0.0.2").is_none());
+        let own = quota.try_take(4, None).unwrap();
+        assert!(quota.try_take(1, None).is_none() && take(&quota, 1, "10.0.0.3").is_none());
+        drop((first, own));
+        assert_eq!(take(&quota, 3, "10.0.0.1").map(|held| held.units.num_permits()), Some(3));
+        drop(second);
+        assert!(quota.held.lock().unwrap().is_empty());
+        assert_eq!(quota.free.available_permits(), 10);
+    }
+
+    #[test]
+    fn what_is_given_back_early_is_given_back_once() {
+        let quota = Quota::with_least(10, 1, 8);
+        let mut held = take(&quota, 8, "10.0.0.1").unwrap();
+        assert!(take(&quota, 1, "10.0.0.1").is_none());
+        held.shrink_to(2);
+        held.shrink_to(5);
+        let more = take(&quota, 6, "10.0.0.1").unwrap();
+        assert_eq!(quota.free.available_permits(), 2);
+        drop((held, more));
+        assert!(quota.held.lock().unwrap().is_empty());
+        assert_eq!(quota.free.available_permits(), 10);
+    }
+
+    #[test]
+    fn a_host_with_many_addresses_has_one_share() {
+        let quota = Quota::new(10, 10);
+        let _held = take(&quota, 1, "2001:db8::1").unwrap();
+        assert!(take(&quota, 1, "2001:db8::ffff:1").is_none());
+        assert!(take(&quota, 1, "2001:db8:0:1::1").is_some());
+        let _held = take(&quota, 1, "::ffff:10.0.0.1").unwrap();
+        assert!(take(&quota, 1, "10.0.0.1").is_none());
+    }
+}
