@@ -104,7 +104,7 @@ reasons! {
     SpecInvalid => WaitForChange,
     /// The resource does not fit its definition (written under an older one?) and cannot be read.
     Undecodable => WaitForChange,
-    /// Another OrderFlow has it, and keeps it; the annotation `orderflow.dev/adopt-from` takes databases and bucket over.
+    /// Another OrderFlow has it, and keeps it; the annotation `orderflow.dev/adopt-from` takes databases, bucket and topics over.
     OwnedByAnother => NeedsUser,
     /// The database is another shard's: a swapped or repointed DSN. Nothing is written, and `orderflow.dev/adopt-from` does not
     /// help.
