@@ -6,7 +6,11 @@ use aws_sdk_s3::config::SharedHttpClient;
 use kube::{Client, Config, api::PatchParams};
 
 use crate::{
-    build::config_hash::Key, controller::Live, memory::Memories, metrics::Metrics, reconcile::validate::Images,
+    build::config_hash::Key,
+    controller::Live,
+    memory::Memories,
+    metrics::Metrics,
+    reconcile::{backends::Backends, validate::Images},
 };
 
 /// The name under which the API server knows which fields are ours.
@@ -20,6 +24,7 @@ pub struct Context {
     pub memories: Memories,
     pub metrics: Metrics,
     pub images: Images,
+    pub backends: Backends,
     /// Of the config hashes on the pods.
     pub key: Key,
     /// Name of this process, in its events.

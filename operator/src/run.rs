@@ -15,7 +15,7 @@ use crate::{
     lease::Candidate,
     memory::Memories,
     metrics::{LONGEST_SILENCE, Metrics, Pulse},
-    reconcile::key,
+    reconcile::{backends::Backends, key},
     settings::Run,
 };
 
@@ -76,6 +76,7 @@ async fn lead(
     let config = context::cluster().await?;
     let (own, scope) =
         (settings.cluster.own_namespace(&config.default_namespace), settings.cluster.scope(&config.default_namespace));
+    let backends = settings.backends(&config);
     let client = Client::try_from(config).context("make a client of the cluster")?;
     let identity = settings.identity();
     tracing::info!(identity, namespace = own, ?scope, "starting");
@@ -100,7 +101,7 @@ async fn lead(
         let queue = Queue::default();
         let key = key::read_or_make(&client, &own, &settings.cluster.lease_name).await?;
         let live = watch::start(&client, &scope, &queue, dependencies, watching);
-        control(settings, client.clone(), live, queue, identity, key, metrics.clone(), stop.clone()).await;
+        control(settings, client.clone(), backends, live, queue, identity, key, metrics.clone(), stop.clone()).await;
         anyhow::Ok(())
     };
     let result = tokio::select! {
@@ -118,6 +119,7 @@ async fn lead(
 async fn control(
     settings: &Run,
     client: Client,
+    backends: Backends,
     live: Live,
     queue: Queue,
     identity: String,
@@ -132,6 +134,7 @@ async fn control(
         memories: Memories::default(),
         metrics,
         images: settings.images(),
+        backends,
         key,
         identity: identity.into(),
         probe_interval: settings.probe_interval(),

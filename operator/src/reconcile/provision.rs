@@ -94,9 +94,9 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
     }
     let at = Instant::now();
     let (shards, bucket, topic) = tokio::join!(
-        join_all(pipeline.shards.iter().map(|shard| provision_shard(pipeline, shard))),
+        join_all(pipeline.shards.iter().map(|shard| provision_shard(context, pipeline, shard))),
         provision_bucket(context, pipeline),
-        provision_topics(pipeline, rival.as_deref()),
+        provision_topics(context, pipeline, rival.as_deref()),
     );
     let mut answer = Provisioned { shards, bucket, topic, doubted: false };
     if let Some(unheeded) = pipeline.adoption.unheeded() {
@@ -163,8 +163,9 @@ pub fn claim<'a>(pipeline: &'a Pipeline, shard: &Shard, owner: &'a str) -> Claim
     }
 }
 
-async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
+async fn provision_shard(context: &Context, pipeline: &Pipeline, shard: &Shard) -> Part<i64> {
     let options = &shard.access.as_ref().map_err(Clone::clone)?.options;
+    context.backends.require_allowed_database(shard, options).await?;
     let owner = pipeline.identity.owner();
     let claim = claim(pipeline, shard, &owner);
     let look = shard::check(options, &claim);
@@ -220,6 +221,7 @@ pub fn shard_reason(error: &shard::Error) -> Reason {
 
 async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<String>> {
     let settings = &pipeline.bucket.access.as_ref().map_err(Clone::clone)?.settings;
+    context.backends.require_allowed_endpoint(&pipeline.bucket).await?;
     let client = s3::client(settings, context.s3.clone()).await;
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
     let look = bucket::check(&client, name, &owner);
@@ -248,7 +250,7 @@ pub fn bucket_reason(error: &bucket::Error) -> Reason {
     }
 }
 
-async fn provision_topics(pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<String>> {
+async fn provision_topics(context: &Context, pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<String>> {
     let settings = &pipeline.topic.access.as_ref().map_err(Clone::clone)?.settings;
     let name = &pipeline.topic.names.orders;
     if let Some(rival) = rival {
@@ -257,6 +259,7 @@ async fn provision_topics(pipeline: &Pipeline, rival: Option<&str>) -> Part<Vec<
             format!("topic {name}: it is {rival}'s; nothing was written"),
         ));
     }
+    context.backends.require_allowed_brokers(&pipeline.topic).await?;
     let (config, wanted) = (settings.client(), pipeline.topics());
     let look = async {
         let topics = topics::check(&config, &wanted).await?;
