@@ -98,9 +98,11 @@ reasons! {
     SecretMissing => WaitForChange,
     /// A Secret that the spec names does not have that key.
     SecretKeyMissing => WaitForChange,
-    /// A value in a Secret cannot be used: it is not a DSN, not PEM or not text, or it has an invisible character.
+    /// A value in a Secret cannot be used: it is not a DSN, not PEM or not text, it has an invisible character, or the DSN names
+    /// a file or an address that the operator refuses.
     SecretInvalid => WaitForChange,
-    /// The spec says something that cannot be; normally the API server refuses that before.
+    /// The spec says something that cannot be, which normally the API server refuses before, or names an address that the
+    /// operator refuses.
     SpecInvalid => WaitForChange,
     /// The resource does not fit its definition (written under an older one?) and cannot be read.
     Undecodable => WaitForChange,

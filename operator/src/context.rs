@@ -6,8 +6,12 @@ use aws_sdk_s3::config::SharedHttpClient;
 use kube::{Client, Config, api::PatchParams};
 
 use crate::{
-    build::config_hash::Key, controller::Live, memory::Memories, metrics::Metrics, own_buckets::OwnBuckets,
-    reconcile::validate::Images,
+    build::config_hash::Key,
+    controller::Live,
+    memory::Memories,
+    metrics::Metrics,
+    own_buckets::OwnBuckets,
+    reconcile::{backends::Backends, validate::Images},
 };
 
 /// The name under which the API server knows which fields are ours.
@@ -22,6 +26,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub images: Images,
     pub own_buckets: OwnBuckets,
+    pub backends: Backends,
     /// Of the config hashes on the pods.
     pub key: Key,
     /// Name of this process, in its events.

@@ -3,6 +3,7 @@
 
 pub mod adoption;
 pub mod apply;
+pub mod backends;
 pub mod claims;
 pub mod delete;
 pub mod dereference;
@@ -153,10 +154,11 @@ async fn look(flow: &Flow, context: &Context, memory: &mut Memory) -> Result<Aga
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
     let adoption = Adoption::of(flow, &context.live);
-    let pipeline = match validate::validate(identity, adoption, &flow.spec, &secrets, &context.images) {
-        Ok(pipeline) => pipeline,
-        Err(problem) => return status::write(context, flow, memory, &Report::Invalid(problem)).await,
-    };
+    let pipeline =
+        match validate::validate(identity, adoption, &flow.spec, &secrets, &context.images, &context.backends) {
+            Ok(pipeline) => pipeline,
+            Err(problem) => return status::write(context, flow, memory, &Report::Invalid(problem)).await,
+        };
     let provisioned = provision::provision(context, flow, &pipeline, memory).await;
     let workloads = match pipeline.unresolved() {
         Some(problem) => workload::held(context, &pipeline, problem),

@@ -16,7 +16,7 @@ use crate::{
     memory::Memories,
     metrics::{LONGEST_SILENCE, Metrics, Pulse},
     own_buckets::OwnBuckets,
-    reconcile::key,
+    reconcile::{backends::Backends, key},
     settings::Run,
 };
 
@@ -77,6 +77,7 @@ async fn lead(
     let config = context::cluster().await?;
     let (own, scope) =
         (settings.cluster.own_namespace(&config.default_namespace), settings.cluster.scope(&config.default_namespace));
+    let backends = settings.backends(&config);
     let client = Client::try_from(config).context("make a client of the cluster")?;
     let identity = settings.identity();
     tracing::info!(identity, namespace = own, ?scope, "starting");
@@ -101,7 +102,7 @@ async fn lead(
         let queue = Queue::default();
         let key = key::read_or_make(&client, &own, &settings.cluster.lease_name).await?;
         let live = watch::start(&client, &scope, &queue, dependencies, watching);
-        control(settings, client.clone(), live, queue, identity, key, metrics.clone(), stop.clone()).await;
+        control(settings, client.clone(), backends, live, queue, identity, key, metrics.clone(), stop.clone()).await;
         anyhow::Ok(())
     };
     let result = tokio::select! {
@@ -119,6 +120,7 @@ async fn lead(
 async fn control(
     settings: &Run,
     client: Client,
+    backends: Backends,
     live: Live,
     queue: Queue,
     identity: String,
@@ -134,6 +136,7 @@ async fn control(
         metrics,
         images: settings.images(),
         own_buckets: OwnBuckets::new(settings.bucket_pattern.clone()),
+        backends,
         key,
         identity: identity.into(),
         probe_interval: settings.probe_interval(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use orderflow_service::{admin, secret::Secrets, telemetry};
 
-use crate::reconcile::validate::Images;
+use crate::reconcile::{backends::Backends, validate::Images};
 
 /// Makes and keeps a whole order pipeline from one OrderFlow resource.
 ///
@@ -92,6 +92,10 @@ pub struct Run {
     #[arg(long, env = "CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Reconciling")]
     pub concurrency: u16,
 
+    /// Connect to databases, brokers and S3 on loopback, too: for an operator on the machine where they are
+    #[arg(long, env = "ALLOW_LOOPBACK_BACKENDS", default_value_t = false, help_heading = "Reconciling")]
+    pub allow_loopback_backends: bool,
+
     #[command(flatten)]
     pub admin: admin::Settings,
 
@@ -148,6 +152,15 @@ impl Run {
 
     pub fn images(&self) -> Images {
         Images { producer: self.producer_image.clone(), consumer: self.consumer_image.clone() }
+    }
+
+    pub fn backends(&self, cluster: &kube::Config) -> Backends {
+        let url = &cluster.cluster_url;
+        let port = url.port_u16().unwrap_or(443);
+        Backends {
+            allow_loopback: self.allow_loopback_backends,
+            api_server: url.host().map(|host| (host.trim_matches(['[', ']']).to_ascii_lowercase(), port)),
+        }
     }
 
     pub fn lease_duration(&self) -> Duration {

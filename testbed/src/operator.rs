@@ -52,7 +52,14 @@ pub async fn command(
 
 fn launch(folder: &Path, name: &str, kubeconfig: &Path, environment: Environment) -> Result<Launch> {
     let launch = Launch::new(name, tools::product_binary("orderflow-operator")?, folder::log(folder, name)?);
-    let defaults = [("HOST", "127.0.0.1"), ("ADMIN_PORT", "0"), ("LOG_FORMAT", "json"), ("MALLOC_ARENA_MAX", "2")];
+    let defaults = [
+        ("HOST", "127.0.0.1"),
+        ("ADMIN_PORT", "0"),
+        ("LOG_FORMAT", "json"),
+        ("MALLOC_ARENA_MAX", "2"),
+        // The testbed's services listen there and nowhere else.
+        ("ALLOW_LOOPBACK_BACKENDS", "true"),
+    ];
     let launch = defaults.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let launch = launch.env("KUBECONFIG", kubeconfig).env("POD_NAME", name);
     Ok(environment.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value)))

@@ -9,6 +9,7 @@ use crate::{
     crd::OrderFlowSpec,
     reconcile::{
         adoption::Adoption,
+        backends::Backends,
         dereference::Secrets,
         validate::{self, Identity, Images, Pipeline},
     },
@@ -45,7 +46,7 @@ pub fn try_pipeline(changes: &Value, secrets: &Secrets) -> Result<Pipeline, Prob
     };
     let images =
         Images { producer: "orderflow-producer:0.1.0".to_owned(), consumer: "orderflow-consumer:0.1.0".to_owned() };
-    validate::validate(identity, Adoption::default(), &spec(changes), secrets, &images)
+    validate::validate(identity, Adoption::default(), &spec(changes), secrets, &images, &Backends::default())
 }
 
 /// With everything that a spec can turn on.

@@ -223,10 +223,11 @@ async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: b
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
     let adoption = Adoption::default();
-    let pipeline = match validate::validate(identity, adoption, &flow.spec, &secrets, &context.images) {
-        Ok(pipeline) => pipeline,
-        Err(problem) => return Ok(vec![problem]),
-    };
+    let pipeline =
+        match validate::validate(identity, adoption, &flow.spec, &secrets, &context.images, &context.backends) {
+            Ok(pipeline) => pipeline,
+            Err(problem) => return Ok(vec![problem]),
+        };
     // The tables last: until then they, and the status, say whose the rest is.
     let mut left = remove_topics(context, flow, &pipeline).await?;
     left.extend(remove_bucket(context, flow, &pipeline).await?);
@@ -243,6 +244,9 @@ async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
         Ok(access) => access,
         Err(problem) => return Ok(vec![problem.clone()]),
     };
+    if let Err(problem) = context.backends.require_allowed_brokers(&pipeline.topic).await {
+        return Ok(vec![problem]);
+    }
     let (config, owner) = (access.settings.client(), pipeline.identity.owner());
     let group = async {
         let group = &pipeline.consumer.group;
@@ -284,6 +288,9 @@ async fn remove_bucket(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
         Ok(settings) => settings,
         Err(problem) => return Ok(Some(problem)),
     };
+    if let Err(problem) = context.backends.require_allowed_endpoint(&pipeline.bucket).await {
+        return Ok(Some(problem));
+    }
     let client = s3::client(settings, context.s3.clone()).await;
     let name = &pipeline.bucket.name;
     // Many objects take several looks; each goes on where the last one ended.
@@ -308,6 +315,9 @@ async fn remove_tables(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
                 Ok(access) => &access.options,
                 Err(problem) => return Ok(Some(problem.clone())),
             };
+            if let Err(problem) = context.backends.require_allowed_database(shard, options).await {
+                return Ok(Some(problem));
+            }
             match step(context, flow, shard::remove(options, &claim(pipeline, shard, owner))).await? {
                 Ok(removal) => {
                     tracing::info!(shard = shard.name, ?removal, "tables");

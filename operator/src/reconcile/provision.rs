@@ -109,7 +109,7 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
     }
     let at = Instant::now();
     let (shards, bucket, topic) = tokio::join!(
-        join_all(pipeline.shards.iter().map(|shard| provision_shard(pipeline, shard))),
+        join_all(pipeline.shards.iter().map(|shard| provision_shard(context, pipeline, shard))),
         provision_bucket(context, pipeline),
         provision_topics(context, flow, pipeline),
     );
@@ -190,8 +190,9 @@ pub fn claim<'a>(pipeline: &'a Pipeline, shard: &Shard, owner: &'a str) -> Claim
     }
 }
 
-async fn provision_shard(pipeline: &Pipeline, shard: &Shard) -> Part<shard::Found> {
+async fn provision_shard(context: &Context, pipeline: &Pipeline, shard: &Shard) -> Part<shard::Found> {
     let options = &shard.access.as_ref().map_err(Clone::clone)?.options;
+    context.backends.require_allowed_database(shard, options).await?;
     let owner = pipeline.identity.owner();
     let claim = claim(pipeline, shard, &owner);
     let look = shard::check(options, &claim);
@@ -254,6 +255,7 @@ pub fn bucket_settings<'a>(context: &Context, pipeline: &'a Pipeline) -> Part<&'
 
 async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<String>> {
     let settings = bucket_settings(context, pipeline)?;
+    context.backends.require_allowed_endpoint(&pipeline.bucket).await?;
     let client = s3::client(settings, context.s3.clone()).await;
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
     let look = bucket::check(&client, name, &owner);
@@ -290,6 +292,7 @@ async fn provision_topics(
     pipeline: &Pipeline,
 ) -> Part<(Vec<String>, topics::Found)> {
     let settings = &pipeline.topic.access.as_ref().map_err(Clone::clone)?.settings;
+    context.backends.require_allowed_brokers(&pipeline.topic).await?;
     let (config, wanted) = (settings.client(), pipeline.topics());
     let make = async {
         let found = topics::ensure(&config, &wanted).await?;

@@ -18,6 +18,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use super::{
     adoption::Adoption,
+    backends::{self, Backends},
     dereference::{Secrets, place},
 };
 use crate::{
@@ -177,6 +178,7 @@ pub fn validate(
     spec: &OrderFlowSpec,
     secrets: &Secrets,
     images: &Images,
+    backends: &Backends,
 ) -> Result<Pipeline, Problem> {
     require_plain("spec", &serde_json::to_value(spec).unwrap_or_default())?;
     let map = map(spec)?;
@@ -186,7 +188,7 @@ pub fn validate(
             name: spec.name.clone(),
             dsn: spec.dsn_secret_ref.clone(),
             ca: spec.ca_secret_ref.clone(),
-            access: shard_access(spec, secrets).map_err(|problem| problem.of(&spec.name)),
+            access: shard_access(spec, secrets, backends).map_err(|problem| problem.of(&spec.name)),
         })
         .collect();
     refuse_same_databases(&mut shards);
@@ -198,8 +200,8 @@ pub fn validate(
         adoption,
         map,
         shards,
-        bucket: bucket(spec, secrets)?,
-        topic: topic(spec, secrets)?,
+        bucket: bucket(spec, secrets, backends)?,
+        topic: topic(spec, secrets, backends)?,
         producer: producer(&spec.producer, images)?,
         consumer: Consumer {
             replicas: consumer_replicas,
@@ -287,15 +289,18 @@ fn map(spec: &OrderFlowSpec) -> Result<ShardMap, Problem> {
     text.join(",").parse().map_err(invalid)
 }
 
-fn shard_access(spec: &crd::Shard, secrets: &Secrets) -> Part<ShardAccess> {
+fn shard_access(spec: &crd::Shard, secrets: &Secrets, backends: &Backends) -> Part<ShardAccess> {
     let dsn = secrets.text(&spec.dsn_secret_ref)?;
+    let place = place(&spec.dsn_secret_ref);
+    backends::refuse_files(dsn).map_err(|why| Problem::new(Reason::SecretInvalid, format!("{place}: {why}")))?;
     let mut secret_values = vec![dsn.as_bytes().to_vec()];
     let ca = spec.ca_secret_ref.as_ref().map(|key| secrets.pem(key)).transpose()?;
     secret_values.extend(ca.map(|ca| ca.as_bytes().to_vec()));
     let ca = ca.map(|ca| postgres::Ca::Pem(ca.as_bytes().to_vec()));
     let dsn = SecretString::from(dsn.to_owned());
-    let options = postgres::options(&place(&spec.dsn_secret_ref), &dsn, ca.as_ref(), "orderflow-operator")
+    let options = postgres::options(&place, &dsn, ca.as_ref(), "orderflow-operator")
         .map_err(|error| Problem::new(Reason::SecretInvalid, format!("{error:#}")))?;
+    backends.require_database(&options).map_err(|refusal| backends::unusable_dsn(&place, refusal))?;
     Ok(ShardAccess { options, secret_values })
 }
 
@@ -315,16 +320,18 @@ fn refuse_same_databases(shards: &mut [Shard]) {
     }
 }
 
-fn bucket(spec: &OrderFlowSpec, secrets: &Secrets) -> Result<Bucket, Problem> {
+fn bucket(spec: &OrderFlowSpec, secrets: &Secrets, backends: &Backends) -> Result<Bucket, Problem> {
     let crd::Bucket { name, region, endpoint, credentials_secret_ref } = &spec.bucket;
-    let port = match endpoint {
-        None => 443,
-        Some(endpoint) => endpoint
-            .parse::<url::Url>()
-            .ok()
-            .and_then(|url| url.port_or_known_default())
-            .ok_or_else(|| invalid("bucket.endpoint: not a URL like http://HOST:PORT"))?,
-    };
+    let address = endpoint.as_ref().map(|endpoint| {
+        let url = endpoint.parse::<url::Url>().ok();
+        url.and_then(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?)))
+            .ok_or_else(|| invalid("bucket.endpoint: not a URL like http://HOST:PORT"))
+    });
+    let address = address.transpose()?;
+    let port = address.as_ref().map_or(443, |(_, port)| *port);
+    let allowed = address.iter().try_for_each(|(host, port)| {
+        backends.require(host, *port).map_err(|refusal| backends::unusable_endpoint(host, refusal))
+    });
     let secret = credentials_secret_ref.as_ref().map(|secret| secret.name.clone());
     let session_token = secret.as_ref().is_some_and(|secret| secrets.optional(secret, "AWS_SESSION_TOKEN").is_some());
     let mut settings = s3::Settings {
@@ -348,6 +355,7 @@ fn bucket(spec: &OrderFlowSpec, secrets: &Secrets) -> Result<Bucket, Problem> {
             })
         }
     };
+    let access = allowed.and(access);
     Ok(Bucket {
         name: name.clone(),
         region: region.clone(),
@@ -369,13 +377,16 @@ fn credentials(secret: &str, session_token: bool, secrets: &Secrets) -> Part<Vec
         .collect()
 }
 
-fn topic(spec: &OrderFlowSpec, secrets: &Secrets) -> Result<Topic, Problem> {
+fn topic(spec: &OrderFlowSpec, secrets: &Secrets, backends: &Backends) -> Result<Topic, Problem> {
     let topic = &spec.topic;
     let ports: Option<BTreeSet<u16>> = topic
         .bootstrap_servers
         .split(',')
         .map(|server| server.rsplit_once(':').and_then(|(_, port)| port.parse().ok()))
         .collect();
+    let allowed = backends::brokers(&topic.bootstrap_servers).try_for_each(|(host, port)| {
+        backends.require(host, port).map_err(|refusal| backends::unusable_broker(host, refusal))
+    });
     let days: Option<u64> = topic.retention.strip_suffix('d').and_then(|days| days.parse().ok());
     let sasl = topic.sasl.as_ref().map(|sasl| {
         let key = |key: &str| SecretKey { name: sasl.secret_ref.name.clone(), key: key.to_owned() };
@@ -399,7 +410,8 @@ fn topic(spec: &OrderFlowSpec, secrets: &Secrets) -> Result<Topic, Problem> {
             days.ok_or_else(|| invalid("topic.retention: not a number of days, as in 30d"))? * 24 * 60 * 60,
         ),
         tls: topic.tls.as_ref().map(|tls| Tls { ca: tls.ca_secret_ref.clone() }),
-        access: topic_access(topic, sasl.as_ref(), secrets).map_err(|problem| problem.of("topic")),
+        access: allowed
+            .and_then(|()| topic_access(topic, sasl.as_ref(), secrets).map_err(|problem| problem.of("topic"))),
         sasl,
     })
 }

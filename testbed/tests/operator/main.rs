@@ -1,6 +1,7 @@
 //! The operator's life with an `OrderFlow`, on a real API server with real controllers, and with real Postgres, Kafka and S3
 //! behind it. There is no node: where it matters that pods run, a test plays the kubelet and says so.
 
+mod backends;
 mod command;
 mod deletion;
 mod drift;
