@@ -280,6 +280,8 @@ mod tests {
     fn nothing_empty_is_sent() {
         fn find(value: &Value, path: &str, empty: &mut Vec<String>) {
             match value {
+                // A selector that selects all pods of the namespace, which the API server keeps.
+                Value::Object(selector) if selector.is_empty() && path.ends_with("from[].podSelector") => {}
                 Value::Null => empty.push(path.to_owned()),
                 Value::Array(values) if values.is_empty() => empty.push(path.to_owned()),
                 Value::Object(values) if values.is_empty() => empty.push(path.to_owned()),

@@ -296,8 +296,11 @@ mod tests {
     fn a_dsn_with_what_nobody_sees_is_named_and_not_shown() {
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let refused = |variable: &'static str, value: &'static str| {
-            let read =
-                |asked: &str| if asked == variable { Some(value.to_owned()) } else { Some("postgres://db".into()) };
+            let read = |asked: &str| match asked {
+                asked if asked == variable => Some(value.to_owned()),
+                "PG_SHARD1_DSN" => Some("postgres://db".to_owned()),
+                _ => None,
+            };
             read_shard_dsns(&map, read).unwrap_err().to_string()
         };
         let error = refused("PG_SHARD1_DSN", "postgres://o:hunter2@db/orders\n");

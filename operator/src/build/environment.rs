@@ -292,8 +292,21 @@ mod tests {
         }
         let command = Shared::command();
         let shared = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
-        let of_their_own =
-            ["PORT", "SHARDS", "PG_SHARD1_DSN", "PG_SHARD1_CA_FILE", "PG_SHARD2_DSN", "KAFKA_GROUP_ID", "INSTANCE"];
+        let of_their_own = [
+            "PORT",
+            "INTERNAL_PORT",
+            "SHARDS",
+            "PG_SHARD1_DSN",
+            "PG_SHARD1_CA_FILE",
+            "PG_SHARD2_DSN",
+            "KAFKA_GROUP_ID",
+            "KAFKA_SASL_PASSWORD",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "INSTANCE",
+            "LOG_NOTIFICATIONS",
+        ];
         let known: BTreeSet<&str> = shared.chain(of_their_own).collect();
         let pipeline = fixture::everything();
         for environment in [of_producer(&pipeline), of_consumer(&pipeline)] {
