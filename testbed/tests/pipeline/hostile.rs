@@ -1,7 +1,10 @@
 //! Clients that hold what they were given: unread lists, bodies that do not end, connections, feeds. Memory, places and the
 //! log stay bounded, and other clients are served.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Mutex,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, future::try_join_all, stream};
@@ -50,7 +53,6 @@ async fn dropped_lines(admin_url: &str, reason: &str) -> Result<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_that_nobody_reads_hold_no_more_than_the_memory_for_bodies() -> Result<()> {
-    const UNREAD: usize = 60;
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("BODY_MEMORY_MB", "8").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
@@ -64,16 +66,17 @@ async fn lists_that_nobody_reads_hold_no_more_than_the_memory_for_bodies() -> Re
     sqlx::raw_sql(sqlx::AssertSqlSafe(fill)).execute(&mut stack.shard(1).await?).await?;
     let path = format!("/api/orders?user_id={user}&limit=500");
     let whole = api.get(&path).await?;
-    ensure!(whole.status == 200 && whole.text.len() * UNREAD > 2 * MEMORY, "{} bytes", whole.text.len());
-    ensure!(whole.json()["count"] == 500 && whole.header("content-length").is_some(), "{:?}", whole.headers);
+    ensure!(whole.status == 200 && whole.json()["count"] == 500, "{whole:?}");
+    ensure!(whole.header("content-length").is_some(), "{:?}", whole.headers);
 
-    let unread = try_join_all((0..UNREAD).map(async |_| {
-        let mut client = connect(&api.url, HOSTILE).await?;
-        get(&mut client, &path).await?;
-        anyhow::Ok(client)
-    }));
-    let unread = unread.await?;
+    let unread = Mutex::new(Vec::new());
     eventually("a list to be refused", PATIENCE, async || {
+        // Few at once, so that none of these is refused.
+        for _ in 0..3 {
+            let mut client = connect(&api.url, HOSTILE).await?;
+            get(&mut client, &path).await?;
+            unread.lock().expect("no test panics with it").push(client);
+        }
         let refused = api.get(&path).await?;
         refused.expect_problem(503, "overloaded")?;
         ensure!(refused.header("retry-after").is_some(), "{refused:?}");
