@@ -137,6 +137,20 @@ pub async fn remove(config: &ClientConfig, topics: &Topics, owner: &str) -> Resu
     Ok(removed)
 }
 
+/// Tells whether [`remove`] would keep the events' topic. The consumer group must then stay as well: the next one of its name
+/// would begin at the oldest event and notify every user again.
+pub async fn keeps_events(config: &ClientConfig, topics: &Topics, owner: &str) -> Result<bool, Error> {
+    let cluster = Cluster::connect(config)?;
+    if cluster.look(&topics.orders).await?.is_none() {
+        return Ok(false);
+    }
+    let ownership = match ledger(&cluster, &topics.relay).await? {
+        Some(ledger) => ledger.read().await?,
+        None => owner::Ownership::default(),
+    };
+    Ok(ownership.owner() != Some(owner) || !ownership.created(&topics.orders))
+}
+
 /// Deletes a consumer group with its offsets. One that has members is left: that is a transient error, as those may be
 /// about to leave. It is up to the caller to know that the group is the owner's: [`belongs_to`].
 pub async fn remove_group(config: &ClientConfig, group: &str) -> Result<Removal, Error> {

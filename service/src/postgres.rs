@@ -138,7 +138,9 @@ fn require_known_parameters(variable: &str, url: &str) -> anyhow::Result<()> {
     let query = query.split_once('#').map_or(query, |(query, _)| query);
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-        let is_known = KNOWN.contains(&name) || (name.starts_with("options[") && name.ends_with(']'));
+        // Encoders write the brackets of `options[NAME]` like this.
+        let name = &name.replace("%5B", "[").replace("%5b", "[").replace("%5D", "]").replace("%5d", "]");
+        let is_known = KNOWN.contains(&name.as_str()) || (name.starts_with("options[") && name.ends_with(']'));
         // What is no name may be part of a password with a question mark.
         let is_name =
             name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
@@ -363,7 +365,13 @@ J4HHx47MHH9Owv3Jhw==
 
     #[test]
     fn an_unknown_parameter_is_refused_by_name_and_its_value_shown_nowhere() {
-        for known in ["?sslmode=require&options[search_path]=shop", "?application_name=a&", "", "#x"] {
+        for known in [
+            "?sslmode=require&options[search_path]=shop",
+            "?options%5Bsearch_path%5D=shop",
+            "?application_name=a&",
+            "",
+            "#x",
+        ] {
             with_ca(known, None).unwrap();
         }
         for (query, shown) in [

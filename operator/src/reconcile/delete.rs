@@ -254,7 +254,12 @@ async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
             let why = format!("its name does not begin with {}", owner.replacen('/', ".", 1));
             return Some(kept(format!("group {group}"), why));
         }
-        let removed = topics::remove_group(&config, group).await;
+        let names = &pipeline.topic.names;
+        let removed = match topics::keeps_events(&config, names, &owner).await {
+            Ok(true) => return Some(kept(format!("group {group}"), format!("the topic {} stays", names.orders))),
+            Ok(false) => topics::remove_group(&config, group).await.map(drop),
+            Err(error) => Err(error),
+        };
         removed.err().map(|error| Problem::new(topic_reason(&error), format!("group {group}: {error}")))
     };
     let topics = async {

@@ -17,7 +17,9 @@ const REQUIRE: &str = "SELECT \
         THEN set_config('synchronous_commit', 'on', false) END AS raised, \
     current_setting('fsync')::bool AS fsync, \
     current_setting('full_page_writes')::bool AS full_page_writes, \
-    current_setting('synchronous_standby_names') <> '' OR NOT EXISTS (SELECT FROM pg_stat_replication) AS standbys";
+    current_setting('synchronous_standby_names') <> '' OR NOT EXISTS (\
+        SELECT FROM pg_stat_replication WHERE pid NOT IN (\
+            SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL)) AS standbys";
 
 #[derive(FromRow)]
 struct Answer {

@@ -70,7 +70,7 @@ async fn remove_topics_if_ours(settings: &Settings, answers: &[Answer]) -> Vec<L
     }
     let mut lines = Vec::new();
     if let Some(group) = settings.kafka_group_id.as_deref().filter(|group| !group.is_empty()) {
-        let line = remove_group(settings, group).await;
+        let line = remove_group(settings, &topics, group).await;
         let gone = line.ok;
         lines.push(line);
         if !gone {
@@ -95,11 +95,24 @@ fn are_topics_ours(answers: &[Answer]) -> Result<bool, &'static str> {
     }
 }
 
-async fn remove_group(settings: &Settings, group: &str) -> Line {
+async fn remove_group(settings: &Settings, topics: &Topics, group: &str) -> Line {
     let (target, config) = (format!("group {group}"), settings.kafka.client());
     if !topics::belongs_to(group, &settings.owner) {
         let text = format!("kept, as its name does not begin with {}", settings.owner.replacen('/', ".", 1));
         return Line { target, text, ok: true };
+    }
+    let keeps_events = keep_trying(
+        settings.wait(),
+        &target,
+        async || topics::keeps_events(&config, topics, &settings.owner).await,
+        |answer| transient(answer, topics::Error::is_transient),
+    );
+    match keeps_events.await {
+        Ok(false) => {}
+        Ok(true) => {
+            return Line { target, text: format!("kept, as the topic {} stays", topics.orders), ok: true };
+        }
+        Err(error) => return Line::failed(target, error),
     }
     let removal = keep_trying(
         settings.wait(),
