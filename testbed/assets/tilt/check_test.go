@@ -99,7 +99,7 @@ func TestABrokenTiltfileIsRefused(t *testing.T) {
 		"Helm's word for what to keep": {
 			".replace('helm.sh/resource-policy:', 'tilt.dev/down-policy:')", "", "has the annotation helm.sh/resource-policy"},
 		"another port": {
-			"port_forward(8080, 8080", "port_forward(8081, 8080", "nothing forwards port 8080"},
+			"port_forward(8080, 8081", "port_forward(8082, 8081", "nothing forwards port 8080"},
 		"one port for two": {
 			" if program == 'producer' else []", "", "both forward port 8080"},
 		"a label that no pod has": {
