@@ -23,7 +23,7 @@ pub mod name {
     pub const FAILED_AT: &str = "dlq.failed_at";
     /// Only if not all of the record fitted: what is missing.
     pub const TRUNCATED: &str = "dlq.truncated";
-    /// Of a [marker](crate::marker) alone: the offset before which all letters of its partition are replayed.
+    /// Names the offset before which all letters of the partition are replayed; a [marker](crate::marker) alone has it.
     pub const REPLAYED_BEFORE: &str = "dlq.replayed_before";
 }
 

@@ -49,7 +49,7 @@ impl Extent {
 /// one.
 pub(crate) type Recalled = Mutex<BTreeMap<i32, Searched>>;
 
-/// How far a partition was searched for markers, and what the last one says.
+/// Remembers how far a partition was searched for markers, and what the last one says.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Searched {
     end: i64,

@@ -86,7 +86,7 @@ pub struct App {
     pub stop: CancellationToken,
 }
 
-/// Whom a port serves.
+/// Says whom a port serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposure {
     /// Clients: they place orders, and read those of a user they name, one by its id, and receipts.

@@ -27,7 +27,7 @@ pub struct Held {
     share: Option<Share>,
 }
 
-/// What one address holds of a quota, until this is dropped.
+/// Holds a part of a quota for one address until it is dropped.
 #[derive(Debug)]
 pub struct Share {
     address: IpAddr,

@@ -47,13 +47,13 @@ use crate::{
 /// Connections served at once. A further one ends the oldest: clients that hold connections must keep no probe out.
 const CONNECTIONS: usize = 64;
 
-/// Longest wait for the head of a request; also how long an idle connection is kept.
+/// The longest wait for the head of a request; an idle connection is kept as long.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a connection may hold of a head.
+/// The most bytes of a head that a connection may hold.
 const BUFFER: usize = 16 * 1024;
 
-/// Longest wait for requests in flight when the stage is stopped.
+/// The longest wait for requests in flight when the stage is stopped.
 const DRAIN: Duration = Duration::from_secs(2);
 
 #[derive(Args, Clone, Debug)]

@@ -20,17 +20,17 @@ use crate::quota::{Held, Quota};
 
 const UNIT: usize = 1024;
 
-/// What one address may have in any case: the largest that a single request needs.
+/// The memory that one address may always have: the most that a single request needs.
 const LEAST: usize = 4 * 1024 * 1024;
 
-/// Longest wait for memory. Most lists need theirs for milliseconds.
+/// The longest wait for memory. Most lists need theirs for milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a connection gets of a body at once. Each piece is a copy, so that the body is freed while the last of it is still
+/// The bytes of a body that a connection gets at once. Each piece is a copy, so that the body is freed while the last of it is still
 /// being read.
 const PIECE: usize = 16 * 1024;
 
-/// Longest time in which a client must have read a body that is accounted.
+/// The time in which a client must have read a body that is accounted.
 const READING: Duration = Duration::from_secs(60);
 
 /// The memory for all such bodies.
@@ -74,7 +74,7 @@ fn units(bytes: usize) -> usize {
 /// A response's body, in pieces.
 struct Accounted {
     body: Body,
-    /// Of the last frame of `body`.
+    /// Holds what is unsent of the last frame of `body`.
     rest: Bytes,
     deadline: Instant,
     _reserved: Reserved,

@@ -47,15 +47,15 @@ pub struct Problem {
     /// The shards that did not answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unavailable_shards: Vec<String>,
-    /// What a server said, for the log.
+    /// Keeps what a server said, for the log.
     #[serde(skip)]
     cause: Option<String>,
-    /// True if clients caused it, by asking for more than is served at once.
+    /// Says that clients caused it, by asking for more than is served at once.
     #[serde(skip)]
     is_by_clients: bool,
 }
 
-/// What a server said of an error, beside the response that does not show it.
+/// Carries what a server said of an error beside the response, which does not show it.
 #[derive(Clone, Debug)]
 pub struct Cause(pub String);
 

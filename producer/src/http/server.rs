@@ -31,7 +31,7 @@ const BUFFER: usize = 16 * 1024;
 /// How long a client may leave what is sent to it unread, or unacknowledged, before its connection is given to others.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a client gets whose address has its share of the connections.
+/// The response to a client whose address already has its share of the connections.
 const REFUSAL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
