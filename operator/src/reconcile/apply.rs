@@ -81,7 +81,6 @@ impl Applier<'_> {
         self.keep_or_remove(&name, network_policy).await?;
         self.keep(service_account).await?;
         self.keep(service).await?;
-        self.keep(internal_service).await?;
         self.keep(disruption_budget).await?;
         // Before the Deployment is told how many pods there are, nobody else may do so any more.
         if autoscaler.is_none() {
@@ -93,6 +92,8 @@ impl Applier<'_> {
         };
         let availability = self.deployment(deployment, least, exists).await?;
         self.keep_or_remove(&name, autoscaler).await?;
+        // The last: somebody's own Service of that name must not hold up a rollout.
+        self.keep(internal_service).await?;
         Ok(availability)
     }
 
