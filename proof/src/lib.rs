@@ -12,8 +12,10 @@ pub mod history;
 pub mod observation;
 pub mod report;
 pub mod run;
+pub mod settings;
 pub mod storm;
 pub mod story;
 pub mod workload;
 
-pub use run::{Settings, run};
+pub use run::run;
+pub use settings::Settings;

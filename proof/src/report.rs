@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::checker::{Journey, Kind, Verdict};
 use crate::history::Time;
-use crate::run::Settings;
+use crate::settings::Settings;
 use crate::storm::{Record, Struck};
 
 /// One hour, in microseconds: longer than any run waits.

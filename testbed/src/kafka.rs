@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use crate::certificates::Authority;
+use crate::certificates::Pair;
 use crate::process::{Launch, Process};
 use crate::product::Environment;
 use crate::service::{Service, wait_until_answered};
@@ -81,9 +81,9 @@ impl Kafka {
         Self::start_with(folder, name, port::free()?, listeners, None, &[], "").await
     }
 
-    /// A secured one, short-lived: `authority` signs its certificate, which names 127.0.0.1 and no other host.
-    pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, &[], Some(authority), SHORT_LIVED, "").await
+    /// A secured one, short-lived: its certificate must name 127.0.0.1.
+    pub async fn start_secured(folder: &Path, name: &str, identity: &Pair) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, &[], Some(identity), SHORT_LIVED, "").await
     }
 
     /// One that forgets the offsets of a group without members after a minute; short-lived.
@@ -97,19 +97,19 @@ impl Kafka {
         name: &str,
         port: u16,
         further: &[Listener],
-        authority: Option<&Authority>,
+        identity: Option<&Pair>,
         jvm: &[&str],
         properties: &str,
     ) -> Result<Self> {
         let storage = folder::data(folder, name)?;
         let log = folder::log(folder, name)?;
-        let tls = authority.map(|_| Tls::in_folder(&storage));
+        let tls = identity.map(|_| Tls::in_folder(&storage));
         let settings = storage.join("server.properties");
         if !settings.exists() {
             format(&storage, &log, port, further, tls.as_ref()).await?;
         }
-        if let (Some(tls), Some(authority)) = (&tls, authority) {
-            tls.write(authority)?;
+        if let (Some(tls), Some(identity)) = (&tls, identity) {
+            tls.write(identity)?;
         }
         // The broker's port may be another one than last time; the controller's was written into the storage.
         let controller = controller_port(&storage)?;
@@ -125,9 +125,9 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Gives a secured one a certificate of another authority, which is in use when it has been started again.
-    pub fn renew(&self, authority: &Authority) -> Result<()> {
-        self.tls.as_ref().context("renew the certificate of a Kafka without TLS")?.write(authority)
+    /// Replaces the certificate of a secured one; the next start uses it.
+    pub fn renew(&self, identity: &Pair) -> Result<()> {
+        self.tls.as_ref().context("renew the certificate of a Kafka without TLS")?.write(identity)
     }
 
     /// The address clients start from.
@@ -174,10 +174,9 @@ impl Tls {
         Self { key_store: storage.join("broker.pem"), ca: storage.join("ca.crt") }
     }
 
-    fn write(&self, authority: &Authority) -> Result<()> {
-        let pair = authority.server("kafka", &[HOST])?;
-        folder::write_private(&self.key_store, &format!("{}{}", pair.key, pair.certificate))?;
-        folder::write_private(&self.ca, &authority.pem())
+    fn write(&self, identity: &Pair) -> Result<()> {
+        folder::write_private(&self.key_store, &format!("{}{}", identity.key, identity.certificate))?;
+        folder::write_private(&self.ca, &identity.authority)
     }
 }
 

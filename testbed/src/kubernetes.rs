@@ -22,6 +22,7 @@ use crate::process::{Launch, Process};
 use crate::service::{STOP_GRACE, wait_until_answered};
 use crate::{folder, http, port, tools};
 
+mod address;
 mod api_server;
 mod certificates;
 mod controller_manager;
@@ -30,11 +31,12 @@ mod fake_kubelet;
 mod kubeconfig;
 mod node;
 
+pub use address::NODE;
 use api_server::Reach;
 use certificates::Certificates;
 pub use fake_kubelet::FakeKubelet;
 use kubeconfig::{Credentials, kubeconfig};
-pub use node::{NAME as NODE, Node};
+pub use node::Node;
 
 /// It takes 4 s on an idle machine with two cores, and far longer beside a compiler.
 const START_DEADLINE: Duration = Duration::from_secs(120);

@@ -1,23 +1,26 @@
 //! The real services OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack, versitygw and the product's
 //! own processes.
 //!
-//! Every integration test starts from a [`Stack`]; `orderflow-dev` keeps one running on a laptop. Nothing here is
+//! Every integration test starts from a `Stack`. `orderflow-dev` uses the services alone, without the features `stack` and
+//! `kubernetes` and what only tests need. Nothing here is
 //! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
 //! own, so that a wrong client setting in the product cannot hide itself from a test.
 
 pub mod browser;
 pub mod certificates;
 pub mod command;
-pub mod dev;
 pub mod disk;
 pub mod folder;
+#[cfg(feature = "kubernetes")]
 pub mod helm;
 pub mod http;
 pub mod kafka;
+#[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod load;
 pub mod localstack;
 pub mod object_store;
+#[cfg(feature = "kubernetes")]
 pub mod operator;
 pub mod port;
 pub mod postgres;
@@ -26,6 +29,7 @@ pub mod product;
 pub mod proxy;
 pub mod s3;
 pub mod service;
+#[cfg(feature = "stack")]
 pub mod stack;
 pub mod tools;
 pub mod topic;
@@ -35,19 +39,24 @@ pub mod wait;
 mod process_tree;
 
 pub use browser::Browser;
+#[cfg(feature = "stack")]
 pub use certificates::Authority;
 pub use disk::SmallDisk;
+#[cfg(feature = "kubernetes")]
 pub use helm::Helm;
 pub use kafka::Kafka;
+#[cfg(feature = "kubernetes")]
 pub use kubernetes::Kubernetes;
 pub use localstack::LocalStack;
 pub use object_store::{ObjectStore, Store};
+#[cfg(feature = "kubernetes")]
 pub use operator::Operator;
 pub use postgres::Postgres;
 pub use process::{Launch, Process};
 pub use product::{Consumer, Producer, provision};
 pub use proxy::{Link, Proxy};
 pub use service::Service;
+#[cfg(feature = "stack")]
 pub use stack::Stack;
 pub use topic::{Isolation, Record, read_topic};
 pub use versitygw::Versitygw;

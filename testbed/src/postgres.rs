@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use nix::unistd::{User, geteuid};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::certificates::Authority;
+use crate::certificates::Pair;
 use crate::process::{Launch, Process};
 use crate::service::{STOP_GRACE, Service, wait_until_answered};
 use crate::wait::eventually;
@@ -25,9 +25,6 @@ pub const PASSWORD: &str = "orderpass";
 
 /// A recovery after `kill -9` replays at most what tests write: seconds.
 const START_DEADLINE: Duration = Duration::from_mins(1);
-
-/// The only host that a secured Postgres's certificate names.
-const HOST: &str = "127.0.0.1";
 
 /// `pg_hba.conf` of a secured one: there is no line for connections without TLS.
 const TLS_ONLY: &str = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
@@ -65,23 +62,23 @@ impl Postgres {
         Self::start_with(folder, name, port::free()?, None, Some(library)).await
     }
 
-    /// A secured one: `authority` signs its certificate, which names 127.0.0.1 and no other host.
-    pub async fn start_secured(folder: &Path, name: &str, authority: &Authority) -> Result<Self> {
-        Self::start_with(folder, name, port::free()?, Some(authority), None).await
+    /// A secured one: its certificate must name 127.0.0.1.
+    pub async fn start_secured(folder: &Path, name: &str, identity: &Pair) -> Result<Self> {
+        Self::start_with(folder, name, port::free()?, Some(identity), None).await
     }
 
     async fn start_with(
         folder: &Path,
         name: &str,
         port: u16,
-        authority: Option<&Authority>,
+        identity: Option<&Pair>,
         preloaded: Option<&Path>,
     ) -> Result<Self> {
         let cluster = cluster(folder, name).await?;
         forget_dead_postmaster(&cluster).await?;
-        let tls = authority.map(|_| Tls::in_folder(&cluster));
-        if let (Some(tls), Some(authority)) = (&tls, authority) {
-            tls.write(authority)?;
+        let tls = identity.map(|_| Tls::in_folder(&cluster));
+        if let (Some(tls), Some(identity)) = (&tls, identity) {
+            tls.write(identity)?;
             write(&cluster.join("pg_hba.conf"), TLS_ONLY)?;
         }
         let launch = Launch::new(name, tools::postgres_program("postgres")?, folder::log(folder, name)?)
@@ -99,9 +96,9 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Gives a secured one a certificate of another authority, which is in use when it has been started again.
-    pub fn renew(&self, authority: &Authority) -> Result<()> {
-        self.tls.as_ref().context("renew the certificate of a Postgres without TLS")?.write(authority)
+    /// Replaces the certificate of a secured one; the next start uses it.
+    pub fn renew(&self, identity: &Pair) -> Result<()> {
+        self.tls.as_ref().context("renew the certificate of a Postgres without TLS")?.write(identity)
     }
 
     pub fn port(&self) -> u16 {
@@ -150,11 +147,10 @@ impl Tls {
         ["--ssl=on".to_owned(), file("ssl_cert_file", &self.certificate), file("ssl_key_file", &self.key)]
     }
 
-    fn write(&self, authority: &Authority) -> Result<()> {
-        let pair = authority.server("postgres", &[HOST])?;
-        write(&self.certificate, &pair.certificate)?;
-        write(&self.key, &pair.key)?;
-        write(&self.ca, &authority.pem())
+    fn write(&self, identity: &Pair) -> Result<()> {
+        write(&self.certificate, &identity.certificate)?;
+        write(&self.key, &identity.key)?;
+        write(&self.ca, &identity.authority)
     }
 }
 

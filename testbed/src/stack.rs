@@ -52,8 +52,9 @@ impl Services {
 
     async fn start_secured(folder: &Path, prefix: &str) -> Result<Self> {
         let authority = Authority::new("orderflow-testbed")?;
-        let postgres = async |name: String| Postgres::start_secured(folder, &name, &authority).await;
-        let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority).await;
+        let postgres =
+            async |name: String| Postgres::start_secured(folder, &name, &authority.loopback("postgres")?).await;
+        let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority.loopback("kafka")?).await;
         Self::start_with(folder, prefix, postgres, kafka, Store::Versitygw).await
     }
 

@@ -5,12 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::address::NODE_ADDRESS;
 use super::certificates::Certificates;
-use super::node;
 use crate::process::Launch;
-
-/// The first address of the Services' range, which is the API server's own.
-pub(super) const SERVICE_ADDRESS: &str = "10.96.0.1";
 
 /// Who can reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +39,7 @@ pub(super) fn launch(
         Reach::Loopback => launch.arguments(ALONE),
         Reach::Pods => launch
             .argument("--bind-address=0.0.0.0")
-            .argument(format!("--advertise-address={}", node::ADDRESS))
+            .argument(format!("--advertise-address={NODE_ADDRESS}"))
             .argument("--kubelet-preferred-address-types=InternalIP"),
     };
     Ok(launch

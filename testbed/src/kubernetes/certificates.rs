@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rcgen::KeyPair;
 
-use super::{api_server, node};
+use super::address::{API_SERVER_ADDRESS, NODE, NODE_ADDRESS};
 use crate::certificates::{self, Authority};
 use crate::folder::{self, write_private};
 
@@ -38,7 +38,7 @@ pub(super) struct Certificates {
 }
 
 /// Where clients find it: on this machine, and in pods, which use its Service's address.
-const API_SERVER_NAMES: [&str; 4] = ["127.0.0.1", "localhost", api_server::SERVICE_ADDRESS, node::ADDRESS];
+const API_SERVER_NAMES: [&str; 4] = ["127.0.0.1", "localhost", API_SERVER_ADDRESS, NODE_ADDRESS];
 
 impl Certificates {
     /// Those of the control plane whose data is in `files`; makes them if there are none yet.
@@ -78,7 +78,7 @@ impl Certificates {
         self.admin.write(&authority.client("admin", Some("system:masters"))?)?;
         self.controller_manager.write(&authority.client("system:kube-controller-manager", None)?)?;
         self.scheduler.write(&authority.client("system:kube-scheduler", None)?)?;
-        self.kubelet.write(&authority.client(&format!("system:node:{}", node::NAME), Some("system:nodes"))?)?;
+        self.kubelet.write(&authority.client(&format!("system:node:{NODE}"), Some("system:nodes"))?)?;
         self.kube_proxy.write(&authority.client("system:kube-proxy", None)?)?;
         self.kubelet_client.write(&authority.client("kube-apiserver", Some("system:masters"))?)?;
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1;
 use kube::Api;
 
+use super::address::{NODE, NODE_ADDRESS};
 use super::kubeconfig::{Credentials, kubeconfig};
 use super::{Kubernetes, START_DEADLINE, launch};
 use crate::process::Process;
@@ -22,12 +23,6 @@ mod kube_proxy;
 mod kubelet;
 mod network;
 mod scheduler;
-
-/// What the cluster calls it.
-pub const NAME: &str = "node";
-
-/// Where pods find the node: outside of the pods' and the Services' ranges.
-pub const ADDRESS: &str = "10.245.0.1";
 
 /// A running node.
 #[derive(Debug)]
@@ -44,13 +39,13 @@ impl Node {
     /// Starts the node of `kubernetes` below `folder` with the images of the OCI layouts in folder `images`, and waits until it
     /// takes pods. `cgroup` is an existing control group for all pods, as in `/orderflow`.
     pub async fn start(kubernetes: &Kubernetes, folder: &Path, images: &Path, cgroup: &str) -> Result<Self> {
-        let files = folder::data(folder, NAME)?;
+        let files = folder::data(folder, NODE)?;
         folder::create(&files)?;
-        let url = format!("https://{ADDRESS}:{}", kubernetes.port);
+        let url = format!("https://{NODE_ADDRESS}:{}", kubernetes.port);
         let certificates = &kubernetes.certificates;
         let kubeconfig =
             |name: &str, pair| kubeconfig(&files, name, &url, &certificates.authority, &Credentials::Certificate(pair));
-        let launch = |component| launch(folder, NAME, component);
+        let launch = |component| launch(folder, NODE, component);
 
         let containerd = Process::start(containerd::launch(folder, &files)?)?;
         containerd::wait_until_up(&containerd, &files).await?;
@@ -82,7 +77,7 @@ impl Node {
     async fn wait_until_ready(&self, kubernetes: &Kubernetes) -> Result<()> {
         let nodes: Api<v1::Node> = Api::all(kubernetes.client()?);
         wait_until_answered(&self.kubelet, "say that its node is ready", START_DEADLINE, || async {
-            let node = nodes.get(NAME).await.context("read the node")?;
+            let node = nodes.get(NODE).await.context("read the node")?;
             let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
             let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").context("no condition")?;
             ensure!(ready.status == "True", "{}", ready.message.unwrap_or_default());

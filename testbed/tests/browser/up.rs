@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use orderflow_testbed::process::Process;
-use orderflow_testbed::{Launch, eventually, folder, port};
+use orderflow_testbed::{Launch, eventually, folder, port, tools};
 
 /// Long enough for anything that is going to happen on two busy cores.
 pub const PATIENCE: Duration = Duration::from_mins(4);
@@ -52,6 +52,6 @@ impl Up {
 
 /// `orderflow-dev`, for the `up` below `folder`.
 pub fn command(folder: &Path, name: &str) -> Result<Launch> {
-    let launch = Launch::new(name, env!("CARGO_BIN_EXE_orderflow-dev"), folder::log(folder, name)?);
+    let launch = Launch::new(name, tools::product_binary("orderflow-dev")?, folder::log(folder, name)?);
     Ok(launch.env("ORDERFLOW_DATA", folder.join("up")))
 }

@@ -188,7 +188,8 @@ async fn mounted(world: &World, component: &str) -> Result<BTreeMap<String, Path
 async fn everything(world: &World) -> Result<Postgres> {
     let authority = Authority::new("a company")?;
     let name = format!("postgres-{}", world.namespace);
-    let postgres = Postgres::start_secured(folder::of_this_test_process()?, &name, &authority).await?;
+    let postgres =
+        Postgres::start_secured(folder::of_this_test_process()?, &name, &authority.loopback("postgres")?).await?;
     let authority = authority.pem();
     let dsn = postgres.create_database("orders").await?;
     world.put_secret("postgres-shard1", &[("dsn", &dsn), ("ca.crt", &authority)]).await?;

@@ -66,10 +66,10 @@ async fn an_authority_is_replaced_without_an_outage() -> Result<()> {
 
     let services = world.stack.services();
     for postgres in &services.postgres {
-        postgres.renew(&new)?;
+        postgres.renew(&new.loopback("postgres")?)?;
         postgres.start_again().await?;
     }
-    services.kafka.renew(&new)?;
+    services.kafka.renew(&new.loopback("kafka")?)?;
     services.kafka.start_again().await?;
     world.force_a_look(&operator).await?;
     world.wait_for("Ready", "True", "Available").await?;

@@ -324,7 +324,8 @@ async fn topics_are_left_as_long_as_their_group_has_members() -> Result<()> {
 async fn a_server_is_trusted_by_the_ca_file_beside_its_dsn_alone() -> Result<()> {
     let stack = Stack::shared().await?;
     let folder = folder::of_this_test_process()?;
-    let postgres = Postgres::start_secured(folder, "tls-postgres", &Authority::new("right")?).await?;
+    let postgres =
+        Postgres::start_secured(folder, "tls-postgres", &Authority::new("right")?.loopback("postgres")?).await?;
     let right = postgres.ca_file().context("a secured Postgres has an authority")?;
     let wrong = folder.join("wrong-authority.crt");
     std::fs::write(&wrong, Authority::new("wrong")?.pem())?;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{ADDRESS, write};
+use super::super::address::NODE_ADDRESS;
+use super::write;
 use crate::process::Launch;
 use crate::{folder, tools};
 
@@ -14,7 +15,7 @@ pub(super) fn launch(folder: &Path, files: &Path, kubeconfig: &Path) -> Result<L
     let settings = write(
         files.join("Corefile"),
         format!(
-            "{DOMAIN}:53 in-addr.arpa:53 {{\n  bind {ADDRESS}\n  errors\n  kubernetes {DOMAIN} in-addr.arpa {{\n    \
+            "{DOMAIN}:53 in-addr.arpa:53 {{\n  bind {NODE_ADDRESS}\n  errors\n  kubernetes {DOMAIN} in-addr.arpa {{\n    \
              kubeconfig {}\n    ttl 5\n  }}\n}}\n",
             kubeconfig.display()
         ),

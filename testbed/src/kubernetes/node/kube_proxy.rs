@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
+use super::super::address::{NODE, NODE_ADDRESS};
 use super::network::PODS;
-use super::{ADDRESS, NAME};
 use crate::process::Launch;
 
 pub(super) fn launch(launch: Launch, kubeconfig: &Path) -> Launch {
     launch
         .argument(format!("--kubeconfig={}", kubeconfig.display()))
-        .argument(format!("--hostname-override={NAME}"))
+        .argument(format!("--hostname-override={NODE}"))
         .argument(format!("--cluster-cidr={PODS}"))
-        .argument(format!("--nodeport-addresses={ADDRESS}/32"))
+        .argument(format!("--nodeport-addresses={NODE_ADDRESS}/32"))
         .arguments(FLAGS)
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{ADDRESS, NAME, containerd, dns, write};
+use super::super::address::{NODE, NODE_ADDRESS};
+use super::{containerd, dns, write};
 use crate::folder;
 use crate::process::Launch;
 
@@ -39,7 +40,7 @@ pub(super) fn launch(launch: Launch, settings: &Settings<'_>) -> Result<Launch> 
         // The disk is the machine's own, and how full it is, is not the pods' doing.
         "evictionHard": { "memory.available": "1Mi" },
         "imageGCHighThresholdPercent": 100,
-        "clusterDNS": [ADDRESS],
+        "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": dns::DOMAIN,
         "resolvConf": resolv_conf,
         "podLogsDir": settings.files.join("pod-logs"),
@@ -51,6 +52,6 @@ pub(super) fn launch(launch: Launch, settings: &Settings<'_>) -> Result<Launch> 
         .argument(file("kubeconfig", settings.kubeconfig))
         .argument(file("root-dir", &files.join("root")))
         .argument(file("cert-dir", &files.join("certificates")))
-        .argument(format!("--hostname-override={NAME}"))
-        .argument(format!("--node-ip={ADDRESS}")))
+        .argument(format!("--hostname-override={NODE}"))
+        .argument(format!("--node-ip={NODE_ADDRESS}")))
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 
-use super::{ADDRESS, run};
+use super::super::address::NODE_ADDRESS;
+use super::run;
 use crate::tools;
 
 /// The addresses of pods.
@@ -12,7 +13,7 @@ pub(super) const PODS: &str = "10.244.0.0/16";
 pub(super) async fn set_up() -> Result<()> {
     let ip = tools::node_program("ip")?;
     run(&ip, &["link", "set", "lo", "up"]).await?;
-    run(&ip, &["address", "replace", &format!("{ADDRESS}/32"), "dev", "lo"]).await?;
+    run(&ip, &["address", "replace", &format!("{NODE_ADDRESS}/32"), "dev", "lo"]).await?;
     // Everything that is not a pod's goes to the node itself: without any route, a Service's address would be unreachable
     // before kube-proxy could turn it into a pod's.
     run(&ip, &["route", "replace", "local", "10.96.0.0/16", "dev", "lo", "table", "main"]).await?;

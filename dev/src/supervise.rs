@@ -11,7 +11,7 @@ use super::home::Home;
 use super::receipts;
 use super::running::{Part, Running};
 use super::switch::Phase;
-use crate::Service;
+use orderflow_testbed::Service;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -121,7 +121,7 @@ async fn died(service: &dyn Service) {
 async fn bring_back_objects(running: &Running) {
     insist("receipts cannot be stored", async || running.provision().await).await;
     insist("receipts are missing, and not queued again", async || running.queue_receipts_again().await).await;
-    receipts::tell(running).await;
+    receipts::report(&running.postgres, &running.localstack).await;
 }
 
 /// Tries until it works; what is wrong is said once.

@@ -19,7 +19,7 @@ use super::receipts;
 use super::running::Running;
 use super::supervise::supervise;
 use super::{addresses, table};
-use crate::{eventually, tools};
+use orderflow_testbed::{eventually, tools};
 
 const LEFTOVERS_END: Duration = Duration::from_secs(5);
 
@@ -62,7 +62,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
     println!("{}", addresses::table(&running, &home)?);
 
     tokio::select! {
-        _ = future::join3(supervise(&running, &home), receipts::tell(&running), controls.serve(running.switches())) => {}
+        _ = future::join3(supervise(&running, &home), receipts::report(&running.postgres, &running.localstack), controls.serve(running.switches())) => {}
         () = interrupts.next() => {}
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::table::aligned;
-use crate::load::Tally;
+use orderflow_testbed::load::Tally;
 
 /// Of the accepted orders; there may be none.
 const LATENCIES: &[(&str, f64)] = &[("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];

@@ -1,21 +1,22 @@
-//! What LocalStack forgets when it stops: the receipts of orders that were kept. They are queued again, and told about until
-//! they are written.
+//! Restores the receipts that LocalStack forgets when it stops: queues them again, and prints the progress until they are
+//! written.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::running::{Running, database};
-use crate::product::{self, Environment};
-use crate::{Service, postgres};
+use super::environment::database;
+use orderflow_testbed::product::{self, Environment};
+use orderflow_testbed::{LocalStack, Postgres, Service, postgres};
 
 /// LocalStack answers about a hundred times in a second; it is asked once for each user of 100,000 orders.
 const DEADLINE: Duration = Duration::from_mins(15);
 
-const TOLD_EVERY: Duration = Duration::from_secs(3);
+const INTERVAL: Duration = Duration::from_secs(3);
 
 /// Queues again what S3 does not have.
 pub(super) async fn queue_again(folder: &Path, environment: Environment) -> Result<()> {
@@ -24,30 +25,30 @@ pub(super) async fn queue_again(folder: &Path, environment: Environment) -> Resu
     Ok(())
 }
 
-/// Says how many are written, until all are; or until S3 is gone again, which whoever starts it again begins anew.
-pub(super) async fn tell(running: &Running) {
-    if let Err(error) = tell_until_written(running).await {
-        eprintln!("how many receipts are written again cannot be told: {error:#}");
+/// Prints how many receipts are written again, until all are or S3 is down again.
+pub(super) async fn report(shards: &[Arc<Postgres>], s3: &LocalStack) {
+    if let Err(error) = report_until_written(shards, s3).await {
+        eprintln!("cannot count the receipts that are written again: {error:#}");
     }
 }
 
-async fn tell_until_written(running: &Running) -> Result<()> {
+async fn report_until_written(shards: &[Arc<Postgres>], s3: &LocalStack) -> Result<()> {
     // Ids are made in the order of time: those of later orders do not count.
     let now = Uuid::now_v7();
-    let total = waiting(running, now).await?;
+    let total = waiting(shards, now).await?;
     let mut left = total;
-    while left > 0 && running.localstack.is_running() {
-        sleep(TOLD_EVERY).await;
-        left = waiting(running, now).await?;
+    while left > 0 && s3.is_running() {
+        sleep(INTERVAL).await;
+        left = waiting(shards, now).await?;
         eprintln!("receipts that S3 forgot: {} of {total} written again", total - left.min(total));
     }
     Ok(())
 }
 
-async fn waiting(running: &Running, before: Uuid) -> Result<i64> {
+async fn waiting(shards: &[Arc<Postgres>], before: Uuid) -> Result<i64> {
     const COUNT: &str = "SELECT count(*) FROM receipt_jobs WHERE order_id < $1";
     let mut waiting = 0;
-    for (number, postgres) in (1..).zip(&running.postgres) {
+    for (number, postgres) in (1..).zip(shards) {
         let mut connection = postgres::connect(&postgres.dsn(&database(number))).await?;
         let of_shard: i64 = sqlx::query_scalar(COUNT).bind(before).fetch_one(&mut connection).await?;
         waiting += of_shard;

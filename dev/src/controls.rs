@@ -122,7 +122,7 @@ mod tests {
     use reqwest::Method;
 
     use super::*;
-    use crate::http;
+    use orderflow_testbed::http;
 
     /// Controls of two parts that do not exist, for pages of port 8080.
     async fn served() -> Result<(String, [Arc<Switch>; 2])> {

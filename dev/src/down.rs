@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::home::{self, Claim, Home, Location};
-use crate::wait::eventually;
+use orderflow_testbed::wait::eventually;
 
 /// Six processes with 20 s of grace each, should all of them hang.
 const STOP_DEADLINE: Duration = Duration::from_secs(150);

@@ -1,6 +1,7 @@
-//! `orderflow-dev`: everything OrderFlow needs, and OrderFlow, on one machine without containers.
+//! `orderflow-dev`: runs OrderFlow and its backing services on one machine, without containers.
 //!
-//! `up` starts and supervises it, `status` says what runs, `down` stops it and removes its data, `load` sends orders.
+//! `up` starts and supervises everything, `status` shows what runs, `down` stops it and removes its data, `load` sends
+//! orders.
 
 use std::process::ExitCode;
 
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod addresses;
 mod controls;
 mod down;
+mod environment;
 mod home;
 mod interrupt;
 mod load;
@@ -27,7 +29,7 @@ mod up;
 /// OrderFlow on this machine: two Postgres, Kafka, S3, a producer and a consumer, on loopback.
 #[derive(Debug, Parser)]
 #[command(name = "orderflow-dev", version, max_term_width = 120)]
-pub struct Arguments {
+struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -44,8 +46,18 @@ enum Command {
     Load(load::Options),
 }
 
-/// Does what was asked for.
-pub async fn run(arguments: Arguments) -> Result<ExitCode> {
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("orderflow-dev: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::Up(options) => up::run(options).await,
         Command::Status(options) => status::run(&options).await,

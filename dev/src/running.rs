@@ -11,18 +11,14 @@ use anyhow::Result;
 use futures_util::FutureExt;
 
 use super::controls;
+use super::environment::{database, environment};
 use super::ports::Ports;
 use super::progress::Progress;
 use super::receipts;
 use super::state::{Entry, Probe, State};
 use super::switch::Switch;
-use crate::product::Environment;
-use crate::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, localstack, provision};
-
-pub(super) const TOPIC: &str = "orders";
-pub(super) const BUCKET: &str = "order-receipts";
-const GROUP: &str = "order-consumer-group";
-const OWNER: &str = "local/orderflow";
+use orderflow_testbed::product::Environment;
+use orderflow_testbed::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, provision};
 
 /// All it needs is up; what is left is its own first round.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
@@ -177,11 +173,6 @@ impl Running {
     }
 }
 
-/// The database of a shard.
-pub(super) fn database(shard: usize) -> String {
-    format!("orders_shard{shard}")
-}
-
 /// In the order in which the controls show them.
 fn switches() -> [Arc<Switch>; 5] {
     [
@@ -210,23 +201,4 @@ fn switches() -> [Arc<Switch>; 5] {
 fn entry(service: &dyn Service, switch: Option<&Arc<Switch>>, address: &str, probe: Probe) -> Entry {
     let switched_off = switch.is_some_and(|switch| !switch.is_wanted());
     Entry { name: service.name().to_owned(), pid: service.pid(), address: address.to_owned(), switched_off, probe }
-}
-
-fn environment(kafka: &Kafka, localstack: &LocalStack, dsn1: String, dsn2: String) -> Environment {
-    [
-        ("OWNER", OWNER.to_owned()),
-        ("KAFKA_BROKERS", kafka.bootstrap()),
-        ("KAFKA_TOPIC", TOPIC.to_owned()),
-        ("KAFKA_GROUP_ID", GROUP.to_owned()),
-        ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
-        ("PG_SHARD1_DSN", dsn1),
-        ("PG_SHARD2_DSN", dsn2),
-        ("S3_ENDPOINT", localstack.endpoint()),
-        ("S3_BUCKET", BUCKET.to_owned()),
-        ("AWS_REGION", localstack::REGION.to_owned()),
-        ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID.to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", localstack::SECRET_ACCESS_KEY.to_owned()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::port;
+use orderflow_testbed::port;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Ports (all on 127.0.0.1)")]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::{kafka, localstack, postgres, product};
+use orderflow_testbed::{kafka, localstack, postgres, product};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct State {

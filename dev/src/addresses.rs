@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::environment::{BUCKET, TOPIC, database};
 use super::home::Home;
-use super::running::{Addresses, BUCKET, Running, TOPIC, database};
+use super::running::{Addresses, Running};
 use super::table::aligned;
-use crate::{localstack, tools};
+use orderflow_testbed::{localstack, tools};
 
 /// The table, with what is kept and how to stop below it.
 pub(super) fn table(running: &Running, home: &Home) -> Result<String> {

@@ -9,7 +9,7 @@ use hyper::Uri;
 use tokio::time::{MissedTickBehavior, interval_at};
 
 use super::interrupt::Interrupts;
-use crate::load::{Load, Orders, Plan, Tally};
+use orderflow_testbed::load::{Load, Orders, Plan, Tally};
 
 mod display;
 

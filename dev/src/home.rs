@@ -11,7 +11,7 @@ use clap::Args;
 use nix::unistd::geteuid;
 
 use super::state::State;
-use crate::folder;
+use orderflow_testbed::folder;
 
 /// Its presence says that the folder is ours; its content is the pid of the last `up`; its lock says that it runs.
 const LOCK: &str = "orderflow-dev.lock";
