@@ -17,12 +17,12 @@ use orderflow_core::Topics;
 use rdkafka::ClientConfig;
 
 use crate::Adopt;
-use cluster::{Cluster, Shape};
+use cluster::Cluster;
 pub use error::Error;
 pub use group::belongs_to;
 pub use note::Keeping;
 use owner::Ledger;
-use plan::Plan;
+use plan::{Plan, Shape};
 
 /// How long events, notifications and dead letters are kept at least: 30 days, so that a consumer may stand still for a
 /// holiday and its repair.

@@ -5,7 +5,7 @@ use orderflow_core::{Money, ProductName, Quantity, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Shared, problem::Problem};
+use super::{app::Shared, problem::Problem};
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Config {

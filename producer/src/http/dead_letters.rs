@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    Shared, body,
+    app::Shared,
+    body,
     connection::Peer,
     parameter::{DeadLetterParameters, whole},
     problem::Problem,

@@ -14,7 +14,7 @@ use orderflow_service::prometheus::metrics::gauge::Gauge;
 use utoipa::ToSchema;
 
 use super::{
-    Shared,
+    app::Shared,
     connection::{Connection, Peer},
     problem::Problem,
 };

@@ -9,17 +9,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, Exposure, Shared,
+    app::{App, Exposure, Shared},
     connection::Peer,
     cursor::Cursor,
     parameter::{IdOfPath, ListParameters, OrderParameters, whole},
     problem::Problem,
+    progress,
     view::{OrderView, receipt_status},
 };
-use crate::{
-    progress,
-    shard::{Position, ReadError, Shard, StoredOrder},
-};
+use crate::shard::{Position, ReadError, Shard, StoredOrder};
 
 const DEFAULT_LIMIT: i64 = 50;
 const MAX_LIMIT: i64 = 500;

@@ -13,7 +13,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Shared, body,
+    app::Shared,
+    body,
     connection::Peer,
     problem::Problem,
     view::{OrderView, PENDING},

@@ -13,7 +13,8 @@ use orderflow_service::s3;
 use tokio::time::timeout;
 
 use super::{
-    Shared, orders,
+    app::Shared,
+    orders,
     parameter::IdOfPath,
     problem::Problem,
     view::{MISSING, PENDING},

@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Shared, problem::Problem};
+use super::{app::Shared, problem::Problem};
 use crate::stats::{self, Snapshot};
 
 #[derive(Serialize, ToSchema)]

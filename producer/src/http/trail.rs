@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, Shared,
+    app::{App, Shared},
     connection::Peer,
     orders,
     parameter::IdOfPath,

@@ -14,7 +14,7 @@ use rdkafka::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::session::OutboxRow;
+use super::outbox::OutboxRow;
 
 /// Longest time for reading the last record.
 const TIMEOUT: Duration = Duration::from_secs(10);

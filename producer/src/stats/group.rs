@@ -15,10 +15,7 @@ use rdkafka::{
 };
 
 use super::snapshot::{Consumer, Partition};
-use crate::{
-    kafka_reader::{Asked, Reader},
-    progress::Unhandled,
-};
+use crate::kafka_reader::{Asked, Reader};
 
 /// Offsets over which events are told from the ends of transactions, which have offsets too: a group that has read
 /// everything is one of those behind. Above it the difference does not matter.
@@ -46,6 +43,19 @@ struct Found {
     ids: HashSet<OrderId>,
     /// The time of publication of the first event.
     first_at: Option<Timestamp>,
+}
+
+/// The events of a partition that the consumer group had not handled when Kafka was queried.
+#[derive(Clone, Debug, Default)]
+pub struct Unhandled {
+    /// Orders of the first unhandled events.
+    pub ids: HashSet<OrderId>,
+    /// True if `ids` has all unhandled events.
+    pub is_complete: bool,
+    /// An order that was accepted after this moment was published after the first unhandled event.
+    pub since: Option<Timestamp>,
+    /// By shard: the moment up to which the events of all accepted orders are handled.
+    pub handled_through: Vec<Option<Timestamp>>,
 }
 
 /// The progress of the consumer group in one partition.

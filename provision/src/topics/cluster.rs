@@ -13,7 +13,10 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 
-use super::{Error, plan::Plan};
+use super::{
+    Error,
+    plan::{Plan, Shape},
+};
 
 /// Longest wait for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,16 +35,6 @@ pub(super) struct Cluster {
 
 /// Empty only while it is dropped.
 struct Client(Option<AdminClient<Quiet>>);
-
-/// A topic as the metadata show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub partitions: i32,
-    /// Of the partition that has the fewest.
-    pub replicas: i32,
-    /// Every partition has a leader.
-    pub led: bool,
-}
 
 impl Cluster {
     pub(super) fn connect(config: &ClientConfig) -> Result<Self, Error> {

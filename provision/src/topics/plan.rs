@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Difference, Error, Wanted, cluster::Shape};
+use super::{Difference, Error, Wanted};
 
 /// How one topic is made, and judged when it exists.
 #[derive(Clone, Debug)]
@@ -12,6 +12,16 @@ pub(super) struct Plan {
     pub replication_factor: Option<i32>,
     pub settings: Vec<Setting>,
     count: Count,
+}
+
+/// A topic as the metadata show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub partitions: i32,
+    /// The least number of replicas of a partition.
+    pub replicas: i32,
+    /// Whether every partition has a leader.
+    pub led: bool,
 }
 
 #[derive(Clone, Debug)]

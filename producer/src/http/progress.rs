@@ -2,17 +2,17 @@
 //! was published, and the offsets of the consumer group whether it was notified. That takes one more query to each shard
 //! and one shared query to Kafka, whatever the number of orders. A state that is not certain is unknown.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use futures_util::future::join_all;
 use orderflow_core::{OrderId, Timestamp, partition};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::app::App;
 use crate::{
-    http::App,
     shard::{Announcements, Shard, StoredOrder},
-    stats::GroupLook,
+    stats::{GroupLook, Unhandled},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,17 +112,4 @@ fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> NotifiedS
     } else {
         NotifiedState::Unknown
     }
-}
-
-/// The events of a partition that the consumer group had not handled when Kafka was queried.
-#[derive(Clone, Debug, Default)]
-pub struct Unhandled {
-    /// Orders of the first unhandled events.
-    pub ids: HashSet<OrderId>,
-    /// True if `ids` has all unhandled events.
-    pub is_complete: bool,
-    /// An order that was accepted after this moment was published after the first unhandled event.
-    pub since: Option<Timestamp>,
-    /// By shard: the moment up to which the events of all accepted orders are handled.
-    pub handled_through: Vec<Option<Timestamp>>,
 }
