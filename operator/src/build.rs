@@ -35,7 +35,7 @@ pub use producer::internal_name;
 
 use crate::{
     crd::OrderFlow,
-    reconcile::validate::{Identity, Pipeline, Pods},
+    pipeline::{Identity, Pipeline, Pods},
 };
 
 /// The label that all children carry with the value [`MANAGED_BY`]: what a watch of them selects by.

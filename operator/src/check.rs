@@ -8,8 +8,8 @@ use k8s_openapi::{
 use kube::{Api, Client, api::PostParams, core::Resource};
 
 use crate::{
-    context::{cluster, explain},
     crd::OrderFlow,
+    kubernetes::{cluster, explain},
     lease,
     permissions::{self, Permission},
     settings::{Cluster, Scope},

@@ -6,7 +6,7 @@ mod spec;
 mod status;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::CustomResourceExt;
+use kube::{CustomResourceExt, ResourceExt};
 
 pub use spec::*;
 pub use status::*;
@@ -22,6 +22,11 @@ pub const ADOPT: &str = "orderflow.dev/adopt";
 
 /// Keeps a resource with `deletionPolicy: Delete` until what it made is removed.
 pub const FINALIZER: &str = "orderflow.dev/cleanup";
+
+/// Returns whether an annotation, such as [`PAUSED`], is `true`.
+pub fn is_set(flow: &impl ResourceExt, annotation: &str) -> bool {
+    flow.annotations().get(annotation).is_some_and(|value| value == "true")
+}
 
 /// The definition as it is installed.
 pub fn definition() -> CustomResourceDefinition {

@@ -18,7 +18,7 @@ use orderflow_service::Dependency;
 use tokio::time::{Instant, error::Elapsed, sleep, timeout};
 
 use crate::{
-    context::{explain, is_conflict, is_gone},
+    kubernetes::{explain, is_conflict, is_gone},
     metrics::Pulse,
 };
 
@@ -105,7 +105,7 @@ impl Candidate {
 
     /// Renews the Lease for as long as that works, and says why it no longer did: another wrote it, or it could not be
     /// renewed in time. Whoever led must then end at once.
-    pub async fn keep(&self) -> anyhow::Error {
+    pub async fn renew(&self) -> anyhow::Error {
         let mut renewed = Instant::now();
         let patience = self.patience();
         loop {
@@ -113,11 +113,11 @@ impl Candidate {
             self.pulse.beat();
             let left = patience.saturating_sub(renewed.elapsed());
             let began = Instant::now();
-            let answer = timeout(left, self.renew()).await;
+            let answer = timeout(left, self.renew_once()).await;
             self.heard(&answer);
             match answer {
                 Ok(Ok(true)) => renewed = began,
-                Ok(Ok(false)) => return anyhow::anyhow!("the Lease {} was taken by another", self.name),
+                Ok(Ok(false)) => return anyhow::anyhow!("the Lease {} was taken by another process", self.name),
                 Ok(Err(_)) | Err(_) => {}
             }
             if renewed.elapsed() >= patience {
@@ -172,7 +172,7 @@ impl Candidate {
     }
 
     /// False if it is another's.
-    async fn renew(&self) -> Result<bool, kube::Error> {
+    async fn renew_once(&self) -> Result<bool, kube::Error> {
         let lease = match self.api.get(&self.name).await {
             // Somebody removed it; another may have it in an instant.
             Err(error) if is_gone(&error) => return Ok(false),

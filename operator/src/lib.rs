@@ -7,16 +7,17 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+pub mod cache;
 pub mod check;
 pub mod condition;
-pub mod context;
 pub mod controller;
 pub mod crd;
+pub mod kubernetes;
 pub mod lease;
-pub mod memory;
 pub mod metrics;
 pub mod own_buckets;
 pub mod permissions;
+pub mod pipeline;
 pub mod reconcile;
 pub mod reference;
 pub mod release;

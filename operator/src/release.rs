@@ -17,8 +17,8 @@ use orderflow_service::{Dependencies, Need};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    context::{cluster, explain, is_conflict, is_forbidden, is_gone},
     crd::OrderFlow,
+    kubernetes::{cluster, explain, is_conflict, is_forbidden, is_gone},
     lease::{self, Candidate},
     metrics::Pulse,
     reconcile::finalizer,
@@ -68,7 +68,7 @@ pub async fn run(settings: &Release) -> anyhow::Result<()> {
         flows.release().await
     };
     tokio::select! {
-        lost = candidate.keep() => Err(lost),
+        lost = candidate.renew() => Err(lost),
         released = work => released,
     }
 }

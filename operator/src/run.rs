@@ -10,13 +10,13 @@ use orderflow_service::{
 
 use crate::{
     build::config_hash::Key,
-    context::{self, Context},
-    controller::{self, Live, Queue, watch},
+    cache::Stores,
+    controller::{self, Queue, watch},
+    kubernetes,
     lease::Candidate,
-    memory::Memories,
     metrics::{LONGEST_SILENCE, Metrics, Pulse},
     own_buckets::OwnBuckets,
-    reconcile::{backends::Backends, key},
+    reconcile::{backends::Backends, context::Context, key, resource_state::ResourceStates},
     settings::Run,
 };
 
@@ -74,7 +74,7 @@ async fn lead(
     pulse: &Pulse,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = context::cluster().await?;
+    let config = kubernetes::cluster().await?;
     let (own, scope) =
         (settings.cluster.own_namespace(&config.default_namespace), settings.cluster.scope(&config.default_namespace));
     let backends = settings.backends(&config);
@@ -101,12 +101,12 @@ async fn lead(
     let work = async {
         let queue = Queue::default();
         let key = key::read_or_make(&client, &own, &settings.cluster.lease_name).await?;
-        let live = watch::start(&client, &scope, &queue, dependencies, watching);
-        control(settings, client.clone(), backends, live, queue, identity, key, metrics.clone(), stop.clone()).await;
+        let stores = watch::start(&client, &scope, &queue, dependencies, watching);
+        control(settings, client.clone(), backends, stores, queue, identity, key, metrics.clone(), stop.clone()).await;
         anyhow::Ok(())
     };
     let result = tokio::select! {
-        lost = candidate.keep() => Err(lost),
+        lost = candidate.renew() => Err(lost),
         result = work => result,
     };
     metrics.leader.set(0);
@@ -121,7 +121,7 @@ async fn control(
     settings: &Run,
     client: Client,
     backends: Backends,
-    live: Live,
+    stores: Stores,
     queue: Queue,
     identity: String,
     key: Key,
@@ -131,8 +131,8 @@ async fn control(
     let context = Context {
         client,
         s3: s3::http(),
-        live,
-        memories: Memories::default(),
+        stores,
+        states: ResourceStates::default(),
         metrics,
         images: settings.images(),
         own_buckets: OwnBuckets::new(settings.bucket_pattern.clone()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use orderflow_service::{admin, secret::Secrets, telemetry};
 
-use crate::reconcile::{backends::Backends, validate::Images};
+use crate::{pipeline::Images, reconcile::backends::Backends};
 
 /// Makes and keeps a whole order pipeline from one OrderFlow resource.
 ///

@@ -4,7 +4,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::reconcile::validate::Pipeline;
+use crate::pipeline::Pipeline;
 
 /// The operator's own secret. Not to be shown, hence no `Debug`.
 pub struct Key(Vec<u8>);

@@ -5,7 +5,7 @@ use super::{
     Component, ConsumerChildren, config_hash, environment, network_policy,
     pod::{self, METRICS, METRICS_PORT, Program},
 };
-use crate::reconcile::validate::Pipeline;
+use crate::pipeline::Pipeline;
 
 const CONSUMER: Component = Component::Consumer;
 
@@ -47,5 +47,13 @@ mod tests {
         for (name, value) in [("KAFKA_GROUP_ID", "mailers"), ("LOG_NOTIFICATIONS", "true")] {
             assert!(environment.contains(&json!({"name": name, "value": value})), "{environment:?}");
         }
+    }
+
+    #[test]
+    fn a_consumer_logs_no_notifications_unless_the_spec_asks_for_it() {
+        let spec = fixture::build(&fixture::pipeline(&json!({}))).consumer.deployment.spec.unwrap();
+        let container = serde_json::to_value(&spec.template.spec.unwrap().containers[0]).unwrap();
+        let environment = container["env"].as_array().unwrap();
+        assert!(environment.contains(&json!({"name": "LOG_NOTIFICATIONS", "value": "false"})), "{environment:?}");
     }
 }

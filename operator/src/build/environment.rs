@@ -12,7 +12,7 @@ use orderflow_service::postgres;
 use super::pod::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT};
 use crate::{
     crd::SecretKey,
-    reconcile::validate::{Bucket, Pipeline, Shard, Topic, Username},
+    pipeline::{Bucket, Pipeline, Shard, Topic, Username},
 };
 
 /// Where files from Secrets are, each in a folder of its own.
@@ -49,9 +49,8 @@ pub fn of_consumer(pipeline: &Pipeline) -> Environment {
     environment.every_program();
     environment.kafka(&pipeline.topic);
     environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
-    if pipeline.consumer.log_notifications {
-        environment.value("LOG_NOTIFICATIONS", &true);
-    }
+    // Said even where it is off: older images, which a spec can pin, log notifications unless it is.
+    environment.value("LOG_NOTIFICATIONS", &pipeline.consumer.log_notifications);
     // No two live pods share a name, and a container that is started again keeps its pod's: it settles the transaction
     // that it left open at once.
     environment.field("INSTANCE", "metadata.name");

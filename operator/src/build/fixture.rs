@@ -7,12 +7,8 @@ use super::{Children, ConsumerChildren, ProducerChildren, config_hash};
 use crate::{
     condition::Problem,
     crd::OrderFlowSpec,
-    reconcile::{
-        adoption::Adoption,
-        backends::Backends,
-        dereference::Secrets,
-        validate::{self, Identity, Images, Pipeline},
-    },
+    pipeline::{Adoption, Identity, Images, Pipeline},
+    reconcile::{backends::Backends, dereference::Secrets, validate},
 };
 
 /// All Secrets that the specs here name: name, key, value.

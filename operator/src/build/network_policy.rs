@@ -27,7 +27,7 @@ use super::{
     Component,
     pod::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT},
 };
-use crate::reconcile::validate::{Peers, Pipeline};
+use crate::pipeline::{Peers, Pipeline};
 
 const DNS_PORT: u16 = 53;
 const HTTPS_PORT: u16 = 443;

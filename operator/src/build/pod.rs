@@ -16,7 +16,7 @@ use k8s_openapi::{
 use orderflow_service::shutdown;
 
 use super::{Component, environment::Environment};
-use crate::reconcile::validate::{Identity, Pods};
+use crate::pipeline::{Identity, Pods};
 
 /// What clients need of the API.
 pub const HTTP_PORT: u16 = 8080;

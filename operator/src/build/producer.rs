@@ -17,7 +17,7 @@ use super::{
     Component, ProducerChildren, config_hash, environment, network_policy,
     pod::{self, HTTP, HTTP_PORT, INTERNAL, INTERNAL_PORT, METRICS, METRICS_PORT, Program},
 };
-use crate::reconcile::validate::{Identity, Pipeline, Scale};
+use crate::pipeline::{Identity, Pipeline, Scale};
 
 const PRODUCER: Component = Component::Producer;
 

@@ -12,7 +12,7 @@ use kube::runtime::{controller::ReconcileRequest, reflector::ObjectRef};
 use orderflow_service::shutdown::CancellationToken;
 use tokio::sync::Notify;
 
-use super::Flow;
+use crate::cache::Flow;
 
 /// Cheap to clone; clones share.
 #[derive(Clone, Default)]

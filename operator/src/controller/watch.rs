@@ -11,19 +11,12 @@ use std::{
 use futures_util::StreamExt;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{
-        apps::v1::Deployment,
-        autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{Secret, Service, ServiceAccount},
-        networking::v1::NetworkPolicy,
-        policy::v1::PodDisruptionBudget,
-    },
+    api::{apps::v1::Deployment, core::v1::Secret},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::ObjectMeta,
-    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt, reflector,
         reflector::{ObjectRef, Store},
@@ -33,33 +26,20 @@ use kube::{
 use orderflow_service::{Dependencies, Dependency, Need, Stage};
 use serde::de::DeserializeOwned;
 
-use super::{
-    Queue,
-    kept::{fingerprint_of_ours, hash, trim, trim_child, trim_deployment},
+use super::Queue;
+use crate::{
+    build,
+    cache::{
+        Flow, Metadata, Stores,
+        trim::{fingerprint_of_ours, hash, trim, trim_child, trim_deployment},
+    },
+    kubernetes,
+    reconcile::dereference,
+    settings::Scope,
 };
-use crate::{build, crd::OrderFlow, reconcile::dereference, settings::Scope};
-
-/// An OrderFlow, or why it cannot be read: one that cannot must not hide the others.
-pub type Flow = DeserializeGuard<OrderFlow>;
-
-/// Of the kinds of which only this is looked at.
-pub type Metadata<K> = PartialObjectMeta<K>;
-
-/// What is live, as of the latest events.
-#[derive(Clone)]
-pub struct Live {
-    pub flows: Store<Flow>,
-    pub deployments: Store<Deployment>,
-    pub services: Store<Metadata<Service>>,
-    pub service_accounts: Store<Metadata<ServiceAccount>>,
-    pub disruption_budgets: Store<Metadata<PodDisruptionBudget>>,
-    pub autoscalers: Store<Metadata<HorizontalPodAutoscaler>>,
-    pub network_policies: Store<Metadata<NetworkPolicy>>,
-    secrets: Store<Metadata<Secret>>,
-}
 
 /// Starts the watches as tasks of `stage`. Each is a dependency, which is up once the watch has listed its objects.
-pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, stage: &Stage) -> Live {
+pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, stage: &Stage) -> Stores {
     let watches = Watches { client, scope, queue, dependencies, stage };
     // What is listed is in memory whole until it is trimmed, page by page.
     let all = watcher::Config::default().page_size(50);
@@ -69,7 +49,7 @@ pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Depen
         let flows = flows.clone();
         move |meta: &ObjectMeta| flows_that_name(&flows, meta)
     };
-    Live {
+    Stores {
         deployments: watches.start("deployments", children.clone(), trim_deployment, deployment_fingerprint, owners),
         services: watches.start("services", children.clone(), trim_child, child_fingerprint, owners),
         service_accounts: watches.start("serviceaccounts", children.clone(), trim_child, child_fingerprint, owners),
@@ -84,23 +64,6 @@ pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Depen
         network_policies: watches.start("networkpolicies", children, trim_child, child_fingerprint, owners),
         secrets: watches.start("secrets", all, trim, secret_fingerprint, named_by),
         flows,
-    }
-}
-
-impl Live {
-    /// Waits until everything that is there is known; a child that is only not known yet would look like a missing one.
-    pub async fn wait_until_listed(&self) {
-        // An error means that the watch has ended, and it ends only with the process.
-        let _ = tokio::join!(
-            self.flows.wait_until_ready(),
-            self.deployments.wait_until_ready(),
-            self.services.wait_until_ready(),
-            self.service_accounts.wait_until_ready(),
-            self.disruption_budgets.wait_until_ready(),
-            self.autoscalers.wait_until_ready(),
-            self.network_policies.wait_until_ready(),
-            self.secrets.wait_until_ready(),
-        );
     }
 }
 
@@ -292,7 +255,7 @@ fn explain(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => crate::context::explain(error),
+        | watcher::Error::WatchFailed(error) => kubernetes::explain(error),
         watcher::Error::WatchError(status) => status.message.clone(),
         other @ watcher::Error::NoResourceVersion => other.to_string(),
     }
@@ -300,11 +263,12 @@ fn explain(error: &watcher::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Service;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
     use serde_json::json;
 
     use super::*;
-    use crate::context::FIELD_MANAGER;
+    use crate::kubernetes::FIELD_MANAGER;
 
     fn child(manager: &str, fields: serde_json::Value) -> Metadata<Service> {
         let entry = ManagedFieldsEntry {

@@ -16,15 +16,16 @@ use orderflow_service::failpoint;
 use serde_json::json;
 
 use super::{
-    validate::{Identity, Part, Pipeline, Scale},
+    context::Context,
+    resource_state::{Applied, ResourceState, Version},
     workload::{Availability, Gate, Gates, Workloads, availability, not_made},
 };
 use crate::{
     build::{Children, ConsumerChildren, ProducerChildren},
+    cache::trim::{fingerprint_of_ours, hash},
     condition::{Problem, Reason},
-    context::{Context, FIELD_MANAGER, as_operator, explain, is_conflict, is_gone},
-    controller::kept::{fingerprint_of_ours, hash},
-    memory::{Applied, Memory, Version},
+    kubernetes::{FIELD_MANAGER, as_operator, explain, is_conflict, is_gone},
+    pipeline::{Identity, Part, Pipeline, Scale},
 };
 use child::Child;
 
@@ -37,9 +38,9 @@ pub async fn apply(
     pipeline: &Pipeline,
     children: Children,
     gates: &Gates,
-    memory: &mut Memory,
+    state: &mut ResourceState,
 ) -> Workloads {
-    let mut applier = Applier { context, identity: &pipeline.identity, memory };
+    let mut applier = Applier { context, identity: &pipeline.identity, state };
     let Children { producer, consumer } = children;
     Workloads {
         producer: applier.producer(producer, pipeline.producer.scale, &gates.producer).await,
@@ -58,7 +59,7 @@ enum Entered {
 struct Applier<'a> {
     context: &'a Context,
     identity: &'a Identity,
-    memory: &'a mut Memory,
+    state: &'a mut ResourceState,
 }
 
 impl Applier<'_> {
@@ -78,22 +79,22 @@ impl Applier<'_> {
             Entered::Yes { exists } => exists,
             Entered::No(availability) => return Ok(availability),
         };
-        self.keep_or_remove(&name, network_policy).await?;
-        self.keep(service_account).await?;
-        self.keep(service).await?;
-        self.keep(disruption_budget).await?;
+        self.apply_or_remove(&name, network_policy).await?;
+        self.apply(service_account).await?;
+        self.apply(service).await?;
+        self.apply(disruption_budget).await?;
         // Before the Deployment is told how many pods there are, nobody else may do so any more.
         if autoscaler.is_none() {
-            self.keep_or_remove(&name, None::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>).await?;
+            self.apply_or_remove(&name, None::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>).await?;
         }
         let least = match scale {
             Scale::Fixed(_) => None,
             Scale::Automatic { min, .. } => Some(min),
         };
         let availability = self.deployment(deployment, least, exists).await?;
-        self.keep_or_remove(&name, autoscaler).await?;
+        self.apply_or_remove(&name, autoscaler).await?;
         // The last: somebody's own Service of that name must not hold up a rollout.
-        self.keep(internal_service).await?;
+        self.apply(internal_service).await?;
         Ok(availability)
     }
 
@@ -104,9 +105,9 @@ impl Applier<'_> {
             Entered::Yes { exists } => exists,
             Entered::No(availability) => return Ok(availability),
         };
-        self.keep_or_remove(&name, network_policy).await?;
-        self.keep(service_account).await?;
-        self.keep(disruption_budget).await?;
+        self.apply_or_remove(&name, network_policy).await?;
+        self.apply(service_account).await?;
+        self.apply(disruption_budget).await?;
         self.deployment(deployment, None, exists).await
     }
 
@@ -127,7 +128,7 @@ impl Applier<'_> {
         if let Some(least) = least {
             self.hand_over_replicas(&wanted, least, exists).await?;
         }
-        self.keep(wanted).await?;
+        self.apply(wanted).await?;
         self.availability(&name)
     }
 
@@ -137,20 +138,20 @@ impl Applier<'_> {
             reason: Reason::Progressing,
             message: "the change is not acted on yet".to_owned(),
         };
-        match self.context.live.deployments.get(&super::child(self.identity, name)) {
+        match self.context.stores.deployments.get(&self.identity.child(name)) {
             Some(live) if !self.is_outdated::<Deployment>(name, &live.metadata) => availability(&live),
             _ => Ok(not_seen),
         }
     }
 
-    async fn keep_or_remove<K: Child>(&mut self, name: &str, wanted: Option<K>) -> Part<()> {
+    async fn apply_or_remove<K: Child>(&mut self, name: &str, wanted: Option<K>) -> Part<()> {
         match wanted {
-            Some(wanted) => self.keep(wanted).await,
+            Some(wanted) => self.apply(wanted).await,
             None => self.remove::<K>(name).await,
         }
     }
 
-    async fn keep<K: Child>(&mut self, mut wanted: K) -> Part<()> {
+    async fn apply<K: Child>(&mut self, mut wanted: K) -> Part<()> {
         let name = wanted.name_any();
         let live = self.find::<K>(&name).await?;
         let wanted_hash = hash(&serde_json::to_string(&wanted).unwrap_or_default());
@@ -172,20 +173,20 @@ impl Applier<'_> {
             ours: fingerprint_of_ours(applied.meta()),
             version: Version::of(applied.meta()),
         };
-        self.memory.applied.insert((K::KIND, name), applied);
+        self.state.applied.insert((K::KIND, name), applied);
         Ok(())
     }
 
     /// Nothing else is wanted than was applied last, and nobody changed it since.
     fn is_settled<K: Child>(&self, name: &str, live: &ObjectMeta, wanted: u64) -> bool {
-        self.memory.applied.get(&(K::KIND, name.to_owned())).is_some_and(|applied| {
+        self.state.applied.get(&(K::KIND, name.to_owned())).is_some_and(|applied| {
             applied.wanted == wanted && (applied.ours == fingerprint_of_ours(live) || self.is_outdated::<K>(name, live))
         })
     }
 
     /// The watch has not told of our own last write yet.
     fn is_outdated<K: Child>(&self, name: &str, live: &ObjectMeta) -> bool {
-        let applied = self.memory.applied.get(&(K::KIND, name.to_owned()));
+        let applied = self.state.applied.get(&(K::KIND, name.to_owned()));
         applied.is_some_and(|applied| Version::of(live) < applied.version)
     }
 
@@ -247,7 +248,7 @@ impl Applier<'_> {
 
     /// The live child, if it exists and is ours. What the watch does not know is asked for: it sees only what has our label.
     async fn find<K: Child>(&self, name: &str) -> Part<Option<ObjectMeta>> {
-        let live = match K::live(&self.context.live, self.identity, name) {
+        let live = match K::find(&self.context.stores, self.identity, name) {
             Some(live) => Some(live),
             None => {
                 let found = self.api::<PartialObjectMeta<K>>().get_opt(name).await;
@@ -265,8 +266,8 @@ impl Applier<'_> {
 
     /// Only what the watch knows: an object that is not ours is of no account here.
     async fn remove<K: Child>(&mut self, name: &str) -> Part<()> {
-        self.memory.applied.remove(&(K::KIND, name.to_owned()));
-        let Some(live) = K::live(&self.context.live, self.identity, name) else { return Ok(()) };
+        self.state.applied.remove(&(K::KIND, name.to_owned()));
+        let Some(live) = K::find(&self.context.stores, self.identity, name) else { return Ok(()) };
         if !is_ours(&live, &self.identity.uid) || live.deletion_timestamp.is_some() {
             return Ok(());
         }

@@ -7,11 +7,11 @@ use std::{net::IpAddr, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
 
-use super::{
-    dereference::place,
-    validate::{Bucket, Part, Shard, Topic},
+use super::dereference::place;
+use crate::{
+    condition::{Problem, Reason},
+    pipeline::{Bucket, Part, Shard, Topic},
 };
-use crate::condition::{Problem, Reason};
 
 /// Longest wait for a name. Without an answer nothing is refused: the connection fails by itself.
 const RESOLUTION: Duration = Duration::from_secs(5);

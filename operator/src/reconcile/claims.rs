@@ -7,29 +7,33 @@ use std::collections::BTreeSet;
 use kube::ResourceExt;
 use orderflow_core::Topics;
 
-use crate::{controller::Live, crd::OrderFlow};
+use crate::{cache::Stores, crd::OrderFlow, pipeline::Topic};
 
-/// How a status says that a resource has its topics.
-pub fn key(flow: &OrderFlow) -> String {
-    let brokers: BTreeSet<String> = flow.spec.topic.bootstrap_servers.split(',').map(str::to_lowercase).collect();
-    let brokers: Vec<String> = brokers.into_iter().collect();
-    format!("{}@{}", flow.spec.topic.name, brokers.join(","))
+/// Returns the text by which a status records that a resource has its topics: NAME@BROKERS.
+pub fn key(topic: &Topic) -> String {
+    key_of(&topic.names.orders, &topic.brokers)
 }
 
-/// Another that comes before `flow`, if there is one: `<namespace>/<name>`. `cluster` is the id of the Kafka cluster that
-/// `flow` wants its topics in, if it is known.
-pub fn rival(live: &Live, flow: &OrderFlow, cluster: Option<&str>) -> Option<String> {
-    let flows = live.flows.state();
+fn key_of(name: &str, brokers: &str) -> String {
+    let brokers: BTreeSet<String> = brokers.split(',').map(str::to_lowercase).collect();
+    let brokers: Vec<String> = brokers.into_iter().collect();
+    format!("{name}@{}", brokers.join(","))
+}
+
+/// Returns another resource, `<namespace>/<name>`, that has the `topic` of `flow` or comes before `flow`. `cluster` is the id
+/// of the topic's Kafka cluster, if it is known. Other resources are compared by their specs, which may be invalid.
+pub fn rival(stores: &Stores, flow: &OrderFlow, topic: &Topic, cluster: Option<&str>) -> Option<String> {
+    let flows = stores.flows.state();
     let others = flows.iter().filter_map(|other| other.0.as_ref().ok());
-    rival_among(others, flow, cluster)
+    let wanted = Wanted { topics: topics(&topic.names.orders), brokers: &topic.brokers, cluster };
+    rival_among(others, flow, &wanted)
 }
 
 fn rival_among<'a>(
     others: impl Iterator<Item = &'a OrderFlow>,
     flow: &OrderFlow,
-    cluster: Option<&str>,
+    wanted: &Wanted<'_>,
 ) -> Option<String> {
-    let wanted = Wanted { topics: topics(&flow.spec.topic.name), brokers: &flow.spec.topic.bootstrap_servers, cluster };
     others
         .filter(|other| other.metadata.uid != flow.metadata.uid)
         .filter(|other| wanted.is_had_by(other) || wanted.is_wanted_by(other))
@@ -65,7 +69,10 @@ impl Wanted<'_> {
     fn is_wanted_by(&self, flow: &OrderFlow) -> bool {
         let topic = &flow.spec.topic;
         // The id in the status is of the brokers that the status names.
-        let status = flow.status.as_ref().filter(|status| status.topic.as_deref() == Some(&key(flow)));
+        let status = flow
+            .status
+            .as_ref()
+            .filter(|status| status.topic.as_deref() == Some(&key_of(&topic.name, &topic.bootstrap_servers)));
         let cluster = status.and_then(|status| status.kafka_cluster_id.as_deref());
         has_one_of(&self.topics, &topic.name) && self.is_in(&topic.bootstrap_servers, cluster)
     }
@@ -112,15 +119,25 @@ mod tests {
         flow
     }
 
+    fn rival_of(others: &[&OrderFlow], flow: &OrderFlow, cluster: Option<&str>) -> Option<String> {
+        let topic = &flow.spec.topic;
+        let wanted = Wanted { topics: topics(&topic.name), brokers: &topic.bootstrap_servers, cluster };
+        rival_among(others.iter().copied(), flow, &wanted)
+    }
+
+    fn key_in(flow: &OrderFlow) -> String {
+        key_of(&flow.spec.topic.name, &flow.spec.topic.bootstrap_servers)
+    }
+
     #[test]
-    fn whoever_has_the_topic_keeps_it_and_else_the_oldest_gets_it() {
+    fn the_resource_that_has_the_topic_keeps_it_else_the_oldest_gets_it() {
         let (old, young) = (flow("old", 20, "orders", "kafka:9092"), flow("young", 10, "orders", "KAFKA:9092"));
-        let rival = |flows: [&OrderFlow; 2], flow: &OrderFlow| rival_among(flows.into_iter(), flow, None);
+        let rival = |flows: [&OrderFlow; 2], flow: &OrderFlow| rival_of(&flows, flow, None);
         assert_eq!(rival([&old, &young], &young).as_deref(), Some("shop/old"));
         assert_eq!(rival([&old, &young], &old), None);
 
         let mut holder = young.clone();
-        holder.status = Some(OrderFlowStatus { topic: Some(key(&young)), ..OrderFlowStatus::default() });
+        holder.status = Some(OrderFlowStatus { topic: Some(key_in(&young)), ..OrderFlowStatus::default() });
         assert_eq!(rival([&old, &holder], &holder), None);
         assert_eq!(rival([&old, &holder], &old).as_deref(), Some("shop/young"));
 
@@ -139,19 +156,20 @@ mod tests {
             ("orders", "elsewhere:9092", false),
         ] {
             let two = flow("two", 10, topic, brokers);
-            assert_eq!(rival_among([&one].into_iter(), &two, None).is_some(), shared, "{topic} on {brokers}");
+            assert_eq!(rival_of(&[&one], &two, None).is_some(), shared, "{topic} on {brokers}");
         }
     }
+
     #[test]
     fn one_cluster_by_two_names_is_one_cluster_and_a_status_of_another_does_not_count() {
         let mut holder = flow("holder", 10, "orders", "kafka:9092");
         let status = |cluster: &str, flow: &OrderFlow| OrderFlowStatus {
-            topic: Some(key(flow)),
+            topic: Some(key_in(flow)),
             kafka_cluster_id: Some(cluster.to_owned()),
             ..OrderFlowStatus::default()
         };
         holder.status = Some(status("one", &holder));
-        let rival = |holder: &OrderFlow, flow: &OrderFlow, cluster| rival_among([holder].into_iter(), flow, cluster);
+        let rival = |holder: &OrderFlow, flow: &OrderFlow, cluster| rival_of(&[holder], flow, cluster);
         for topic in ["orders", "orders.dlq"] {
             let alias = flow("alias", 20, topic, "kafka.shop.svc:9092");
             assert_eq!(rival(&holder, &alias, Some("one")).as_deref(), Some("shop/holder"), "{topic}");

@@ -22,28 +22,30 @@ use orderflow_service::s3;
 use serde_json::json;
 
 use super::{
-    Again, Error,
-    adoption::Adoption,
     apply::is_ours,
-    child, dereference,
+    context::Context,
+    dereference,
     event::{self, Severity},
     finalizer,
+    outcome::{Error, Requeue},
     provision::{bucket_reason, bucket_settings, claim, shard_reason, topic_reason},
+    resource_state::ResourceState,
     status::{self, Report},
-    validate::{self, Identity, Pipeline},
+    validate,
 };
 use crate::{
     build,
     condition::{Class, Problem, Reason},
-    context::{Context, as_operator, is_gone},
-    crd::{DeletionPolicy, OrderFlow, PAUSED},
-    memory::Memory,
+    crd::{DeletionPolicy, OrderFlow, PAUSED, is_set},
+    kubernetes::{as_operator, is_gone},
+    pipeline::{Adoption, Identity, Pipeline},
 };
 
 /// Pods end within their grace; this often it is looked whether they have.
 const PODS: Duration = Duration::from_secs(2);
 
-/// Longest wait for pods that were told to stop after the time for the deletion was over, because no operator ran before.
+/// The least time for which this process tries, even where the time for the deletion was over before it began: an operator
+/// that was down, or a pause, must not turn the first failure into the last.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// How soon a change of the policy interrupts the removal of many things.
@@ -66,42 +68,48 @@ pub async fn delete(
     context: &Context,
     flow: &OrderFlow,
     identity: Identity,
-    memory: &mut Memory,
-) -> Result<Again, Error> {
+    state: &mut ResourceState,
+) -> Result<Requeue, Error> {
     if !finalizer::has(flow) {
         context.metrics.gone(&identity.namespace, &identity.name);
-        return Ok(Again::Never);
+        return Ok(Requeue::Never);
     }
     let owner = identity.owner();
-    match clean_up(context, flow, identity, memory).await {
+    match clean_up(context, flow, identity, state).await {
         Ok(again) => Ok(again),
         Err(Halt::Retain) => {
             let note = format!("deletionPolicy is Retain: what was not removed before stays, and is {owner}'s");
-            event::tell(context, flow, Severity::Normal, "Retained", "Delete", &note).await;
+            event::emit(context, flow, Severity::Normal, "Retained", "Delete", &note).await;
             let_go(context, flow).await
         }
         Err(Halt::Paused) => {
-            status::write(context, flow, memory, &Report::DeletionPaused).await?;
-            Ok(Again::Probe)
+            state.stopping_since = None;
+            status::write(context, flow, state, &Report::DeletionPaused).await?;
+            Ok(Requeue::Probe)
         }
-        Err(Halt::Gone) => Ok(Again::Never),
-        Err(Halt::Changed) => Ok(Again::In(INTERRUPTION)),
+        Err(Halt::Gone) => Ok(Requeue::Never),
+        Err(Halt::Changed) => Ok(Requeue::In(INTERRUPTION)),
         Err(Halt::Failed(error)) => Err(error),
     }
 }
 
-async fn clean_up(context: &Context, flow: &OrderFlow, identity: Identity, memory: &mut Memory) -> Result<Again, Halt> {
+async fn clean_up(
+    context: &Context,
+    flow: &OrderFlow,
+    identity: Identity,
+    state: &mut ResourceState,
+) -> Result<Requeue, Halt> {
     require_wanted(context, flow).await?;
-    let stopping_since = *memory.stopping_since.get_or_insert_with(Instant::now);
+    let stopping_since = *state.stopping_since.get_or_insert_with(Instant::now);
     // By the API server's clock: one that begins anew with each process of the operator might never end.
-    let overdue = is_overdue(flow, Timestamp::now(), context.cleanup_deadline);
+    let overdue = is_overdue(flow, Timestamp::now(), stopping_since.elapsed(), context.cleanup_deadline);
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
-    if pods > 0 && !(overdue && stopping_since.elapsed() > GRACE.min(context.cleanup_deadline)) {
+    if pods > 0 && !overdue {
         let report = Report::Deleting(format!("{pods} pods are still there"));
-        status::write(context, flow, memory, &report).await?;
-        return Ok(Again::In(PODS));
+        status::write(context, flow, state, &report).await?;
+        return Ok(Requeue::In(PODS));
     }
 
     let mut left = remove(context, flow, identity, overdue).await?;
@@ -111,13 +119,13 @@ async fn clean_up(context: &Context, flow: &OrderFlow, identity: Identity, memor
     let message = left.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
     if left.iter().any(|problem| problem.class() == Class::Transient) && !overdue {
         let report = Report::Deleting(format!("not removed yet: {message}"));
-        status::write(context, flow, memory, &report).await?;
-        return Ok(Again::Backoff);
+        status::write(context, flow, state, &report).await?;
+        return Ok(Requeue::Backoff);
     }
     if left.is_empty() {
         tracing::info!("everything of the resource was removed");
     } else {
-        event::tell(
+        event::emit(
             context,
             flow,
             Severity::Warning,
@@ -130,16 +138,19 @@ async fn clean_up(context: &Context, flow: &OrderFlow, identity: Identity, memor
     Ok(let_go(context, flow).await?)
 }
 
-async fn let_go(context: &Context, flow: &OrderFlow) -> Result<Again, Error> {
+async fn let_go(context: &Context, flow: &OrderFlow) -> Result<Requeue, Error> {
     match finalizer::set(&context.client, flow, false).await {
         Err(error) if !is_gone(&error) => Err(Error::Finalizer(error)),
-        _ => Ok(Again::Never),
+        _ => Ok(Requeue::Never),
     }
 }
 
-fn is_overdue(flow: &OrderFlow, now: Timestamp, deadline: Duration) -> bool {
+/// Whether the deadline has passed since the deletion, and this process has `tried` for long enough.
+fn is_overdue(flow: &OrderFlow, now: Timestamp, tried: Duration, deadline: Duration) -> bool {
+    let tried_enough = tried > GRACE.min(deadline);
     let deadline = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
-    flow.metadata.deletion_timestamp.as_ref().is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
+    let deleted = flow.metadata.deletion_timestamp.as_ref();
+    tried_enough && deleted.is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
 }
 
 /// Asks the API server, as the watch may be behind.
@@ -155,7 +166,7 @@ fn halt(live: &OrderFlow) -> Option<Halt> {
     if live.spec.deletion_policy == DeletionPolicy::Retain {
         Some(Halt::Retain)
     } else {
-        super::is_set(live, PAUSED).then_some(Halt::Paused)
+        is_set(live, PAUSED).then_some(Halt::Paused)
     }
 }
 
@@ -167,7 +178,7 @@ async fn step<T>(context: &Context, flow: &OrderFlow, work: impl Future<Output =
     let unwanted = async {
         loop {
             tokio::time::sleep(INTERRUPTION).await;
-            let known = context.live.flows.get(&key);
+            let known = context.stores.flows.get(&key);
             if known.is_some_and(|known| known.0.as_ref().is_ok_and(|known| halt(known).is_some())) {
                 return;
             }
@@ -192,12 +203,12 @@ impl From<Error> for Halt {
 async fn stop_pods(context: &Context, identity: &Identity) -> Result<(), kube::Error> {
     let (client, namespace) = (context.client.clone(), &identity.namespace);
     for name in [build::producer_name(identity), build::consumer_name(identity)] {
-        let autoscaler = context.live.autoscalers.get(&child(identity, &name));
+        let autoscaler = context.stores.autoscalers.get(&identity.child(&name));
         if autoscaler.is_some_and(|autoscaler| is_ours(&autoscaler.metadata, &identity.uid)) {
             let api: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), namespace);
             unless_gone(api.delete(&name, &DeleteParams::background()).await.map(drop))?;
         }
-        let Some(deployment) = context.live.deployments.get(&child(identity, &name)) else { continue };
+        let Some(deployment) = context.stores.deployments.get(&identity.child(&name)) else { continue };
         let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas);
         if is_ours(&deployment.metadata, &identity.uid) && replicas != Some(0) {
             let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
@@ -360,12 +371,16 @@ mod tests {
     fn the_time_for_a_deletion_begins_with_the_deletion() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut flow = flow(&json!({}));
-        assert!(!is_overdue(&flow, at(1_000_000), Duration::ZERO));
+        let (tried, deadline) = (Duration::from_secs(61), Duration::from_secs(300));
+        assert!(!is_overdue(&flow, at(1_000_000), tried, deadline));
         flow.metadata.deletion_timestamp = Some(Time(at(1000)));
-        let overdue = |now| is_overdue(&flow, at(now), Duration::from_secs(300));
+        let overdue = |now| is_overdue(&flow, at(now), tried, deadline);
         assert!(!overdue(1300) && overdue(1301));
         // The clocks of two machines differ.
         assert!(!overdue(990));
+        // The operator was down, or the deletion paused, for a day.
+        assert!(!is_overdue(&flow, at(90_000), Duration::ZERO, deadline));
+        assert!(!is_overdue(&flow, at(90_000), Duration::from_secs(60), deadline));
     }
 
     #[test]

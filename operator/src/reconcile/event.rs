@@ -13,10 +13,11 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 
+use super::context::Context;
 use crate::{
     condition::{Class, Reason},
-    context::{Context, FIELD_MANAGER, explain},
     crd::OrderFlowStatus,
+    kubernetes::{FIELD_MANAGER, explain},
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,19 +31,19 @@ pub enum Severity {
     Warning,
 }
 
-pub async fn tell_changes(
+pub async fn emit_changes(
     context: &Context,
     object: &impl kube::Resource<DynamicType = ()>,
     before: &OrderFlowStatus,
     after: &OrderFlowStatus,
 ) {
-    for (severity, condition) in news(before, after) {
-        tell(context, object, severity, &condition.reason, &condition.type_, &condition.message).await;
+    for (severity, condition) in notable_changes(before, after) {
+        emit(context, object, severity, &condition.reason, &condition.type_, &condition.message).await;
     }
 }
 
 /// `action` says what was done or looked at.
-pub async fn tell(
+pub async fn emit(
     context: &Context,
     object: &impl kube::Resource<DynamicType = ()>,
     severity: Severity,
@@ -59,14 +60,14 @@ pub async fn tell(
     let event = event(regarding, severity, reason, action, note, &context.identity);
     match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &event)).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::debug!(error = explain(&error), "the event could not be written"),
-        Err(_) => tracing::debug!("the event could not be written: no answer in time"),
+        Ok(Err(error)) => tracing::debug!(error = explain(&error), "cannot write the event"),
+        Err(_) => tracing::debug!("cannot write the event: no answer in time"),
     }
 }
 
 /// What somebody should hear of: a condition that fails for another reason than before, and readiness. That something is
 /// under way, or waits for something else, is no news.
-fn news<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> Vec<(Severity, &'a Condition)> {
+fn notable_changes<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> Vec<(Severity, &'a Condition)> {
     let changed = |condition: &&Condition| {
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
         old.is_none_or(|old| (&old.status, &old.reason) != (&condition.status, &condition.reason))
@@ -175,7 +176,7 @@ mod tests {
             (&none, &repeated, 0),
             (&none, &ready, 1),
         ] {
-            assert_eq!(news(before, after).len(), count, "{before:?} {after:?}");
+            assert_eq!(notable_changes(before, after).len(), count, "{before:?} {after:?}");
         }
     }
 }

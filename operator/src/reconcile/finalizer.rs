@@ -4,13 +4,14 @@
 use kube::{Api, Client, ResourceExt, api::Patch};
 use serde_json::json;
 
-use super::Error;
+use super::{context::Context, outcome::Error};
 use crate::{
-    context::{Context, as_operator},
     crd::{DeletionPolicy, FINALIZER, OrderFlow},
+    kubernetes::as_operator,
 };
 
-pub async fn keep(context: &Context, flow: &OrderFlow) -> Result<(), Error> {
+/// Adds or removes the finalizer, as the deletion policy needs it.
+pub async fn sync(context: &Context, flow: &OrderFlow) -> Result<(), Error> {
     let wanted = flow.spec.deletion_policy == DeletionPolicy::Delete;
     if wanted == has(flow) {
         return Ok(());

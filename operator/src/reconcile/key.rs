@@ -8,7 +8,7 @@ use kube::{
     api::{ObjectMeta, PostParams},
 };
 
-use crate::{build::config_hash::Key, context::is_conflict};
+use crate::{build::config_hash::Key, kubernetes::is_conflict};
 
 const BYTES: usize = 32;
 

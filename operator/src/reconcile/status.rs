@@ -9,18 +9,20 @@ use kube::{Api, ResourceExt, api::Patch};
 use serde_json::{Value, json};
 
 use super::{
-    Again, Error, again, claims,
+    claims,
+    context::Context,
     event::{self, cut},
-    provision::Provisioned,
-    validate::{Part, Pipeline},
+    outcome::{Error, Requeue, requeue},
+    provisioned::Provisioned,
+    resource_state::{ResourceState, Version, Written},
     workload::{Availability, Workloads},
 };
 use crate::{
     build,
     condition::{Class, Kind, Problem, Reason},
-    context::{Context, as_operator},
     crd::{OrderFlow, OrderFlowStatus, ShardStatus},
-    memory::{Memory, Version, Written},
+    kubernetes::as_operator,
+    pipeline::{Part, Pipeline},
 };
 
 /// In bytes. A server's own words, of which there may be many, are in the log.
@@ -28,7 +30,7 @@ const LONGEST_MESSAGE: usize = 4096;
 
 /// What came of a look.
 pub enum Report<'a> {
-    Looked {
+    Reconciled {
         pipeline: &'a Pipeline,
         provisioned: &'a Provisioned,
         workloads: Workloads,
@@ -57,11 +59,11 @@ struct Finding {
 pub async fn write(
     context: &Context,
     flow: &OrderFlow,
-    memory: &mut Memory,
+    state: &mut ResourceState,
     report: &Report<'_>,
-) -> Result<Again, Error> {
+) -> Result<Requeue, Error> {
     let version = Version::of(&flow.metadata);
-    let before = match &memory.status {
+    let before = match &state.status {
         // The watch has not told of our own last write yet.
         Some(written) if written.version > version => written.status.clone(),
         _ => flow.status.clone().unwrap_or_default(),
@@ -72,8 +74,8 @@ pub async fn write(
         let parameters = as_operator();
         let patch = Patch::Merge(json!({ "status": difference(&before, &after) }));
         let written = api.patch_status(&flow.name_any(), &parameters, &patch).await.map_err(Error::Status)?;
-        memory.status = Some(Written { version: Version::of(&written.metadata), status: after.clone() });
-        event::tell_changes(context, flow, &before, &after).await;
+        state.status = Some(Written { version: Version::of(&written.metadata), status: after.clone() });
+        event::emit_changes(context, flow, &before, &after).await;
     }
     let ready = after.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
     context.metrics.ready(&flow.namespace().unwrap_or_default(), &flow.name_any(), ready);
@@ -81,12 +83,12 @@ pub async fn write(
     for problem in &problems {
         context.metrics.problem(problem.reason);
     }
-    Ok(again(problems.iter().map(|problem| problem.class())))
+    Ok(requeue(problems.iter().map(|problem| problem.class())))
 }
 
 fn problems<'a>(report: &'a Report<'_>) -> Vec<&'a Problem> {
     match report {
-        Report::Looked { provisioned, workloads, .. } => provisioned
+        Report::Reconciled { provisioned, workloads, .. } => provisioned
             .problems()
             .chain(workloads.producer.as_ref().err())
             .chain(workloads.consumer.as_ref().err())
@@ -130,7 +132,7 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
         _ => generation,
     };
     let mut status = OrderFlowStatus { observed_generation, conditions, ..before.clone() };
-    if let Report::Looked { pipeline, provisioned, .. } = report {
+    if let Report::Reconciled { pipeline, provisioned, .. } = report {
         let ready = provisioned.shards.iter().filter(|shard| shard.is_ok()).count();
         status.shards_ready = Some(format!("{ready}/{}", pipeline.shards.len()));
         status.shards = std::iter::zip(&pipeline.shards, &provisioned.shards)
@@ -145,14 +147,14 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
         status.topic = match &provisioned.topic {
             // The topics of another name are made, and those of the old one are still what the databases were made for.
             Ok(_) if moved => before.topic.clone(),
-            Ok(_) => Some(claims::key(flow)),
+            Ok(_) => Some(claims::key(&pipeline.topic)),
             // Somebody else's now; a Kafka that is only down changes nothing about whose it is.
             Err(problem) if problem.reason == Reason::OwnedByAnother => None,
             Err(_) => before.topic.clone(),
         };
         status.kafka_cluster_id = match (&status.topic, &provisioned.topic) {
             (None, _) => None,
-            (Some(_), Ok(_)) if !moved => provisioned.told.kafka_cluster_id.clone(),
+            (Some(_), Ok(_)) if !moved => provisioned.notes.kafka_cluster_id.clone(),
             (Some(_), _) => before.kafka_cluster_id.clone(),
         };
         let identity = &pipeline.identity;
@@ -183,34 +185,34 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
              ends with deletionPolicy Retain",
         )),
         (_, Report::Paused | Report::Deleting(_) | Report::DeletionPaused | Report::Panicked(_)) => None,
-        (Kind::ShardsReady, Report::Looked { provisioned, .. }) => {
-            Some(shards(&provisioned.shards, &provisioned.told.shards))
+        (Kind::ShardsReady, Report::Reconciled { provisioned, .. }) => {
+            Some(shards(&provisioned.shards, &provisioned.notes.shards))
         }
-        (Kind::BucketReady, Report::Looked { provisioned, .. }) => {
+        (Kind::BucketReady, Report::Reconciled { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.bucket, |notes| {
                 Finding::new(true, Reason::Provisioned, with_notes("the bucket is there and ours", notes))
             }))
         }
-        (Kind::TopicReady, Report::Looked { provisioned, .. }) => {
+        (Kind::TopicReady, Report::Reconciled { provisioned, .. }) => {
             Some(Finding::of_part(&provisioned.topic, |differences| match differences.as_slice() {
                 [] => Finding::new(
                     true,
                     Reason::Provisioned,
-                    with_notes("the topics are there", &provisioned.told.brokers),
+                    with_notes("the topics are there", &provisioned.notes.brokers),
                 ),
                 differences => {
-                    let text = with_notes(&differences.join("; "), &provisioned.told.brokers);
+                    let text = with_notes(&differences.join("; "), &provisioned.notes.brokers);
                     Finding::new(true, Reason::TopicsDiffer, text)
                 }
             }))
         }
-        (Kind::ProducerAvailable, Report::Looked { workloads, .. }) => {
+        (Kind::ProducerAvailable, Report::Reconciled { workloads, .. }) => {
             Some(Finding::of_part(&workloads.producer, Finding::of_availability))
         }
-        (Kind::ConsumerAvailable, Report::Looked { workloads, .. }) => {
+        (Kind::ConsumerAvailable, Report::Reconciled { workloads, .. }) => {
             Some(Finding::of_part(&workloads.consumer, Finding::of_availability))
         }
-        (Kind::Ready, Report::Looked { .. }) => Some(ready(report)),
+        (Kind::Ready, Report::Reconciled { .. }) => Some(ready(report)),
     }
 }
 
@@ -244,7 +246,7 @@ fn ready(report: &Report<'_>) -> Finding {
         None => {
             let well = "orders are taken, and everything behind them works";
             let unheeded = match report {
-                Report::Looked { pipeline, .. } => pipeline.adoption.outdated(),
+                Report::Reconciled { pipeline, .. } => pipeline.adoption.outdated(),
                 _ => None,
             };
             let message = unheeded.map_or_else(|| well.to_owned(), |unheeded| format!("{well}; {unheeded}"));
@@ -307,7 +309,7 @@ impl Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{build::fixture, reconcile::provision::Told};
+    use crate::{build::fixture, reconcile::provisioned::Notes};
 
     fn flow() -> OrderFlow {
         let mut flow = OrderFlow::new("main", fixture::spec(&json!({})));
@@ -318,7 +320,7 @@ mod tests {
     fn looked<'a>(pipeline: &'a Pipeline, provisioned: &'a Provisioned, available: bool) -> Report<'a> {
         let reason = if available { Reason::Available } else { Reason::Progressing };
         let availability = || Ok(Availability { available, reason, message: "of 2 pods".to_owned() });
-        Report::Looked {
+        Report::Reconciled {
             pipeline,
             provisioned,
             workloads: Workloads { producer: availability(), consumer: availability() },
@@ -330,8 +332,8 @@ mod tests {
             shards: vec![Ok(1), shard2],
             bucket: Ok(Vec::new()),
             topic: Ok(Vec::new()),
-            told: Told::default(),
-            doubted: false,
+            notes: Notes::default(),
+            suppressed: false,
         }
     }
 

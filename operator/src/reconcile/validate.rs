@@ -6,169 +6,23 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::{
-    api::{core::v1::ResourceRequirements, networking::v1::NetworkPolicyPeer},
-    apimachinery::pkg::api::resource::Quantity,
-};
-use orderflow_core::{ShardIndex, ShardMap, Topics, plain};
-use orderflow_provision::{Adopt, topics};
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+use orderflow_core::{ShardMap, Topics, plain};
 use orderflow_service::{kafka, postgres, s3, secrecy::SecretString};
 use serde_json::Value;
-use sqlx::postgres::PgConnectOptions;
 
 use super::{
-    adoption::Adoption,
     backends::{self, Backends},
     dereference::{Secrets, place},
 };
 use crate::{
     condition::{Problem, Reason},
     crd::{self, OrderFlowSpec, SecretKey},
+    pipeline::{
+        Adoption, Bucket, BucketAccess, Consumer, Identity, Images, Part, Peers, Pipeline, Pods, Producer, Sasl, Scale,
+        Shard, ShardAccess, Tls, Topic, TopicAccess, Username,
+    },
 };
-
-/// What a part needs, or why it cannot be had.
-pub type Part<T> = Result<T, Problem>;
-
-/// Which resource this is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
-    pub generation: i64,
-}
-
-/// An OrderFlow whose every value was parsed.
-pub struct Pipeline {
-    pub identity: Identity,
-    /// From whom databases and bucket may be taken over.
-    pub adoption: Adoption,
-    pub map: ShardMap,
-    pub shards: Vec<Shard>,
-    pub bucket: Bucket,
-    pub topic: Topic,
-    pub producer: Producer,
-    pub consumer: Consumer,
-    /// None: no policies.
-    pub network_policy: Option<Peers>,
-}
-
-/// One database.
-pub struct Shard {
-    pub index: ShardIndex,
-    pub name: String,
-    pub dsn: SecretKey,
-    pub ca: Option<SecretKey>,
-    pub access: Part<ShardAccess>,
-}
-
-pub struct ShardAccess {
-    pub options: PgConnectOptions,
-    /// What the pods' environment depends on, for the config hash.
-    pub secret_values: Vec<Vec<u8>>,
-}
-
-pub struct Bucket {
-    pub name: String,
-    pub region: String,
-    pub endpoint: Option<String>,
-    pub port: u16,
-    /// Name of the Secret; None: the default AWS chain.
-    pub credentials: Option<String>,
-    /// The Secret has a session token.
-    pub session_token: bool,
-    pub access: Part<BucketAccess>,
-}
-
-pub struct BucketAccess {
-    pub settings: s3::Settings,
-    pub secret_values: Vec<Vec<u8>>,
-}
-
-pub struct Topic {
-    pub names: Topics,
-    pub brokers: String,
-    pub ports: BTreeSet<u16>,
-    pub partitions: i32,
-    pub replication_factor: Option<i32>,
-    pub retention: Duration,
-    /// None: no TLS.
-    pub tls: Option<Tls>,
-    pub sasl: Option<Sasl>,
-    pub access: Part<TopicAccess>,
-}
-
-pub struct TopicAccess {
-    pub settings: kafka::Settings,
-    pub secret_values: Vec<Vec<u8>>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Tls {
-    /// None: the system's certificates.
-    pub ca: Option<SecretKey>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Sasl {
-    /// As in `SCRAM-SHA-512`.
-    pub mechanism: &'static str,
-    pub username: Username,
-    pub password: SecretKey,
-}
-
-#[derive(Clone, Debug)]
-pub enum Username {
-    Given(String),
-    In(SecretKey),
-}
-
-/// What the pods of both programs have in common.
-#[derive(Clone, Debug)]
-pub struct Pods {
-    pub image: String,
-    pub image_pull_policy: &'static str,
-    pub resources: ResourceRequirements,
-    pub service_account_annotations: BTreeMap<String, String>,
-}
-
-pub struct Producer {
-    pub pods: Pods,
-    pub scale: Scale,
-}
-
-pub struct Consumer {
-    pub pods: Pods,
-    pub replicas: i32,
-    pub group: String,
-    pub log_notifications: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scale {
-    Fixed(i32),
-    Automatic { min: i32, max: i32, target_cpu_percent: i32 },
-}
-
-/// The other ends of the pods' connections. `clients`, `internal` and `metrics`, empty: the own namespace. `dns`: besides the cluster's
-/// own. `kafka`, `postgres` and `s3`, empty: any address.
-#[derive(Clone, Debug, Default)]
-pub struct Peers {
-    pub clients: Vec<NetworkPolicyPeer>,
-    pub internal: Vec<NetworkPolicyPeer>,
-    pub metrics: Vec<NetworkPolicyPeer>,
-    pub dns: Vec<NetworkPolicyPeer>,
-    pub kafka: Vec<NetworkPolicyPeer>,
-    pub postgres: Vec<NetworkPolicyPeer>,
-    pub s3: Vec<NetworkPolicyPeer>,
-}
-
-/// The images of those who name none.
-#[derive(Clone, Debug)]
-pub struct Images {
-    pub producer: String,
-    pub consumer: String,
-}
 
 const DEFAULT_REPLICAS: i32 = 2;
 
@@ -229,37 +83,6 @@ pub fn validate(
         }),
         identity,
     })
-}
-
-impl Identity {
-    /// Whose databases, bucket and topics are.
-    pub fn owner(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-}
-
-impl Pipeline {
-    /// The first problem of what the pods need, if there is one: without all of it, none are made or changed.
-    pub fn unresolved(&self) -> Option<&Problem> {
-        let shards = self.shards.iter().filter_map(|shard| shard.access.as_ref().err());
-        shards.chain(self.bucket.access.as_ref().err()).chain(self.topic.access.as_ref().err()).next()
-    }
-
-    pub fn adopt(&self) -> Adopt<'_> {
-        self.adoption.adopt()
-    }
-
-    pub fn topics(&self) -> topics::Wanted<'_> {
-        topics::Wanted {
-            topics: self.topic.names.clone(),
-            partitions: self.topic.partitions,
-            shards: self.shards.len() as i32,
-            replication_factor: self.topic.replication_factor,
-            retention: self.topic.retention,
-            owner: self.identity.owner(),
-            adopt: self.adopt(),
-        }
-    }
 }
 
 fn invalid(message: impl std::fmt::Display) -> Problem {

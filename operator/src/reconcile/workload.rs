@@ -2,15 +2,11 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 
-use super::{
-    child,
-    provision::Provisioned,
-    validate::{Identity, Part, Pipeline},
-};
+use super::{context::Context, provisioned::Provisioned};
 use crate::{
     build,
     condition::{Class, Problem, Reason},
-    context::Context,
+    pipeline::{Identity, Part, Pipeline},
 };
 
 /// What may be done to a Deployment and to what belongs to it. Why not, otherwise; what runs then goes on with what it has.
@@ -75,7 +71,7 @@ pub fn gates(provisioned: &Provisioned) -> Gates {
 }
 
 /// When nothing can be built: what runs is left alone, and how it does is still said.
-pub fn held(context: &Context, pipeline: &Pipeline, problem: &Problem) -> Workloads {
+pub fn blocked(context: &Context, pipeline: &Pipeline, problem: &Problem) -> Workloads {
     let of = |name: String| {
         live(context, &pipeline.identity, &name).map_or_else(|| Err(not_made(problem)), |live| availability(&live))
     };
@@ -92,7 +88,7 @@ pub fn not_made(problem: &Problem) -> Problem {
 }
 
 pub fn live(context: &Context, identity: &Identity, name: &str) -> Option<std::sync::Arc<Deployment>> {
-    context.live.deployments.get(&child(identity, name))
+    context.stores.deployments.get(&identity.child(name))
 }
 
 /// As its own controller sees it.
@@ -134,7 +130,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::reconcile::provision::Told;
+    use crate::reconcile::provisioned::Notes;
 
     fn deployment(status: &serde_json::Value, replicas: i32) -> Deployment {
         let spec = json!({"replicas": replicas, "selector": {}, "template": {}});
@@ -189,7 +185,7 @@ mod tests {
         ];
         for (row, (shards, bucket, topic, producer, consumer)) in table.into_iter().enumerate() {
             let shards = shards.into();
-            let gates = gates(&Provisioned { shards, bucket, topic, told: Told::default(), doubted: false });
+            let gates = gates(&Provisioned { shards, bucket, topic, notes: Notes::default(), suppressed: false });
             let allowed = |gate: &Gate| [gate.make.is_ok(), gate.change.is_ok()];
             assert_eq!((allowed(&gates.producer), allowed(&gates.consumer)), (producer, consumer), "row {row}");
         }

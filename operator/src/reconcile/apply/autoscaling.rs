@@ -11,8 +11,8 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Applier, Child, Part, problem};
-use crate::{controller::kept::sets_replicas, reconcile::child};
+use super::{Applier, Child, problem};
+use crate::{cache::trim::sets_replicas, pipeline::Part};
 
 /// Has the number of replicas in the meantime.
 pub const SECOND_MANAGER: &str = "orderflow-operator-autoscaling";
@@ -22,14 +22,14 @@ impl Applier<'_> {
     pub(super) async fn hand_over_replicas(&mut self, wanted: &Deployment, least: i32, exists: bool) -> Part<()> {
         let name = wanted.name_any();
         if exists {
-            let live = self.context.live.deployments.get(&child(self.identity, &name));
+            let live = self.context.stores.deployments.get(&self.identity.child(&name));
             if live.is_some_and(|live| !sets_replicas(&live.metadata)) {
                 return Ok(());
             }
         } else {
             let mut first = wanted.clone();
             first.spec.get_or_insert_default().replicas = Some(least);
-            self.keep(first).await?;
+            self.apply(first).await?;
         }
         // What the watch knows may be older than the autoscaler's last write, and would undo it.
         let live = self.api::<Deployment>().get(&name).await.map_err(|error| problem::<Deployment>(&name, &error))?;

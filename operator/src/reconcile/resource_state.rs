@@ -10,13 +10,14 @@ use std::{
 
 use orderflow_service::Backoff;
 
-use crate::{crd::OrderFlowStatus, reconcile::provision::Provisioned};
+use super::provisioned::Provisioned;
+use crate::crd::OrderFlowStatus;
 
 /// The first delay after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 /// Of one resource.
-pub struct Memory {
+pub struct ResourceState {
     backoff: Backoff,
     /// When to try again after a failure.
     retry: Option<Instant>,
@@ -41,7 +42,7 @@ pub struct Probed {
 pub struct Applied {
     /// Of what was wanted.
     pub wanted: u64,
-    /// Of the fields that are ours since; see [`crate::controller::kept::fingerprint_of_ours`].
+    /// Of the fields that are ours since; see [`crate::cache::trim::fingerprint_of_ours`].
     pub ours: u64,
     pub version: Version,
 }
@@ -58,22 +59,22 @@ pub struct Version(u64);
 
 /// Of all resources, by uid.
 #[derive(Default)]
-pub struct Memories(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>);
+pub struct ResourceStates(Mutex<HashMap<String, Arc<tokio::sync::Mutex<ResourceState>>>>);
 
-impl Memories {
+impl ResourceStates {
     /// The lock is never waited for: nobody looks at one resource twice at the same time.
-    pub fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
-        let mut memories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(memories.entry(uid.to_owned()).or_default())
+    pub fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<ResourceState>> {
+        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(states.entry(uid.to_owned()).or_default())
     }
 
     /// Forgets all resources but those that still exist.
-    pub fn keep(&self, exists: impl Fn(&str) -> bool) {
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| exists(uid));
     }
 }
 
-impl Memory {
+impl ResourceState {
     /// How long to wait after a failure. It becomes longer with each try that was waited for, and not with looks that
     /// something else caused in the meantime: during a rollout there may be dozens of those within seconds.
     pub fn retry_delay(&mut self) -> Duration {
@@ -99,7 +100,7 @@ impl Memory {
     }
 }
 
-impl Default for Memory {
+impl Default for ResourceState {
     fn default() -> Self {
         let (first, cap) = BACKOFF;
         Self {
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_backoff_goes_from_a_second_to_five_minutes_and_starts_anew() {
-        let mut backoff = Memory::default().backoff;
+        let mut backoff = ResourceState::default().backoff;
         let first = backoff.next_delay();
         assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&first), "{first:?}");
         let later = (0..20).map(|_| backoff.next_delay()).last().unwrap();
@@ -137,8 +138,8 @@ mod tests {
 
     #[test]
     fn a_look_in_between_does_not_put_off_the_next_try() {
-        let mut memory = Memory::default();
-        let delays: Vec<Duration> = (0..100).map(|_| memory.retry_delay()).collect();
+        let mut state = ResourceState::default();
+        let delays: Vec<Duration> = (0..100).map(|_| state.retry_delay()).collect();
         assert!(delays[0] <= Duration::from_secs(2) && delays.is_sorted_by(|one, next| one >= next), "{delays:?}");
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::{
 use kube::{Resource, api::ObjectMeta};
 use serde_json::{Value, json};
 
-use crate::context::FIELD_MANAGER;
+use crate::kubernetes::FIELD_MANAGER;
 
 /// Of a kind of which nobody asks who set its fields.
 pub fn trim<K: Resource>(object: &mut K) {
