@@ -199,6 +199,7 @@ mod tests {
             "KAFKA_TOPIC=orders",
             "KAFKA_TLS=false",
             "KAFKA_GROUP_ID=store.shop",
+            "LOG_NOTIFICATIONS=false",
             "INSTANCE=<metadata.name>",
         ];
         assert_eq!(listing(&of_consumer(&pipeline)), consumer);
