@@ -7,7 +7,7 @@ mod cli;
 mod dead_letters;
 mod feed;
 mod http;
-mod kafka_reader;
+mod kafka_query;
 mod metrics;
 mod probe;
 mod purge;
