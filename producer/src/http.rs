@@ -50,17 +50,21 @@ pub use app::{App, Exposure, Shared};
 pub use config::Config;
 pub use memory::Memory;
 pub use parameter::KnownNames;
-use problem::{ByClients, Cause, Problem};
+pub use problem::kind::{ALL as PROBLEM_KINDS, Kind as ProblemKind};
+use problem::{ByClients, Cause, Problem, declare_responses};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "OrderFlow",
-    description = "Places orders on their users' shards. An order that was answered 201 is stored once, has one receipt, \
+#[openapi(
+    components(schemas(Problem)),
+    info(
+        title = "OrderFlow",
+        description = "Places orders on their users' shards. An order that was answered 201 is stored once, has one receipt, \
                    one event and exactly one notification.",
-    license(name = "Apache-2.0", identifier = "Apache-2.0")
-))]
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    )
+)]
 struct Document;
 
 /// The OpenAPI document of this build.
@@ -128,6 +132,8 @@ struct Health {
     service: &'static str,
 }
 
+declare_responses!(HealthProblems:);
+
 /// Check that the process is running
 ///
 /// `/readyz` on the admin port shows the state of its dependencies.
@@ -135,7 +141,7 @@ struct Health {
     get, path = "/health", tag = "process",
     responses(
         (status = 200, body = Health, description = "The process is running"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
+        HealthProblems,
     )
 )]
 async fn health() -> Json<Health> {

@@ -30,7 +30,7 @@ use orderflow_service::{
 };
 
 pub use cli::{Cli, Command};
-pub use http::openapi;
+pub use http::{PROBLEM_KINDS, ProblemKind, openapi};
 pub use settings::Settings;
 
 use crate::{
