@@ -268,7 +268,7 @@ async fn a_deleted_topic_is_repaired_only_with_renotify() -> Result<()> {
     delete_topics(&stack).await?;
     let without = stack.verify(&["--repair"]).await?;
     expect(&without, 2, &[])?;
-    ensure!(without.output.contains("is not there: run orderflow-provision"), "{}", without.output);
+    ensure!(without.output.contains("does not exist: run orderflow-provision"), "{}", without.output);
     stack.provision().await?;
 
     let left_alone = stack.verify(&["--repair"]).await?;
