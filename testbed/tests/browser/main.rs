@@ -14,6 +14,7 @@ mod letters;
 mod ordering;
 mod outages;
 mod page;
+mod reference;
 mod screenshots;
 mod search;
 mod support;

@@ -81,6 +81,11 @@ impl Page {
         self.driver.goto(&self.url).await.context("load the page")
     }
 
+    /// Loads another path of the same producer in this tab.
+    pub async fn load_path(&self, path: &str) -> Result<()> {
+        self.driver.goto(format!("{}{path}", self.url)).await.with_context(|| format!("load {path}"))
+    }
+
     /// Opens the page in a tab more, which is then the one that is used.
     pub async fn new_tab(&self) -> Result<WindowHandle> {
         let tab = self.driver.new_tab().await?;
