@@ -62,7 +62,7 @@ fn only_the_text_between_the_markers_is_replaced() {
 }
 
 #[test]
-fn no_part_of_the_reference_is_marked_that_nobody_makes() {
+fn the_markers_of_the_reference_match_its_parts() {
     let document = read("docs/operator.md");
     let marked: BTreeSet<&str> =
         document.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->")).collect();

@@ -55,19 +55,19 @@ pub async fn provision(
         provision_bucket(context, pipeline),
         provision_topics(context, flow, pipeline),
     );
-    let mut facts = Notes::default();
+    let mut notes = Notes::default();
     let shards = std::iter::zip(&pipeline.shards, shards)
         .map(|(shard, found)| {
-            let shard::Found { version, notes } = found?;
-            facts.shards.extend(notes.iter().map(|note| format!("{}: {note}", shard.name)));
+            let shard::Found { version, notes: found } = found?;
+            notes.shards.extend(found.iter().map(|note| format!("{}: {note}", shard.name)));
             Ok(version)
         })
         .collect();
     let topic = topic.map(|(differences, found)| {
-        (facts.brokers, facts.kafka_cluster_id) = (found.notes, found.cluster);
+        (notes.brokers, notes.kafka_cluster_id) = (found.notes, found.cluster);
         differences
     });
-    let mut result = Provisioned { shards, bucket, topic, notes: facts, suppressed: false };
+    let mut result = Provisioned { shards, bucket, topic, notes, suppressed: false };
     if let Some(unheeded) = pipeline.adoption.unheeded() {
         result.explain_adoption(unheeded);
     }

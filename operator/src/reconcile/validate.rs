@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_that_the_api_server_should_have_refused_is_refused_here() {
+    fn an_invalid_spec_is_refused_even_without_the_api_server() {
         let shards = |users: [&str; 2]| {
             let shards: Vec<Value> = users
                 .iter()

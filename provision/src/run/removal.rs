@@ -59,7 +59,7 @@ async fn fetch_ownership(settings: &Settings, shard: &Shard, dsns: &[Dsn]) -> Ow
     }
 }
 
-/// Removes the consumer group, then the topics. While the group has members, somebody reads the topics.
+/// Removes the consumer group, then the topics. While the group has members, consumers read the topics.
 async fn remove_topics_if_ours(settings: &Settings, answers: &[Ownership]) -> Vec<Line> {
     let topics = Topics::named(&settings.kafka.kafka_topic);
     let target = format!("topics {}…", topics.orders);

@@ -1,4 +1,4 @@
-//! Server-side apply identifies ports by their number. If somebody changes a number, applying ours adds a second port
+//! Server-side apply identifies ports by their number. If a user changes a number, applying ours adds a second port
 //! with the same name, which the API server refuses. So the list is replaced as a whole before the next apply.
 
 use k8s_openapi::serde::Serialize;
