@@ -34,7 +34,7 @@ async fn a_check_succeeds_where_an_operator_works() -> Result<()> {
     ensure!(!text.contains("FAILED"), "{text}");
     expect_line(&text, &["ok ", "definition of OrderFlow (orderflow.dev/v1alpha1)", "served"])?;
     let lease = format!("leader (Lease {}/orderflow-operator)", world.namespace);
-    expect_line(&text, &["ok ", &lease, "heard of"])?;
+    expect_line(&text, &["ok ", &lease, "renewed"])?;
     expect_line(&text, &["ok ", "permissions"])
 }
 
@@ -51,7 +51,7 @@ async fn a_check_names_the_permission_that_is_missing_and_what_it_is_for() -> Re
     deny(&world, "services", "delete").await?;
     let (ok, text) = check(&world).await?;
     ensure!(!ok, "{text}");
-    expect_line(&text, &["FAILED", "may delete services", "make the producers' Service"])?;
+    expect_line(&text, &["FAILED", "may delete services", "manage the producers' Services"])?;
     ensure!(text.matches("FAILED").count() == 1, "{text}");
     Ok(())
 }

@@ -124,7 +124,7 @@ async fn a_bucket_with_other_objects_is_kept() -> Result<()> {
     let keys: Vec<_> = left.contents().iter().filter_map(|object| object.key()).collect();
     ensure!(keys == THEIRS, "{keys:?}");
     let left = left_behind(&world).await?;
-    ensure!(left.contains("kept, as other objects are in it"), "{left}");
+    ensure!(left.contains("kept, because other objects are in it"), "{left}");
     Ok(())
 }
 

@@ -247,7 +247,7 @@ async fn an_object_of_a_childs_name_is_named_and_left_alone_until_it_is_gone() -
     {
         let condition = world.wait_for(condition, "False", "ChildConflict").await?;
         let message = condition["message"].as_str().unwrap_or_default();
-        ensure!(message.starts_with(&format!("{object} exists and is not this resource's")), "{condition}");
+        ensure!(message.starts_with(&format!("{object} exists and does not belong to this resource")), "{condition}");
     }
     world.wait_for("Ready", "False", "ChildConflict").await?;
     for _ in 0..3 {

@@ -142,7 +142,7 @@ async fn a_deletion_that_does_not_end_is_not_waited_for_for_ever() -> Result<()>
     world.orderflows().delete(NAME, &DeleteParams::default()).await?;
 
     let (ok, text) = release(&world, &[("WAIT_SECONDS", "1")]).await?;
-    ensure!(ok && text.contains("what was not removed yet stays"), "{text}");
+    ensure!(ok && text.contains("data that were not removed yet stay"), "{text}");
     world.is_gone(NAME).await?;
     ensure!(data(&world).await? == [true; 4], "{:?}", data(&world).await?);
     Ok(())
@@ -155,7 +155,7 @@ async fn there_is_no_waiting_where_nothing_waits_for_an_operator() -> Result<()>
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     let (ok, text) = release(&world, &[]).await?;
-    ensure!(ok && !text.contains("waiting") && text.contains("no OrderFlow waits for an operator"), "{text}");
+    ensure!(ok && !text.contains("waiting") && text.contains("no OrderFlow has a finalizer"), "{text}");
     operator.process().wait_for_exit(PATIENCE).await?;
     Ok(())
 }
@@ -164,7 +164,7 @@ async fn there_is_no_waiting_where_nothing_waits_for_an_operator() -> Result<()>
 async fn a_namespace_that_is_gone_is_no_failure() -> Result<()> {
     let world = World::new().await?;
     let (ok, text) = release(&world, &[("WATCH_NAMESPACE", &format!("{}-gone", world.namespace))]).await?;
-    ensure!(ok && text.contains("taken for gone"), "{text}");
+    ensure!(ok && text.contains("assuming that the namespace was removed"), "{text}");
     // Its own namespace is there, so what it may not do there is one.
     let (ok, text) = release(&world, &[("ALL_NAMESPACES", "true")]).await?;
     ensure!(!ok && text.contains("list the OrderFlows"), "{text}");
@@ -179,6 +179,6 @@ async fn a_definition_that_is_gone_is_no_failure() -> Result<()> {
     let (ok, text) =
         operator::command(folder, "release-without-definition", kubernetes.admin_kubeconfig(), environment, "release")
             .await?;
-    ensure!(ok && text.contains("no OrderFlow waits for an operator"), "{text}");
+    ensure!(ok && text.contains("no OrderFlow has a finalizer"), "{text}");
     Ok(())
 }

@@ -93,7 +93,7 @@ async fn another_takes_over_from_one_that_stops_is_killed_or_is_frozen() -> Resu
     let second = world.operator().await?;
 
     first.stop().await?;
-    ensure!(first.process().log_since_start().contains("the Lease was given back"), "it kept the Lease");
+    ensure!(first.process().log_since_start().contains("released the Lease"), "it kept the Lease");
     led_by(&world, &second).await?;
 
     let third = world.operator().await?;

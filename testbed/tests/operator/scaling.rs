@@ -120,7 +120,7 @@ async fn there_may_be_as_many_consumers_as_partitions_and_no_more() -> Result<()
     world.patch(json!({ "spec": { "consumer": { "replicas": 6 } } })).await?;
     world.deployment_that("consumer", "of 6 pods", |deployment| replicas(deployment) == Some(6)).await?;
     let refused = world.patch(json!({ "spec": { "consumer": { "replicas": 7 } } })).await;
-    ensure!(format!("{:?}", refused.as_ref().err()).contains("must not be more than topic.partitions"), "{refused:?}");
+    ensure!(format!("{:?}", refused.as_ref().err()).contains("must not exceed topic.partitions"), "{refused:?}");
     Ok(())
 }
 

@@ -178,7 +178,7 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
 
     let first = remove(&environment).await?;
     ensure!(first.line("shard1") == "removed" && first.line("shard2") == "removed", "{first:?}");
-    let kept = "kept, as other objects are in it; 1002 receipts removed";
+    let kept = "kept, because other objects are in it; 1002 receipts removed";
     ensure!(first.line(&format!("bucket {bucket}")) == kept, "{first:?}");
     ensure!(first.text.lines().filter(|line| line.starts_with("topic ")).count() == 4, "{first:?}");
     let left = tables(dsn).await?;
@@ -193,7 +193,7 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     ensure!(looked.text.matches("FAILED: the topic does not exist").count() == 4, "{looked:?}");
 
     let second = remove(&environment).await?;
-    ensure!(second.text.matches("nothing of ours").count() == 4, "{second:?}");
+    ensure!(second.text.matches("has no owner, nothing removed").count() == 4, "{second:?}");
 
     execute(dsn, "DROP SCHEMA orderuser CASCADE").await?;
     let adopted = run(&environment, &["--adopt"]).await?;
@@ -216,17 +216,17 @@ async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
     let another = refuse_to_remove(&with(&environment, "OWNER", "test/another")).await?;
     let owner = value(&environment, "OWNER");
     for target in ["shard1", "shard2", &format!("bucket {bucket}")] {
-        ensure!(another.line(target).contains(&format!("is {owner}'s; nothing was")), "{another:?}");
+        ensure!(another.line(target).contains(&format!("belongs to {owner}; nothing was")), "{another:?}");
     }
 
     // The bucket is not at stake here: another one, which is not there.
     let swapped = with(&with(&environment, "PG_SHARD1_DSN", &dsns[1]), "PG_SHARD2_DSN", &dsns[0]);
     let swapped = refuse_to_remove(&with(&swapped, "S3_BUCKET", &format!("{bucket}-not"))).await?;
-    ensure!(swapped.text.matches("the database is another shard's").count() == 2, "{swapped:?}");
+    ensure!(swapped.text.matches("the database belongs to another shard").count() == 2, "{swapped:?}");
 
     let elsewhere = with(&with(&environment, "KAFKA_TOPIC", "another"), "S3_BUCKET", &format!("{bucket}-not"));
     let elsewhere = refuse_to_remove(&elsewhere).await?;
-    ensure!(elsewhere.text.matches("the database was made for topic").count() == 2, "{elsewhere:?}");
+    ensure!(elsewhere.text.matches("the database was set up for topic").count() == 2, "{elsewhere:?}");
 
     let looked = run(&environment, &["--check"]).await?;
     ensure!(looked.succeeded, "{looked:?}");
@@ -253,7 +253,7 @@ async fn tables_that_are_locked_or_needed_are_left_altogether() -> Result<()> {
 
     execute(dsn, "CREATE VIEW report AS SELECT count(*) FROM orders").await?;
     let needed = refuse_to_remove(&environment).await?;
-    let reason = "FAILED: not removed, because others are in the way: view report depends on table orders";
+    let reason = "FAILED: drop the tables: other objects depend on them: view report depends on table orders";
     ensure!(needed.line("shard1") == reason, "{needed:?}");
     ensure!(tables(dsn).await? == before, "{:?}", tables(dsn).await?);
 
@@ -308,7 +308,7 @@ async fn topics_are_left_as_long_as_their_group_has_members() -> Result<()> {
     let refused = refuse_to_remove(&environment).await?;
     let group = format!("group {}", stack.group());
     ensure!(refused.line(&group) == "FAILED: the consumer group still has members", "{refused:?}");
-    ensure!(refused.line("shard1").contains("left until the topics are gone"), "{refused:?}");
+    ensure!(refused.line("shard1").contains("kept until the topics are removed"), "{refused:?}");
     let looked = run(&environment, &["--check"]).await?;
     ensure!(looked.text.matches("exists").count() == 4, "{looked:?}");
 
@@ -371,12 +371,12 @@ async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Re
 
     let refused = run(&environment, &[]).await?;
     let line = refused.line(&format!("bucket {bucket}"));
-    ensure!(!refused.succeeded && line.contains("holds objects and no OrderFlow's tag"), "{refused:?}");
+    ensure!(!refused.succeeded && line.contains("holds objects and has no owner tag"), "{refused:?}");
     let (tagged, private) =
         (tags(&stack, bucket).await?, client.get_public_access_block().bucket(bucket).send().await.is_ok());
     ensure!(tagged.is_empty() && !private, "the bucket was changed: {tagged:?}");
     let nothing = run(&environment, &["--remove"]).await?;
-    ensure!(nothing.line(&format!("bucket {bucket}")) == "nothing of ours", "{nothing:?}");
+    ensure!(nothing.line(&format!("bucket {bucket}")) == "has no owner, nothing removed", "{nothing:?}");
 
     // By name: with a tag, or with the flag.
     let owner = value(&environment, "OWNER");
@@ -399,7 +399,7 @@ async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Res
     put(&stack, &environment, [receipt("alice")]).await?;
 
     let removed = remove(&environment).await?;
-    let kept = "kept, as nothing says that an OrderFlow created it; 1 receipt removed";
+    let kept = "kept, because no tag shows that an OrderFlow created it; 1 receipt removed";
     ensure!(removed.line(&format!("bucket {bucket}")) == kept, "{removed:?}");
     client.head_bucket().bucket(bucket).send().await?;
     ensure!(tags(&stack, bucket).await?.is_empty(), "{:?}", tags(&stack, bucket).await?);
@@ -418,12 +418,12 @@ async fn topics_that_were_there_before_are_kept() -> Result<()> {
     let group = value(&environment, "OWNER").replacen('/', ".", 1);
     environment.push(("KAFKA_GROUP_ID".to_owned(), group.clone()));
     let unclaimed = run(&environment, &["--check"]).await?;
-    ensure!(unclaimed.line(&format!("topic {relay}")).contains("the topics are nobody's yet"), "{unclaimed:?}");
+    ensure!(unclaimed.line(&format!("topic {relay}")).contains("the topics have no owner yet"), "{unclaimed:?}");
     let made = run(&environment, &[]).await?;
     ensure!(made.succeeded && made.line(&format!("topic {relay}")).starts_with("exists, 3 partitions"), "{made:?}");
 
     let removed = remove(&environment).await?;
-    let kept = "kept, as nothing says that an OrderFlow created it";
+    let kept = "kept, because no record shows that an OrderFlow created it";
     for (name, line) in [
         (topic.clone(), kept),
         (format!("{topic}.notifications"), "removed"),
@@ -433,7 +433,7 @@ async fn topics_that_were_there_before_are_kept() -> Result<()> {
         ensure!(removed.line(&format!("topic {name} ")) == line, "{name}: {removed:?}");
     }
     // Without its offsets the next group of that name would notify every user again.
-    let kept = format!("kept, as the topic {topic} stays");
+    let kept = format!("kept, because the topic {topic} stays");
     ensure!(removed.line(&format!("group {group}")) == kept, "{removed:?}");
     // They are nobody's again.
     let next = with(&fresh(&stack).await?, "KAFKA_TOPIC", &topic);
@@ -452,7 +452,7 @@ async fn topics_have_one_owner_by_any_name_of_their_brokers() -> Result<()> {
 
     let alias = value(&environment, "KAFKA_BROKERS").replace("127.0.0.1", "localhost");
     let second = with(&with(&fresh(&stack).await?, "KAFKA_TOPIC", topic), "KAFKA_BROKERS", &alias);
-    let expected = format!("FAILED: the topics are {}'s; nothing was written", value(&environment, "OWNER"));
+    let expected = format!("FAILED: the topics belong to {}; nothing was written", value(&environment, "OWNER"));
     // Its databases are its own by now, so it is the topics alone that refuse their removal.
     for arguments in [&[][..], &["--check"], &["--remove"]] {
         let refused = run(&second, arguments).await?;
