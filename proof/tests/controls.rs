@@ -5,23 +5,21 @@
 //! The services are real; the mistakes are `defect`s of builds with failpoints.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_proof::checker::{self, Kind};
-use orderflow_proof::client::{self, Clients};
-use orderflow_proof::deployment::set_failpoint;
-use orderflow_proof::history::{Clock, Recorder};
-use orderflow_proof::observation::Sites;
-use orderflow_proof::workload::{Manner, Plan};
-use orderflow_testbed::product::Builder;
-use orderflow_testbed::{Isolation, Link, Producer, Proxy, Service, Stack, eventually, folder, port};
+use orderflow_proof::{
+    checker::{self, Kind},
+    client::{self, Clients},
+    deployment::set_failpoint,
+    history::{Clock, Recorder},
+    observation::Sites,
+    workload::{Manner, Plan},
+};
+use orderflow_testbed::{
+    Isolation, Link, Producer, Proxy, Service, Stack, eventually, folder, port, product::Builder, wait::PATIENCE,
+};
 use sqlx::Connection as _;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
-/// Long enough for anything that is going to happen on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(180);
+use tokio::{sync::oneshot, task::JoinHandle};
 
 const ORDERS: u64 = 120;
 

@@ -2,22 +2,20 @@
 //! then the checker has to find every receipt, while orders flow all the time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_proof::checker;
-use orderflow_proof::client::{self, Clients};
-use orderflow_proof::history::{Clock, Recorder};
-use orderflow_proof::observation::Sites;
-use orderflow_testbed::{Service, Stack, Store, eventually, folder};
+use orderflow_proof::{
+    checker,
+    client::{self, Clients},
+    history::{Clock, Recorder},
+    observation::Sites,
+};
+use orderflow_testbed::{Service, Stack, Store, eventually, folder, wait::PATIENCE};
 use tokio::sync::oneshot;
-
-/// Long enough for anything that is going to happen on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_that_s3_forgot_are_all_there_after_a_repair() -> Result<()> {
-    let stack = Stack::own_with(Store::Localstack).await?;
+    let stack = Stack::builder().own().store(Store::Localstack).start().await?;
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000").start().await?;
     let _consumer = stack.consumer().start().await?;
     let sites = Sites::of(&stack);

@@ -1,7 +1,6 @@
 //! A short run of the proof with a fixed seed, as a part of `make test`; `make proof` is the long one.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use orderflow_proof::{Settings, fault, run};

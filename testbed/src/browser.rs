@@ -3,17 +3,22 @@
 //! Promises that each is another one, that it asks for nothing but the pages it is sent to, and that neither it nor its
 //! profile outlives the value. What a test does with it is up to the test's WebDriver client.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::process::{Launch, Process};
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, port, tools};
+use crate::{
+    folder, http, port,
+    process::{Launch, Process},
+    service::{Service, wait_until_answered},
+    tools,
+};
 
 /// A driver listens at once; the browser starts with the session.
 const START_DEADLINE: Duration = Duration::from_secs(30);

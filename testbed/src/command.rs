@@ -1,8 +1,10 @@
 //! A program that is run to its end: with a deadline, nothing of this shell's environment but `PATH`, and an error that
 //! says what it said. What keeps running is a [`Process`](crate::Process).
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 

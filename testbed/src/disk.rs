@@ -2,13 +2,17 @@
 //!
 //! Only root may mount one. Dropping it unmounts it, with all that is on it.
 
-use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use nix::unistd::geteuid;
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+    unistd::geteuid,
+};
 
 use crate::{command, folder};
 

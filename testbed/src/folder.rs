@@ -3,12 +3,14 @@
 //! For tests that folder is `orderflow-test-<pid>` in the temp folder. What dead test processes left is removed when
 //! the next one starts, but logs stay for a day: a failing test names them.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 

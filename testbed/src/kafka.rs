@@ -4,20 +4,27 @@
 //! means the broker is in its own metadata. A secured one has no listener for clients but one with TLS and a log-in
 //! (SASL_SSL, SCRAM-SHA-512), which it uses itself too.
 
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+};
 
-use crate::certificates::Pair;
-use crate::process::{Launch, Process};
-use crate::product::Environment;
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, port, tools};
+use crate::{
+    certificates::Pair,
+    folder, port,
+    process::{Launch, Process},
+    product::Environment,
+    service::{Service, wait_until_answered},
+    tools,
+};
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
 

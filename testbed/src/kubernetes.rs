@@ -8,19 +8,25 @@
 //! The garbage collector looks for new kinds every 30 s, which cannot be changed: what belongs to a custom resource may
 //! outlive it by that much while its CRD is new.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::DeleteParams;
-use kube::{Api, Client, Config};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use kube::{Api, Client, Config, api::DeleteParams};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use crate::process::{Launch, Process};
-use crate::service::{STOP_GRACE, wait_until_answered};
-use crate::{folder, http, port, tools};
+use crate::{
+    folder, http, port,
+    process::{Launch, Process},
+    service::{STOP_GRACE, wait_until_answered},
+    tools,
+};
+use api_server::Reach;
+use certificates::Certificates;
+use kubeconfig::{Credentials, kubeconfig};
 
 mod address;
 mod api_server;
@@ -32,10 +38,7 @@ mod kubeconfig;
 mod node;
 
 pub use address::NODE;
-use api_server::Reach;
-use certificates::Certificates;
 pub use fake_kubelet::FakeKubelet;
-use kubeconfig::{Credentials, kubeconfig};
 pub use node::Node;
 
 /// It takes 4 s on an idle machine with two cores, and far longer beside a compiler.

@@ -6,6 +6,7 @@
 //! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
 //! own, so that a wrong client setting in the product cannot hide itself from a test.
 
+pub mod api;
 pub mod browser;
 pub mod certificates;
 pub mod command;

@@ -4,14 +4,14 @@
 //! its latency counts from then, so a server that stalls cannot hide the requests that waited meanwhile. With rate 0 each
 //! connection sends its next one as soon as the last one was answered.
 
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use schedule::Schedule;
+use worker::Worker;
 
 mod order;
 mod schedule;
@@ -20,9 +20,6 @@ mod worker;
 
 pub use order::{Accepted, Orders, Request};
 pub use tally::{Outcome, Tally};
-
-use schedule::Schedule;
-use worker::Worker;
 
 /// What is sent, where to, and how fast.
 #[derive(Debug, Clone)]

@@ -3,16 +3,19 @@
 //! Promises the same port across stop, kill and start, and that "up" means its S3 is loaded. It keeps objects in
 //! memory: after a stop they are GONE, buckets included.
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::process::{Launch, Process};
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, port, s3, tools};
+use crate::{
+    folder, http, port,
+    process::{Launch, Process},
+    s3,
+    service::{Service, wait_until_answered},
+    tools,
+};
 
 /// LocalStack takes any credentials; these are the usual ones.
 pub const ACCESS_KEY_ID: &str = "test";

@@ -5,8 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use futures_util::future::BoxFuture;
 
-use crate::process::Process;
-use crate::{LocalStack, Service, Versitygw, localstack, versitygw};
+use crate::{LocalStack, Service, Versitygw, localstack, process::Process, versitygw};
 
 /// Which S3 is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -4,10 +4,12 @@
 //! the kernel hands out to outgoing connections: a reconnecting client could otherwise be given the very port it is
 //! trying to reach.
 
-use std::collections::{HashSet, hash_map::RandomState};
-use std::hash::BuildHasher;
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::{HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    net::{Ipv4Addr, TcpListener},
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Result, bail};
 

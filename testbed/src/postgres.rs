@@ -4,20 +4,26 @@
 //! runs as the system user `postgres`, because `initdb` and `postgres` refuse root. A secured one takes connections over
 //! TLS only.
 
-use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use nix::unistd::{User, geteuid};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::certificates::Pair;
-use crate::process::{Launch, Process};
-use crate::service::{STOP_GRACE, Service, wait_until_answered};
-use crate::wait::eventually;
-use crate::{folder, port, process_tree, tools};
+use crate::{
+    certificates::Pair,
+    folder, port,
+    process::{Launch, Process},
+    process_tree,
+    service::{STOP_GRACE, Service, wait_until_answered},
+    tools,
+    wait::eventually,
+};
 
 /// The superuser of every Postgres started here.
 pub const USER: &str = "orderuser";

@@ -3,22 +3,28 @@
 //! Promises that no child outlives the process that started it, even one that dies by `kill -9`, and that its output
 //! is in a log file. Every service and every binary of the product is run through this type.
 
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-use crate::wait::eventually;
-use crate::{folder, process_tree};
+use crate::{folder, process_tree, wait::eventually};
 
 /// Lines of a log that are shown when something fails.
 pub const TAIL: usize = 40;

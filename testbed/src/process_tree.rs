@@ -3,11 +3,15 @@
 //! A process group is not enough to freeze or kill a service: each Postgres backend leads a group of its own. The tree
 //! by parent pid holds them all.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// One row of the process table.
 pub(crate) struct Row {

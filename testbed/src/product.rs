@@ -4,19 +4,23 @@
 //! They listen on port 0 and log where; the addresses are read from what they logged since their last start, so a
 //! process that was started again may have others. Its `INSTANCE` stays the same.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::eventually;
-use crate::process::{Launch, Process};
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, tools};
+use crate::{
+    eventually, folder, http,
+    process::{Launch, Process},
+    service::{Service, wait_until_answered},
+    tools,
+};
 
 /// Live means listening, which waits for no other service.
 const LIVE_DEADLINE: Duration = Duration::from_secs(20);

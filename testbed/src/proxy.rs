@@ -4,22 +4,19 @@
 //! Promises the same port for as long as it lives, and that a change of its [`Link`] holds at once, for open connections
 //! too. Whoever uses it cannot tell it from the network.
 
-use std::convert::Infallible;
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::port;

@@ -3,15 +3,16 @@
 //! All of it goes through the service's one [`Process`]; a service only adds when it counts as up and how it is
 //! stopped in good order.
 
-use std::future::Future;
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use crate::process::{Process, TAIL};
-use crate::wait::eventually;
+use crate::{
+    process::{Process, TAIL},
+    wait::eventually,
+};
 
 /// How long a service may take to stop in good order before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);

@@ -1,24 +1,29 @@
-//! What an integration test starts from: two Postgres shards, Kafka and S3, provisioned, and nobody else's.
+//! A test's own pipeline: two Postgres shards, Kafka and S3, provisioned.
 //!
-//! `Stack::shared()` uses services that are started once per test process and gives each test its own databases,
-//! topics, bucket and consumer group. `Stack::own()` starts services of its own, for a test that kills or freezes
-//! them. Either way no test sees another. Of both there is a secured variant, whose Postgres and Kafka take TLS only.
-//! Their S3 is versitygw; a stack of one's own may have LocalStack, which is what a laptop has.
+//! By default a stack uses services that are started once per test process, with its own databases, topics, bucket and
+//! consumer group. A test that kills or freezes a service asks for services of its own. Either way no test sees another
+//! test's data. Postgres and Kafka of a secured stack take TLS only. S3 is versitygw unless a test asks for LocalStack,
+//! which `make up` runs.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures_util::future::try_join3;
 use sqlx::PgConnection;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::certificates::Authority;
-use crate::product::{self, Builder, Environment, Verified};
-use crate::{Consumer, Isolation, Kafka, ObjectStore, Postgres, Producer, Record, Service, Store};
-use crate::{folder, postgres, s3, topic};
+use crate::{
+    Consumer, Isolation, Kafka, ObjectStore, Postgres, Producer, Record, Service, Store,
+    certificates::Authority,
+    folder, postgres,
+    product::{self, Environment, Verified},
+    s3, topic,
+};
 
 /// What a test has is verified in a second or two; a transaction that somebody left open takes 20 s to end.
 const VERIFY_DEADLINE: Duration = Duration::from_mins(2);
@@ -33,29 +38,29 @@ pub struct Services {
 }
 
 impl Services {
-    async fn shared(folder: &Path) -> Result<&'static Self> {
-        static SHARED: OnceCell<Services> = OnceCell::const_new();
-        SHARED.get_or_try_init(|| Services::start(folder, "", Store::Versitygw)).await
-    }
-
-    async fn start(folder: &Path, prefix: &str, store: Store) -> Result<Self> {
+    async fn start(folder: &Path, prefix: &str, settings: Builder, store: Store) -> Result<Self> {
+        if settings.secured {
+            let authority = Authority::new("orderflow-testbed")?;
+            let postgres =
+                async |name: String| Postgres::start_secured(folder, &name, &authority.loopback("postgres")?).await;
+            let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority.loopback("kafka")?).await;
+            return Self::start_with(folder, prefix, postgres, kafka, store).await;
+        }
         let postgres = async |name: String| Postgres::start(folder, &name).await;
+        if settings.forgetful {
+            let kafka = async |name: String| Kafka::start_forgetful(folder, &name).await;
+            return Self::start_with(folder, prefix, postgres, kafka, store).await;
+        }
         let kafka = async |name: String| Kafka::start_short_lived(folder, &name).await;
         Self::start_with(folder, prefix, postgres, kafka, store).await
     }
 
-    async fn start_forgetful(folder: &Path, prefix: &str) -> Result<Self> {
-        let postgres = async |name: String| Postgres::start(folder, &name).await;
-        let kafka = async |name: String| Kafka::start_forgetful(folder, &name).await;
-        Self::start_with(folder, prefix, postgres, kafka, Store::Versitygw).await
-    }
-
-    async fn start_secured(folder: &Path, prefix: &str) -> Result<Self> {
-        let authority = Authority::new("orderflow-testbed")?;
-        let postgres =
-            async |name: String| Postgres::start_secured(folder, &name, &authority.loopback("postgres")?).await;
-        let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority.loopback("kafka")?).await;
-        Self::start_with(folder, prefix, postgres, kafka, Store::Versitygw).await
+    /// Returns the services that all stacks of this test process share; the first call starts them.
+    async fn shared(folder: &Path, settings: Builder) -> Result<&'static Self> {
+        static PLAIN: OnceCell<Services> = OnceCell::const_new();
+        static SECURED: OnceCell<Services> = OnceCell::const_new();
+        let (services, prefix) = if settings.secured { (&SECURED, "secured-") } else { (&PLAIN, "") };
+        services.get_or_try_init(|| Self::start(folder, prefix, settings, Store::Versitygw)).await
     }
 
     async fn start_with(
@@ -98,55 +103,74 @@ pub struct Stack {
     tag: String,
 }
 
+/// The kind of stack that a test needs; begun by [`Stack::builder`].
+#[derive(Debug, Clone, Copy, Default)]
+#[must_use]
+pub struct Builder {
+    own: bool,
+    secured: bool,
+    forgetful: bool,
+    store: Option<Store>,
+}
+
+impl Builder {
+    /// Starts services for this stack alone, which its test may kill, freeze and reconfigure. Dropping the stack ends
+    /// them.
+    pub fn own(mut self) -> Self {
+        self.own = true;
+        self
+    }
+
+    /// Makes Postgres take TLS only, and Kafka TLS with a login only, with certificates of a private authority.
+    pub fn secured(mut self) -> Self {
+        self.secured = true;
+        self
+    }
+
+    /// Makes Kafka forget the offsets of a group without members after a minute. Needs [`Builder::own`].
+    pub fn forgetful(mut self) -> Self {
+        self.forgetful = true;
+        self
+    }
+
+    /// Chooses the S3 server. LocalStack always belongs to this stack alone: it takes any region and credentials, keeps
+    /// versions if configured to, and one key may be a prefix of another.
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Starts what is not running yet, and provisions the stack.
+    pub async fn start(self) -> Result<Stack> {
+        ensure!(
+            !self.forgetful || self.own,
+            "start a stack: a forgetful Kafka cannot be shared, so call own() as well"
+        );
+        ensure!(!self.forgetful || !self.secured, "start a stack: a secured Kafka cannot be forgetful");
+        let folder = folder::of_this_test_process()?;
+        let store = self.store.unwrap_or(Store::Versitygw);
+        if self.own {
+            let services = Services::start(folder, &own_prefix(), self, store).await?;
+            return Stack::provisioned(Backing::Own(Box::new(services)), None, folder).await;
+        }
+        let object_store = match store {
+            Store::Versitygw => None,
+            Store::Localstack => Some(ObjectStore::start(folder, &format!("{}s3", own_prefix()), store).await?),
+        };
+        let services = Services::shared(folder, self).await?;
+        Stack::provisioned(Backing::Shared(services), object_store, folder).await
+    }
+}
+
 impl Stack {
-    /// A stack on the services this test process shares. A test must not kill, freeze or reconfigure those.
+    /// Begins a stack on the services that this test process shares, without TLS.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts a stack on the services that this test process shares. A test must not kill, freeze or reconfigure those.
     pub async fn shared() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::shared(folder).await?;
-        Self::provisioned(Backing::Shared(services), None, folder).await
-    }
-
-    /// The same with LocalStack, and that its own: it takes any region and credentials, keeps versions if asked to, and one key may be the
-    /// beginning of another.
-    pub async fn shared_with_localstack() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let localstack = ObjectStore::start(folder, &format!("{}s3", own_prefix()), Store::Localstack).await?;
-        let services = Services::shared(folder).await?;
-        Self::provisioned(Backing::Shared(services), Some(localstack), folder).await
-    }
-
-    /// The same where Postgres takes TLS only and Kafka TLS with a log-in only, with certificates of a private authority.
-    pub async fn secured() -> Result<Self> {
-        static SHARED: OnceCell<Services> = OnceCell::const_new();
-        let folder = folder::of_this_test_process()?;
-        let services = SHARED.get_or_try_init(|| Services::start_secured(folder, "secured-")).await?;
-        Self::provisioned(Backing::Shared(services), None, folder).await
-    }
-
-    /// A stack on services of its own; dropping it ends them.
-    pub async fn own() -> Result<Self> {
-        Self::own_with(Store::Versitygw).await
-    }
-
-    /// The same with an S3 that the test chose.
-    pub async fn own_with(store: Store) -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::start(folder, &own_prefix(), store).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
-    }
-
-    /// A stack of its own whose Kafka forgets the offsets of a group without members after a minute.
-    pub async fn own_forgetful() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::start_forgetful(folder, &own_prefix()).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
-    }
-
-    /// A secured stack on services of its own.
-    pub async fn own_secured() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::start_secured(folder, &own_prefix()).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
+        Self::builder().start().await
     }
 
     async fn provisioned(backing: Backing, object_store: Option<ObjectStore>, folder: &'static Path) -> Result<Self> {
@@ -226,12 +250,12 @@ impl Stack {
     }
 
     /// A producer on this stack, to be started; each call is another instance.
-    pub fn producer(&self) -> Builder<Producer> {
+    pub fn producer(&self) -> product::Builder<Producer> {
         Producer::builder(self.folder, self.env())
     }
 
     /// A consumer on this stack, to be started. It is given nothing but Kafka.
-    pub fn consumer(&self) -> Builder<Consumer> {
+    pub fn consumer(&self) -> product::Builder<Consumer> {
         let environment = self.env().into_iter().filter(|(name, _)| name.starts_with("KAFKA_")).collect();
         Consumer::builder(self.folder, environment)
     }

@@ -3,10 +3,12 @@
 //! Postgres and Chromium come from the system's packages; Kafka, LocalStack, versitygw and Kubernetes from the cache
 //! folder that `scripts/prepare` fills. What is missing is an error that says so and names that script.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 

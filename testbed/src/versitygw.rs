@@ -9,15 +9,18 @@
 //! shows, and that is renamed to the key. What a kill leaves there stays until the bucket is deleted. As objects are
 //! files, no key may be another one's folder (`a` and `a/b`).
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::future::BoxFuture;
 
-use crate::process::{Launch, Process};
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, port, s3, tools};
+use crate::{
+    folder, http, port,
+    process::{Launch, Process},
+    s3,
+    service::{Service, wait_until_answered},
+    tools,
+};
 
 pub const ACCESS_KEY_ID: &str = "orderflow-testbed";
 pub const SECRET_ACCESS_KEY: &str = "objects-outlive-their-server";

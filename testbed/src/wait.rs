@@ -3,12 +3,13 @@
 //! Promises that a wait which fails says what was awaited and what was seen last, and that one hanging attempt cannot
 //! outlive the deadline. Nobody in this workspace sleeps for a fixed time instead.
 
-use std::fmt::Debug;
-use std::future::Future;
-use std::time::Duration;
+use std::{fmt::Debug, future::Future, time::Duration};
 
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep, timeout_at};
+
+/// The longest a test waits for anything that must happen: long enough for two busy cores, and nothing depends on it.
+pub const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Pause between two attempts: short against everything that is awaited, long against the cost of asking.
 const INTERVAL: Duration = Duration::from_millis(20);

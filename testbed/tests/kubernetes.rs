@@ -1,22 +1,25 @@
 //! The control plane is a real one: controllers act, RBAC and Pod Security refuse, the audit log tells, and what was
 //! stored survives `kill -9`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
-use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::{Api, Client};
-use orderflow_testbed::wait::accepted;
-use orderflow_testbed::{Kubernetes, Process, eventually, folder};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    authentication::v1::TokenRequest,
+    core::v1::{ConfigMap, Namespace, Pod, ServiceAccount},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use orderflow_testbed::{
+    Kubernetes, Process, eventually, folder,
+    wait::{PATIENCE, accepted},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
-
-/// The controllers answer in milliseconds; the garbage collector looks for new kinds every 30 s.
-const CONTROLLERS: Duration = Duration::from_secs(60);
 
 /// Shared by the tests that leave it running.
 async fn kubernetes() -> Result<&'static Kubernetes> {
@@ -51,13 +54,13 @@ async fn a_deployment_gets_a_replica_set_that_goes_away_with_it() -> Result<()> 
         },
     });
     deployments.create(&PostParams::default(), &object(deployment)?).await?;
-    eventually("a replica set and its pod", CONTROLLERS, || async {
+    eventually("a replica set and its pod", PATIENCE, || async {
         accepted((names(&replica_sets).await?, names(&pods).await?), |(sets, pods)| sets.len() == 1 && pods.len() == 1)
     })
     .await?;
 
     deployments.delete("shop", &DeleteParams::background()).await?;
-    eventually("both to be collected", CONTROLLERS, || async {
+    eventually("both to be collected", PATIENCE, || async {
         accepted((names(&replica_sets).await?, names(&pods).await?), |(sets, pods)| sets.is_empty() && pods.is_empty())
     })
     .await?;
@@ -72,7 +75,7 @@ async fn a_namespace_goes_away_with_what_is_in_it() -> Result<()> {
 
     let namespaces: Api<Namespace> = Api::all(client);
     namespaces.delete("short-lived", &DeleteParams::default()).await?;
-    eventually("the namespace to go away", CONTROLLERS, || async {
+    eventually("the namespace to go away", PATIENCE, || async {
         accepted(namespaces.get_opt("short-lived").await?, Option::is_none)
     })
     .await?;
@@ -121,7 +124,7 @@ async fn a_privileged_pod_is_refused_where_pod_security_is_enforced() -> Result<
     let refusal = refusal(refused)?;
     assert_eq!(refusal.code, 403);
     assert!(refusal.message.contains("violates PodSecurity"), "{}", refusal.message);
-    eventually("the pod to be taken where nothing is enforced", CONTROLLERS, || async {
+    eventually("the pod to be taken where nothing is enforced", PATIENCE, || async {
         Api::namespaced(client.clone(), "unrestricted").create(&PostParams::default(), &pod).await
     })
     .await?;

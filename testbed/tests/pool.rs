@@ -8,9 +8,10 @@ use nix::{
     unistd::Pid,
 };
 use orderflow_service::postgres::{AskError, Pool};
-use orderflow_testbed::{Link, Postgres, Proxy, eventually, folder, postgres};
+use orderflow_testbed::{Link, Postgres, Proxy, eventually, folder, postgres, wait::PATIENCE};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest one question may take: shorter than any timeout of TCP, so that the pool must notice a dead connection.
+const ANSWER: Duration = Duration::from_secs(30);
 
 fn pool_of_one(dsn: &str) -> Result<Pool> {
     Ok(Pool::new(1, dsn.parse()?, |_| Box::pin(async { Ok(()) })))
@@ -40,8 +41,8 @@ async fn an_idle_connection_that_has_died_is_replaced_before_it_is_used() -> Res
     let server = Postgres::start(folder::of_this_test_process()?, "pool-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
-    let first = backend(&pool, PATIENCE).await.context("ask over the first connection")?;
-    ensure!(backend(&pool, PATIENCE).await? == first, "a connection that is well should be used again");
+    let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
+    ensure!(backend(&pool, ANSWER).await? == first, "a connection that is well should be used again");
 
     has_been_idle(&dsn, first).await?;
     eventually("the connection to be dead", PATIENCE, async || {
@@ -52,7 +53,7 @@ async fn an_idle_connection_that_has_died_is_replaced_before_it_is_used() -> Res
         Ok(())
     })
     .await?;
-    let second = backend(&pool, PATIENCE).await.context("ask after the connection has died")?;
+    let second = backend(&pool, ANSWER).await.context("ask after the connection has died")?;
     ensure!(second != first, "backend {first} is dead");
     Ok(())
 }
@@ -62,10 +63,10 @@ async fn an_idle_connection_that_has_fallen_silent_is_replaced_before_it_is_used
     let server = Postgres::start(folder::of_this_test_process()?, "frozen-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
-    let first = backend(&pool, PATIENCE).await.context("ask over the first connection")?;
+    let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
     has_been_idle(&dsn, first).await?;
     kill(Pid::from_raw(first), Signal::SIGSTOP)?;
-    let second = backend(&pool, PATIENCE).await;
+    let second = backend(&pool, ANSWER).await;
     kill(Pid::from_raw(first), Signal::SIGCONT)?;
     ensure!(second.context("ask beside the frozen backend")? != first, "backend {first} was frozen");
     Ok(())
@@ -77,14 +78,14 @@ async fn a_connection_that_falls_silent_in_an_answer_leaves_its_place() -> Resul
     let network = Proxy::start(server.port()).await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn.replace(&format!(":{}/", server.port()), &format!(":{}/", network.port())))?;
-    let first = backend(&pool, PATIENCE).await.context("ask over the first connection")?;
+    let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
     network.set(Link::Swallowing);
     for _ in 0..3 {
         let silence = backend(&pool, Duration::from_millis(200)).await;
         ensure!(matches!(silence, Err(AskError::Timeout(_))), "{silence:?}");
     }
     network.set(Link::Open);
-    let second = backend(&pool, PATIENCE).await.context("ask when the network is back")?;
+    let second = backend(&pool, ANSWER).await.context("ask when the network is back")?;
     ensure!(second != first, "backend {first} was given up");
     Ok(())
 }

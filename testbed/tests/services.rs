@@ -1,16 +1,20 @@
 //! Each backing service starts, is killed and comes back with its data, is frozen and goes on.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use aws_sdk_s3::primitives::ByteStream;
 use orderflow_testbed::{
     Isolation, Kafka, LocalStack, Postgres, Service, Versitygw, eventually, folder, postgres, read_topic,
 };
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    producer::{BaseRecord, Producer, ThreadedProducer},
+};
 use sqlx::Connection;
 
 /// Far more than an answer takes from a service that is not frozen.

@@ -7,9 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use orderflow_testbed::operator::ACCOUNT;
 use serde_json::Value;
 
-use super::world::{ACCOUNT, NAMESPACE};
+use super::world::NAMESPACE;
 
 /// The API server's log of requests, which is complete.
 pub struct Audit {

@@ -1,7 +1,6 @@
 //! The control plane, the operator with its account, the resources, and what these stand on.
 
 use std::{
-    fmt::Debug,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,28 +8,25 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    authentication::v1::TokenRequest,
-    core::v1::{Namespace, Secret, ServiceAccount},
-    rbac::v1::RoleBinding,
+    core::v1::{Namespace, Secret},
 };
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
-    core::GroupVersionKind,
+    api::{DynamicObject, ListParams, Patch, PatchParams},
 };
 use orderflow_testbed::{
-    Kafka, Kubernetes, Operator, Postgres, Versitygw, eventually, product::Environment, versitygw,
+    Kafka, Kubernetes, Operator, Postgres, Versitygw, eventually,
+    operator::{self, create, create_account, install_definition},
+    product::Environment,
+    versitygw,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::backing::{PATIENCE, metric};
 
 pub const RESOURCES: usize = 200;
 pub const NAMESPACE: &str = "bench";
-/// The operator's ServiceAccount.
-pub const ACCOUNT: &str = "orderflow-operator";
 const S3_SECRET: &str = "s3-credentials";
 
 /// Between two looks for a change: short against the time that it takes.
@@ -60,7 +56,7 @@ impl World {
         let client = kubernetes.client()?;
         install_definition(&client).await?;
         create::<Namespace>(&Api::all(client.clone()), json!({ "metadata": { "name": NAMESPACE } })).await?;
-        let kubeconfig = make_account(&kubernetes, &client).await?;
+        let kubeconfig = create_account(&kubernetes, &client, NAMESPACE).await?;
         let world = Self { kubernetes, postgres, kafka, s3, client, kubeconfig, folder: folder.to_owned() };
         world.make_secrets().await?;
         Ok(world)
@@ -98,9 +94,7 @@ impl World {
     }
 
     fn resources(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("orderflow.dev", "v1alpha1", "OrderFlow");
-        let kind = ApiResource::from_gvk_with_plural(&kind, "orderflows");
-        Api::namespaced_with(self.client.clone(), NAMESPACE, &kind)
+        operator::orderflows(self.client.clone(), NAMESPACE)
     }
 
     pub async fn make_resources(&self) -> Result<()> {
@@ -193,54 +187,4 @@ async fn until(what: &str, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> 
         sleep(GLANCE).await;
     }
     Ok(())
-}
-
-async fn install_definition(client: &Client) -> Result<()> {
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/orderflows.orderflow.dev";
-    apply(client, path, include_str!("../../../charts/orderflow-operator/files/definition.yaml")).await?;
-    eventually("the definition to be served", PATIENCE, async || {
-        client.list_api_group_resources("orderflow.dev/v1alpha1").await.map(drop)
-    })
-    .await
-}
-
-/// The ServiceAccount with the roles of the chart; its kubeconfig.
-async fn make_account(kubernetes: &Kubernetes, client: &Client) -> Result<PathBuf> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-    create(&accounts, json!({ "metadata": { "name": ACCOUNT } })).await?;
-    for (name, rules) in [
-        ("watched", include_str!("../../../charts/orderflow-operator/files/watched-rules.yaml")),
-        ("own", include_str!("../../../charts/orderflow-operator/files/own-rules.yaml")),
-    ] {
-        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles/{name}");
-        let kind = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role";
-        let role = format!("{kind}\nmetadata:\n  name: {name}\nrules:\n{rules}");
-        apply(client, &path, &role).await?;
-        let binding = json!({
-            "metadata": { "name": name },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }],
-        });
-        create::<RoleBinding>(&Api::namespaced(client.clone(), NAMESPACE), binding).await?;
-    }
-    let request: TokenRequest = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
-    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await?;
-    kubernetes.kubeconfig_with_token(NAMESPACE, &token.status.context("no token was answered")?.token)
-}
-
-async fn create<K>(api: &Api<K>, object: Value) -> Result<()>
-where
-    K: Clone + Debug + DeserializeOwned + Serialize,
-{
-    let object: K = serde_json::from_value(object).context("read an object")?;
-    api.create(&PostParams::default(), &object).await.context("create an object").map(drop)
-}
-
-/// An object as its file has it, in YAML.
-async fn apply(client: &Client, path: &str, yaml: &str) -> Result<()> {
-    let request = hyper::Request::patch(format!("{path}?fieldManager=bench&force=true"))
-        .header("content-type", "application/apply-patch+yaml")
-        .body(yaml.as_bytes().to_vec())
-        .context("make a request")?;
-    client.request_text(request).await.with_context(|| format!("apply {path}")).map(drop)
 }

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::address::NODE_ADDRESS;
-use super::certificates::Certificates;
+use super::{address::NODE_ADDRESS, certificates::Certificates};
 use crate::process::Launch;
 
 /// Who can reach it.

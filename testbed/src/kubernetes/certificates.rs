@@ -9,8 +9,10 @@ use anyhow::{Context, Result};
 use rcgen::KeyPair;
 
 use super::address::{API_SERVER_ADDRESS, NODE, NODE_ADDRESS};
-use crate::certificates::{self, Authority};
-use crate::folder::{self, write_private};
+use crate::{
+    certificates::{self, Authority},
+    folder::{self, write_private},
+};
 
 /// The files of a certificate and its key.
 #[derive(Debug)]

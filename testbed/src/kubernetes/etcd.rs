@@ -4,8 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::port;
-use crate::process::Launch;
+use crate::{port, process::Launch};
 
 /// Adds what one member that is alone needs; `client_port` is where the API server finds it.
 pub(super) fn launch(launch: Launch, files: &Path, client_port: u16) -> Result<Launch> {

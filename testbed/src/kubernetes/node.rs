@@ -10,12 +10,13 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1;
 use kube::Api;
 
-use super::address::{NODE, NODE_ADDRESS};
-use super::kubeconfig::{Credentials, kubeconfig};
-use super::{Kubernetes, START_DEADLINE, launch};
-use crate::process::Process;
-use crate::service::wait_until_answered;
-use crate::{command, folder};
+use super::{
+    Kubernetes, START_DEADLINE,
+    address::{NODE, NODE_ADDRESS},
+    kubeconfig::{Credentials, kubeconfig},
+    launch,
+};
+use crate::{command, folder, process::Process, service::wait_until_answered};
 
 mod containerd;
 mod dns;

@@ -1,11 +1,12 @@
 //! What is sent: requests of any kind, and orders, with users spread over the alphabet and an idempotency key for each.
 
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header;
+use hyper::{body::Bytes, header};
 use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Uuid;

@@ -1,8 +1,10 @@
 //! What was counted: answers by status, failures by kind, and latencies.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
 

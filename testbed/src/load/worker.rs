@@ -1,21 +1,26 @@
 //! One connection: takes the next request, waits until it is due, sends it, waits for the answer.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header;
+use hyper::{
+    body::Bytes,
+    client::conn::http1::{SendRequest, handshake},
+    header,
+};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::order::Request;
-use super::schedule::{Due, Schedule};
-use super::tally::{Outcome, Shared};
+use super::{
+    order::Request,
+    schedule::{Due, Schedule},
+    tally::{Outcome, Shared},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -6,8 +6,10 @@ use orderflow_testbed::tools;
 use rdkafka::message::OwnedHeaders;
 use serde_json::{Value, json};
 
-use crate::page::{DESKTOP, DONE, Screen};
-use crate::support::{Page, Shop, on_a_dashboard};
+use crate::{
+    page::{DESKTOP, DONE, Screen},
+    support::{Page, Shop, on_a_dashboard},
+};
 
 /// As narrow as the narrowest phone that is still sold; its scrollbars take room, so that there is even less.
 const NARROW: Screen = Screen { width: 360, height: 740, overlays_scrollbars: false };

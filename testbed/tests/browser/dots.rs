@@ -1,10 +1,12 @@
 //! The dots on the picture of the pipeline: they travel on its lines, also where those are moved meanwhile.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::eventually;
+use orderflow_testbed::{eventually, wait::PATIENCE};
 
-use crate::page::PHONE;
-use crate::support::{PATIENCE, Shop, on_a_dashboard};
+use crate::{
+    page::PHONE,
+    support::{Shop, on_a_dashboard},
+};
 
 /// Holds each dot at the end of its way: one that travels is gone before anybody has looked.
 const HOLD: &str = "new MutationObserver(() => document.querySelectorAll('.dot').forEach((dot) =>

@@ -3,8 +3,10 @@
 use anyhow::{Result, ensure};
 use orderflow_testbed::Service;
 
-use crate::page::{DONE, NOT_NOTIFIED, NOTIFIED, is_open};
-use crate::support::{Shop, on_a_dashboard};
+use crate::{
+    page::{DONE, NOT_NOTIFIED, NOTIFIED, is_open},
+    support::{Shop, on_a_dashboard},
+};
 
 /// Number of orders: the list shows all of them, and a new stream of the feed names fewer.
 const EARLIER: u64 = 25;

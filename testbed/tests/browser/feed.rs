@@ -2,10 +2,12 @@
 //! anew is told of.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Link, Service};
+use orderflow_testbed::{Link, Service, wait::PATIENCE};
 
-use crate::page::NOTIFIED;
-use crate::support::{PATIENCE, Shop, on_a_dashboard};
+use crate::{
+    page::NOTIFIED,
+    support::{Shop, on_a_dashboard},
+};
 
 /// More than the latest notifications that a new stream begins with, fewer than the rows that the list shows.
 const MEANWHILE: u64 = 24;

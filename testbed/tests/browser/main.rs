@@ -5,17 +5,17 @@
 
 mod accessibility;
 mod burst;
-mod complaints;
+mod console;
+mod controls;
+mod dead_letters;
 mod dots;
 mod earlier;
 mod feed;
 mod hostile;
-mod letters;
 mod ordering;
 mod outages;
 mod page;
 mod screenshots;
 mod search;
 mod support;
-mod switches;
 mod up;

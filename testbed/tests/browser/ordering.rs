@@ -3,8 +3,10 @@
 use anyhow::{Result, ensure};
 use thirtyfour::Key;
 
-use crate::page::{DONE, NOTIFIED};
-use crate::support::{Shop, on_a_dashboard};
+use crate::{
+    page::{DONE, NOTIFIED},
+    support::{Shop, on_a_dashboard},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_placed_and_seen_until_it_is_notified() -> Result<()> {

@@ -1,17 +1,19 @@
 //! Something is gone: the page says what, says truly what became of each order, and shows how it recovers.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Isolation, Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Service, Stack, eventually, wait::PATIENCE};
 
-use crate::page::{DONE, NOT_NOTIFIED, NOTIFIED, PENDING, is_open};
-use crate::support::{PATIENCE, Shop, on};
+use crate::{
+    page::{DONE, NOT_NOTIFIED, NOTIFIED, PENDING, is_open},
+    support::{Shop, on},
+};
 
 /// The events that wait for Kafka.
 const PUBLISHING: &str = "#orders-list .journey li:nth-child(3)[data-state=waiting]";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000");
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
@@ -44,7 +46,7 @@ async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_shard_2_is_down_its_orders_are_refused_and_others_are_taken() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
@@ -110,7 +112,7 @@ async fn while_no_consumer_runs_notifications_wait_and_then_each_is_made_once() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kafka_is_frozen_orders_are_taken_and_then_each_is_notified_once() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;

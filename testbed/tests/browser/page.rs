@@ -3,18 +3,16 @@
 //! Promises that a wait ends with what was shown instead, and that whatever the browser complained about meanwhile, in any
 //! tab, is known at the end.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Browser, Service, eventually, wait::accepted};
+use orderflow_testbed::{
+    Browser, Service, eventually,
+    wait::{PATIENCE, accepted},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thirtyfour::{By, Capabilities, Key, TypingData, WebDriver, WebElement, WindowHandle};
 
-use crate::complaints::{self, Failures};
-
-/// Long enough for anything that is going to happen on two busy cores.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+use crate::console::{self, Failures};
 
 /// What the page is shown on, in CSS pixels.
 #[derive(Debug, Clone, Copy)]
@@ -233,16 +231,16 @@ impl Page {
     }
 
     /// Fails if the browser complained: of an error, the policy, or a request to another origin.
-    pub async fn expect_no_complaints(&self, failures: Failures) -> Result<()> {
-        let complaints = self.complaints(&self.url, failures).await?;
+    pub async fn expect_clean_console(&self, failures: Failures) -> Result<()> {
+        let complaints = self.console_errors(&self.url, failures).await?;
         ensure!(complaints.is_empty(), "the browser complained:\n{}", complaints.join("\n"));
         Ok(())
     }
 
     /// What it complains about, if the page is served by `url`; since it was asked last.
-    pub async fn complaints(&self, url: &str, failures: Failures) -> Result<Vec<String>> {
+    pub async fn console_errors(&self, url: &str, failures: Failures) -> Result<Vec<String>> {
         let origins: Vec<&str> = [url].into_iter().chain(self.controls.as_deref()).collect();
-        complaints::of(&self.driver, &origins, failures).await
+        console::errors(&self.driver, &origins, failures).await
     }
 
     /// For a test that failed: what there was to be seen, and where it is as a picture.

@@ -1,7 +1,6 @@
 //! The pictures in `docs/images`, of the real pipeline under some load: `make screenshots` takes them anew.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
@@ -9,8 +8,10 @@ use orderflow_testbed::{Service, Stack};
 use rdkafka::message::OwnedHeaders;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::page::{NOTIFIED, PENDING, PHONE, Screen};
-use crate::support::{Page, Shop, on};
+use crate::{
+    page::{NOTIFIED, PENDING, PHONE, Screen},
+    support::{Page, Shop, on},
+};
 
 /// So high that the form and the newest orders are in the picture.
 const HIGH: Screen = Screen { width: 1280, height: 1560, overlays_scrollbars: true };
@@ -30,7 +31,7 @@ const PRODUCTS: [&str; 7] =
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes docs/images: make screenshots"]
 async fn the_dashboard_for_the_docs() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;

@@ -1,17 +1,22 @@
 //! What the tests of the dashboard start from: the whole pipeline running, and the page of its producer open.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Producer, Proxy, Stack, eventually, http, port, product::Builder};
-use rdkafka::ClientConfig;
-use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use orderflow_testbed::{Consumer, Producer, Proxy, Stack, eventually, http, port, product::Builder, wait::PATIENCE};
+use rdkafka::{
+    ClientConfig,
+    message::OwnedHeaders,
+    producer::{FutureProducer, FutureRecord},
+};
 use serde_json::{Value, json};
 
-use crate::complaints::Failures;
-pub use crate::page::{PATIENCE, Page};
+use crate::console::Failures;
+
+pub use crate::page::Page;
 
 /// Everything that a test of the dashboard has.
 pub struct Shop {
@@ -36,7 +41,7 @@ pub async fn on(stack: Stack, producer: Builder<Producer>, test: impl AsyncFnOnc
     let shop = Shop::open(stack, producer).await?;
     let outcome = async {
         test(&shop).await?;
-        shop.page.expect_no_complaints(shop.failures()).await
+        shop.page.expect_clean_console(shop.failures()).await
     };
     let outcome = outcome.await;
     if outcome.is_err() {

@@ -1,16 +1,11 @@
 //! `orderflow-dev up`, started as a person starts it: on ports and with data of its own.
 //!
-//! Used by the tests of the controls (`switches.rs`) and by those of the page that has switches for them.
+//! Used by the tests of the controls (`controls.rs`) and by those of the page that has switches for them.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::process::Process;
-use orderflow_testbed::{Launch, eventually, folder, port, tools};
-
-/// Long enough for anything that is going to happen on two busy cores.
-pub const PATIENCE: Duration = Duration::from_mins(4);
+use orderflow_testbed::{Launch, eventually, folder, port, process::Process, tools, wait::PATIENCE};
 
 /// A running `orderflow-dev up`. Dropping it kills it and what it has started.
 pub struct Up {

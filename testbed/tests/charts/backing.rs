@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use orderflow_testbed::eventually;
+use orderflow_testbed::{eventually, wait::PATIENCE};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::control_plane::has_strimzi;
-use crate::files::{BACKING, chart, objects};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    control_plane::has_strimzi,
+    files::{BACKING, chart, objects},
+    site::Site,
+};
 
 const SHARDS: [&str; 2] = ["shard1", "shard2"];
 

@@ -1,18 +1,24 @@
 //! The API server of all tests, with the definition of each kind that the charts make.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
-use orderflow_testbed::{Kubernetes, eventually, folder};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use orderflow_testbed::{Kubernetes, eventually, folder, wait::PATIENCE};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use crate::files::{OPERATOR, chart, objects, repository};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    files::{OPERATOR, chart, objects, repository},
+    site::Site,
+};
 
 /// The shared control plane, with the definitions of all kinds that the charts make: OrderFlow's by a release of the operator's
 /// chart, Strimzi's if they are on this machine.

@@ -4,9 +4,11 @@ use anyhow::{Context, Result, ensure};
 use orderflow_testbed::folder;
 use serde_json::{Value, json};
 
-use crate::control_plane::has_strimzi;
-use crate::files::{objects, pod_template};
-use crate::site::Site;
+use crate::{
+    control_plane::has_strimzi,
+    files::{objects, pod_template},
+    site::Site,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_does_not_exist_is_refused() -> Result<()> {

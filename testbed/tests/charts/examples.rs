@@ -4,13 +4,15 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Authority, Stack, eventually};
+use orderflow_testbed::{Authority, Stack, Store, eventually, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::control_plane::has_strimzi;
-use crate::files::{BACKING, chart, example, examples, objects, pod_template, title};
-use crate::programs::{on_the_testbed, operator, put_secret, wait_for};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    control_plane::has_strimzi,
+    files::{BACKING, chart, example, examples, objects, pod_template, title},
+    programs::{on_the_testbed, operator, put_secret, wait_for},
+    site::Site,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_accepts_each_example() -> Result<()> {
@@ -90,7 +92,7 @@ async fn the_trial_finds_s3_and_kafka_where_the_chart_has_them() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restricted_namespace_takes_the_pods_of_each_example() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     for file in examples()? {
         let site = Site::enforcing("restricted").await?;
         let release = site.install_operator(json!({})).await?;

@@ -10,10 +10,12 @@ use orderflow_testbed::helm::Release;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::control_plane::has_strimzi;
-use crate::files::{BACKING, OPERATOR, chart, objects, pod_template, repository, title};
-use crate::site::Site;
-use crate::values;
+use crate::{
+    control_plane::has_strimzi,
+    files::{BACKING, OPERATOR, chart, objects, pod_template, repository, title},
+    site::Site,
+    values,
+};
 
 /// As many Helms run at the same time.
 const AT_ONCE: usize = 4;

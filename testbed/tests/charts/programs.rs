@@ -4,18 +4,24 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
-use orderflow_testbed::helm::Release;
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Launch, Operator, Process, Stack, eventually, folder, tools};
+use k8s_openapi::api::{
+    authentication::v1::TokenRequest,
+    core::v1::{Pod, ServiceAccount},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{
+    Launch, Operator, Process, Stack, eventually, folder, helm::Release, product::Environment, tools, wait::PATIENCE,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::files::{OPERATOR, example, objects, pod_template};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    files::{OPERATOR, example, objects, pod_template},
+    site::Site,
+};
 
 /// What a node is told to start for the first container of a pod.
 struct Told {

@@ -1,19 +1,21 @@
 //! Releases of the operator's chart: what an installation makes, an upgrade changes, and a removal leaves.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use kube::Api;
-use kube::api::PostParams;
-use orderflow_testbed::helm::Release;
-use orderflow_testbed::{eventually, folder};
+use kube::{Api, api::PostParams};
+use orderflow_testbed::{eventually, folder, helm::Release, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::control_plane::kubernetes;
-use crate::files::{BACKING, OPERATOR, chart, example, objects, title};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    control_plane::kubernetes,
+    files::{BACKING, OPERATOR, chart, example, objects, title},
+    site::Site,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_makes_what_it_rendered() -> Result<()> {

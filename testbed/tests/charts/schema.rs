@@ -3,9 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::files::{BACKING, OPERATOR, chart};
-use crate::site::Site;
-use crate::values;
+use crate::{
+    files::{BACKING, OPERATOR, chart},
+    site::Site,
+    values,
+};
 
 /// Maps of the reader's own keys, as their values are shown in the charts.
 const FREE: [&str; 2] = ["requests", "limits"];

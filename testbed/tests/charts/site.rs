@@ -1,26 +1,26 @@
 //! What a test starts from: a namespace of its own on the shared API server, Helm in it, and a look at what is there.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::GroupVersionKind;
-use kube::discovery::{Discovery, Scope, pinned_kind};
-use kube::{Api, Client, ResourceExt};
-use orderflow_testbed::helm::Release;
-use orderflow_testbed::kubernetes::FakeKubelet;
-use orderflow_testbed::{Helm, Kubernetes, folder};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+    discovery::{Discovery, Scope, pinned_kind},
+};
+use orderflow_testbed::{Helm, Kubernetes, folder, helm::Release, kubernetes::FakeKubelet};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::control_plane::kubernetes;
-use crate::files::{BACKING, OPERATOR, chart, title};
-
-/// For everything that only has to happen; generous, because nothing is decided by it.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+use crate::{
+    control_plane::kubernetes,
+    files::{BACKING, OPERATOR, chart, title},
+};
 
 /// Of the release that has the definition; all others are installed without.
 const DEFINITION_NAMESPACE: &str = "orderflow-definition";

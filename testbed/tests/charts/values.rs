@@ -4,8 +4,10 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::files::{BACKING, OPERATOR, chart, objects};
-use crate::site::Site;
+use crate::{
+    files::{BACKING, OPERATOR, chart, objects},
+    site::Site,
+};
 
 /// A case: its name and its values.
 pub type Case = (&'static str, Value);

@@ -4,12 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use orderflow_testbed::kubernetes::Node;
-use orderflow_testbed::{Helm, Kubernetes, command, folder, tools};
+use orderflow_testbed::{Helm, Kubernetes, command, folder, kubernetes::Node, tools};
 use serde_json::json;
 
-use crate::installation;
-use crate::kubectl::Kubectl;
+use crate::{installation, kubectl::Kubectl};
 
 /// All of it is in here, but for the definition and the roles for its users.
 const NAMESPACE: &str = "orderflow-e2e";

@@ -5,9 +5,7 @@ use futures_util::future::BoxFuture;
 use orderflow_testbed::eventually;
 use serde_json::Value;
 
-use crate::PATIENCE;
-use crate::cluster::Cluster;
-use crate::installation::Installation;
+use crate::{ROLLOUT, cluster::Cluster, installation::Installation};
 
 pub struct Disturbance {
     pub name: &'static str,
@@ -78,7 +76,7 @@ async fn pod_is_deleted(cluster: &Cluster, label: &str, deployment: &str) -> Res
     let deleted = name_of_pod(cluster, label).await?;
     cluster.kubectl.run(&["delete", "pod", &deleted, "--grace-period=0", "--force"]).await?;
     // Not by the Deployment's status, which is still that of before.
-    eventually("another pod to be ready", PATIENCE, || async {
+    eventually("another pod to be ready", ROLLOUT, || async {
         let pods = cluster.kubectl.get(&["pods", "-l", label]).await?;
         let pods = pods["items"].as_array().context("no list of pods")?;
         let ready = pods.iter().filter(|pod| pod["metadata"]["name"] != deleted.as_str() && is_ready(pod)).count();
@@ -95,7 +93,7 @@ async fn postgres_is_deleted(cluster: &Cluster) -> Result<()> {
 
 async fn producers_are_rolled(cluster: &Cluster, installation: &Installation) -> Result<()> {
     installation.upgrade_operator(cluster, &installation.version, "next").await?;
-    eventually("producers with the new image", PATIENCE, || async {
+    eventually("producers with the new image", ROLLOUT, || async {
         let producer = cluster.kubectl.get(&[PRODUCER]).await?;
         let image = producer["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
         ensure!(image.ends_with(":next"), "the image is {image}");
@@ -109,7 +107,7 @@ async fn producers_are_rolled(cluster: &Cluster, installation: &Installation) ->
 async fn shards_are_migrated(cluster: &Cluster, installation: &Installation) -> Result<()> {
     let (before, schemas) = (generation(cluster).await?, schemas(cluster).await?);
     installation.upgrade_operator(cluster, "next", "next").await?;
-    eventually("shards with the next schema", PATIENCE, || async {
+    eventually("shards with the next schema", ROLLOUT, || async {
         let now = self::schemas(cluster).await?;
         let newer = now.iter().zip(&schemas).filter(|(now, before)| now > before).count();
         ensure!(newer == 2, "schemas were {schemas:?}, are {now:?}");

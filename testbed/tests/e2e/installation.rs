@@ -1,13 +1,17 @@
 //! What somebody does who installs it: two charts, one resource.
 
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::Clock;
-use crate::cluster::{Cluster, variable};
+use crate::{
+    Clock,
+    cluster::{Cluster, variable},
+};
 
 pub const OPERATOR: &str = "orderflow-operator";
 pub const BACKING: &str = "orderflow-backing";

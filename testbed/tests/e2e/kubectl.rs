@@ -1,14 +1,19 @@
 //! The real kubectl, as people use it.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
-use orderflow_testbed::process::{Launch, Process};
-use orderflow_testbed::{command, eventually, folder, tools};
+use orderflow_testbed::{
+    command, eventually, folder,
+    process::{Launch, Process},
+    tools,
+};
 use serde_json::Value;
 
-use crate::PATIENCE;
+use crate::ROLLOUT;
 
 #[derive(Debug)]
 pub struct Kubectl {
@@ -45,7 +50,7 @@ impl Kubectl {
 
     /// Waits as `kubectl wait` and `kubectl rollout status` do.
     pub async fn wait(&self, arguments: &[&str]) -> Result<()> {
-        let timeout = format!("--timeout={}s", PATIENCE.as_secs() - 10);
+        let timeout = format!("--timeout={}s", ROLLOUT.as_secs() - 10);
         self.run(&[arguments, &[&timeout]].concat()).await.map(drop)
     }
 
@@ -61,7 +66,7 @@ impl Kubectl {
             .arguments(["--namespace", &self.namespace, "port-forward", service])
             .argument(format!(":{port}"));
         let process = Process::start(launch)?;
-        let url = eventually("kubectl to forward a port", PATIENCE, || async {
+        let url = eventually("kubectl to forward a port", ROLLOUT, || async {
             let said = process.log_since_start();
             let port = said.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).map(str::to_owned);
             port.map(|port| format!("http://127.0.0.1:{port}")).with_context(|| said)

@@ -1,15 +1,16 @@
 //! Which orders were answered 201, and the check that each of them, and no other, is everywhere exactly once.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orderflow_testbed::{eventually, http};
 use serde_json::Value;
 
-use crate::PATIENCE;
-use crate::cluster::Cluster;
+use crate::{ROLLOUT, cluster::Cluster};
 
 /// Order id to the shard that the answer named.
 #[derive(Clone, Default)]
@@ -43,7 +44,7 @@ impl Ledger {
             ensure!(unexpected.is_empty(), "{shard} has orders that nobody was told of: {unexpected:?}");
         }
 
-        let notified = eventually("a notification of each order", PATIENCE, || async {
+        let notified = eventually("a notification of each order", ROLLOUT, || async {
             let notified = notifications(cluster).await?;
             let missing: Vec<_> = expected.keys().filter(|id| !notified.contains_key(*id)).collect();
             ensure!(missing.is_empty(), "{} orders have none, such as {:?}", missing.len(), missing.first());
@@ -54,7 +55,7 @@ impl Ledger {
         ensure!(repeated.is_empty(), "notified more than once: {repeated:?}");
         ensure!(notified.len() == expected.len(), "{} orders, {} notifications", expected.len(), notified.len());
 
-        eventually("no receipt and no event to be left to do", PATIENCE, || async {
+        eventually("no receipt and no event to be left to do", ROLLOUT, || async {
             for shard in ["shard1", "shard2"] {
                 for table in ["receipt_jobs", "outbox", "outbox_dead"] {
                     let left = in_shard(cluster, shard, &format!("SELECT * FROM {table}")).await?;
@@ -70,7 +71,7 @@ impl Ledger {
             .map(async |id| {
                 // S3 may be slow, which the API says.
                 let what = format!("the receipt of {id}");
-                let text = eventually(&what, PATIENCE, || async {
+                let text = eventually(&what, ROLLOUT, || async {
                     let answer = client.get(format!("{url}/api/orders/{id}/receipt")).send().await?;
                     let (status, text) = (answer.status(), answer.text().await?);
                     ensure!(status.is_success(), "{status}: {text}");

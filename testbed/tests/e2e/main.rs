@@ -20,8 +20,8 @@ use installation::Installation;
 use ledger::Ledger;
 use traffic::Traffic;
 
-/// Long enough for anything that is going to happen on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The longest that a step on the cluster may take: a rollout of every pod takes longer than what other tests wait for.
+const ROLLOUT: Duration = Duration::from_mins(5);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make e2e"]

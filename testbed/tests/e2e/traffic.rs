@@ -1,22 +1,23 @@
 //! People who order, and try again with the same key when they get no 201.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use orderflow_testbed::eventually;
-use orderflow_testbed::wait::accepted;
+use orderflow_testbed::{eventually, wait::accepted};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::PATIENCE;
-use crate::cluster::Cluster;
-use crate::ledger::Ledger;
+use crate::{ROLLOUT, cluster::Cluster, ledger::Ledger};
 
 /// At the same time.
 const PEOPLE: usize = 4;
@@ -74,7 +75,7 @@ impl Traffic {
     pub async fn takes(&self, more: usize) -> Result<()> {
         let before = self.taken.load(Ordering::Relaxed);
         let enough = || async { accepted(self.taken.load(Ordering::Relaxed), |taken| *taken >= before + more) };
-        eventually(&format!("{more} more orders to be taken"), PATIENCE, enough).await.map(drop)
+        eventually(&format!("{more} more orders to be taken"), ROLLOUT, enough).await.map(drop)
     }
 
     /// Lets everybody finish.
@@ -120,8 +121,8 @@ async fn place(client: &Client, url: &str, order: &Value, failed: &mut Vec<Strin
             Err(error) => format!("{:#}", anyhow::Error::from(error)),
         };
         failed.push(problem);
-        if began.elapsed() > PATIENCE {
-            bail!("not taken within {PATIENCE:?}: {:?}", failed.last());
+        if began.elapsed() > ROLLOUT {
+            bail!("not taken within {ROLLOUT:?}: {:?}", failed.last());
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -2,7 +2,7 @@
 //! what only the operator can reach.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Service, postgres};
+use orderflow_testbed::{Service, postgres, wait::PATIENCE};
 use serde_json::{Value, json};
 
 use crate::support::World;
@@ -102,7 +102,7 @@ async fn a_dsn_that_names_files_of_the_operators_container_is_refused() -> Resul
 /// Waits until the condition fails with that reason and names `what`; its message.
 async fn require_refused(world: &World, kind: &str, reason: &str, what: &str) -> Result<String> {
     let found = |condition: &Value| condition["message"].as_str().is_some_and(|message| message.contains(what));
-    let condition = orderflow_testbed::eventually(kind, crate::support::PATIENCE, async || {
+    let condition = orderflow_testbed::eventually(kind, PATIENCE, async || {
         let condition = world.condition(kind).await?;
         let refused = condition["status"] == "False" && condition["reason"] == reason && found(&condition);
         ensure!(refused, "{condition}");

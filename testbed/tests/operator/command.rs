@@ -1,14 +1,19 @@
 //! What the operator says of itself: `check`, `/readyz` and `/metrics`.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use k8s_openapi::api::rbac::v1::Role;
-use kube::Api;
-use kube::api::{DeleteParams, PostParams};
-use orderflow_testbed::{Kubernetes, Operator, Service, eventually, folder, http, operator};
+use k8s_openapi::api::{authorization::v1::SubjectAccessReview, rbac::v1::Role};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use orderflow_testbed::{
+    Kubernetes, Operator, Service, eventually, folder, http,
+    operator::{self, create},
+    wait::PATIENCE,
+};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World, create, metrics};
+use crate::support::{NAME, World, metrics};
 
 const WATCHES: [&str; 8] = [
     "deployments",

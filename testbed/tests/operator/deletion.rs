@@ -2,15 +2,19 @@
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams};
-use orderflow_testbed::{Isolation, Service, eventually, postgres};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Secret},
+};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use orderflow_testbed::{Isolation, Service, eventually, postgres, wait::PATIENCE};
 use serde_json::json;
 use sqlx::Row;
 
-use crate::support::{NAME, PATIENCE, World, looks};
+use crate::support::{NAME, World, looks};
 
 const RECEIPT: &str = "receipts/alice/01890000-0000-7000-8000-000000000001.txt";
 

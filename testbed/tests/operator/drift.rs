@@ -2,12 +2,14 @@
 //! is not ours is never touched.
 
 use anyhow::{Context, Result, ensure};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
-use orderflow_testbed::{Service, eventually, http};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{Service, eventually, http, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World};
+use crate::support::{NAME, World};
 
 /// All children of a resource that has [`everything`].
 const CHILDREN: [(&str, &str); 11] = [

@@ -1,10 +1,11 @@
 //! From a resource to everything, and then to nothing more to do.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::postgres;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
-use std::time::Instant;
 
 use crate::support::{NAME, World};
 

@@ -3,11 +3,15 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
-use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, postgres};
+use orderflow_testbed::{
+    Kubernetes, Operator, Service, Stack, eventually, folder, operator::install_definition, postgres, wait::PATIENCE,
+};
 use serde_json::json;
 
-use crate::secrets::Role;
-use crate::support::{NAME, PATIENCE, World, install_definition, looks};
+use crate::{
+    secrets::Role,
+    support::{NAME, World, looks},
+};
 
 /// So that what is well is looked at again soon; a server that goes away says nothing.
 const OFTEN: (&str, &str) = ("PROBE_SECONDS", "1");

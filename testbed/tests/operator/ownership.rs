@@ -5,10 +5,10 @@ use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::DeleteParams;
-use orderflow_testbed::{eventually, postgres};
+use orderflow_testbed::{eventually, postgres, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, SECOND, World, merge};
+use crate::support::{NAME, SECOND, World, merge};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_dsns_are_found_out_and_nothing_is_touched() -> Result<()> {

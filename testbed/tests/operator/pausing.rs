@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use orderflow_testbed::{eventually, postgres};
+use orderflow_testbed::{eventually, postgres, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World};
+use crate::support::{NAME, World};
 
 fn paused(value: &Value) -> Value {
     json!({ "metadata": { "annotations": { "orderflow.dev/paused": value } } })

@@ -1,19 +1,24 @@
 //! The pods that no node here runs: a namespace that only takes harmless ones takes them, they are given no secret but by name,
 //! and what they are told is what the programs need to serve.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{EnvVar, Namespace, Pod, PodTemplateSpec, Secret, ServiceAccount};
-use kube::Api;
-use kube::api::{ListParams, PostParams};
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Authority, Consumer, Isolation, Postgres, Producer, eventually, folder, http};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{EnvVar, Namespace, Pod, PodTemplateSpec, Secret, ServiceAccount},
+};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
+use orderflow_testbed::{
+    Authority, Consumer, Isolation, Postgres, Producer, eventually, folder, http, operator::create,
+    product::Environment, wait::PATIENCE,
+};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World, create};
+use crate::support::{NAME, World};
 
 const COMPONENTS: [&str; 2] = ["producer", "consumer"];
 

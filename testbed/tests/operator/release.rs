@@ -2,14 +2,17 @@
 //! an operator that never comes again, and nothing of their data is touched.
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use orderflow_testbed::{Isolation, Kubernetes, Operator, Service, eventually, folder, operator, postgres};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use orderflow_testbed::{
+    Isolation, Kubernetes, Operator, Service, eventually, folder, operator, postgres, wait::PATIENCE,
+};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World, metrics};
+use crate::support::{NAME, World, metrics};
 
 const FINALIZER: &str = "orderflow.dev/cleanup";
 

@@ -1,17 +1,19 @@
 //! The operator killed, frozen, replaced, cut off; and a resource that nobody can read.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder};
+use k8s_openapi::{
+    api::coordination::v1::Lease, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, operator, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, SECOND, World, chart, looks, metrics};
+use crate::support::{NAME, SECOND, World, looks, metrics};
 
 async fn leader(world: &World) -> Result<String> {
     let lease = world.api::<Lease>().get("orderflow-operator").await?;
@@ -118,7 +120,7 @@ async fn a_resource_that_cannot_be_read_stops_no_other() -> Result<()> {
     let kubernetes: &'static Kubernetes =
         Box::leak(Box::new(Kubernetes::start(folder::of_this_test_process()?, "loose").await?));
     let mut loose: Value =
-        serde_json::to_value(serde_saphyr::from_str::<CustomResourceDefinition>(&chart("files/definition.yaml")?)?)?;
+        serde_json::to_value(serde_saphyr::from_str::<CustomResourceDefinition>(operator::DEFINITION)?)?;
     loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
         json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let definitions: Api<CustomResourceDefinition> = Api::all(kubernetes.client()?);

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use orderflow_testbed::eventually;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use orderflow_testbed::{eventually, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World};
+use crate::support::{NAME, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_a_number_to_autoscaling_and_back_no_running_pod_is_stopped() -> Result<()> {

@@ -1,24 +1,25 @@
 //! What Secrets do to a resource: missing, broken, rotated, merely touched; and that no value of one is ever shown.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, Secret, Service as KubernetesService};
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
-use orderflow_testbed::postgres;
-use orderflow_testbed::{Operator, Service, eventually};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::{Pod, Secret, Service as KubernetesService},
+    events::v1::Event,
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{Operator, Service, eventually, postgres, wait::PATIENCE};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::support::{NAME, PATIENCE, SECOND, World, looks};
+use crate::support::{NAME, SECOND, World, looks};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_secret_is_named_and_harms_nothing_else() -> Result<()> {

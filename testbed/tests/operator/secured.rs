@@ -6,14 +6,16 @@ use k8s_openapi::api::apps::v1::Deployment;
 use orderflow_testbed::{Authority, Service, Stack, kafka};
 use serde_json::{Value, json};
 
-use crate::pods::an_order_goes_all_the_way;
-use crate::support::{World, kubernetes};
+use crate::{
+    pods::an_order_goes_all_the_way,
+    support::{World, kubernetes},
+};
 
 const COMPONENTS: [&str; 2] = ["producer", "consumer"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orderflow_is_ready_on_servers_that_want_tls_and_log_ins() -> Result<()> {
-    let world = World::on(kubernetes().await?, Stack::secured().await?).await?;
+    let world = World::on(kubernetes().await?, Stack::builder().secured().start().await?).await?;
     let (_operator, _kubelet) = (world.operator().await?, world.kubelet());
     trust(&world, &authority(&world)?).await?;
     log_in(&world, kafka::PASSWORD).await?;
@@ -25,7 +27,7 @@ async fn an_orderflow_is_ready_on_servers_that_want_tls_and_log_ins() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_the_brokers_refuse_is_not_rolled_out() -> Result<()> {
     const WRONG: &str = "a-wrong-password-of-kafka";
-    let world = World::on(kubernetes().await?, Stack::secured().await?).await?;
+    let world = World::on(kubernetes().await?, Stack::builder().secured().start().await?).await?;
     let (operator, _kubelet) = (world.operator().await?, world.kubelet());
     trust(&world, &authority(&world)?).await?;
     log_in(&world, kafka::PASSWORD).await?;
@@ -50,7 +52,7 @@ async fn a_password_that_the_brokers_refuse_is_not_rolled_out() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_is_replaced_without_an_outage() -> Result<()> {
-    let world = World::on(kubernetes().await?, Stack::own_secured().await?).await?;
+    let world = World::on(kubernetes().await?, Stack::builder().own().secured().start().await?).await?;
     let (operator, _kubelet) = (world.operator().await?, world.kubelet());
     let old = authority(&world)?;
     trust(&world, &old).await?;

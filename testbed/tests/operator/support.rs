@@ -1,39 +1,37 @@
 //! What every test of the operator starts from: a namespace of its own on the shared API server, Secrets, databases, topics
 //! and a bucket that nobody else has, and an operator with the rights that its chart gives it.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{self as core, Namespace, Secret, ServiceAccount};
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::GroupVersionKind;
-use kube::{Api, Client, ResourceExt};
-use orderflow_testbed::kubernetes::FakeKubelet;
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Kubernetes, Operator, Stack, eventually, folder, http};
-use serde::de::DeserializeOwned;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{self as core, Namespace, Secret, ServiceAccount},
+    events::v1::Event,
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{
+    Kubernetes, Operator, Stack, Store, eventually, folder, http,
+    kubernetes::FakeKubelet,
+    operator::{self, ACCOUNT, create, create_account, install_definition},
+    product::Environment,
+    wait::PATIENCE,
+};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
-
-/// For everything that only has to happen; generous, because nothing is decided by it.
-pub const PATIENCE: Duration = Duration::from_secs(90);
-
-/// The operator's ServiceAccount in each namespace.
-const ACCOUNT: &str = "orderflow-operator";
 
 /// Name of the resource in each namespace.
 pub const NAME: &str = "main";
@@ -81,12 +79,12 @@ impl World {
 
     /// On services of its own, to be killed and frozen.
     pub async fn with_own_services() -> Result<Self> {
-        Self::on(kubernetes().await?, Stack::own().await?).await
+        Self::on(kubernetes().await?, Stack::builder().own().start().await?).await
     }
 
     /// With an S3 that takes any credentials.
     pub async fn with_localstack() -> Result<Self> {
-        Self::on(kubernetes().await?, Stack::shared_with_localstack().await?).await
+        Self::on(kubernetes().await?, Stack::builder().store(Store::Localstack).start().await?).await
     }
 
     /// On a control plane and a stack that the test chose.
@@ -95,7 +93,7 @@ impl World {
         let tag = Uuid::now_v7().simple().to_string().split_off(24);
         let namespace = format!("test-{tag}");
         create::<Namespace>(&Api::all(client.clone()), json!({ "metadata": { "name": namespace } })).await?;
-        let kubeconfig = make_account(kubernetes, &client, &namespace).await?;
+        let kubeconfig = create_account(kubernetes, &client, &namespace).await?;
         let database = format!("operator_{tag}");
         let dsns =
             [stack.postgres(1).create_database(&database).await?, stack.postgres(2).create_database(&database).await?];
@@ -191,12 +189,7 @@ impl World {
     // ---- The resource ----
 
     pub fn orderflows(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("orderflow.dev", "v1alpha1", "OrderFlow");
-        Api::namespaced_with(
-            self.client.clone(),
-            &self.namespace,
-            &ApiResource::from_gvk_with_plural(&kind, "orderflows"),
-        )
+        operator::orderflows(self.client.clone(), &self.namespace)
     }
 
     pub async fn create(&self, orderflow: Value) -> Result<()> {
@@ -436,53 +429,6 @@ pub async fn kubernetes() -> Result<&'static Kubernetes> {
             Ok(kubernetes)
         })
         .await
-}
-
-pub async fn install_definition(client: &Client) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let definition: CustomResourceDefinition = serde_saphyr::from_str(&chart("files/definition.yaml")?)?;
-    let parameters = PatchParams::apply("test").force();
-    api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
-        .await
-        .context("install the definition")?;
-    eventually("the definition to be served", PATIENCE, async || {
-        client.list_api_group_resources("orderflow.dev/v1alpha1").await.map(drop)
-    })
-    .await
-}
-
-/// A file of the operator's chart.
-pub fn chart(file: &str) -> Result<String> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/orderflow-operator");
-    std::fs::read_to_string(format!("{path}/{file}")).with_context(|| format!("read {file} of the chart"))
-}
-
-/// The ServiceAccount with the roles of the chart; its kubeconfig.
-async fn make_account(kubernetes: &Kubernetes, client: &Client, namespace: &str) -> Result<PathBuf> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    create(&accounts, json!({ "metadata": { "name": ACCOUNT } })).await?;
-    for (name, file) in [("watched", "files/watched-rules.yaml"), ("own", "files/own-rules.yaml")] {
-        let rules: Vec<PolicyRule> = serde_saphyr::from_str(&chart(file)?)?;
-        let role = json!({ "metadata": { "name": name }, "rules": rules });
-        create::<Role>(&Api::namespaced(client.clone(), namespace), role).await?;
-        let binding = json!({
-            "metadata": { "name": name },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace }],
-        });
-        create::<RoleBinding>(&Api::namespaced(client.clone(), namespace), binding).await?;
-    }
-    let request: TokenRequest = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
-    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await?;
-    kubernetes.kubeconfig_with_token(namespace, &token.status.context("no token was answered")?.token)
-}
-
-pub async fn create<K>(api: &Api<K>, object: Value) -> Result<K>
-where
-    K: kube::Resource + Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
-{
-    let object: K = serde_json::from_value(object)?;
-    Ok(api.create(&PostParams::default(), &object).await?)
 }
 
 /// How many looks at a resource the operator has finished.

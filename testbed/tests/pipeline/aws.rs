@@ -4,22 +4,27 @@
 //! The S3 is LocalStack's, which takes any credentials. WHO GIVES THE CREDENTIALS IS A FAKE: LocalStack has no STS here, and
 //! there is no EKS. It answers the two requests of the chain as AWS documents them, and remembers what it was asked.
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::{Context, Result, ensure};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Producer, Service, Stack, eventually, folder, http, provision};
+use orderflow_testbed::{
+    Producer, Service, Stack, Store, api::Api, eventually, folder, http, product::Environment, provision,
+    wait::PATIENCE,
+};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::support::{Api, PATIENCE, dependencies_up};
+use crate::support::dependencies_up;
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/orders";
 const TOKEN: &str = "a-token-of-the-service-account";
@@ -27,7 +32,8 @@ const SECRET_KEY: &str = "a-secret-key-of-the-role";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_identity_is_changed_for_credentials() -> Result<()> {
-    let (stack, aws) = (Stack::shared_with_localstack().await?, FakeAws::start(StatusCode::OK).await?);
+    let (stack, aws) =
+        (Stack::builder().store(Store::Localstack).start().await?, FakeAws::start(StatusCode::OK).await?);
     let environment = web_identity(&stack, &aws)?;
     let log = a_receipt_is_written(&stack, environment).await?;
     let asked = aws.asked();
@@ -40,7 +46,8 @@ async fn a_web_identity_is_changed_for_credentials() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eks_pod_identity_gives_credentials() -> Result<()> {
-    let (stack, aws) = (Stack::shared_with_localstack().await?, FakeAws::start(StatusCode::OK).await?);
+    let (stack, aws) =
+        (Stack::builder().store(Store::Localstack).start().await?, FakeAws::start(StatusCode::OK).await?);
     let mut environment = without_keys(&stack);
     environment.extend([
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), format!("{}/v1/credentials", aws.url)),
@@ -121,7 +128,7 @@ fn token_file() -> Result<String> {
 async fn a_receipt_is_written(stack: &Stack, environment: Environment) -> Result<String> {
     let producer = Producer::builder(folder::of_this_test_process()?, environment).start().await?;
     dependencies_up(&producer, &["shard1", "s3"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let order = api.place("alice", None).await?.acked(0)?;
     api.receipt_stored(&order.id).await?;
     stack.s3().get_object().bucket(stack.bucket()).key(&order.receipt).send().await.context("get the receipt")?;

@@ -2,11 +2,14 @@
 //! looks wrong: taken, and found again.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::Stack;
+use orderflow_testbed::{
+    Stack,
+    api::{Acked, Api, order_of},
+};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde_json::Value;
 
-use crate::support::{Acked, Api, order_of, receipts, serving};
+use crate::support::{receipts, serving};
 
 /// A wrong request and how it must be refused.
 struct Wrong {

@@ -2,13 +2,10 @@
 //! same.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Isolation, Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Service, Stack, api::Api, eventually, wait::PATIENCE};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use crate::{
-    outages::producer,
-    support::{Api, PATIENCE, expect_each_exactly_once},
-};
+use crate::{outages::producer, support::expect_each_exactly_once};
 
 async fn notified(stack: &Stack) -> Result<usize> {
     Ok(stack.read_topic(&format!("{}.notifications", stack.topic()), Isolation::ReadCommitted).await?.len())
@@ -16,10 +13,10 @@ async fn notified(stack: &Stack) -> Result<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_the_broker_aborts_is_done_again() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let acked = Api::of(&producer)?.place_many(1500).await?;
+    let acked = Api::new(&producer)?.place_many(1500).await?;
     // It waits inside its first transaction, with everything produced and nothing committed.
     let consumer = stack.consumer().env("FAILPOINTS", "consumer::before-commit=1*sleep(4000)").start().await?;
     eventually("a transaction has produced", PATIENCE, async || {
@@ -43,7 +40,7 @@ async fn consumers_that_come_and_go_during_load_notify_once() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let (first, _second) = (stack.consumer().start().await?, stack.consumer().start().await?);
     let sending = tokio::spawn(async move { api.place_many(1500).await });
     eventually("the first notifications", PATIENCE, async || {
@@ -63,7 +60,7 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
     // More than one transaction takes, which is 4,000.
-    let acked = Api::of(&producer)?.place_many(4200).await?;
+    let acked = Api::new(&producer)?.place_many(4200).await?;
 
     let dying = stack.consumer().env("FAILPOINTS", "consumer::after-commit=return").start().await?;
     dying.process().wait_for_exit(PATIENCE).await.context("the failpoint was never reached")?;
@@ -86,7 +83,7 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     .await?;
     frozen.resume();
     // Orders after the thaw, so that a zombie would have something to spoil.
-    let more = Api::of(&producer)?.place_many(200).await?;
+    let more = Api::new(&producer)?.place_many(200).await?;
     expect_each_exactly_once(&stack, &[acked, more].concat()).await
 }
 
@@ -95,7 +92,7 @@ async fn a_committed_offset_outside_the_log_is_a_loud_stop() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let acked = api.place_many(50).await?;
     let consumer = stack.consumer().start().await?;
     expect_each_exactly_once(&stack, &acked).await?;

@@ -8,10 +8,11 @@ use orderflow_testbed::{
     Stack, folder,
     process::{Launch, Process},
     tools,
+    wait::PATIENCE,
 };
 use serde_json::Value;
 
-use crate::support::{PATIENCE, dependencies_up};
+use crate::support::dependencies_up;
 
 /// Longest time for a run, which takes about a minute.
 const LONGEST: Duration = Duration::from_secs(600);

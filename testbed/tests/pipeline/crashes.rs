@@ -7,13 +7,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, stream};
-use orderflow_testbed::{Isolation, Service, Stack, eventually};
+use orderflow_testbed::{
+    Isolation, Service, Stack,
+    api::{Acked, Api, user},
+    eventually,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
     outages::{place_in_series, producer},
-    support::{Acked, Api, PATIENCE, expect_each_exactly_once, stored, user},
+    support::{expect_each_exactly_once, stored},
 };
 
 /// Sends orders until `count` of them were answered 201, over 16 connections, to whatever address `url` holds. Orders
@@ -108,7 +113,7 @@ async fn a_consumer_killed_in_the_middle_notifies_once_and_another_takes_over() 
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     // Enough for two transactions.
     let acked = api.place_many(4200).await?;
     let notifications = format!("{}.notifications", stack.topic());
@@ -135,13 +140,13 @@ async fn a_relay_frozen_for_30_seconds_neither_doubles_nor_loses_events_when_it_
     let _consumer = stack.consumer().start().await?;
     let first = producer(&stack).start().await?;
     first.ready(PATIENCE).await?;
-    let first_api = Api::of(&first)?;
+    let first_api = Api::new(&first)?;
     for shard in [1, 2] {
         eventually("the first leads", PATIENCE, async || first.leads_relay(shard).await.unwrap_or(false)).await?;
     }
     let second = producer(&stack).start().await?;
     second.ready(PATIENCE).await?;
-    let second_api = Api::of(&second)?;
+    let second_api = Api::new(&second)?;
 
     let mut acked = place_in_series(&first_api, "before").await?;
     // Orders in flight, so that the freeze has a chance to hit a transaction.
@@ -170,7 +175,7 @@ async fn two_producers_keep_each_users_order_and_leadership_moves_when_one_is_ki
     let (first, second) = (producer(&stack).start().await?, producer(&stack).start().await?);
     first.ready(PATIENCE).await?;
     second.ready(PATIENCE).await?;
-    let (first_api, second_api) = (Api::of(&first)?, Api::of(&second)?);
+    let (first_api, second_api) = (Api::new(&first)?, Api::new(&second)?);
     let (one, two) = tokio::try_join!(place_in_series(&first_api, "one"), place_in_series(&second_api, "two"))?;
     let mut acked = [one, two].concat();
 

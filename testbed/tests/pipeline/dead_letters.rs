@@ -2,7 +2,7 @@
 //! once.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Isolation, Launch, Process, Record, Stack, eventually, tools};
+use orderflow_testbed::{Consumer, Isolation, Launch, Process, Record, Stack, eventually, tools, wait::PATIENCE};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -11,8 +11,6 @@ use rdkafka::{
 };
 use serde_json::{Value, json};
 use tokio::time::Duration;
-
-use crate::support::PATIENCE;
 
 pub fn event(number: usize) -> String {
     json!({
@@ -180,7 +178,7 @@ async fn a_second_replay_finds_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_after_the_broker_forgot_the_former_one_notifies_nobody_again() -> Result<()> {
     const FORGETTING: Duration = Duration::from_mins(3);
-    let stack = Stack::own_forgetful().await?;
+    let stack = Stack::builder().own().forgetful().start().await?;
     let (topic, letters) = (stack.topic(), format!("{}.dlq", stack.topic()));
     send(&stack, &letters, event(1).as_bytes(), letter_headers(&topic, "0")).await?;
     let (replayed, output) = dlq(&stack, &["replay"]).await?;

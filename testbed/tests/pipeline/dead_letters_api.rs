@@ -2,18 +2,15 @@
 
 use anyhow::{Result, ensure};
 use futures_util::future::join;
-use orderflow_testbed::{Isolation, Producer, Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Producer, Service, Stack, api::Api, eventually, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::{
-    dead_letters::{event, letter_headers, notified, send},
-    support::{Api, PATIENCE, Reply},
-};
+use crate::dead_letters::{event, letter_headers, notified, send};
 
 /// A producer that may replay, and a client of it.
 async fn replaying(stack: &Stack) -> Result<(Producer, Api)> {
     let producer = stack.producer().env("DEAD_LETTER_REPLAY", "true").start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     Ok((producer, api))
 }
 
@@ -25,26 +22,6 @@ async fn write_letters(stack: &Stack, count: usize) -> Result<()> {
         send(stack, &topic, event(number).as_bytes(), headers).await?;
     }
     Ok(())
-}
-
-impl Api {
-    async fn dead_letters(&self, query: &str) -> Result<Value> {
-        let reply = self.get(&format!("/api/dead-letters{query}")).await?;
-        ensure!(reply.status == 200, "{reply:?}");
-        Ok(reply.json())
-    }
-
-    async fn replay(&self, body: &Value) -> Result<Reply> {
-        let request = self.request("POST", "/api/dead-letters/replay").header("content-type", "application/json");
-        self.send(request.body(body.to_string())).await
-    }
-
-    /// Replays and returns how many were.
-    async fn replayed(&self, through: u64) -> Result<u64> {
-        let reply = self.replay(&json!({"through": through})).await?;
-        ensure!(reply.status == 200, "{reply:?}");
-        reply.json()["replayed"].as_u64().ok_or_else(|| anyhow::anyhow!("{reply:?}"))
-    }
 }
 
 fn offsets(list: &Value) -> Vec<u64> {
@@ -127,7 +104,7 @@ async fn pages_follow_one_another_to_the_oldest_letter() -> Result<()> {
 async fn nothing_is_replayed_where_replay_is_off() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     write_letters(&stack, 1).await?;
     let problem = api.replay(&json!({"through": 0})).await?.expect_problem(403, "replay-off")?;
     ensure!(problem["detail"].as_str().is_some_and(|detail| detail.contains("DEAD_LETTER_REPLAY")), "{problem}");
@@ -223,7 +200,7 @@ async fn a_body_that_says_no_offset_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_is_down_is_said_and_what_waits_can_be_replayed_when_it_is_back() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (_producer, api) = replaying(&stack).await?;
     write_letters(&stack, 1).await?;
     stack.kafka().kill();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, api::Api, eventually, wait::PATIENCE};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use tokio::{
@@ -12,10 +12,7 @@ use tokio::{
     net::TcpSocket,
 };
 
-use crate::{
-    outages,
-    support::{Api, PATIENCE, serving},
-};
+use crate::{outages, support::serving};
 
 /// An open stream.
 struct Events {
@@ -241,7 +238,7 @@ async fn a_stream_of_another_replica_is_told_to_fetch_anew() -> Result<()> {
 async fn a_stream_too_many_is_refused_until_another_ends() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("MAX_FEEDS", "2").start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let (first, _second) = (Events::open(&api, None).await?, Events::open(&api, None).await?);
     let refused = api.get("/api/feed").await?;
     refused.expect_problem(503, "too-many-feeds")?;
@@ -339,10 +336,10 @@ async fn a_stream_that_nobody_reads_is_told_what_it_missed_and_disturbs_no_other
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_feed_misses_nothing_when_kafka_is_killed_and_comes_back() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (outages::producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let mut events = Events::from_now(&api).await?;
     api.place_many(50).await?;
     read_until(&mut events, 0, 50).await?;
@@ -356,7 +353,7 @@ async fn the_feed_misses_nothing_when_kafka_is_killed_and_comes_back() -> Result
 /// A topic that was made anew: the tail's positions are in no log any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_feed_that_lost_its_place_says_so_and_goes_on() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (_producer, api) = serving(&stack).await?;
     let mut events = Events::from_now(&api).await?;
     let client: FutureProducer = stack.kafka().client().create()?;

@@ -8,13 +8,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, future::try_join_all, stream};
-use orderflow_testbed::{Service, Stack, eventually, http, port};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of},
+    eventually, http, port,
+    wait::PATIENCE,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, readiness};
+use crate::support::{dependencies_up, readiness};
 
 /// The smallest `BODY_MEMORY_MB`.
 const MEMORY: usize = 8 * 1024 * 1024;
@@ -56,7 +61,7 @@ async fn lists_that_nobody_reads_hold_no_more_than_the_memory_for_bodies() -> Re
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("BODY_MEMORY_MB", "8").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let user = "a".repeat(100);
     let fill = format!(
         "INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at) \
@@ -106,7 +111,7 @@ async fn large_bodies_that_do_not_end_hold_no_more_than_the_memory_for_bodies() 
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("BODY_MEMORY_MB", "8").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let large = order_of("alice").replacen('{', &format!("{{\"note\":\"{}\",", "x".repeat(LARGEST - 1024)), 1);
     let accepted = api.post(large.clone(), None).await?;
     ensure!(accepted.status == 201, "{accepted:?}");
@@ -217,7 +222,7 @@ async fn requests_that_fail_by_thousands_do_not_flood_the_log() -> Result<()> {
         Ok(())
     })
     .await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let refused: Vec<Result<()>> = stream::iter(0..REQUESTS)
         .map(async |_| api.place("alice", None).await?.expect_problem(503, "not-accepted").map(drop))
         .buffer_unordered(16)

@@ -14,7 +14,12 @@ use aws_sdk_s3::primitives::ByteStream;
 use axum::extract::State;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orderflow_testbed::{
-    Link, Producer, Proxy, Service, Stack, Versitygw, eventually, folder, product::Builder, versitygw,
+    Link, Producer, Proxy, Service, Stack, Versitygw,
+    api::{Acked, Api, Reply, order_of},
+    eventually, folder,
+    product::Builder,
+    versitygw,
+    wait::PATIENCE,
 };
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -23,7 +28,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::support::{Acked, Api, PATIENCE, Reply, dependencies_up, expect_each_exactly_once, order_of};
+use crate::support::{dependencies_up, expect_each_exactly_once};
 
 /// What the demo could not: an order is answered in this time whatever is down. Longer than the order timeout of 2 s.
 const ANSWER: Duration = Duration::from_millis(2500);
@@ -55,10 +60,10 @@ fn kind(reply: &Reply) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_are_written_after_s3_comes_back() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     stack.object_store().kill();
     let acked = place_in_series(&api, "s3").await?;
@@ -89,7 +94,7 @@ async fn a_receipt_that_s3_refuses_holds_up_no_other() -> Result<()> {
         .start()
         .await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let status =
         async |id: &str| anyhow::Ok(api.get(&format!("/api/orders/{id}")).await?.json()["receipt_status"].clone());
 
@@ -158,7 +163,7 @@ async fn an_s3_that_is_slower_than_the_orders_is_not_kept_busy_in_vain() -> Resu
     let s3 = Arc::new(SlowS3::default());
     let producer = producer(&stack).env("S3_ENDPOINT", &s3.clone().serve().await?).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let orders = stream::iter(0..ORDERS).map(async |n| api.place(&format!("alice-{n}"), None).await?.acked(n));
     orders.buffer_unordered(16).try_collect::<Vec<_>>().await?;
     eventually("all receipts", PATIENCE, async || {
@@ -175,10 +180,10 @@ async fn an_s3_that_is_slower_than_the_orders_is_not_kept_busy_in_vain() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_published_once_and_in_order_after_kafka_comes_back() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     let mut acked = place_in_series(&api, "before").await?;
     stack.kafka().kill();
@@ -190,10 +195,10 @@ async fn events_are_published_once_and_in_order_after_kafka_comes_back() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_notices_that_kafka_and_s3_are_frozen() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     let mut acked = place_in_series(&api, "before").await?;
     stack.kafka().pause();
@@ -221,10 +226,10 @@ enum Outage {
 
 /// Users of shard 1 do not notice; users of shard 2 get a definite or an unknown outcome in time; lists name the shard.
 async fn shard2_is_gone(outage: Outage) -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let mut acked = place_in_series(&api, "before").await?;
     // Its cursor would remember a shard that was too slow for it, as one can be on a busy machine.
     let first_page = eventually("a page of both shards", PATIENCE, async || {
@@ -321,7 +326,7 @@ async fn an_order_is_found_without_waiting_for_a_frozen_shard() -> Result<()> {
     let dsn = stack.dsn(2).replace(&format!(":{port}/"), &format!(":{}/", to_shard2.port()));
     let producer = producer(&stack).env("PG_SHARD2_DSN", dsn).start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let order = api.place("alice", None).await?.acked(0)?;
     let nowhere = "/api/orders/00000000-0000-7000-8000-000000000000";
     api.get(nowhere).await?.expect_problem(404, "not-found")?;
@@ -337,14 +342,14 @@ async fn an_order_is_found_without_waiting_for_a_frozen_shard() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_starts_while_things_are_down_serves_what_it_can_and_picks_up_the_rest() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     stack.kafka().kill();
     stack.object_store().kill();
     stack.postgres(2).stop().await?;
     let producer = producer(&stack).start().await?;
     let _consumer = stack.consumer().start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     let first = api.place("alice", None).await?;
     ensure!(first.status == StatusCode::CREATED, "{first:?}");

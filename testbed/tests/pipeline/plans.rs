@@ -2,10 +2,10 @@
 //! to the other. Postgres itself tells the plan of every query that the product really makes.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, eventually, wait::PATIENCE};
 use reqwest::StatusCode;
 
-use crate::support::{PATIENCE, serving};
+use crate::support::serving;
 
 /// Enough that reading all of it would never be the planner's choice by mistake.
 const FILL: &str = "

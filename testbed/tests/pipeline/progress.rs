@@ -2,10 +2,10 @@
 //! offsets, whatever a producer saw of it before.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Stack, eventually};
+use orderflow_testbed::{Stack, api::Api, eventually, wait::PATIENCE};
 use serde_json::Value;
 
-use crate::support::{Api, PATIENCE, serving, serving_alone};
+use crate::support::{serving, serving_alone};
 
 /// Waits until the list reports these states of all orders: published, notified.
 async fn all_are(api: &Api, expected: [&str; 2]) -> Result<()> {

@@ -2,21 +2,21 @@
 //! remove.
 
 use anyhow::{Context, Result, ensure};
-use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
+use aws_sdk_s3::{
+    error::ProvideErrorMetadata,
+    types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration},
+};
 use futures_util::{
     StreamExt, TryStreamExt,
     future::{join_all, try_join_all},
     stream,
 };
 use orderflow_testbed::{
-    Authority, Launch, Postgres, Process, Service, Stack, eventually, folder, postgres, product::Environment,
-    provision, tools,
+    Authority, Launch, Postgres, Process, Service, Stack, Store, eventually, folder, postgres, product::Environment,
+    provision, tools, wait::PATIENCE,
 };
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
-
-use crate::support::PATIENCE;
 
 /// The environment of a new OrderFlow on the stack's services, of which nothing is there yet but two empty databases.
 async fn fresh(stack: &Stack) -> Result<Environment> {
@@ -157,7 +157,7 @@ async fn what_is_anothers_or_another_shard_is_refused_and_left_alone() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
     provision(folder, environment.clone()).await?;
     let (dsn, bucket) = (value(&environment, "PG_SHARD1_DSN"), value(&environment, "S3_BUCKET"));
@@ -277,7 +277,7 @@ async fn other_migrations_noted_in_the_same_table_stay_noted() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
     provision(folder, environment.clone()).await?;
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
@@ -362,7 +362,7 @@ async fn tags(stack: &Stack, bucket: &str) -> Result<Vec<(String, String)>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     let environment = fresh(&stack).await?;
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
     client.create_bucket().bucket(bucket).send().await?;
@@ -390,7 +390,7 @@ async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Re
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     let environment = fresh(&stack).await?;
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
     client.create_bucket().bucket(bucket).send().await?;

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Isolation, Stack, eventually, http};
+use orderflow_testbed::{Isolation, Stack, eventually, http, wait::PATIENCE};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
     client::DefaultClientContext,
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::{outages::producer, support::PATIENCE};
+use crate::outages::producer;
 
 /// Events of one user with these numbers as their payloads.
 async fn insert_events(shard: &mut PgConnection, first: i32, last: i32) -> Result<()> {

@@ -2,19 +2,19 @@
 //! signed: the pipeline works on them, and when it cannot, producer, consumer and provisioning say why.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::product::Environment;
 use orderflow_testbed::{
-    Authority, Consumer, Producer, Service, Stack, eventually, folder, http, kafka, postgres, provision,
+    Authority, Consumer, Producer, Service, Stack, api::Api, eventually, folder, http, kafka, postgres,
+    product::Environment, provision, wait::PATIENCE,
 };
 use serde_json::Value;
 
-use crate::support::{Api, PATIENCE, dependencies_up, expect_each_exactly_once, serving};
+use crate::support::{dependencies_up, expect_each_exactly_once, serving};
 
 const NOT_ACCEPTED: &str = "certificate is not accepted: it is signed by none of the trusted authorities";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_go_all_the_way_over_tls_and_log_ins() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let (_producer, api) = serving(&stack).await?;
     let consumer = stack.consumer().start().await?;
     consumer.ready(PATIENCE).await?;
@@ -49,7 +49,7 @@ async fn kafka_takes_nobody_without_tls(stack: &Stack) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_another_authority_is_not_trusted() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let file = folder::of_this_test_process()?.join("another-authority.crt");
     std::fs::write(&file, Authority::new("another")?.pem())?;
     let file = file.to_str().context("a path of text")?;
@@ -59,7 +59,7 @@ async fn a_server_of_another_authority_is_not_trusted() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_must_be_named_by_its_certificate() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let dsn = stack.dsn(1).replace("127.0.0.1", "localhost");
     let brokers = stack.kafka().bootstrap().replace("127.0.0.1", "localhost");
     let told = Told {
@@ -71,7 +71,7 @@ async fn a_server_must_be_named_by_its_certificate() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_told_from_a_server_that_is_down() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let dsn = stack.dsn(1).replace(postgres::PASSWORD, WRONG_PASSWORD);
     let told = Told {
         postgres: Some("password authentication failed for user"),
@@ -82,14 +82,14 @@ async fn a_wrong_password_is_told_from_a_server_that_is_down() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mechanism_that_the_brokers_do_not_have_is_told_with_those_that_they_have() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let told = Told { postgres: None, kafka: "broker's supported mechanisms: SCRAM-SHA-512" };
     told.with(&stack, &[("KAFKA_SASL_MECHANISM", "PLAIN")]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_wants_tls_is_told_to_who_speaks_none() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let dsn = format!("{}?sslmode=disable", stack.dsn(1));
     let told = Told { postgres: Some("no encryption"), kafka: "do they want TLS?" };
     let plain = [("PG_SHARD1_DSN", dsn.as_str()), ("PG_SHARD1_CA_FILE", ""), ("KAFKA_TLS", "false")];
@@ -98,7 +98,7 @@ async fn a_server_that_wants_tls_is_told_to_who_speaks_none() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_wants_a_log_in_is_told_to_who_does_not_log_in() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let of_sasl = |name: &str| name.starts_with("KAFKA_SASL_");
     let environment = stack.env().into_iter().filter(|(name, _)| !of_sasl(name)).collect();
     let told = Told { postgres: None, kafka: "do they want a log-in?" };
@@ -107,7 +107,7 @@ async fn a_broker_that_wants_a_log_in_is_told_to_who_does_not_log_in() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_file_that_is_mended_is_used_without_a_restart() -> Result<()> {
-    let stack = Stack::secured().await?;
+    let stack = Stack::builder().secured().start().await?;
     let file = folder::of_this_test_process()?.join("mended-authority.crt");
     std::fs::write(&file, Authority::new("another")?.pem())?;
     let path = file.to_str().context("a path of text")?;
@@ -123,7 +123,7 @@ async fn a_ca_file_that_is_mended_is_used_without_a_restart() -> Result<()> {
     std::fs::write(&file, [std::fs::read(&file)?, right].concat())?;
     dependencies_up(&producer, &["shard1", "shard2", "kafka"]).await?;
     consumer.ready(PATIENCE).await?;
-    let orders = Api::of(&producer)?.place_many(8).await?;
+    let orders = Api::new(&producer)?.place_many(8).await?;
     expect_each_exactly_once(&stack, &orders).await
 }
 

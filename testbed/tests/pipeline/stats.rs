@@ -1,14 +1,19 @@
 //! What the dashboard is told of all parts: true numbers while all is up, and what is down by its name.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Service, Stack, eventually, http};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of, user},
+    eventually, http,
+    wait::PATIENCE,
+};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
     outages,
-    support::{Api, PATIENCE, dependencies_up, order_of, serving, serving_alone, user},
+    support::{dependencies_up, serving, serving_alone},
 };
 
 async fn stats(api: &Api) -> Result<Value> {
@@ -90,10 +95,10 @@ async fn what_waits_is_shown_with_its_age() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_down_is_named_and_hides_nothing_else() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let producer = outages::producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     dependencies_up(&producer, &["shard1", "shard2", "kafka", "s3"]).await?;
     api.place("alice", None).await?.acked(0)?;
 
@@ -155,7 +160,7 @@ async fn the_page_is_told_the_limits_and_may_call_the_controls_alone() -> Result
 
     let controls = "http://127.0.0.1:8082";
     let producer = stack.producer().env("CONTROLS_URL", controls).env("DEAD_LETTER_REPLAY", "true").start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let config = api.get("/api/config").await?.json();
     assert_eq!((&config["controls_url"], &config["dead_letter_replay"]), (&json!(controls), &json!(true)));
     let page = api.get("/").await?;

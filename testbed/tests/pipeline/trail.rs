@@ -2,11 +2,16 @@
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Acked, Api},
+    eventually,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Acked, Api, PATIENCE, serving, serving_alone};
+use crate::support::{serving, serving_alone};
 
 async fn trail(api: &Api, id: &str) -> Result<Value> {
     let reply = api.get(&format!("/api/orders/{id}/trail")).await?;

@@ -5,9 +5,8 @@ use orderflow_testbed::{
     Stack, folder,
     process::{Launch, Process},
     tools,
+    wait::PATIENCE,
 };
-
-use crate::support::PATIENCE;
 
 /// Starts a program with its usual environment but for one variable, and returns its log once it has ended.
 async fn refused(stack: &Stack, program: &str, variable: &str, value: &str) -> Result<String> {

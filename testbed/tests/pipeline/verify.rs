@@ -4,7 +4,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Isolation, Producer, Record, Service, Stack, eventually, product::Verified};
+use orderflow_testbed::{
+    Consumer, Isolation, Producer, Record, Service, Stack,
+    api::{Acked, Api},
+    eventually,
+    product::Verified,
+    wait::PATIENCE,
+};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -14,7 +20,7 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 
-use crate::support::{Acked, Api, PATIENCE, dependencies_up, expect_each_exactly_once, receipts, serving};
+use crate::support::{dependencies_up, expect_each_exactly_once, receipts, serving};
 
 /// Orders of 40 users: enough for each partition to have events of several.
 const ORDERS: usize = 120;
@@ -185,7 +191,7 @@ async fn receipts_of_an_emptied_bucket_are_written_again() -> Result<()> {
 async fn a_receipt_of_another_length_is_written_again() -> Result<()> {
     let (stack, producer, _consumer, acked) = settled().await?;
     // Of a user with several receipts, and of one with a single one: they are looked for in different ways.
-    let single = Api::of(&producer)?.place("alone", None).await?.acked(0)?;
+    let single = Api::new(&producer)?.place("alone", None).await?.acked(0)?;
     let acked = [acked, vec![single.clone()]].concat();
     expect_each_exactly_once(&stack, &acked).await?;
     for order in [&single, &acked[0]] {
@@ -242,7 +248,7 @@ async fn an_event_that_was_never_published_is_found_and_published_once() -> Resu
          CREATE TRIGGER forget BEFORE INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION forget()",
     )
     .await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let forgotten = [api.place("alice", None).await?.acked(0)?, api.place("nina", None).await?.acked(0)?];
     execute(&stack, "DROP TRIGGER forget ON outbox").await?;
     acked.extend(forgotten.clone());
@@ -318,7 +324,7 @@ async fn orders_that_are_still_on_their_way_are_not_repaired() -> Result<()> {
     }
     producer.start_again().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    acked.extend(Api::of(&producer)?.place_many(ORDERS).await?);
+    acked.extend(Api::new(&producer)?.place_many(ORDERS).await?);
 
     for variables in [&[], &SMALL_SLICES[..]] {
         let verified = stack.verify_with(variables, &["--repair"]).await?;
@@ -343,7 +349,7 @@ async fn orders_that_are_still_on_their_way_are_not_repaired() -> Result<()> {
 async fn notifications_that_a_person_had_skipped_are_sent_and_dead_letters_are_left_alone() -> Result<()> {
     let (stack, producer, consumer, acked) = settled().await?;
     consumer.stop().await?;
-    let skipped = Api::of(&producer)?.place_many(ORDERS).await?;
+    let skipped = Api::new(&producer)?.place_many(ORDERS).await?;
     let events = eventually("the events are published", PATIENCE, async || {
         let events = stack.read_topic(&stack.topic(), Isolation::ReadCommitted).await?;
         ensure!(events.len() == 2 * ORDERS, "{} events", events.len());
@@ -418,7 +424,7 @@ async fn a_second_repair_is_refused_while_one_runs() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn repairs_while_orders_flow_double_nothing() -> Result<()> {
     let (stack, producer, _consumer, mut acked) = settled().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let flow = tokio::spawn(async move {
         let mut acked = Vec::new();
         for _ in 0..10 {

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::network::PODS;
-use super::{START_DEADLINE, run, write};
-use crate::process::{Launch, Process};
-use crate::service::wait_until_answered;
-use crate::{folder, tools};
+use super::{START_DEADLINE, network::PODS, run, write};
+use crate::{
+    folder,
+    process::{Launch, Process},
+    service::wait_until_answered,
+    tools,
+};
 
 pub(super) fn socket(files: &Path) -> PathBuf {
     files.join("containerd.sock")

@@ -4,10 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::super::address::NODE_ADDRESS;
 use super::write;
-use crate::process::Launch;
-use crate::{folder, tools};
+use crate::{folder, kubernetes::address::NODE_ADDRESS, process::Launch, tools};
 
 pub(super) const DOMAIN: &str = "cluster.local";
 

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use super::super::address::{NODE, NODE_ADDRESS};
 use super::network::PODS;
-use crate::process::Launch;
+use crate::{
+    kubernetes::address::{NODE, NODE_ADDRESS},
+    process::Launch,
+};
 
 pub(super) fn launch(launch: Launch, kubeconfig: &Path) -> Launch {
     launch

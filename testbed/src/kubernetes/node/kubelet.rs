@@ -5,10 +5,12 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::json;
 
-use super::super::address::{NODE, NODE_ADDRESS};
 use super::{containerd, dns, write};
-use crate::folder;
-use crate::process::Launch;
+use crate::{
+    folder,
+    kubernetes::address::{NODE, NODE_ADDRESS},
+    process::Launch,
+};
 
 pub(super) struct Settings<'a> {
     pub(super) files: &'a Path,

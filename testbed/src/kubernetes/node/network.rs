@@ -2,9 +2,8 @@
 
 use anyhow::{Context, Result};
 
-use super::super::address::NODE_ADDRESS;
 use super::run;
-use crate::tools;
+use crate::{kubernetes::address::NODE_ADDRESS, tools};
 
 /// The addresses of pods.
 pub(super) const PODS: &str = "10.244.0.0/16";

@@ -3,7 +3,12 @@
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of},
+    eventually,
+    wait::PATIENCE,
+};
 use sqlx::{Connection, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, serving, stored};
+use crate::support::{dependencies_up, serving, stored};
 
 /// Sends an order over a connection of its own, which stays open.
 async fn send(api: &Api, user: &str) -> Result<TcpStream> {
@@ -54,7 +59,7 @@ async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_a
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("ORDER_TIMEOUT_MS", "60000").env("LOG", "debug").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let mut shard = stack.shard(1).await?;
     let mut lock = shard.begin().await?;
     sqlx::raw_sql("LOCK TABLE orders IN SHARE MODE").execute(&mut *lock).await?;
@@ -114,7 +119,7 @@ async fn lists_whose_clients_disconnect_keep_their_connections() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("LOG", "info,orderflow_producer::http=debug").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let address = api.url.strip_prefix("http://").context("the API's address")?;
     let (mut shard, mut watch) = (stack.shard(1).await?, stack.shard(1).await?);
     let before = sessions(&mut watch).await?;

@@ -3,14 +3,17 @@
 
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::{
-    Producer, Service, Stack, eventually, folder,
+    Producer, Service, Stack,
+    api::Api,
+    eventually, folder,
     load::{Load, Orders, Plan},
     port, provision,
+    wait::PATIENCE,
 };
 use reqwest::StatusCode;
 use sqlx::AssertSqlSafe;
 
-use crate::support::{Api, PATIENCE, dependencies_up, readiness, serving};
+use crate::support::{dependencies_up, readiness, serving};
 
 /// Waits until the producer is unready and says this about each of these dependencies, and orders of these users are not
 /// accepted.
@@ -26,7 +29,7 @@ async fn turned_away(producer: &Producer, because: &[(&str, &str)], users: &[&st
         Ok(())
     })
     .await?;
-    let api = Api::of(producer)?;
+    let api = Api::new(producer)?;
     for user in users {
         let reply = api.place(user, None).await?;
         reply.expect_problem(503, "not-accepted")?;
@@ -38,7 +41,7 @@ async fn turned_away(producer: &Producer, because: &[(&str, &str)], users: &[&st
 async fn becomes_ready_and_serves(producer: &Producer) -> Result<()> {
     dependencies_up(producer, &["shard1", "shard2"]).await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(producer)?;
+    let api = Api::new(producer)?;
     for (user, shard) in [("alice", "shard1"), ("zara", "shard2")] {
         let reply = api.place(user, None).await?;
         ensure!(reply.status == StatusCode::CREATED && reply.json()["shard"] == shard, "{reply:?}");
@@ -75,7 +78,7 @@ async fn a_schema_that_is_too_old_is_served_once_it_is_migrated() -> Result<()> 
     let producer = stack.producer().start().await?;
     turned_away(&producer, &[("shard1", "its schema has version 0")], &["alice"]).await?;
     dependencies_up(&producer, &["shard2"]).await?;
-    let reply = Api::of(&producer)?.place("zara", None).await?;
+    let reply = Api::new(&producer)?.place("zara", None).await?;
     ensure!(reply.status == StatusCode::CREATED, "the other shard's users suffer: {reply:?}");
 
     sqlx::query("UPDATE orderflow_meta SET schema_version = 1").execute(&mut shard1).await?;
@@ -103,7 +106,7 @@ async fn swapped_databases_are_refused_until_they_are_put_right() -> Result<()> 
     let because = "is the DSN of another shard given?";
     turned_away(&producer, &[("shard1", because), ("shard2", because)], &["alice", "zara"]).await?;
     // A list with orders of the wrong shard, or an order found there, would be as wrong.
-    Api::of(&producer)?.get("/api/orders").await?.expect_problem(503, "shard-unavailable")?;
+    Api::new(&producer)?.get("/api/orders").await?.expect_problem(503, "shard-unavailable")?;
 
     for (shard, values) in [(1, "('shard2', 1)"), (2, "('shard1', 0)")] {
         let statement = AssertSqlSafe(format!("{BECOME}{values}"));
@@ -121,7 +124,7 @@ async fn what_waits_in_a_swapped_database_is_left_alone() -> Result<()> {
     let cut_off = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
     let cut_off = cut_off.start().await?;
     dependencies_up(&cut_off, &["shard1", "shard2"]).await?;
-    let api = Api::of(&cut_off)?;
+    let api = Api::new(&cut_off)?;
     let acked = [api.place("alice", None).await?.acked(0)?, api.place("zara", None).await?.acked(0)?];
     cut_off.stop().await?;
 

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use orderflow_testbed::{Producer, Stack};
+use orderflow_testbed::{
+    Producer, Stack,
+    api::{Api, Reply, order_of},
+};
 use reqwest::StatusCode;
 
-use crate::support::{Api, Reply, dependencies_up, order_of, serving, stored};
+use crate::support::{dependencies_up, serving, stored};
 
 /// Its writers, too, may find one key at the same time.
 async fn serving_with_two_writers(stack: &Stack) -> Result<(Producer, Api)> {
     let producer = stack.producer().env("SHARD_WRITERS", "2").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     Ok((producer, api))
 }
 

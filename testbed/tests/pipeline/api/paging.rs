@@ -1,11 +1,14 @@
 //! Keyset paging: every order once, newest first over all shards, whatever comes in meanwhile.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::Stack;
+use orderflow_testbed::{
+    Stack,
+    api::{Api, user},
+};
 use reqwest::StatusCode;
 use uuid::Uuid;
 
-use crate::support::{Api, serving, user};
+use crate::support::serving;
 
 /// Microseconds since 1970, and the id: what the list is ordered by.
 type Position = (i64, Uuid);

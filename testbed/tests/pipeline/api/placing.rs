@@ -4,12 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join, join_all};
-use orderflow_testbed::{Isolation, Record, Service, Stack, eventually, wait::accepted};
+use orderflow_testbed::{
+    Isolation, Record, Service, Stack,
+    api::{Api, Reply, order_of, user},
+    eventually,
+    wait::{PATIENCE, accepted},
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Api, PATIENCE, Reply, expect_each_exactly_once, order_of, serving, stored, user};
+use crate::support::{expect_each_exactly_once, serving, stored};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

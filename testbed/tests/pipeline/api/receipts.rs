@@ -1,10 +1,15 @@
 //! A receipt as clients see it: written, not yet written, gone, out of reach.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Stack, eventually, port};
+use orderflow_testbed::{
+    Stack,
+    api::{Acked, Api},
+    eventually, port,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 
-use crate::support::{Acked, Api, PATIENCE, dependencies_up, readiness, serving};
+use crate::support::{dependencies_up, readiness, serving};
 
 async fn stored_order(api: &Api) -> Result<Acked> {
     let body = r#"{"user_id":"alice","product_name":"Mechanical Keyboard","quantity":2,"price":149.99}"#;
@@ -78,7 +83,7 @@ async fn without_s3_an_order_is_accepted_and_its_receipt_pending() -> Result<()>
     let closed = format!("http://127.0.0.1:{}", port::free()?);
     let producer = stack.producer().env("S3_ENDPOINT", closed).start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let id = api.place("alice", None).await?.acked(0)?.id;
 
     let reply = api.receipt(&id).await?;

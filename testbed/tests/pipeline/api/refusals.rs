@@ -3,10 +3,10 @@
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, eventually, wait::PATIENCE};
 use reqwest::StatusCode;
 
-use crate::support::{PATIENCE, readiness, serving, stored};
+use crate::support::{readiness, serving, stored};
 
 /// Refuses each order of the product `Poison SQLSTATE` with that SQLSTATE.
 const POISON: &str = "

@@ -8,14 +8,19 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join, join_all};
-use orderflow_testbed::{Service, Stack, eventually, port};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of, user},
+    eventually, port,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, readiness, serving, stored, user};
+use crate::support::{dependencies_up, readiness, serving, stored};
 
 /// What the product promises; Kubernetes kills after 30 s.
 const GRACE: Duration = Duration::from_secs(20);
@@ -59,7 +64,7 @@ async fn a_producer_without_kafka_and_s3_stops_in_good_order_too() -> Result<()>
     let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
     let producer = producer.start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let acked = Api::of(&producer)?.place_many(10).await?;
+    let acked = Api::new(&producer)?.place_many(10).await?;
     assert_eq!(producer.process().terminate(GRACE).await?.code(), Some(0));
     assert_eq!(stored(&stack, 1).await?.len() + stored(&stack, 2).await?.len(), acked.len());
     Ok(())

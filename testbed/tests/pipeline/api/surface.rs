@@ -3,11 +3,16 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Producer, Stack, http};
+use orderflow_testbed::{
+    Producer, Stack,
+    api::{Api, order_of},
+    http,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, readiness, serving};
+use crate::support::{dependencies_up, readiness, serving};
 
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../producer/tests/snapshots/openapi__openapi.snap");
 
@@ -198,7 +203,7 @@ async fn readiness_names_each_dependency() -> Result<()> {
     let tasks = ready["tasks"].as_object().context("no tasks")?;
     assert!(tasks.len() == 14 && tasks.values().all(|task| *task == running), "{tasks:?}");
     // Clients of the API have no business here.
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     for path in ["/readyz", "/livez", "/metrics"] {
         api.get(path).await?.expect_problem(404, "not-found")?;
     }
@@ -212,7 +217,7 @@ async fn a_public_port_serves_what_clients_need_and_the_internal_one_all() -> Re
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("INTERNAL_PORT", "0").start().await?;
     dependencies_up(&producer, &["shard1", "shard2", "kafka", "s3"]).await?;
-    let public = Api::of(&producer)?;
+    let public = Api::new(&producer)?;
     let internal = Api { url: producer.internal_url()?, ..public.clone() };
 
     let id = public.place("alice", None).await?.acked(0)?.id;

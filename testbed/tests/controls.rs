@@ -7,10 +7,10 @@ mod up;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::process::Process;
-use orderflow_testbed::{eventually, folder, http};
+use orderflow_testbed::{eventually, folder, http, process::Process, wait::PATIENCE};
 use serde_json::{Value, json};
-use up::{PATIENCE, Up, command};
+
+use up::{Up, command};
 
 impl Up {
     /// What the controls say of a part.

@@ -1,5 +1,5 @@
 //! Figures, not promises: how fast, how much, how often. Printed, never asserted; run by hand with
-//! `cargo test --workspace --features … --test operator figures:: -- --ignored --nocapture`.
+//! `cargo test --workspace --features … --test operator measurements:: -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn quantiles(operator: &Operator) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "figures take their time"]
+#[ignore = "measurements take minutes"]
 async fn of_one_resource() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
@@ -66,7 +66,7 @@ async fn of_one_resource() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "figures take their time"]
+#[ignore = "measurements take minutes"]
 async fn of_two_hundred_resources() -> Result<()> {
     let world = World::new().await?;
     for number in 0..RESOURCES {

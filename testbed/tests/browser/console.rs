@@ -1,11 +1,11 @@
 //! What a browser has to complain about a page: errors on its console, breaches of its policy, requests to other origins.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::eventually;
+use orderflow_testbed::{eventually, wait::PATIENCE};
 use serde_json::Value;
 use thirtyfour::{BrowserLogEntry, WebDriver};
 
-use crate::support::{PATIENCE, Shop, on_a_dashboard};
+use crate::support::{Shop, on_a_dashboard};
 
 /// What a browser says about requests that failed, on the console and by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum Failures {
 }
 
 /// Everything since the browser was started or was asked last, of all its tabs. `origins`: where they may ask.
-pub async fn of(driver: &WebDriver, origins: &[&str], failures: Failures) -> Result<Vec<String>> {
+pub async fn errors(driver: &WebDriver, origins: &[&str], failures: Failures) -> Result<Vec<String>> {
     let console = driver.get_log("browser").await.context("read the console")?;
     let traffic = driver.get_log("performance").await.context("read what was requested")?;
     let mut complaints: Vec<String> =
@@ -66,7 +66,7 @@ async fn what_a_page_must_not_do_is_noticed() -> Result<()> {
         ] {
             shop.page.script::<Value>(script, &[]).await?;
             eventually(&format!("{what} to be noticed"), PATIENCE, async || {
-                let complaint = shop.page.expect_no_complaints(Failures::None).await.err();
+                let complaint = shop.page.expect_clean_console(Failures::None).await.err();
                 let complaint = format!("{:#}", complaint.context("nothing is complained of")?);
                 ensure!(complaint.contains(what), "{complaint}");
                 Ok(())
@@ -74,10 +74,10 @@ async fn what_a_page_must_not_do_is_noticed() -> Result<()> {
             .await?;
         }
         shop.page.script::<Value>(FAILURE, &[]).await?;
-        shop.page.expect_no_complaints(Failures::Provoked).await?;
+        shop.page.expect_clean_console(Failures::Provoked).await?;
         // The policy lets no request to another origin out, so our own are taken for such.
         shop.page.load().await?;
-        let complaints = shop.page.complaints("http://127.0.0.1:9", Failures::None).await?;
+        let complaints = shop.page.console_errors("http://127.0.0.1:9", Failures::None).await?;
         ensure!(
             complaints.iter().any(|one| one.contains("a request to") && one.ends_with("/main.js")),
             "{complaints:?}"

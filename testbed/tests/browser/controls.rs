@@ -2,12 +2,14 @@
 //! the same, and what they waited for happens once when it is on again.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{eventually, folder, http};
+use orderflow_testbed::{eventually, folder, http, wait::PATIENCE};
 use serde_json::Value;
 
-use crate::complaints::Failures;
-use crate::page::{NOT_NOTIFIED, NOTIFIED, Page, is_open};
-use crate::up::{PATIENCE, Up};
+use crate::{
+    console::Failures,
+    page::{NOT_NOTIFIED, NOTIFIED, Page, is_open},
+    up::Up,
+};
 
 const PARTS: [&str; 5] = ["s3", "kafka", "shard1", "shard2", "consumer"];
 
@@ -24,7 +26,7 @@ async fn what_the_page_switches_off_is_named_and_later_made_up_for_once() -> Res
         off_and_on(&page, "consumer", "nora", 2).await?;
         notified(&up, 2).await?;
         // While Kafka is off, so are the dead letters.
-        page.expect_no_complaints(Failures::Provoked).await
+        page.expect_clean_console(Failures::Provoked).await
     };
     let outcome = outcome.await;
     if outcome.is_err() {
