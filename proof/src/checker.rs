@@ -3,18 +3,20 @@
 //! After Jepsen's total-queue: an order is acked, lost, duplicated, unexpected or recovered. An order whose outcome no
 //! client knows may be there or not, but wholly: a row implies its receipt, its event and its notification.
 
+mod effects;
 mod order;
 mod outcome;
-mod trail;
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::history::{History, Time, Try};
-use crate::observation::Observation;
-use crate::workload::Plan;
+use crate::{
+    history::{History, Time, Try},
+    observation::Observation,
+    workload::Plan,
+};
 
 /// What is wrong with an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -46,12 +48,12 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     pub counts: Counts,
     /// One for each order that arrived everywhere and that a client was told of.
-    pub journeys: Vec<Journey>,
+    pub trails: Vec<Trail>,
 }
 
 /// When an order was where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Journey {
+pub struct Trail {
     /// From 1.
     pub shard: usize,
     pub sent: Time,
@@ -112,7 +114,7 @@ pub fn check(history: &History, seen: &Observation) -> Verdict {
             }
         }
     }
-    trail::check(&owners, seen, &mut verdict);
+    effects::check(&owners, seen, &mut verdict);
     order::check(&owners, seen, &mut verdict);
     for event in &seen.dead {
         verdict.find(Kind::Lost, None, Some(*event), "its event is in outbox_dead".to_owned());

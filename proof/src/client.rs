@@ -1,19 +1,22 @@
 //! The clients: place orders at a steady rate, whatever happens, and write down each request and its outcome.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use uuid::Uuid;
 
-use crate::history::{Clock, Outcome, Recorder, Try};
-use crate::workload::{Manner, Plan};
+use crate::{
+    history::{Clock, Outcome, Recorder, Try},
+    workload::{Manner, Plan},
+};
 
 /// Orders under way; beyond it new ones wait. During an outage all of them try again and again, which must not be a fault of
 /// its own: the clients share the machine with what they test.

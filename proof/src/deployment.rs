@@ -1,23 +1,27 @@
 //! OrderFlow as it is proved: two shards, Kafka, S3, two producers and two consumers. Each producer and each consumer is on
 //! one of two sides, and every side reaches everything through proxies of its own, so that its network can fail alone.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
-use orderflow_testbed::kafka::Listener;
-use orderflow_testbed::product::{Builder, Environment};
 use orderflow_testbed::{
-    Consumer, Kafka, ObjectStore, Postgres, Producer, Proxy, Service, SmallDisk, Store, folder, http, port, postgres,
+    Consumer, Kafka, ObjectStore, Postgres, Producer, Proxy, Service, SmallDisk, Store, folder, http,
+    kafka::Listener,
+    port, postgres,
+    product::{Builder, Environment},
     provision,
 };
-use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::timeout;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::timeout,
+};
 
-use crate::client;
-use crate::observation::Sites;
+use crate::{client, observation::Sites};
 
 const DATABASE: &str = "orders";
 const TOPIC: &str = "orders";

@@ -1,7 +1,6 @@
 //! The faults: what can happen to one part of the deployment, and how it is made to happen and to end.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use fastrand::Rng;
@@ -9,8 +8,10 @@ use hyper::StatusCode;
 use orderflow_testbed::{Link, Service, Store, eventually};
 use tokio::time::sleep;
 
-use crate::deployment::{Deployment, Part, Peer, SIDES, set_failpoint};
-use crate::history::{Clock, Time};
+use crate::{
+    deployment::{Deployment, Part, Peer, SIDES, set_failpoint},
+    history::{Clock, Time},
+};
 
 /// Within this a failpoint that was set is reached, or it is not reached at all.
 const REACHED: Duration = Duration::from_secs(25);

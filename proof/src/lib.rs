@@ -7,6 +7,7 @@
 pub mod checker;
 pub mod client;
 pub mod deployment;
+pub mod explain;
 pub mod fault;
 pub mod history;
 pub mod observation;
@@ -14,7 +15,6 @@ pub mod report;
 pub mod run;
 pub mod settings;
 pub mod storm;
-pub mod story;
 pub mod workload;
 
 pub use run::run;

@@ -1,8 +1,6 @@
 //! What is there in the end: every row, object and record, read with clients of the proof's own.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::time::Duration;
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use md5::{Digest, Md5};

@@ -1,16 +1,17 @@
 //! What a run came to, as people read it.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use comfy_table::{Table, presets};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::checker::{Journey, Kind, Verdict};
-use crate::history::Time;
-use crate::settings::Settings;
-use crate::storm::{Record, Struck};
+use crate::{
+    checker::{Kind, Trail, Verdict},
+    history::Time,
+    settings::Settings,
+    storm::{Record, Struck},
+};
 
 /// One hour, in microseconds: longer than any run waits.
 const LONGEST: u64 = 3_600_000_000;
@@ -44,14 +45,14 @@ pub struct Recoveries {
 impl Report {
     pub fn of(seed: u64, settings: &Settings, record: &Record, verdict: Verdict, seconds: i64) -> Self {
         let mut delays = Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are valid");
-        for journey in &verdict.journeys {
-            delays.saturating_record((journey.notified - journey.acked).max(1).cast_unsigned());
+        for trail in &verdict.trails {
+            delays.saturating_record((trail.notified - trail.acked).max(1).cast_unsigned());
         }
         let mut faults: BTreeMap<String, Recoveries> = BTreeMap::new();
         for struck in &record.struck {
             let recoveries = faults.entry(struck.kind.clone()).or_default();
             recoveries.times += 1;
-            recoveries.took.extend(recovery(struck, &verdict.journeys));
+            recoveries.took.extend(recovery(struck, &verdict.trails));
         }
         for recoveries in faults.values_mut() {
             recoveries.took.sort_unstable();
@@ -80,12 +81,12 @@ impl Report {
 }
 
 /// A fault of S3 is over when receipts are written again, any other when notifications arrive.
-fn recovery(struck: &Struck, journeys: &[Journey]) -> Option<Time> {
+fn recovery(struck: &Struck, trails: &[Trail]) -> Option<Time> {
     let of_s3 = struck.part.contains("S3");
-    let end = |journey: &Journey| if of_s3 { journey.receipt } else { journey.notified };
+    let end = |trail: &Trail| if of_s3 { trail.receipt } else { trail.notified };
     let of_shard = |shard| {
-        let after = journeys.iter().filter(|journey| journey.shard == shard && journey.sent >= struck.to);
-        after.map(|journey| (end(journey) - struck.to).max(0)).min()
+        let after = trails.iter().filter(|trail| trail.shard == shard && trail.sent >= struck.to);
+        after.map(|trail| (end(trail) - struck.to).max(0)).min()
     };
     Some(of_shard(1)?.max(of_shard(2)?))
 }
@@ -170,11 +171,11 @@ mod tests {
 
     #[test]
     fn a_fault_is_over_when_later_orders_of_both_shards_have_arrived() {
-        let journey = |shard, sent, notified| Journey { shard, sent, acked: sent, notified, receipt: notified + 5 };
+        let trail = |shard, sent, notified| Trail { shard, sent, acked: sent, notified, receipt: notified + 5 };
         let struck = |part: &str| Struck { kind: "kill".to_owned(), part: part.to_owned(), from: 0, to: 100 };
-        let journeys = [journey(1, 90, 101), journey(1, 110, 130), journey(2, 120, 170), journey(2, 125, 160)];
-        assert_eq!(recovery(&struck("Kafka"), &journeys), Some(60));
-        assert_eq!(recovery(&struck("S3"), &journeys), Some(65));
-        assert_eq!(recovery(&struck("Kafka"), &journeys[..2]), None);
+        let trails = [trail(1, 90, 101), trail(1, 110, 130), trail(2, 120, 170), trail(2, 125, 160)];
+        assert_eq!(recovery(&struck("Kafka"), &trails), Some(60));
+        assert_eq!(recovery(&struck("S3"), &trails), Some(65));
+        assert_eq!(recovery(&struck("Kafka"), &trails[..2]), None);
     }
 }

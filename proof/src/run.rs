@@ -1,23 +1,27 @@
 //! One run: start, let orders flow through a storm, wait until all is calm, look, check, tell.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use orderflow_testbed::folder;
 use tokio::time::{Instant, sleep};
 
-use crate::checker::{self, Kind};
-use crate::client::Clients;
-use crate::deployment::Deployment;
-use crate::fault::{self, Fault, Length};
-use crate::history::{Clock, Recorder};
-use crate::report::Report;
-use crate::settings::Settings;
-use crate::storm;
-use crate::story;
+use crate::{
+    checker::{self, Kind},
+    client::Clients,
+    deployment::Deployment,
+    explain,
+    fault::{self, Fault, Length},
+    history::{Clock, Recorder},
+    report::Report,
+    settings::Settings,
+    storm,
+};
 
 /// After the storm everything must arrive, and never stand still for so long while something is left to be done: longer
 /// than every lease and pause of the product.
@@ -58,7 +62,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
     });
     let until = Instant::now() + storm;
     let latest = if storm >= SHORT { until + storm } else { until };
-    let record = storm::rage(&deployment, lanes, seed, storm::Span { until, latest }, clock).await?;
+    let record = storm::run(&deployment, lanes, seed, storm::Span { until, latest }, clock).await?;
     eprintln!("{:6} s  calm; {} orders so far", seconds(&clock), recorder.acked());
     sleep(LULL).await;
     drop(stop);
@@ -67,7 +71,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
     let history = Arc::into_inner(recorder).context("a client still writes")?.finish()?;
     write_faults(&folder, &record)?;
 
-    let dead = raise_the_dead(&deployment).await?;
+    let dead = restart_exited(&deployment).await?;
     let sites = deployment.sites();
     let settled = sites.settled(STANDSTILL).await;
     let seen = sites.observe().await.context("look at what is there")?;
@@ -81,7 +85,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
     let report = Report::of(seed, &settings, &record, verdict, (clock.now() - clock.beginning()) / 1_000_000);
     let mut told = report.to_string();
     if let Some(finding) = report.verdict.findings.first() {
-        told += &story::of(finding, &history, &seen, &record, clock.beginning(), &sites).await;
+        told += &explain::explain(finding, &history, &seen, &record, clock.beginning(), &sites).await;
     }
     println!("{told}");
     std::fs::write(folder.join("report.txt"), &told).context("write the report")?;
@@ -101,7 +105,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
 }
 
 /// What ended by itself while nothing struck it, which nothing should; it is started again, so that the rest can be judged.
-async fn raise_the_dead(deployment: &Deployment) -> Result<Vec<String>> {
+async fn restart_exited(deployment: &Deployment) -> Result<Vec<String>> {
     let mut dead = Vec::new();
     for (part, service) in deployment.processes() {
         if let Some(status) = service.process().exit_status() {

@@ -1,17 +1,23 @@
 //! The storm: faults drawn from a seed, lane beside lane, until their time is over.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use serde::Serialize;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
-use crate::deployment::Deployment;
-use crate::fault::Fault;
-use crate::history::{Clock, Time};
+use crate::{
+    deployment::Deployment,
+    fault::Fault,
+    history::{Clock, Time},
+};
 
 /// Between two faults of a lane.
 const SHORTEST_CALM: u64 = 1000;
@@ -45,7 +51,7 @@ pub struct Span {
 }
 
 /// Strikes as long as it shall; a fault that has begun is carried to its end.
-pub async fn rage(
+pub async fn run(
     deployment: &Arc<Deployment>,
     lanes: impl IntoIterator<Item = Vec<Fault>>,
     seed: u64,
@@ -53,13 +59,13 @@ pub async fn rage(
     clock: Clock,
 ) -> Result<Record> {
     let struck = Arc::new(Mutex::new(Vec::new()));
-    let mut raging = JoinSet::new();
+    let mut running = JoinSet::new();
     let mut kinds = Vec::new();
     for (number, lane) in (1..).zip(lanes) {
         kinds.extend(lane.iter().map(ToString::to_string));
         let (deployment, struck) = (deployment.clone(), struck.clone());
         let mut dealer = Rng::with_seed(seed.wrapping_add(number));
-        raging.spawn(async move {
+        running.spawn(async move {
             let (mut deck, mut owed) = (Vec::new(), lane.clone());
             while Instant::now() < span.until || (!owed.is_empty() && Instant::now() < span.latest) {
                 if Instant::now() >= span.until {
@@ -90,7 +96,7 @@ pub async fn rage(
             anyhow::Ok(())
         });
     }
-    while let Some(ended) = raging.join_next().await {
+    while let Some(ended) = running.join_next().await {
         ended.context("a lane of faults")??;
     }
     let mut struck = std::mem::take(&mut *struck.lock().unwrap_or_else(PoisonError::into_inner));

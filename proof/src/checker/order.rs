@@ -6,8 +6,10 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::{Attempt, Kind, Verdict};
-use crate::history::Time;
-use crate::observation::{Found, Observation};
+use crate::{
+    history::Time,
+    observation::{Found, Observation},
+};
 
 pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, verdict: &mut Verdict) {
     follow(owners, &seen.events, |event| event.order_id, "event", verdict);

@@ -6,9 +6,11 @@ use std::collections::HashSet;
 use uuid::Uuid;
 
 use super::{Attempt, Kind, Verdict};
-use crate::history::Outcome;
-use crate::observation::{Observation, Row};
-use crate::workload::{Manner, Plan};
+use crate::{
+    history::Outcome,
+    observation::{Observation, Row},
+    workload::{Manner, Plan},
+};
 
 pub(super) fn check(attempt: &Attempt<'_>, seen: &Observation, verdict: &mut Verdict) {
     let rows: Vec<&Row> = attempt.rows.iter().map(|&row| &seen.rows[row]).collect();

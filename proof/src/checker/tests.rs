@@ -6,9 +6,11 @@ use orderflow_core::{Notification, Order, OrderCreated, ShardMap, Timestamp, Use
 use time::OffsetDateTime;
 
 use super::*;
-use crate::history::Outcome;
-use crate::observation::{Found, Receipt, Row, tag_of};
-use crate::workload::Manner;
+use crate::{
+    history::Outcome,
+    observation::{Found, Receipt, Row, tag_of},
+    workload::Manner,
+};
 
 /// A plan whose user is on shard 1.
 fn plan(number: u64, key: Option<&str>) -> Plan {
@@ -109,7 +111,7 @@ fn what_arrived_everywhere_once_is_fine() {
     let (history, seen, _) = healthy();
     let verdict = check(&history, &seen);
     assert_eq!(verdict.findings, []);
-    assert_eq!((verdict.counts.attempts, verdict.counts.acked, verdict.journeys.len()), (2, 2, 2));
+    assert_eq!((verdict.counts.attempts, verdict.counts.acked, verdict.trails.len()), (2, 2, 2));
 }
 
 #[test]

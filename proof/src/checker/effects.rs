@@ -8,9 +8,11 @@ use orderflow_core::{
 };
 use uuid::Uuid;
 
-use super::{Attempt, Journey, Kind, Verdict};
-use crate::history::{Outcome, Time, Try};
-use crate::observation::{Found, Observation, Row};
+use super::{Attempt, Kind, Trail, Verdict};
+use crate::{
+    history::{Outcome, Time, Try},
+    observation::{Found, Observation, Row},
+};
 
 pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, verdict: &mut Verdict) {
     let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().expect("this is a shard map");
@@ -74,7 +76,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
                 }
                 if let (Some(sent), Some(acked)) = (owner.sent(row.id), owner.acked_at(row.id)) {
                     let notified = value.notified_at.unix_microseconds();
-                    verdict.journeys.push(Journey { shard: row.shard, sent, acked, notified, receipt: receipt_stored });
+                    verdict.trails.push(Trail { shard: row.shard, sent, acked, notified, receipt: receipt_stored });
                 }
             }
             Some(several) => {

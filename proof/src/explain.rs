@@ -1,4 +1,4 @@
-//! The story of one order that is not as it should be: what its client did and was told, what is there of it, and what
+//! The text of one order that is not as it should be: what its client did and was told, what is there of it, and what
 //! happened around it.
 
 use std::fmt::Write;
@@ -7,17 +7,19 @@ use orderflow_testbed::{Isolation, postgres, read_topic};
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::checker::Finding;
-use crate::history::{History, Time};
-use crate::observation::{Observation, Sites};
-use crate::storm::Record;
-use crate::workload::Plan;
+use crate::{
+    checker::Finding,
+    history::{History, Time},
+    observation::{Observation, Sites},
+    storm::Record,
+    workload::Plan,
+};
 
 /// Faults are shown that ended so long before the order was sent, or began so long after its last answer.
 const AROUND: Time = 45_000_000;
 
 /// All of it, as text.
-pub async fn of(
+pub async fn explain(
     finding: &Finding,
     history: &History,
     seen: &Observation,
@@ -25,9 +27,9 @@ pub async fn of(
     beginning: Time,
     sites: &Sites,
 ) -> String {
-    let mut story = format!("\nThe first of them: {:?}, {}\n", finding.kind, finding.what);
-    let mut tell = |line: String| {
-        let _ = writeln!(story, "  {line}");
+    let mut text = format!("\nThe first of them: {:?}, {}\n", finding.kind, finding.what);
+    let mut add = |line: String| {
+        let _ = writeln!(text, "  {line}");
     };
     let at = |time: Time| format!("{:10.3} s", (time - beginning) as f64 / 1e6);
     let of_rows =
@@ -35,11 +37,11 @@ pub async fn of(
     let number = finding.attempt.or_else(|| finding.order.and_then(of_rows));
     let plan = history.plans.iter().find(|plan| Some(plan.number) == number);
     if let Some(plan) = plan {
-        tell(format!("plan          {}", serde_json::to_string(plan).unwrap_or_default()));
+        add(format!("plan          {}", serde_json::to_string(plan).unwrap_or_default()));
     }
     let tries: Vec<_> = history.tries.iter().filter(|tried| Some(tried.attempt) == number).collect();
     for tried in &tries {
-        tell(format!(
+        add(format!(
             "{}  sent to {}{}, after {} ms: {}",
             at(tried.sent),
             tried.producer,
@@ -54,14 +56,14 @@ pub async fn of(
     ids.dedup();
     for row in &rows {
         let created = row.created_at.unix_timestamp_nanos() / 1000;
-        tell(format!("{}  row on shard{}: {row:?}", at(created as Time), row.shard));
+        add(format!("{}  row on shard{}: {row:?}", at(created as Time), row.shard));
         match seen.receipts.get(&row.receipt_s3_key) {
-            Some(receipt) => tell(format!("{}  receipt {}", at(receipt.stored), row.receipt_s3_key)),
-            None => tell(format!("no receipt {}", row.receipt_s3_key)),
+            Some(receipt) => add(format!("{}  receipt {}", at(receipt.stored), row.receipt_s3_key)),
+            None => add(format!("no receipt {}", row.receipt_s3_key)),
         }
     }
     for id in &ids {
-        tell(format!("outbox, jobs  {}", left_in_shards(sites, *id).await));
+        add(format!("outbox, jobs  {}", left_in_shards(sites, *id).await));
         // Of the uncommitted ones too: they show what was tried.
         for topic in [sites.topic.clone(), sites.notifications()] {
             let records = read_topic(&sites.bootstrap, &topic, Isolation::ReadUncommitted).await.unwrap_or_default();
@@ -72,7 +74,7 @@ pub async fn of(
                 };
                 let state = if committed.iter().any(|other| same(&other)) { "committed" } else { "aborted" };
                 let time = record.timestamp.unwrap_or_default() * 1000;
-                tell(format!("{}  {topic} {}/{} {state}", at(time), record.partition, record.offset));
+                add(format!("{}  {topic} {}/{} {state}", at(time), record.partition, record.offset));
             }
         }
     }
@@ -80,9 +82,9 @@ pub async fn of(
     let answered = tries.iter().map(|tried| tried.answered).max().unwrap_or(Time::MAX - AROUND);
     for struck in record.struck.iter().filter(|struck| struck.to > sent - AROUND && struck.from < answered + AROUND) {
         let (kind, part) = (&struck.kind, &struck.part);
-        tell(format!("{} to {}  {kind} [{part}]", at(struck.from), at(struck.to)));
+        add(format!("{} to {}  {kind} [{part}]", at(struck.from), at(struck.to)));
     }
-    story
+    text
 }
 
 /// Of an order: what waits of it, and what died.
