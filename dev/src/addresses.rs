@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-
-use super::environment::{BUCKET, TOPIC, database};
-use super::home::Home;
-use super::running::{Addresses, Running};
-use super::table::aligned;
 use orderflow_testbed::{localstack, tools};
+
+use crate::{
+    environment::{BUCKET, TOPIC, database},
+    home::Home,
+    running::{Addresses, Running},
+    table::aligned,
+};
 
 /// The table, with what is kept and how to stop below it.
 pub(super) fn table(running: &Running, home: &Home) -> Result<String> {

@@ -1,26 +1,29 @@
 //! The controls: switch parts of `up` off and on again over HTTP, to see what the rest does without them. For the dashboard
-//! and for people on this machine; the producer, which is what is looked at, has no switch.
+//! and for people on this machine; the producer, which is what is looked at, has no control.
 //!
 //! Whoever reaches this can stop services, so it listens on loopback, and no page but the dashboard may use it.
 
 mod guard;
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::{Context, Result};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
-use axum::{Json, Router, middleware};
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::{StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
-use super::ports::Ports;
-use super::switch::{self, Switch};
+use crate::{
+    control::{self, Control},
+    ports::Ports,
+};
 use guard::Guard;
 
 /// Of `{"running":false}`.
@@ -41,8 +44,8 @@ impl Controls {
     }
 
     /// Serves; ends only by being dropped.
-    pub(super) async fn serve(self, switches: Vec<Arc<Switch>>) {
-        if let Err(error) = axum::serve(self.listener, router(switches, self.guard)).await {
+    pub(super) async fn serve(self, controls: Vec<Arc<Control>>) {
+        if let Err(error) = axum::serve(self.listener, router(controls, self.guard)).await {
             eprintln!("the controls ended: {error:#}");
         }
     }
@@ -53,9 +56,9 @@ pub(super) fn url(ports: &Ports) -> String {
     format!("http://127.0.0.1:{}", ports.controls_port)
 }
 
-type Switches = Arc<[Arc<Switch>]>;
+type All = Arc<[Arc<Control>]>;
 
-fn router(switches: Vec<Arc<Switch>>, guard: Guard) -> Router {
+fn router(controls: Vec<Arc<Control>>, guard: Guard) -> Router {
     Router::new()
         .route("/controls", get(list))
         .route("/controls/{name}", put(set))
@@ -65,36 +68,36 @@ fn router(switches: Vec<Arc<Switch>>, guard: Guard) -> Router {
         })
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
-        .with_state(Switches::from(switches))
+        .with_state(All::from(controls))
 }
 
 #[derive(Serialize)]
 struct Part {
     name: &'static str,
     title: &'static str,
-    state: switch::State,
+    state: control::State,
     note: &'static str,
 }
 
-async fn list(State(switches): State<Switches>) -> Response {
-    let part = |switch: &Arc<Switch>| Part {
-        name: switch.name,
-        title: switch.title,
-        state: switch.state(),
-        note: switch.note,
+async fn list(State(controls): State<All>) -> Response {
+    let part = |control: &Arc<Control>| Part {
+        name: control.name,
+        title: control.title,
+        state: control.state(),
+        note: control.note,
     };
-    Json(json!({"parts": switches.iter().map(part).collect::<Vec<_>>()})).into_response()
+    Json(json!({"parts": controls.iter().map(part).collect::<Vec<_>>()})).into_response()
 }
 
 async fn set(
-    State(switches): State<Switches>,
+    State(controls): State<All>,
     Path(name): Path<String>,
     // A map, because serde would also read a struct from an array.
     wanted: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Response {
     const FORM: &str = r#"the body must be {"running":true} or {"running":false}"#;
-    let Some(switch) = switches.iter().find(|switch| switch.name == name) else {
-        let names: Vec<_> = switches.iter().map(|switch| switch.name).collect();
+    let Some(control) = controls.iter().find(|control| control.name == name) else {
+        let names: Vec<_> = controls.iter().map(|control| control.name).collect();
         return problem(StatusCode::NOT_FOUND, &format!("there is no such part; there are {}", names.join(", ")));
     };
     match wanted {
@@ -102,8 +105,8 @@ async fn set(
         Ok(Json(wanted)) => match wanted.get("running").and_then(Value::as_bool) {
             None => problem(StatusCode::UNPROCESSABLE_ENTITY, FORM),
             Some(running) => {
-                switch.set(running);
-                (StatusCode::ACCEPTED, Json(json!({"name": switch.name, "state": switch.state()}))).into_response()
+                control.set(running);
+                (StatusCode::ACCEPTED, Json(json!({"name": control.name, "state": control.state()}))).into_response()
             }
         },
     }
@@ -125,13 +128,13 @@ mod tests {
     use orderflow_testbed::http;
 
     /// Controls of two parts that do not exist, for pages of port 8080.
-    async fn served() -> Result<(String, [Arc<Switch>; 2])> {
-        let switches = ["s3", "kafka"].map(|name| Arc::new(Switch::new(name, name, "")));
+    async fn served() -> Result<(String, [Arc<Control>; 2])> {
+        let parts = ["s3", "kafka"].map(|name| Arc::new(Control::new(name, name, "")));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}/controls", listener.local_addr()?);
         let controls = Controls { listener, guard: Guard::for_pages_of(8080) };
-        tokio::spawn(controls.serve(switches.to_vec()));
-        Ok((url, switches))
+        tokio::spawn(controls.serve(parts.to_vec()));
+        Ok((url, parts))
     }
 
     async fn put(url: &str, body: &'static str, headers: &[(&str, &str)]) -> Result<StatusCode> {

@@ -1,15 +1,16 @@
 //! `orderflow-dev down`: stops what runs and removes its data, and says what it has removed.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use super::home::{self, Claim, Home, Location};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use orderflow_testbed::wait::eventually;
+
+use crate::home::{self, Claim, Home, Location};
 
 /// Six processes with 20 s of grace each, should all of them hang.
 const STOP_DEADLINE: Duration = Duration::from_secs(150);

@@ -2,16 +2,18 @@
 //!
 //! Only a folder that `up` has made its own is ever written to or removed, and of that only what `up` put there.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::unistd::geteuid;
-
-use super::state::State;
 use orderflow_testbed::folder;
+
+use crate::state::State;
 
 /// Its presence says that the folder is ours; its content is the pid of the last `up`; its lock says that it runs.
 const LOCK: &str = "orderflow-dev.lock";

@@ -1,19 +1,17 @@
 //! `orderflow-dev load`: sends orders and shows how they are answered.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hyper::Uri;
+use orderflow_testbed::load::{Load, Orders, Plan, Tally};
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use super::interrupt::Interrupts;
-use orderflow_testbed::load::{Load, Orders, Plan, Tally};
+use crate::interrupt::Interrupts;
+use display::Display;
 
 mod display;
-
-use display::Display;
 
 #[derive(Debug, Args)]
 #[group(skip)]

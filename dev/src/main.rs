@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod addresses;
+mod control;
 mod controls;
 mod down;
 mod environment;
@@ -22,7 +23,6 @@ mod running;
 mod state;
 mod status;
 mod supervise;
-mod switch;
 mod table;
 mod up;
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use clap::Args;
-
 use orderflow_testbed::port;
 
 #[derive(Debug, Clone, Args)]

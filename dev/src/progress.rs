@@ -1,8 +1,10 @@
 //! Shows what is being started: a spinner for each part on a terminal, one line for each finished part elsewhere.
 
-use std::future::Future;
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};

@@ -1,17 +1,17 @@
 //! Restores the receipts that LocalStack forgets when it stops: queues them again, and prints the progress until they are
 //! written.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
+use orderflow_testbed::{
+    LocalStack, Postgres, Service, postgres,
+    product::{self, Environment},
+};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::environment::database;
-use orderflow_testbed::product::{self, Environment};
-use orderflow_testbed::{LocalStack, Postgres, Service, postgres};
+use crate::environment::database;
 
 /// LocalStack answers about a hundred times in a second; it is asked once for each user of 100,000 orders.
 const DEADLINE: Duration = Duration::from_mins(15);

@@ -1,9 +1,8 @@
 //! What a running `up` writes down about itself: each process with its pid and how to ask whether it is well.
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
-
 use orderflow_testbed::{kafka, localstack, postgres, product};
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct State {

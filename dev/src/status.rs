@@ -1,15 +1,16 @@
 //! `orderflow-dev status`: what runs, where, and whether it answers.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::home::{self, Location};
-use super::state::Entry;
-use super::table::aligned;
+use crate::{
+    home::{self, Location},
+    state::Entry,
+    table::aligned,
+};
 
 /// Healthy processes answer in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);

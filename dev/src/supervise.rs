@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures_util::future::join_all;
+use orderflow_testbed::Service;
 use tokio::time::sleep;
 
-use super::home::Home;
-use super::receipts;
-use super::running::{Part, Running};
-use super::switch::Phase;
-use orderflow_testbed::Service;
+use crate::{
+    control::Phase,
+    home::Home,
+    receipts,
+    running::{Part, Running},
+};
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -31,13 +33,13 @@ pub(super) async fn supervise(running: &Running, home: &Home) {
 }
 
 async fn keep(part: &Part, running: &Running, home: &Home) {
-    let Some(switch) = &part.switch else { return keep_running(part, running, home, false).await };
+    let Some(control) = &part.control else { return keep_running(part, running, home, false).await };
     let mut was_off = false;
     loop {
         tokio::select! {
             () = keep_running(part, running, home, was_off) => {}
             // In the middle of whatever it was: what it had begun is ended by the stop.
-            () = switch.until(false) => {}
+            () = control.until(false) => {}
         }
         keep_stopped(part, running, home).await;
         was_off = true;
@@ -87,7 +89,7 @@ async fn keep_running(part: &Part, running: &Running, home: &Home, was_off: bool
 
 /// Stops it, and returns when it is switched on.
 async fn keep_stopped(part: &Part, running: &Running, home: &Home) {
-    let (service, Some(switch)) = (&*part.service, &part.switch) else { return };
+    let (service, Some(control)) = (&*part.service, &part.control) else { return };
     part.reached(Phase::Between);
     eprintln!("\n{} is switched off", service.name());
     if let Err(error) = service.stop().await {
@@ -96,7 +98,7 @@ async fn keep_stopped(part: &Part, running: &Running, home: &Home) {
     }
     part.reached(Phase::Down);
     note(service, running, home);
-    switch.until(true).await;
+    control.until(true).await;
     part.reached(Phase::Between);
     note(service, running, home);
     eprintln!("\n{} is switched on", service.name());
@@ -104,8 +106,8 @@ async fn keep_stopped(part: &Part, running: &Running, home: &Home) {
 
 impl Part {
     fn reached(&self, phase: Phase) {
-        if let Some(switch) = &self.switch {
-            switch.reached(phase);
+        if let Some(control) = &self.control {
+            control.reached(phase);
         }
     }
 }

@@ -3,23 +3,25 @@
 //! Whatever can be known to go wrong is said before anything is started: a first `up` that still runs, a busy port, a
 //! missing program. A second Ctrl-C while stopping kills everything at once.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use futures_util::future;
-
-use super::controls::Controls;
-use super::home::{self, Claim, Home};
-use super::interrupt::Interrupts;
-use super::ports::Ports;
-use super::progress::Progress;
-use super::receipts;
-use super::running::Running;
-use super::supervise::supervise;
-use super::{addresses, table};
 use orderflow_testbed::{eventually, tools};
+
+use crate::{
+    addresses,
+    controls::Controls,
+    home::{self, Claim, Home},
+    interrupt::Interrupts,
+    ports::Ports,
+    progress::Progress,
+    receipts,
+    running::Running,
+    supervise::supervise,
+    table,
+};
 
 const LEFTOVERS_END: Duration = Duration::from_secs(5);
 
@@ -62,7 +64,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
     println!("{}", addresses::table(&running, &home)?);
 
     tokio::select! {
-        _ = future::join3(supervise(&running, &home), receipts::report(&running.postgres, &running.localstack), controls.serve(running.switches())) => {}
+        _ = future::join3(supervise(&running, &home), receipts::report(&running.postgres, &running.localstack), controls.serve(running.controls())) => {}
         () = interrupts.next() => {}
     }
 

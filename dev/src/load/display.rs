@@ -1,13 +1,11 @@
 //! Shows a load: one line per second, replaced in place on a terminal, and the summary.
 
-use std::fmt::Write;
-use std::io::IsTerminal;
-use std::time::Duration;
+use std::{fmt::Write, io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-
-use super::super::table::aligned;
 use orderflow_testbed::load::Tally;
+
+use crate::table::aligned;
 
 /// Of the accepted orders; there may be none.
 const LATENCIES: &[(&str, f64)] = &[("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];

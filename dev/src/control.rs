@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 /// One part that can be switched off and on. The supervisor acts on it; whoever switches does not wait.
 #[derive(Debug)]
-pub(super) struct Switch {
+pub(super) struct Control {
     /// What the controls call it.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
@@ -41,7 +41,7 @@ pub(super) enum State {
     Starting,
 }
 
-impl Switch {
+impl Control {
     /// Of a part that runs.
     pub(super) fn new(name: &'static str, title: &'static str, note: &'static str) -> Self {
         let condition = watch::Sender::new(Condition { wanted: true, phase: Phase::Up });
@@ -83,22 +83,22 @@ mod tests {
 
     #[test]
     fn a_part_says_what_it_is_on_its_way_to() {
-        let switch = Switch::new("s3", "S3", "");
-        assert_eq!(switch.state(), State::Running);
-        switch.set(false);
-        assert_eq!(switch.state(), State::Stopping);
-        switch.reached(Phase::Down);
-        assert_eq!(switch.state(), State::Stopped);
-        switch.set(true);
-        assert_eq!(switch.state(), State::Starting);
-        switch.reached(Phase::Up);
-        assert_eq!(switch.state(), State::Running);
+        let control = Control::new("s3", "S3", "");
+        assert_eq!(control.state(), State::Running);
+        control.set(false);
+        assert_eq!(control.state(), State::Stopping);
+        control.reached(Phase::Down);
+        assert_eq!(control.state(), State::Stopped);
+        control.set(true);
+        assert_eq!(control.state(), State::Starting);
+        control.reached(Phase::Up);
+        assert_eq!(control.state(), State::Running);
     }
 
     #[test]
     fn one_that_died_is_starting() {
-        let switch = Switch::new("s3", "S3", "");
-        switch.reached(Phase::Between);
-        assert_eq!(switch.state(), State::Starting);
+        let control = Control::new("s3", "S3", "");
+        control.reached(Phase::Between);
+        assert_eq!(control.state(), State::Starting);
     }
 }
