@@ -50,7 +50,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts one that logs below `folder` as `name`, and waits until it is live.
+    /// Starts an operator that logs below `folder` as `name`, and waits until it is live.
     pub async fn start(folder: &Path, name: &str, kubeconfig: &Path, environment: Environment) -> Result<Self> {
         let operator =
             Self { process: Process::start(launch(folder, name, kubeconfig, environment)?.argument("run"))? };
@@ -58,13 +58,13 @@ impl Operator {
         Ok(operator)
     }
 
-    /// Where `/livez`, `/readyz` and `/metrics` are.
+    /// Returns the address of `/livez`, `/readyz` and `/metrics`.
     pub fn admin_url(&self) -> Result<String> {
         product::address(&self.process, "admin")
     }
 }
 
-/// Runs one of the small commands to its end: whether it succeeded, and what it printed.
+/// Runs a command of the operator to its end. Returns whether it succeeded, and what it printed.
 pub async fn command(
     folder: &Path,
     name: &str,
@@ -138,7 +138,7 @@ fn launch(folder: &Path, name: &str, kubeconfig: &Path, environment: Environment
         ("ADMIN_PORT", "0"),
         ("LOG_FORMAT", "json"),
         ("MALLOC_ARENA_MAX", "2"),
-        // The testbed's services listen there and nowhere else.
+        // The testbed's services listen on loopback only.
         ("ALLOW_LOOPBACK_BACKENDS", "true"),
     ];
     let launch = defaults.into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));

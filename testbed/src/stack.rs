@@ -25,11 +25,12 @@ use crate::{
     s3, topic,
 };
 
-/// What a test has is verified in a second or two; a transaction that somebody left open takes 20 s to end.
+/// The longest that `verify` takes. The orders of a test take a second or two; a transaction that was left open takes
+/// 20 s to end.
 const VERIFY_DEADLINE: Duration = Duration::from_mins(2);
 
 /// The backing services of a stack. They may live in a `static` beyond the runtime of the test that started them, so
-/// nothing in here may hold a connection, a client or a task.
+/// they must not hold a connection, a client or a task.
 #[derive(Debug)]
 pub struct Services {
     pub postgres: [Postgres; 2],
@@ -92,14 +93,14 @@ enum Backing {
     Own(Box<Services>),
 }
 
-/// A provisioned stack of one test.
+/// The provisioned pipeline of one test.
 #[derive(Debug)]
 pub struct Stack {
     backing: Backing,
-    /// In place of the one that the other services came with.
+    /// The object store that replaces the one of the other services.
     object_store: Option<ObjectStore>,
     folder: &'static Path,
-    /// Eight characters that no other stack has; part of every name it uses.
+    /// Eight unique characters, part of every name the stack uses.
     tag: String,
 }
 
@@ -188,7 +189,7 @@ impl Stack {
     pub async fn provision(&self) -> Result<()> {
         let mut environment = self.env();
         environment.push(("OWNER".to_owned(), format!("test/{}", self.tag)));
-        // A machine that does more than this may not answer at once.
+        // On a busy machine a service may not answer at once.
         environment.push(("WAIT".to_owned(), "30".to_owned()));
         product::provision(self.folder, environment).await
     }
@@ -198,7 +199,7 @@ impl Stack {
         self.verify_with(&[], arguments).await
     }
 
-    /// The same with other variables.
+    /// Runs `orderflow-producer verify` with further variables.
     pub async fn verify_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Result<Verified> {
         let mut environment = self.env();
         environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
@@ -212,7 +213,7 @@ impl Stack {
         }
     }
 
-    /// The Postgres of shard 1 or 2.
+    /// Returns the Postgres of shard 1 or 2.
     pub fn postgres(&self, shard: usize) -> &Postgres {
         &self.services().postgres[shard - 1]
     }
@@ -225,7 +226,7 @@ impl Stack {
         self.object_store.as_ref().unwrap_or(&self.services().s3)
     }
 
-    /// What the product needs to run on this stack.
+    /// Returns the variables that the product needs to run on this stack.
     pub fn env(&self) -> Environment {
         let services = self.services();
         let mut environment = services.kafka.environment();
@@ -249,48 +250,48 @@ impl Stack {
         environment
     }
 
-    /// A producer on this stack, to be started; each call is another instance.
+    /// Builds a producer on this stack; each call builds another instance.
     pub fn producer(&self) -> product::Builder<Producer> {
         Producer::builder(self.folder, self.env())
     }
 
-    /// A consumer on this stack, to be started. It is given nothing but Kafka.
+    /// Builds a consumer on this stack. It sees Kafka only.
     pub fn consumer(&self) -> product::Builder<Consumer> {
         let environment = self.env().into_iter().filter(|(name, _)| name.starts_with("KAFKA_")).collect();
         Consumer::builder(self.folder, environment)
     }
 
-    /// A new connection to the database of shard 1 or 2.
+    /// Opens a connection to the database of shard 1 or 2.
     pub async fn shard(&self, shard: usize) -> Result<PgConnection> {
         postgres::connect(&self.dsn(shard)).await
     }
 
-    /// The DSN of shard 1 or 2.
+    /// Returns the DSN of shard 1 or 2.
     pub fn dsn(&self, shard: usize) -> String {
         self.postgres(shard).dsn(&self.database())
     }
 
-    /// A new S3 client.
+    /// Returns a new S3 client.
     pub fn s3(&self) -> aws_sdk_s3::Client {
         self.object_store().s3()
     }
 
-    /// What is in a topic now, from its beginning; see [`topic::read_with`].
+    /// Returns the records of a topic, from its beginning; see [`topic::read_with`].
     pub async fn read_topic(&self, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
         topic::read_with(self.kafka().client(), topic, isolation).await
     }
 
-    /// Creates a topic that is none of the product's, and waits until it can be read.
+    /// Creates a topic beside the product's own, and waits until it can be read.
     pub async fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
         topic::create(self.kafka().client(), name, partitions).await
     }
 
-    /// The topic of order events. The other three are named after it: `.notifications`, `.dlq`, `.relay`.
+    /// Returns the topic of order events. The other three are named after it: `.notifications`, `.dlq`, `.relay`.
     pub fn topic(&self) -> String {
         format!("orders-{}", self.tag)
     }
 
-    /// It begins with the owner, as the consumer group of an OrderFlow does.
+    /// Returns the consumer group. It begins with the owner, as that of an OrderFlow does.
     pub fn group(&self) -> String {
         format!("test.{}", self.tag)
     }
@@ -299,13 +300,13 @@ impl Stack {
         format!("receipts-{}", self.tag)
     }
 
-    /// Its name on both shards.
+    /// Returns the name of the database on both shards.
     pub fn database(&self) -> String {
         format!("orders_{}", self.tag)
     }
 }
 
-/// No two services of a test process have one name.
+/// Returns a unique prefix for the services of one stack.
 fn own_prefix() -> String {
     static STARTED: AtomicUsize = AtomicUsize::new(1);
     format!("own{}-", STARTED.fetch_add(1, Ordering::Relaxed))
@@ -313,7 +314,7 @@ fn own_prefix() -> String {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // Services of this stack's own show their logs when they are dropped; the shared ones never are.
+        // A stack's own services print their logs when they are dropped; the shared ones are never dropped.
         if let Backing::Shared(services) = &self.backing {
             for service in services.all() {
                 service.process().show_log();

@@ -1,4 +1,4 @@
-//! CoreDNS: what the names of Services mean. It runs beside the pods, on the node's address.
+//! CoreDNS, which resolves the names of Services. It runs beside the pods, on the node's address.
 
 use std::path::Path;
 
