@@ -1,4 +1,4 @@
-//! The table `up` ends its start with: where everything is and the commands to look into it, ready to be copied.
+//! The table that `up` prints after its start: all addresses, and commands to inspect the services, ready to be copied.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::{
     table::aligned,
 };
 
-/// The table, with what is kept and how to stop below it.
+/// Returns the table, followed by what is kept and how to stop.
 pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
     let Addresses { producer: url, producer_admin: admin_url, consumer_admin: consumer_admin_url, controls } =
         &running.addresses;

@@ -1,7 +1,7 @@
-//! The controls: switch parts of `up` off and on again over HTTP, to see what the rest does without them. For the dashboard
-//! and for people on this machine; the producer, which is what is looked at, has no control.
+//! The controls: stop and start parts of `up` over HTTP, to see how the rest behaves without them. For the dashboard
+//! and for people on this machine; the producer has no control, because it is what they watch.
 //!
-//! Whoever reaches this can stop services, so it listens on loopback, and no page but the dashboard may use it.
+//! Anyone who can reach this can stop services, so it listens on loopback, and no page but the dashboard may use it.
 
 mod guard;
 
@@ -26,10 +26,10 @@ use crate::{
 };
 use guard::Guard;
 
-/// Of `{"running":false}`.
+/// The longest body accepted; the expected one is `{"running":false}`.
 const LONGEST_BODY: usize = 1024;
 
-/// The port, taken before anything is started.
+/// The server of the controls. It takes its port before anything is started.
 #[derive(Debug)]
 pub(super) struct Controls {
     listener: TcpListener,
@@ -43,15 +43,15 @@ impl Controls {
         Ok(Self { listener, guard: Guard::for_pages_of(ports.port) })
     }
 
-    /// Serves; ends only by being dropped.
+    /// Serves the controls; ends only by being dropped.
     pub(super) async fn serve(self, controls: Vec<Arc<Control>>) {
         if let Err(error) = axum::serve(self.listener, router(controls, self.guard)).await {
-            eprintln!("the controls ended: {error:#}");
+            eprintln!("the server of the controls failed: {error:#}");
         }
     }
 }
 
-/// Where they are.
+/// Returns the address of the controls.
 pub(super) fn url(ports: &Ports) -> String {
     format!("http://127.0.0.1:{}", ports.controls_port)
 }
@@ -62,7 +62,7 @@ fn router(controls: Vec<Arc<Control>>, guard: Guard) -> Router {
     Router::new()
         .route("/controls", get(list))
         .route("/controls/{name}", put(set))
-        .fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing here but /controls"))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "only /controls exists here"))
         .method_not_allowed_fallback(async || {
             problem(StatusCode::METHOD_NOT_ALLOWED, "GET /controls, PUT /controls/NAME")
         })
@@ -98,7 +98,7 @@ async fn set(
     const FORM: &str = r#"the body must be {"running":true} or {"running":false}"#;
     let Some(control) = controls.iter().find(|control| control.name == name) else {
         let names: Vec<_> = controls.iter().map(|control| control.name).collect();
-        return problem(StatusCode::NOT_FOUND, &format!("there is no such part; there are {}", names.join(", ")));
+        return problem(StatusCode::NOT_FOUND, &format!("no such part; the parts are {}", names.join(", ")));
     };
     match wanted {
         Err(rejection) => problem(rejection.status(), &format!("{FORM}: {rejection}")),
@@ -112,7 +112,7 @@ async fn set(
     }
 }
 
-/// An error, as RFC 9457 describes it.
+/// Returns an error, as RFC 9457 describes it.
 fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use orderflow_testbed::http;
 
-    /// Controls of two parts that do not exist, for pages of port 8080.
+    /// Serves controls of two parts that do not exist, for pages of port 8080.
     async fn served() -> Result<(String, [Arc<Control>; 2])> {
         let parts = ["s3", "kafka"].map(|name| Arc::new(Control::new(name, name, "")));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_is_switched_by_its_name_as_often_as_one_likes() -> Result<()> {
+    async fn switching_a_part_is_idempotent() -> Result<()> {
         let (url, [s3, kafka]) = served().await?;
         for _ in 0..2 {
             ensure!(put(&format!("{url}/s3"), r#"{"running":false}"#, &[]).await? == 202, "not accepted");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_understood_changes_nothing() -> Result<()> {
+    async fn an_invalid_request_changes_nothing() -> Result<()> {
         let (url, [s3, _]) = served().await?;
         ensure!(put(&format!("{url}/postgres"), r#"{"running":false}"#, &[]).await? == 404, "an unknown part");
         ensure!(put(&format!("{url}/s3"), r#"{"running":0}"#, &[]).await? == 422, "no truth value");
@@ -171,16 +171,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_page_but_the_dashboard_may_use_them() -> Result<()> {
+    async fn only_the_dashboard_page_may_use_the_controls() -> Result<()> {
         let (url, [s3, _]) = served().await?;
         let part = format!("{url}/s3");
         let off = r#"{"running":false}"#;
         for origin in ["http://evil.example", "http://localhost:8081", "https://localhost:8080", "null"] {
-            ensure!(put(&part, off, &[("origin", origin)]).await? == 403, "{origin} may");
+            ensure!(put(&part, off, &[("origin", origin)]).await? == 403, "{origin} was allowed");
         }
-        // A name of somebody's that leads here (DNS rebinding): to the browser that page's own server.
+        // The name of another site that resolves to this machine (DNS rebinding): the browser takes it for that page's
+        // server.
         for host in ["evil.example", "127.0.0.1.evil.example:8082", "localhost.evil.example"] {
-            ensure!(put(&part, off, &[("host", host)]).await? == 403, "{host} may");
+            ensure!(put(&part, off, &[("host", host)]).await? == 403, "{host} was allowed");
         }
         ensure!(s3.is_wanted(), "{s3:?}");
         for origin in ["http://localhost:8080", "http://127.0.0.1:8080"] {
@@ -196,7 +197,7 @@ mod tests {
             ensure!(header("access-control-allow-methods").contains("PUT"), "{asked:?}");
             let listed = http::client().get(&url).header("origin", origin).send().await?;
             ensure!(listed.headers()["access-control-allow-origin"] == origin, "{listed:?}");
-            ensure!(put(&part, off, &[("origin", origin)]).await? == 202, "{origin} may not");
+            ensure!(put(&part, off, &[("origin", origin)]).await? == 202, "{origin} was refused");
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `orderflow-dev down`: stops what runs and removes its data, and says what it has removed.
+//! `orderflow-dev down`: stops what runs, removes its data, and prints what it has removed.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -12,12 +12,12 @@ use orderflow_testbed::wait::eventually;
 
 use crate::home::{self, Claim, Home, Location};
 
-/// Six processes with 20 s of grace each, should all of them hang.
+/// The longest a stop takes: six processes with 20 s of grace each, should all of them hang.
 const STOP_DEADLINE: Duration = Duration::from_secs(150);
 
 pub(super) async fn run(location: &Location) -> Result<ExitCode> {
     if !home::is_ours(&location.data) {
-        println!("Nothing to remove: orderflow-dev has made nothing in {}.", location.data.display());
+        println!("Nothing to remove: {} has no data of orderflow-dev.", location.data.display());
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(pid) = home::holder(&location.data)? {

@@ -1,4 +1,4 @@
-//! The environment of the product's programs, and the names in it.
+//! The environment of the product's programs, and the names of its topic, bucket and group.
 
 use orderflow_testbed::{Kafka, LocalStack, localstack, product::Environment};
 

@@ -1,4 +1,4 @@
-//! Shows what is being started: a spinner for each part on a terminal, one line for each finished part elsewhere.
+//! Shows the start: a spinner for each part on a terminal, one line for each finished part elsewhere.
 
 use std::{
     future::Future,
@@ -19,7 +19,7 @@ impl Progress {
         Self { spinners: std::io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
-    /// Runs one part and shows when it is done.
+    /// Runs one part and shows when it has finished.
     pub(super) async fn part<T>(&self, name: &str, part: impl Future<Output = Result<T>>) -> Result<T> {
         let started = Instant::now();
         let spinner = self.spinners.as_ref().map(|spinners| spinners.add(spinner(name)));

@@ -1,7 +1,7 @@
-//! The running whole of `up`: how it is started, listed and stopped.
+//! The running parts of `up`: how they are started, listed and stopped.
 //!
-//! Backing services start side by side; what needs them follows. It stops the other way round: who uses before who is
-//! used.
+//! Backing services start concurrently; the programs that need them follow. They stop in reverse: a client before its
+//! service.
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ use crate::{
     state::{Entry, Probe, State},
 };
 
-/// All it needs is up; what is left is its own first round.
+/// The longest until the product is ready: all it needs is up, and only its own first checks are left.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) struct Running {
     environment: Environment,
 }
 
-/// Where the product's processes and the controls are. Their ports are given, so they stay the same.
+/// The addresses of the product's processes and of the controls. Their ports are given, so they stay the same.
 #[derive(Debug)]
 pub(super) struct Addresses {
     pub(super) producer: String,
@@ -90,9 +90,9 @@ impl Running {
                 let consumer = consumer.start().await?;
                 consumer.ready(READY_DEADLINE).await.map(|()| consumer)
             }),
-            // Without them everything works, and it says what is wrong.
-            progress.part("looking for receipts that S3 forgot", receipts).map(|looked| {
-                looked.unwrap_or_else(|error| eprintln!("  {error:#}"));
+            // Everything works without the receipts, and the error names the problem.
+            progress.part("checking for receipts that S3 forgot", receipts).map(|checked| {
+                checked.unwrap_or_else(|error| eprintln!("  {error:#}"));
                 Ok(())
             }),
         )?;
@@ -115,17 +115,17 @@ impl Running {
         })
     }
 
-    /// Makes tables, topics and bucket again: LocalStack comes back without its bucket.
+    /// Creates tables, topics and bucket again: LocalStack comes back without its bucket.
     pub(super) async fn provision(&self) -> Result<()> {
         provision(&self.folder, self.environment.clone()).await
     }
 
-    /// Queues the receipts again that LocalStack comes back without.
+    /// Queues the receipts again that LocalStack has lost.
     pub(super) async fn queue_receipts_again(&self) -> Result<()> {
         receipts::queue_again(&self.folder, self.environment.clone()).await
     }
 
-    /// Every process, in the order in which they are stopped.
+    /// Returns every process, in the order in which they are stopped.
     pub(super) fn parts(&self) -> [Part; 6] {
         let [s3, kafka, shard1, shard2, consumer] = self.controls.clone();
         [
@@ -138,12 +138,12 @@ impl Running {
         ]
     }
 
-    /// What the controls can switch off and on.
+    /// Returns the parts that the controls can switch off and on.
     pub(super) fn controls(&self) -> Vec<Arc<Control>> {
         self.controls.to_vec()
     }
 
-    /// What runs now; asked again after a process was started again or switched off.
+    /// Returns what runs now; called again after a process was started again or switched off.
     pub(super) fn state(&self) -> State {
         let Addresses { producer, producer_admin, consumer_admin, controls } = &self.addresses;
         let [s3, kafka, shard1, shard2, consumer] = &self.controls;
@@ -164,7 +164,7 @@ impl Running {
         State { pid: std::process::id(), controls: controls.clone(), processes }
     }
 
-    /// Stops everything in good order, one line each.
+    /// Stops everything gracefully, with one line each.
     pub(super) async fn stop(&self) {
         for Part { service, .. } in self.parts() {
             let started = Instant::now();
@@ -176,27 +176,27 @@ impl Running {
     }
 }
 
-/// In the order in which the controls show them.
+/// Returns the controls, in the order in which they are listed.
 fn controls() -> [Arc<Control>; 5] {
     [
         Control::new(
             "s3",
             "S3 (LocalStack)",
-            "Orders go on, their receipts wait. LocalStack forgets its objects; they are written again when it is back.",
+            "Orders are accepted, and their receipts wait. LocalStack forgets its objects; they are written again when it is back.",
         ),
-        Control::new("kafka", "Kafka", "Orders go on and are stored; their events and notifications wait."),
+        Control::new("kafka", "Kafka", "Orders are accepted and stored; their events and notifications wait."),
         Control::new(
             "shard1",
             "Postgres, shard 1",
-            "Users from A to M are told at once that their orders are not accepted; all others notice nothing.",
+            "Orders of users A to M are refused at once; all other users are unaffected.",
         ),
         Control::new(
             "shard2",
             "Postgres, shard 2",
-            "Users from N to Z, and all whose names begin otherwise, are told at once that their orders are not accepted; \
-             those from A to M notice nothing.",
+            "Orders of users N to Z, and of users whose names begin with anything but a letter, are refused at once; users A \
+             to M are unaffected.",
         ),
-        Control::new("consumer", "Consumer", "Orders go on and are published; their notifications wait in Kafka."),
+        Control::new("consumer", "Consumer", "Orders are accepted and published; their notifications wait in Kafka."),
     ]
     .map(Arc::new)
 }
