@@ -1,5 +1,5 @@
-//! The text of one order that is not as it should be: what its client did and was told, what is there of it, and what
-//! happened around it.
+//! Explains one finding: what the order's client sent and received, what exists of the order, and which faults happened
+//! around it.
 
 use std::fmt::Write;
 
@@ -15,10 +15,10 @@ use crate::{
     workload::Plan,
 };
 
-/// Faults are shown that ended so long before the order was sent, or began so long after its last answer.
+/// How far a fault may lie before the order was sent, or after its last response, to be shown. In microseconds.
 const AROUND: Time = 45_000_000;
 
-/// All of it, as text.
+/// Returns the explanation as text.
 pub async fn explain(
     finding: &Finding,
     history: &History,
@@ -27,7 +27,7 @@ pub async fn explain(
     beginning: Time,
     sites: &Sites,
 ) -> String {
-    let mut text = format!("\nThe first of them: {:?}, {}\n", finding.kind, finding.what);
+    let mut text = format!("\nThe first finding: {:?}, {}\n", finding.kind, finding.what);
     let mut add = |line: String| {
         let _ = writeln!(text, "  {line}");
     };
@@ -64,7 +64,7 @@ pub async fn explain(
     }
     for id in &ids {
         add(format!("outbox, jobs  {}", left_in_shards(sites, *id).await));
-        // Of the uncommitted ones too: they show what was tried.
+        // Uncommitted records are shown too, because they show what was tried.
         for topic in [sites.topic.clone(), sites.notifications()] {
             let records = read_topic(&sites.bootstrap, &topic, Isolation::ReadUncommitted).await.unwrap_or_default();
             let committed = read_topic(&sites.bootstrap, &topic, Isolation::ReadCommitted).await.unwrap_or_default();
@@ -87,7 +87,7 @@ pub async fn explain(
     text
 }
 
-/// Of an order: what waits of it, and what died.
+/// Returns what is left of an order in the shards' queues, and what Kafka refused.
 async fn left_in_shards(sites: &Sites, id: Uuid) -> String {
     const LEFT: &str = "SELECT (SELECT count(*) FROM outbox WHERE event_id = $1) AS outbox, \
                         (SELECT count(*) FROM outbox_dead WHERE event_id = $1) AS dead, \

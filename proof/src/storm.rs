@@ -1,4 +1,4 @@
-//! The storm: faults drawn from a seed, lane beside lane, until their time is over.
+//! The storm: faults drawn from a seed, in concurrent lanes, until their time is over.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,7 +19,7 @@ use crate::{
     history::{Clock, Time},
 };
 
-/// Between two faults of a lane.
+/// The pause between two faults of a lane, in milliseconds.
 const SHORTEST_CALM: u64 = 1000;
 const LONGEST_CALM: u64 = 5000;
 
@@ -27,30 +27,30 @@ const LONGEST_CALM: u64 = 5000;
 #[derive(Debug, Clone, Serialize)]
 pub struct Struck {
     pub kind: String,
-    /// What it struck.
+    /// The part that it struck.
     pub part: String,
     pub from: Time,
-    /// When all was as before: a killed process was up again, a frozen one went on.
+    /// The time when the part had recovered: a killed process was up again, a frozen one resumed.
     pub to: Time,
 }
 
-/// What happened, and what did not.
+/// The faults that happened, and the kinds that did not.
 #[derive(Debug, Default)]
 pub struct Record {
     pub struck: Vec<Struck>,
-    /// Kinds that were to happen and for which there was no time, or no occasion.
+    /// Kinds of faults for which no time or no opportunity was left.
     pub missed: Vec<String>,
 }
 
-/// How long a storm lasts.
+/// The length of a storm.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     pub until: Instant,
-    /// Until then it goes on with the faults that have not happened yet: some found no occasion, or came last.
+    /// The latest end: until then the storm goes on with the kinds of faults that have not happened yet.
     pub latest: Instant,
 }
 
-/// Strikes as long as it shall; a fault that has begun is carried to its end.
+/// Strikes until the span is over. A fault that has begun is completed.
 pub async fn run(
     deployment: &Arc<Deployment>,
     lanes: impl IntoIterator<Item = Vec<Fault>>,
@@ -76,7 +76,8 @@ pub async fn run(
                     dealer.shuffle(&mut deck);
                 }
                 let Some(fault) = deck.pop() else { return Ok(()) };
-                // Of its own: what one fault draws depends on what it finds, and must not change those after it.
+                // A generator of its own: what one fault draws depends on what it finds, and must not change the faults
+                // after it.
                 let mut rng = dealer.fork();
                 let struck_now = fault.strike(&deployment, clock, &mut rng).await.with_context(|| fault.to_string())?;
                 let to = clock.now();
@@ -89,7 +90,7 @@ pub async fn run(
                         struck.lock().unwrap_or_else(PoisonError::into_inner).push(struck_now);
                         owed.retain(|other| *other != fault);
                     }
-                    None => eprintln!("{:6} s  {fault}: there was no occasion", second(to)),
+                    None => eprintln!("{:6} s  {fault}: no opportunity", second(to)),
                 }
                 sleep(Duration::from_millis(rng.u64(SHORTEST_CALM..LONGEST_CALM))).await;
             }
