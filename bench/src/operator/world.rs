@@ -1,4 +1,4 @@
-//! The control plane, the operator with its account, the resources, and what these stand on.
+//! The control plane, the operator with its account, the resources, and the services behind them.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,18 +29,18 @@ pub const RESOURCES: usize = 200;
 pub const NAMESPACE: &str = "bench";
 const S3_SECRET: &str = "s3-credentials";
 
-/// Between two looks for a change: short against the time that it takes.
-const GLANCE: Duration = Duration::from_millis(5);
+/// The pause between two checks for a change: short compared with the time that the change takes.
+const INTERVAL: Duration = Duration::from_millis(5);
 
-/// The control plane, and what the resources stand on.
+/// The control plane and the services behind the resources.
 pub struct World {
     pub kubernetes: Kubernetes,
     postgres: Postgres,
     kafka: Kafka,
     s3: Versitygw,
-    /// With all rights: never the operator's.
+    /// The client of the benchmark, with all rights; never the operator's.
     client: Client,
-    /// Of the operator.
+    /// The kubeconfig of the operator.
     kubeconfig: PathBuf,
     folder: PathBuf,
 }
@@ -58,12 +58,12 @@ impl World {
         create::<Namespace>(&Api::all(client.clone()), json!({ "metadata": { "name": NAMESPACE } })).await?;
         let kubeconfig = create_account(&kubernetes, &client, NAMESPACE).await?;
         let world = Self { kubernetes, postgres, kafka, s3, client, kubeconfig, folder: folder.to_owned() };
-        world.make_secrets().await?;
+        world.create_secrets().await?;
         Ok(world)
     }
 
-    /// A database for each resource, and the Secrets that they name.
-    async fn make_secrets(&self) -> Result<()> {
+    /// Creates a database for each resource, and the Secrets that they name.
+    async fn create_secrets(&self) -> Result<()> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
         let credentials = json!({
             "AWS_ACCESS_KEY_ID": versitygw::ACCESS_KEY_ID,
@@ -97,7 +97,7 @@ impl World {
         operator::orderflows(self.client.clone(), NAMESPACE)
     }
 
-    pub async fn make_resources(&self) -> Result<()> {
+    pub async fn create_resources(&self) -> Result<()> {
         let resources = self.resources();
         for number in 0..RESOURCES {
             let name = name_of(number);
@@ -122,16 +122,16 @@ impl World {
         Ok(())
     }
 
-    /// What the operator says of itself is also what the resources say.
-    pub async fn all_are_observed(&self) -> Result<()> {
+    /// Checks that the resources' status agrees with the operator's metrics.
+    pub async fn expect_all_observed(&self) -> Result<()> {
         let resources = self.resources().list(&ListParams::default()).await.context("list the resources")?;
         let observed = resources.iter().filter(|resource| is_observed(resource)).count();
-        ensure!(observed == RESOURCES, "the status of {observed} resources is that of their generation");
+        ensure!(observed == RESOURCES, "only {observed} resources have a status of their generation");
         Ok(())
     }
 
-    /// Changes the image of a resource's producers: how long it takes until their Deployment has it, and until the status is
-    /// that of the new generation.
+    /// Changes the image of a resource's producers. Returns how long it takes until their Deployment has it, and until
+    /// the status has observed the new generation.
     pub async fn change(&self, number: usize) -> Result<[Duration; 2]> {
         let (name, image) = (name_of(number), format!("example.com/producer:{number}"));
         let producers = format!("{name}-producer");
@@ -150,14 +150,14 @@ impl World {
             anyhow::Ok(is_observed(&resources.get(&name).await.context("read a resource")?))
         })
         .await?;
-        let told = began.elapsed();
-        // What follows from it is over before the next change.
+        let observed = began.elapsed();
+        // The consequences are over before the next change.
         until("the resource to be ready again", async || {
             let resource = resources.get(&name).await.context("read a resource")?;
             anyhow::Ok(is_observed(&resource) && is_ready(&resource))
         })
         .await?;
-        Ok([acted, told])
+        Ok([acted, observed])
     }
 }
 
@@ -179,12 +179,12 @@ fn is_ready(resource: &DynamicObject) -> bool {
     conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Looks again and again, more often than `eventually` does.
-async fn until(what: &str, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
+/// Repeats a check more often than `eventually` does.
+async fn until(what: &str, holds: impl AsyncFn() -> Result<bool>) -> Result<()> {
     let began = Instant::now();
-    while !is_so().await? {
+    while !holds().await? {
         ensure!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        sleep(GLANCE).await;
+        sleep(INTERVAL).await;
     }
     Ok(())
 }
