@@ -63,13 +63,13 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
     {
         let measured = at(backing, rate, effort.length * 2, Way::Leader, ALL).await?;
         plotted.push(measured.way.map(|time| time.as_secs_f64() * 1e3));
-        measured.tell(name, report);
+        measured.add_row(name, report);
     }
     let name = short(f64::from(RATE));
     let bystander = at(backing, RATE, effort.length * 2, Way::Bystander, ALL).await?;
-    bystander.tell(format!("{name}, all to a second producer, which leads no relay"), report);
+    bystander.add_row(format!("{name}, all to a second producer, which leads no relay"), report);
     let without_receipts = at(backing, RATE, effort.length * 2, Way::Leader, NO_S3).await?;
-    without_receipts.tell(format!("{name}, receipts wait"), report);
+    without_receipts.add_row(format!("{name}, receipts wait"), report);
     let labels: Vec<String> =
         RATES.iter().chain([&most]).map(|rate| format!("{}/s", short(f64::from(*rate)))).collect();
     let of = |position: usize| plotted.iter().map(|times| times[position]).collect::<Vec<f64>>();
@@ -96,7 +96,7 @@ struct Measured {
 }
 
 impl Measured {
-    fn tell(&self, name: String, report: &mut Report) {
+    fn add_row(&self, name: String, report: &mut Report) {
         let milliseconds = |time: &Duration| format!("{} ms", short(time.as_secs_f64() * 1e3));
         let cells = self.post.iter().chain(&self.way).map(milliseconds);
         report.row([name, short(self.rate)].into_iter().chain(cells).chain([self.unsent.to_string()]));

@@ -45,10 +45,10 @@ pub fn describe(effort: Effort) -> Result<Vec<[String; 2]>> {
 fn sync_time() -> Result<String> {
     let file = std::env::temp_dir().join(format!("orderflow-bench-sync-{}", std::process::id()));
     let program = tools::postgres_program("pg_test_fsync")?;
-    let told = output(Command::new(program).args(["-s", "1", "-f"]).arg(&file));
+    let printed = output(Command::new(program).args(["-s", "1", "-f"]).arg(&file));
     let _ = fs::remove_file(&file);
-    let told = told?;
-    let line = told.lines().find(|line| line.trim_start().starts_with("fdatasync")).unwrap_or_default();
+    let printed = printed?;
+    let line = printed.lines().find(|line| line.trim_start().starts_with("fdatasync")).unwrap_or_default();
     let figures =
         line.split_once("fdatasync").map_or("", |(_, figures)| figures).split_whitespace().collect::<Vec<_>>();
     Ok(format!("fdatasync: {}", figures.join(" ")))

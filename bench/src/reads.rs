@@ -44,7 +44,7 @@ impl Request for Page {
 pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     report.section(
         "GET /api/orders",
-        "16 connections, pages of 50. A user's page is one shard's; everybody's is merged from both, so its yardstick is the same query on \
+        "16 connections, pages of 50. A user's page is one shard's; that of all users is merged from both, so its yardstick is the same query on \
          each of them, and its ratio that of pages to half the queries.",
     );
     report.head(&["", "OrderFlow, pages/s", "pgbench, queries/s", "ratio", "p50", "p99"]);
@@ -67,7 +67,7 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     for size in SIZES {
         backing.fill(stored, size).await?;
         stored = size;
-        let pages = [("a user's", Page::OfUser, &of_user, 1.0), ("everybody's", Page::OfAll, &of_all, 2.0)];
+        let pages = [("a user's", Page::OfUser, &of_user, 1.0), ("all users'", Page::OfAll, &of_all, 2.0)];
         for (name, page, script, queries) in pages {
             let page = Arc::new(page);
             let producer = backing.producer(SHARDS_ONLY).await?;

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     fn empty_folder(name: &str) -> PathBuf {
-        let folder = folder::of_this_test_process().expect("create a folder").join(name);
+        let folder = folder::for_test_process().expect("create a folder").join(name);
         folder::create(&folder).expect("create a folder");
         folder
     }
@@ -188,9 +188,9 @@ mod tests {
 
     #[test]
     fn a_folder_with_other_files_is_refused_and_unchanged() {
-        let folder = empty_folder("somebody-elses");
+        let folder = empty_folder("not-ours");
         std::fs::write(folder.join("thesis.txt"), "precious").expect("write");
-        let error = Home::claim(&folder).expect_err("claimed somebody else's folder").to_string();
+        let error = Home::claim(&folder).expect_err("claimed a folder with other files").to_string();
         assert!(error.contains("neither empty nor made by orderflow-dev"), "{error}");
         assert!(!is_ours(&folder));
     }

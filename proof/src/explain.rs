@@ -93,13 +93,13 @@ async fn left_in_shards(sites: &Sites, id: Uuid) -> String {
                         (SELECT count(*) FROM outbox_dead WHERE event_id = $1) AS dead, \
                         (SELECT count(*) FROM receipt_jobs WHERE order_id = $1) AS jobs, \
                         (SELECT string_agg(key, ',') FROM idempotency_keys WHERE order_id = $1) AS keys";
-    let mut told = Vec::new();
+    let mut left = Vec::new();
     for (index, dsn) in sites.dsns.iter().enumerate() {
         let Ok(mut connection) = postgres::connect(dsn).await else { continue };
         let Ok(row) = sqlx::query(LEFT).bind(id).fetch_one(&mut connection).await else { continue };
         let count = |column| row.try_get::<i64, _>(column).unwrap_or_default();
         let keys: Option<String> = row.try_get("keys").unwrap_or_default();
-        told.push(format!(
+        left.push(format!(
             "shard{}: outbox {}, outbox_dead {}, receipt_jobs {}, key {}",
             index + 1,
             count("outbox"),
@@ -108,5 +108,5 @@ async fn left_in_shards(sites: &Sites, id: Uuid) -> String {
             keys.unwrap_or_else(|| "none".to_owned())
         ));
     }
-    told.join("; ")
+    left.join("; ")
 }

@@ -61,7 +61,7 @@ impl Scene {
     async fn set(defect: Option<&'static str>) -> Result<Self> {
         let stack = Stack::shared().await?;
         let ports = [port::free()?, port::free()?];
-        let file = folder::of_this_test_process()?.join(format!("{}.history.jsonl", stack.topic()));
+        let file = folder::for_test_process()?.join(format!("{}.history.jsonl", stack.topic()));
         let recorder = Arc::new(Recorder::create(&file)?);
         let producers =
             ports.map(|port| client::Producer { name: port.to_string(), url: format!("http://127.0.0.1:{port}") });

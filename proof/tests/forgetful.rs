@@ -19,7 +19,7 @@ async fn repair_restores_all_receipts_that_s3_forgot() -> Result<()> {
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000").start().await?;
     let _consumer = stack.consumer().start().await?;
     let sites = Sites::new(&stack);
-    let recorder = Arc::new(Recorder::create(&folder::of_this_test_process()?.join("forgetful.history.jsonl"))?);
+    let recorder = Arc::new(Recorder::create(&folder::for_test_process()?.join("forgetful.history.jsonl"))?);
     let only = client::Producer { name: "only".to_owned(), url: producer.url()? };
     let clients = Clients { seed: 9, producers: vec![only], recorder: recorder.clone(), clock: Clock::start() };
     let (_running, stopped) = oneshot::channel();

@@ -13,7 +13,7 @@ async fn a_short_storm_loses_and_duplicates_no_order() -> Result<()> {
         minutes: 0.5,
         rate: 60,
         store: Store::Versitygw,
-        folder: Some(folder::of_this_test_process()?.join("short")),
+        folder: Some(folder::for_test_process()?.join("short")),
     })
     .await?;
     ensure!(report.passed(), "{report}");

@@ -32,11 +32,11 @@ pub async fn output(mut command: Command) -> Result<String> {
         .context("wait for a command")?
         .with_context(|| format!("start {line}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (printed, said) = (text(&output.stdout), text(&output.stderr));
+    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
     match output.status.code() {
         Some(0) => Ok(printed),
         // `timeout` ended it, or killed it when it ignored that.
-        Some(124) | None => bail!("{line}: did not end within {DEADLINE} s: {said}{printed}"),
-        _ => bail!("{line} ({}): {said}{printed}", output.status),
+        Some(124) | None => bail!("{line}: did not end within {DEADLINE} s: {errors}{printed}"),
+        _ => bail!("{line} ({}): {errors}{printed}", output.status),
     }
 }

@@ -20,7 +20,7 @@ const KEEP_LOGS: Duration = Duration::from_hours(24);
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
 /// Returns the folder of this test process; the first call creates it.
-pub fn of_this_test_process() -> Result<&'static Path> {
+pub fn for_test_process() -> Result<&'static Path> {
     if let Some(folder) = FOLDER.get() {
         return Ok(folder);
     }

@@ -202,7 +202,14 @@ fn launch(folder: &Path, name: &str, component: &'static str) -> Result<Launch> 
 async fn wait_for_etcd(etcd: &Process, port: u16) -> Result<()> {
     let health = format!("http://127.0.0.1:{port}/health");
     wait_until_answered(etcd, "report that it is healthy", START_DEADLINE, || async {
-        http::client().get(&health).send().await.context("query etcd")?.error_for_status().context("query etcd").map(drop)
+        http::client()
+            .get(&health)
+            .send()
+            .await
+            .context("query etcd")?
+            .error_for_status()
+            .context("query etcd")
+            .map(drop)
     })
     .await
 }

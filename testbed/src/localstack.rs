@@ -91,7 +91,8 @@ impl Service for LocalStack {
 
 /// Checks that the S3 at `endpoint` reports that it runs.
 pub async fn probe(endpoint: &str) -> Result<()> {
-    let answer = http::client().get(format!("{endpoint}/_localstack/health")).send().await.context("query LocalStack")?;
+    let answer =
+        http::client().get(format!("{endpoint}/_localstack/health")).send().await.context("query LocalStack")?;
     let health: Value = answer.json().await.context("read LocalStack's health")?;
     match health["services"]["s3"].as_str() {
         Some("available" | "running") => {}

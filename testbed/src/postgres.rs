@@ -259,6 +259,5 @@ fn system_user() -> Result<Option<User>> {
         return Ok(None);
     }
     let user = User::from_name("postgres").context("find user postgres")?;
-    user.map(Some)
-        .context("user postgres does not exist, and Postgres started by root needs it: run scripts/prepare")
+    user.map(Some).context("user postgres does not exist, and Postgres started by root needs it: run scripts/prepare")
 }

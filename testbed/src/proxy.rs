@@ -2,7 +2,7 @@
 //! without a response, or answer in place of the server.
 //!
 //! Promises the same port for as long as it lives, and that a change of its [`Link`] takes effect at once, for open
-//! connections too. Its clients cannot tell it from the network.
+//! connections too. Its clients cannot distinguish it from the network.
 
 use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 

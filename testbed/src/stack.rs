@@ -148,7 +148,7 @@ impl Builder {
             "start a stack: a forgetful Kafka cannot be shared, so call own() as well"
         );
         ensure!(!self.forgetful || !self.secured, "start a stack: a secured Kafka cannot be forgetful");
-        let folder = folder::of_this_test_process()?;
+        let folder = folder::for_test_process()?;
         let store = self.store.unwrap_or(Store::Versitygw);
         if self.own {
             let services = Services::start(folder, &own_prefix(), self, store).await?;

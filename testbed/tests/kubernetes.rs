@@ -1,5 +1,5 @@
-//! The control plane is a real one: controllers act, RBAC and Pod Security refuse, the audit log tells, and what was
-//! stored survives `kill -9`.
+//! The control plane is a real one: controllers act, RBAC and Pod Security refuse, the audit log is complete, and
+//! stored objects survive `kill -9`.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// Shared by the tests that leave it running.
+/// Returns the control plane that the tests share; none of them stops it.
 async fn kubernetes() -> Result<&'static Kubernetes> {
     static SHARED: OnceCell<Kubernetes> = OnceCell::const_new();
     SHARED.get_or_try_init(|| start("kubernetes")).await
@@ -29,7 +29,7 @@ async fn kubernetes() -> Result<&'static Kubernetes> {
 
 async fn start(name: &str) -> Result<Kubernetes> {
     let started = Instant::now();
-    let kubernetes = Kubernetes::start(folder::of_this_test_process()?, name).await?;
+    let kubernetes = Kubernetes::start(folder::for_test_process()?, name).await?;
     println!("Kubernetes, new: {:?}", started.elapsed());
     for process in [kubernetes.etcd(), kubernetes.api_server(), kubernetes.controller_manager()] {
         println!("{}: {} MB", process.name(), resident_megabytes(process)?);
@@ -68,7 +68,7 @@ async fn a_deployment_gets_a_replica_set_that_goes_away_with_it() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_namespace_goes_away_with_what_is_in_it() -> Result<()> {
+async fn a_namespace_is_deleted_with_its_objects() -> Result<()> {
     let client = kubernetes().await?.client()?;
     create_namespace(&client, "short-lived", json!({})).await?;
     create_config_map(&client, "short-lived").await?;
@@ -151,7 +151,7 @@ async fn a_killed_api_server_comes_back_with_what_it_had_stored() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_kubernetes_started_in_the_same_folder_again_is_the_same_one() -> Result<()> {
+async fn a_kubernetes_started_again_in_its_folder_keeps_its_data() -> Result<()> {
     let kubernetes = start("twice-kubernetes").await?;
     create_config_map(&kubernetes.client()?, "default").await?;
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! What a pool of Postgres connections does when one of them dies or falls silent.
+//! A pool of Postgres connections when one of them dies or stops answering.
 
 use std::time::Duration;
 
@@ -10,20 +10,21 @@ use nix::{
 use orderflow_service::postgres::{AskError, Pool};
 use orderflow_testbed::{Link, Postgres, Proxy, eventually, folder, postgres, wait::PATIENCE};
 
-/// The longest one question may take: shorter than any timeout of TCP, so that the pool must notice a dead connection.
+/// The longest one query may take: shorter than any timeout of TCP, so that the pool itself must detect a dead
+/// connection.
 const ANSWER: Duration = Duration::from_secs(30);
 
 fn pool_of_one(dsn: &str) -> Result<Pool> {
     Ok(Pool::new(1, dsn.parse()?, |_| Box::pin(async { Ok(()) })))
 }
 
-/// Which process of the server answers.
+/// Returns the pid of the server process that answers.
 async fn backend(pool: &Pool, longest: Duration) -> Result<i32, AskError> {
     pool.ask(longest, async |connection| sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await)
         .await
 }
 
-/// Until then it is taken for alive.
+/// Waits until the connection has been idle for longer than the pool trusts one without a check.
 async fn has_been_idle(dsn: &str, backend: i32) -> Result<()> {
     eventually("the connection to be idle for longer", PATIENCE, async || {
         const IDLE: &str =
@@ -37,8 +38,8 @@ async fn has_been_idle(dsn: &str, backend: i32) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_has_died_is_replaced_before_it_is_used() -> Result<()> {
-    let server = Postgres::start(folder::of_this_test_process()?, "pool-postgres").await?;
+async fn a_dead_idle_connection_is_replaced_before_it_is_used() -> Result<()> {
+    let server = Postgres::start(folder::for_test_process()?, "pool-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
     let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
@@ -59,8 +60,8 @@ async fn an_idle_connection_that_has_died_is_replaced_before_it_is_used() -> Res
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_has_fallen_silent_is_replaced_before_it_is_used() -> Result<()> {
-    let server = Postgres::start(folder::of_this_test_process()?, "frozen-postgres").await?;
+async fn a_silent_idle_connection_is_replaced_before_it_is_used() -> Result<()> {
+    let server = Postgres::start(folder::for_test_process()?, "frozen-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
     let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
@@ -73,8 +74,8 @@ async fn an_idle_connection_that_has_fallen_silent_is_replaced_before_it_is_used
 }
 
 #[tokio::test]
-async fn a_connection_that_falls_silent_in_an_answer_leaves_its_place() -> Result<()> {
-    let server = Postgres::start(folder::of_this_test_process()?, "silent-postgres").await?;
+async fn a_connection_that_stops_answering_leaves_the_pool() -> Result<()> {
+    let server = Postgres::start(folder::for_test_process()?, "silent-postgres").await?;
     let network = Proxy::start(server.port()).await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn.replace(&format!(":{}/", server.port()), &format!(":{}/", network.port())))?;

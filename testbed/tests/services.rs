@@ -1,4 +1,4 @@
-//! Each backing service starts, is killed and comes back with its data, is frozen and goes on.
+//! Each backing service starts, is killed and comes back with its data, is frozen and resumes.
 
 use std::{
     path::Path,
@@ -17,11 +17,11 @@ use rdkafka::{
 };
 use sqlx::Connection;
 
-/// Far more than an answer takes from a service that is not frozen.
+/// Far longer than a response of a service that is not frozen.
 const FROZEN: Duration = Duration::from_millis(400);
 
 fn folder() -> Result<&'static Path> {
-    folder::of_this_test_process()
+    folder::for_test_process()
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_killed_postgres_comes_back_with_what_it_had_committed() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_frozen_postgres_answers_on_no_connection_until_it_goes_on() -> Result<()> {
+async fn a_frozen_postgres_answers_no_connection_until_it_is_resumed() -> Result<()> {
     let postgres = Postgres::start(folder()?, "frozen-postgres").await?;
     let mut connection = postgres::connect(&postgres.dsn("postgres")).await?;
 

@@ -5,7 +5,7 @@ use orderflow_testbed::{Isolation, Service, Stack, api::Api, eventually, http, w
 use serde_json::Value;
 
 #[tokio::test]
-async fn an_order_goes_all_the_way_and_only_through_its_own_stack() -> Result<()> {
+async fn an_order_is_notified_through_its_own_stack_only() -> Result<()> {
     let (stack, other) = tokio::try_join!(Stack::shared(), Stack::shared())?;
     let producer = stack.producer().start().await?;
     let consumer = stack.consumer().start().await?;

@@ -132,7 +132,7 @@ impl Attempt<'_> {
         self.tries.iter().any(|tried| matches!(tried.outcome, Outcome::Acked { id, .. } if id == order))
     }
 
-    /// Returns when a client was first told 201 for this order.
+    /// Returns when this order was first answered 201.
     pub(super) fn acked_at(&self, order: Uuid) -> Option<Time> {
         let acks = self.tries.iter().filter(|tried| matches!(tried.outcome, Outcome::Acked { id, .. } if id == order));
         acks.map(|tried| tried.answered).min()

@@ -71,7 +71,7 @@ const FLAGS: [&str; 9] = [
     // A client that forgets its credentials gets 401 and not the rights of system:anonymous.
     "--anonymous-auth=false",
     // Every distribution sets it. Admission decides whether a pod may be privileged; without this flag the pod would be
-    // invalid, and no test could tell the two apart.
+    // invalid, and no test could distinguish the two.
     "--allow-privileged=true",
     // On SIGTERM the server ends when the requests in flight are answered. Without this flag it also waits up to a
     // minute for watches that never end.

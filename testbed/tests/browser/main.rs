@@ -1,7 +1,8 @@
-//! The dashboard in a real browser, on the real pipeline: what a person does and sees, also when things break.
+//! The dashboard in a real browser, on the real pipeline: a person's actions and what the page shows, also during
+//! faults.
 //!
-//! At the end of each test the browser must have had nothing to complain about: no error, no breach of the page's policy,
-//! no request to another origin.
+//! At the end of each test the browser must have reported nothing: no error, no violation of the page's policy, no
+//! request to another origin.
 
 mod accessibility;
 mod burst;

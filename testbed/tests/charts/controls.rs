@@ -1,4 +1,5 @@
-//! What the other tests rely on, shown to fail when it should: without these, a manifest would be accepted because nobody looks.
+//! Controls of the other tests: their checks fail when they should. Without these, a manifest could pass because
+//! nothing is checked.
 
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::folder;
@@ -60,7 +61,7 @@ async fn a_harmful_pod_is_refused_by_each_level() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_rendered_installed_changed_and_removed() -> Result<()> {
     let site = Site::new().await?;
-    let chart = folder::of_this_test_process()?.join("trivial");
+    let chart = folder::for_test_process()?.join("trivial");
     std::fs::create_dir_all(chart.join("templates"))?;
     std::fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: trivial\nversion: 0.1.0\n")?;
     std::fs::write(chart.join("templates/NOTES.txt"), "It says {{ .Values.word }}.\n")?;

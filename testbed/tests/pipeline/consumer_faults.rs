@@ -1,5 +1,5 @@
-//! Consumers come, go, freeze, and lose their broker in the middle of a transaction: one notification per event all the
-//! same.
+//! Consumers come, go, freeze, and lose their broker in the middle of a transaction, and still send one notification
+//! per event.
 
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::{Isolation, Service, Stack, api::Api, eventually, wait::PATIENCE};
@@ -12,12 +12,12 @@ async fn notified(stack: &Stack) -> Result<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_the_broker_aborts_is_done_again() -> Result<()> {
+async fn a_transaction_that_the_broker_aborts_is_repeated() -> Result<()> {
     let stack = Stack::builder().own().start().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
     let acked = Api::new(&producer)?.place_many(1500).await?;
-    // It waits inside its first transaction, with everything produced and nothing committed.
+    // It waits inside its first transaction, with all records produced and none committed.
     let consumer = stack.consumer().env("FAILPOINTS", "consumer::before-commit=1*sleep(4000)").start().await?;
     eventually("a transaction has produced", PATIENCE, async || {
         let all =
@@ -27,7 +27,7 @@ async fn a_transaction_that_the_broker_aborts_is_done_again() -> Result<()> {
     })
     .await?;
     stack.kafka().pause();
-    // The fault itself: past the transaction timeout of 10 s and the broker's look for such transactions.
+    // The fault itself: longer than the transaction timeout of 10 s and the broker's check for such transactions.
     sleep_until(Instant::now() + Duration::from_secs(15)).await;
     stack.kafka().resume();
     expect_each_exactly_once(&stack, &acked).await?;
@@ -59,12 +59,12 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    // More than one transaction takes, which is 4,000.
+    // More than one transaction holds, which is 4,000.
     let acked = Api::new(&producer)?.place_many(4200).await?;
 
     let dying = stack.consumer().env("FAILPOINTS", "consumer::after-commit=return").start().await?;
     dying.process().wait_for_exit(PATIENCE).await.context("the failpoint was never reached")?;
-    // Frozen between producing and committing, and awake again only when another has done its work.
+    // Frozen between producing and committing, and resumed only when another has done its work.
     let frozen = stack.consumer().env("FAILPOINTS", "consumer::before-commit=1*sleep(3000)").start().await?;
     eventually("it is in a transaction", PATIENCE, async || {
         let all =
@@ -82,13 +82,13 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     })
     .await?;
     frozen.resume();
-    // Orders after the thaw, so that a zombie would have something to spoil.
+    // Orders after the thaw, so that a zombie would have an effect.
     let more = Api::new(&producer)?.place_many(200).await?;
     expect_each_exactly_once(&stack, &[acked, more].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_committed_offset_outside_the_log_is_a_loud_stop() -> Result<()> {
+async fn a_committed_offset_outside_the_log_stops_the_consumer_with_an_error() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;

@@ -1,4 +1,4 @@
-//! Dead letters over the producer's API: looked at a page at a time, and replayed, each once, where that is allowed.
+//! Dead letters over the producer's API: listed in pages, and replayed once each, where that is allowed.
 
 use anyhow::{Result, ensure};
 use futures_util::future::join;
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::dead_letters::{event, letter_headers, notified, send};
 
-/// A producer that may replay, and a client of it.
+/// Starts a producer that may replay, with a client of it.
 async fn replaying(stack: &Stack) -> Result<(Producer, Api)> {
     let producer = stack.producer().env("DEAD_LETTER_REPLAY", "true").start().await?;
     let api = Api::new(&producer)?;
     Ok((producer, api))
 }
 
-/// Letters that an older consumer could not read and this one can.
+/// Writes letters that an older consumer could not read and this one can.
 async fn write_letters(stack: &Stack, count: usize) -> Result<()> {
     let topic = format!("{}.dlq", stack.topic());
     for number in 0..count {
@@ -29,7 +29,7 @@ fn offsets(list: &Value) -> Vec<u64> {
     letters.iter().map(|letter| letter["offset"].as_u64().expect("an offset")).collect()
 }
 
-/// Ids of the orders whose events are on the topic, oldest first.
+/// Returns the ids of the orders whose events are on the topic, oldest first.
 async fn events(stack: &Stack) -> Result<Vec<String>> {
     let records = stack.read_topic(&stack.topic(), Isolation::ReadCommitted).await?;
     records
@@ -115,16 +115,16 @@ async fn nothing_is_replayed_where_replay_is_off() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_looked_at_goes_on_exactly_once() -> Result<()> {
+async fn listed_letters_are_replayed_exactly_once() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = replaying(&stack).await?;
     let _consumer = stack.consumer().start().await?;
     write_letters(&stack, 4).await?;
-    // Somebody else's letter cannot go back: it is passed over, and holds up nothing.
+    // A letter of another topic cannot go back: it is skipped, and blocks nothing.
     send(&stack, &format!("{}.dlq", stack.topic()), b"?", rdkafka::message::OwnedHeaders::new()).await?;
     write_letters(&stack, 1).await?;
 
-    ensure!(api.replayed(1).await? == 2, "not the two that were looked at");
+    ensure!(api.replayed(1).await? == 2, "not the two that were listed");
     let list = api.dead_letters("").await?;
     let waiting: Vec<_> =
         list["dead_letters"].as_array().expect("a list").iter().map(|letter| &letter["waiting"]).collect();
@@ -149,14 +149,14 @@ async fn what_was_looked_at_goes_on_exactly_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replays_at_once_send_no_letter_twice() -> Result<()> {
+async fn concurrent_replays_send_no_letter_twice() -> Result<()> {
     const LETTERS: usize = 250;
     let stack = Stack::shared().await?;
     let (_one, one) = replaying(&stack).await?;
     let (_other, other) = replaying(&stack).await?;
     write_letters(&stack, LETTERS).await?;
     let everything = json!({"through": LETTERS});
-    // Of one process, and of another, which knows nothing of them.
+    // Concurrent replays in one process, and in another, which does not know of them.
     let (here, there) = join(join(one.replay(&everything), one.replay(&everything)), other.replay(&everything)).await;
     for reply in [&here.0?, &here.1?, &there?] {
         if reply.status != 200 {
@@ -179,7 +179,7 @@ async fn replays_at_once_send_no_letter_twice() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_says_no_offset_is_refused() -> Result<()> {
+async fn a_body_without_an_offset_is_refused() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = replaying(&stack).await?;
     write_letters(&stack, 1).await?;
@@ -199,7 +199,7 @@ async fn a_body_that_says_no_offset_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kafka_that_is_down_is_said_and_what_waits_can_be_replayed_when_it_is_back() -> Result<()> {
+async fn letters_can_be_replayed_after_an_outage_of_kafka() -> Result<()> {
     let stack = Stack::builder().own().start().await?;
     let (_producer, api) = replaying(&stack).await?;
     write_letters(&stack, 1).await?;

@@ -5,7 +5,7 @@ use orderflow_testbed::{Service, Stack, api::order_of, eventually, http, wait::P
 
 use crate::support::serving;
 
-/// The writer's insert and the relay's delete each leave behind the setting under which they committed.
+/// Records the setting under which the writer's insert and the relay's delete commit.
 const RECORD_SETTING: &str = "
     DO $$ BEGIN
         EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database());
@@ -19,7 +19,7 @@ const RECORD_SETTING: &str = "
     CREATE TRIGGER record_relay AFTER DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION record_setting('relay')";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writer_and_relay_wait_for_their_commits_where_the_database_would_not() -> Result<()> {
+async fn writer_and_relay_commit_synchronously_whatever_the_database_default() -> Result<()> {
     let stack = Stack::shared().await?;
     let mut shard = stack.shard(1).await?;
     sqlx::raw_sql(RECORD_SETTING).execute(&mut shard).await?;

@@ -74,7 +74,7 @@ async fn a_task_that_panics_is_started_again_counted_and_named() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_cannot_be_kept_running_ends_the_process_and_until_then_orders_are_stored() -> Result<()> {
+async fn a_task_that_keeps_dying_ends_the_process_and_orders_are_stored_until_then() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "receipts::run=return(shard1)").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
@@ -114,7 +114,7 @@ async fn the_consumers_loop_is_started_again_and_notifies_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stats_answer_and_name_a_source_whose_question_panics() -> Result<()> {
+async fn the_stats_name_a_source_whose_query_panics() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "stats::bucket=return").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
@@ -130,7 +130,7 @@ async fn the_stats_answer_and_name_a_source_whose_question_panics() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stats_say_so_if_a_source_never_answers() -> Result<()> {
+async fn the_stats_name_a_source_that_never_answers() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "stats::held-up=return").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
@@ -140,7 +140,7 @@ async fn the_stats_say_so_if_a_source_never_answers() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_panics_costs_itself_alone() -> Result<()> {
+async fn a_request_that_panics_fails_alone() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "http::place=1*return(alice)->off").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;

@@ -1,5 +1,5 @@
-//! What the tests of the pipeline share: a client that places orders, and the check that each order which was answered
-//! 201 is there exactly once, everywhere.
+//! Support of the pipeline's tests: running producers, and the check that each order which was answered 201 exists
+//! exactly once in each place.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,9 +13,10 @@ use orderflow_testbed::{
 use serde_json::Value;
 use sqlx::Row;
 
-/// Waits until every order in `acked` has arrived everywhere, then checks that each is there exactly once: one row on its
-/// shard and on no other, one receipt, one committed event, one committed notification. Nothing may be left in the queues.
-/// Orders that are there and not in `acked` are fine (their outcome was unknown), but they too may be there only once.
+/// Waits until every order in `acked` has arrived everywhere. Then checks that each exists exactly once: one row on its
+/// shard and on no other, one receipt, one committed event, one committed notification. Nothing may be left in the
+/// queues. Orders that are stored but not in `acked` are fine (their outcome was unknown), but they too may exist only
+/// once.
 pub async fn expect_each_exactly_once(stack: &Stack, acked: &[Acked]) -> Result<()> {
     let wanted: BTreeMap<&str, &Acked> = acked.iter().map(|order| (order.id.as_str(), order)).collect();
     ensure!(wanted.len() == acked.len(), "two orders were answered with one id");
@@ -47,14 +48,14 @@ pub async fn expect_each_exactly_once(stack: &Stack, acked: &[Acked]) -> Result<
     Ok(())
 }
 
-/// Of each user that sends one order after the other, the events come in that order.
+/// Checks that the events of a user that sends one order after the other are in that order.
 fn expect_users_order(acked: &[Acked], events: &[Record]) -> Result<()> {
     let sequences: HashMap<&str, usize> = acked.iter().map(|order| (order.id.as_str(), order.sequence)).collect();
     let mut last: HashMap<(i32, String), usize> = HashMap::new();
     for event in events {
         let value: Value = event.json()?;
         let (Some(id), Some(user)) = (value["order_id"].as_str(), value["user_id"].as_str()) else { continue };
-        // Only users that send one after the other have an order to keep.
+        // Only users that send serially have an order to keep.
         if !user.contains("serial") {
             continue;
         }
@@ -85,7 +86,7 @@ async fn queues_are_empty(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// Id and receipt key of each order on a shard.
+/// Returns id and receipt key of each order on a shard.
 pub async fn stored(stack: &Stack, shard: usize) -> Result<Vec<(String, String)>> {
     let mut connection = stack.shard(shard).await?;
     let rows = sqlx::query("SELECT id::text, receipt_s3_key FROM orders").fetch_all(&mut connection).await?;
@@ -109,7 +110,7 @@ async fn exactly_one_per_order(stack: &Stack, topic: &str, rows: &HashMap<String
     Ok(records)
 }
 
-/// Keys of all objects in the bucket.
+/// Returns the keys of all objects in the bucket.
 pub async fn receipts(stack: &Stack) -> Result<Vec<String>> {
     let mut pages = stack.s3().list_objects_v2().bucket(stack.bucket()).into_paginator().send();
     let mut keys = Vec::new();
@@ -119,7 +120,7 @@ pub async fn receipts(stack: &Stack) -> Result<Vec<String>> {
     Ok(keys)
 }
 
-/// A producer that is connected to both shards, and a client of it.
+/// Starts a producer that is connected to both shards, with a client of it.
 pub async fn serving(stack: &Stack) -> Result<(Producer, Api)> {
     let producer = stack.producer().start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
@@ -127,7 +128,7 @@ pub async fn serving(stack: &Stack) -> Result<(Producer, Api)> {
     Ok((producer, api))
 }
 
-/// The same with nothing where Kafka and S3 should be.
+/// Starts a producer without Kafka and S3: nothing listens at their addresses.
 pub async fn serving_alone(stack: &Stack) -> Result<(Producer, Api)> {
     let nowhere = format!("127.0.0.1:{}", orderflow_testbed::port::free()?);
     let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
@@ -137,7 +138,7 @@ pub async fn serving_alone(stack: &Stack) -> Result<(Producer, Api)> {
     Ok((producer, api))
 }
 
-/// Waits until `/readyz` says that each of these is up.
+/// Waits until `/readyz` reports each of these as up.
 pub async fn dependencies_up(producer: &Producer, names: &[&str]) -> Result<()> {
     eventually(&format!("{names:?} to be up"), PATIENCE, async || {
         let readiness = readiness(producer).await?.json();
@@ -148,7 +149,7 @@ pub async fn dependencies_up(producer: &Producer, names: &[&str]) -> Result<()> 
     .await
 }
 
-/// The answer of `/readyz`.
+/// Returns the response of `/readyz`.
 pub async fn readiness(producer: &Producer) -> Result<Reply> {
     Reply::read(http::client().get(format!("{}/readyz", producer.admin_url()?)).send().await?).await
 }

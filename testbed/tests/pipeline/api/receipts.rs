@@ -1,4 +1,4 @@
-//! A receipt as clients see it: written, not yet written, gone, out of reach.
+//! A receipt as clients see it: written, pending, deleted, unreachable.
 
 use anyhow::{Result, ensure};
 use orderflow_testbed::{
@@ -19,12 +19,12 @@ async fn stored_order(api: &Api) -> Result<Acked> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receipt_is_a_text_in_the_bucket_and_behind_the_api() -> Result<()> {
+async fn a_receipt_is_a_text_in_the_bucket_and_in_the_api() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let Acked { id, receipt, .. } = stored_order(&api).await?;
     let at = api.order(&id).await?["created_at"].as_str().unwrap_or_default().to_owned();
-    // The API shows all six decimals, a receipt as many as the moment needs: one order in ten ends with a zero.
+    // The API shows all six decimals, a receipt as many as the time needs: one order in ten ends with a zero.
     let at = at.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
     let text = format!(
         "ORDER RECEIPT\n\
@@ -100,11 +100,11 @@ async fn without_s3_an_order_is_accepted_and_its_receipt_pending() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_not_there_is_not_found() -> Result<()> {
+async fn a_missing_order_is_not_found() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
-    let nobody = uuid::Uuid::now_v7();
-    for path in [format!("/api/orders/{nobody}"), format!("/api/orders/{nobody}/receipt")] {
+    let missing = uuid::Uuid::now_v7();
+    for path in [format!("/api/orders/{missing}"), format!("/api/orders/{missing}/receipt")] {
         api.get(&path).await?.expect_problem(404, "not-found")?;
     }
     Ok(())

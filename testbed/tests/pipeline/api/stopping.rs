@@ -1,4 +1,4 @@
-//! SIGTERM: what was asked is answered, what was answered is stored, and the process ends by itself.
+//! SIGTERM: requests in flight are answered, answered orders are stored, and the process ends within its grace period.
 
 use std::{
     collections::HashSet,
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::support::{dependencies_up, readiness, serving, stored};
 
-/// What the product promises; Kubernetes kills after 30 s.
+/// The grace period that the product promises; Kubernetes kills after 30 s.
 const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +32,7 @@ async fn every_order_answered_by_a_producer_that_stops_is_stored() -> Result<()>
     let answered = AtomicUsize::new(0);
     let clients = join_all((0..16).map(async |number| {
         let mut ids = Vec::new();
-        // A connection that is refused or closed unanswered is the end; an answer must be a good one.
+        // A connection that is refused or closed without a response ends the loop; a response must be a success.
         while let Ok(reply) = api.place(&user(number), None).await {
             ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
             ids.push(reply.acked(0)?.id);
@@ -58,7 +58,7 @@ async fn every_order_answered_by_a_producer_that_stops_is_stored() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_without_kafka_and_s3_stops_in_good_order_too() -> Result<()> {
+async fn a_producer_without_kafka_and_s3_stops_gracefully_too() -> Result<()> {
     let stack = Stack::shared().await?;
     let nowhere = format!("127.0.0.1:{}", port::free()?);
     let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
@@ -70,9 +70,9 @@ async fn a_producer_without_kafka_and_s3_stops_in_good_order_too() -> Result<()>
     Ok(())
 }
 
-/// A request whose body is still on its way holds the producer in its drain for as long as the test wants.
+/// A request whose body is incomplete keeps the producer in its drain for as long as the test wants.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_stops_is_unready_refuses_connections_and_answers_who_it_has_begun_to_serve() -> Result<()> {
+async fn a_stopping_producer_is_unready_refuses_connections_and_answers_open_requests() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     let address = api.url.strip_prefix("http://").context("the API's address")?;
@@ -92,7 +92,7 @@ async fn a_producer_that_stops_is_unready_refuses_connections_and_answers_who_it
     client.write_all(begin.as_bytes()).await?;
 
     let stopping = async {
-        eventually("/readyz to say that it stops", PATIENCE, async || {
+        eventually("/readyz to report that it stops", PATIENCE, async || {
             let reply = readiness(&producer).await?;
             ensure!(reply.status == StatusCode::SERVICE_UNAVAILABLE, "{reply:?}");
             ensure!(reply.json()["reasons"] == serde_json::json!(["stopping"]), "{reply:?}");
