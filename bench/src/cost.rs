@@ -15,7 +15,7 @@ pub struct Processes([Vec<u32>; 5]);
 pub struct Used([f64; 5]);
 
 impl Processes {
-    pub fn of(backing: &Backing, shards: &[Postgres], producers: Vec<u32>, consumers: Vec<u32>) -> Self {
+    pub fn new(backing: &Backing, shards: &[Postgres], producers: Vec<u32>, consumers: Vec<u32>) -> Self {
         let shards = shards.iter().map(Service::pid).collect();
         Self([producers, shards, vec![backing.kafka.pid()], consumers, vec![backing.s3.pid()]])
     }

@@ -131,7 +131,7 @@ async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], repo
     for round in 0..effort.rounds {
         restore_events(backing).await?;
         let producer = backing.producer(NO_S3).await?;
-        let processes = Processes::of(backing, &backing.postgres, vec![producer.pid()], Vec::new());
+        let processes = Processes::new(backing, &backing.postgres, vec![producer.pid()], Vec::new());
         let before = processes.used()?;
         ours.push(drained(&producer.admin_url()?, "orderflow_relay_events_total", Some(count)).await?);
         processes.add_since(&before, count, &mut taken.cpu)?;

@@ -14,7 +14,7 @@ use crate::{
     usage,
 };
 
-/// Long enough for timers of seconds to fire several times.
+/// A time in which timers of seconds fire several times.
 const IDLING: Duration = Duration::from_secs(20);
 
 pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {

@@ -114,7 +114,7 @@ async fn with(
     .await?;
     let notified = async || metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
     let of_producers = started.iter().map(Service::pid).collect();
-    let processes = Processes::of(backing, shards, of_producers, vec![consumer.pid()]);
+    let processes = Processes::new(backing, shards, of_producers, vec![consumer.pid()]);
     for _ in 0..effort.rounds {
         backing::empty(shards).await?;
         post::quiet(&notified).await?;

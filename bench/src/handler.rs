@@ -73,9 +73,9 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     let (mut accepted, mut published, mut receipted, mut theirs) = <(Series, Series, Series, Series)>::default();
     for _ in 0..effort.rounds {
         theirs.push(of_bare_handler(backing, effort.length).await?);
-        accepted.push(of_producer(backing, SHARDS_ONLY, effort.length).await?);
-        published.push(of_producer(backing, NO_S3, effort.length).await?);
-        receipted.push(of_producer(backing, ALL, effort.length).await?);
+        accepted.push(measure_producer(backing, SHARDS_ONLY, effort.length).await?);
+        published.push(measure_producer(backing, NO_S3, effort.length).await?);
+        receipted.push(measure_producer(backing, ALL, effort.length).await?);
     }
     report.head(&["", "µs per order", "over the bare handler's"]);
     report.row(["bare handler".to_owned(), theirs.to_string(), String::new()]);
@@ -90,7 +90,7 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
 }
 
 /// Measures the producer until all that it can reach is done.
-async fn of_producer(backing: &Backing, reach: Reach, length: Duration) -> Result<f64> {
+async fn measure_producer(backing: &Backing, reach: Reach, length: Duration) -> Result<f64> {
     backing.empty().await?;
     let producer = backing.producer(reach).await?;
     if reach.kafka {
@@ -115,7 +115,7 @@ async fn of_bare_handler(backing: &Backing, length: Duration) -> Result<f64> {
     let handler = Process::start(launch)?;
     let url = format!("http://127.0.0.1:{port}");
     eventually("the bare handler", PATIENCE, async || {
-        http::client().get(&url).send().await.map(drop).context("ask it")
+        http::client().get(&url).send().await.map(drop).context("query the bare handler")
     })
     .await?;
     let before = usage::cpu(handler.pid())?;

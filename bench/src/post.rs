@@ -140,7 +140,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         wait_for_relays(&producer).await?;
         // Events of earlier rounds are consumed first.
         quiet(&notified).await?;
-        let processes = Processes::of(backing, &backing.postgres, vec![producer.pid()], vec![consumer.pid()]);
+        let processes = Processes::new(backing, &backing.postgres, vec![producer.pid()], vec![consumer.pid()]);
         let (before, notified_before) = (processes.used()?, notified().await?);
         let written_before = [backing.wal_bytes().await?, backing.kafka_bytes()?];
         let plan = Plan { address: address(&url), rate: 0, connections: CONNECTIONS, duration: effort.length };

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_series_is_told_by_its_median_and_its_ends() {
+    fn a_series_is_shown_as_median_and_range() {
         let mut series = Series::default();
         assert_eq!(series.to_string(), "–");
         for figure in [4.0, 1.0, 12_345.0] {

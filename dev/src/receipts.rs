@@ -1,5 +1,5 @@
-//! Restores the receipts that LocalStack forgets when it stops: queues them again, and prints the progress until they are
-//! written.
+//! Restores the receipts that LocalStack forgets when it stops: queues them again, and prints the progress until they
+//! are written.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

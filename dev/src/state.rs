@@ -19,7 +19,7 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) pid: u32,
     pub(super) address: String,
-    /// Whether a person has switched the part off: it does not run, and must not.
+    /// True if a person has switched the part off: it does not run, and must not.
     #[serde(default)]
     pub(super) switched_off: bool,
     pub(super) probe: Probe,

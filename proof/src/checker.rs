@@ -30,7 +30,7 @@ pub enum Kind {
     Unexpected,
     /// A part exists with other values than were ordered.
     Different,
-    /// Its event or notification comes before one of an order that was answered before this one was sent.
+    /// An event or notification comes before one of an order that was answered before this order was sent.
     Reordered,
 }
 

@@ -25,7 +25,7 @@ const IN_FLIGHT: usize = 256;
 /// The longest to wait for a response: longer than any deadline of the API, so that its response is recorded.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often an order is sent at most, and the pauses between in milliseconds: together longer than any fault.
+/// The most times an order is sent, and the pauses between in milliseconds: together longer than any fault.
 const MOST_TRIES: usize = 100;
 const FIRST_PAUSE: u64 = 100;
 const LONGEST_PAUSE: u64 = 3000;
@@ -153,7 +153,7 @@ impl Clients {
 /// Returns a client that keeps no idle connections: one that a killed producer left would look like one that it broke.
 pub fn client() -> Result<Client> {
     let client = Client::builder().timeout(ANSWER_TIMEOUT).connect_timeout(Duration::from_secs(2));
-    client.pool_max_idle_per_host(0).no_proxy().build().context("make a client")
+    client.pool_max_idle_per_host(0).no_proxy().build().context("create a client")
 }
 
 async fn read(response: Response) -> Outcome {

@@ -15,7 +15,7 @@ use crate::{
     workload::Plan,
 };
 
-/// How far a fault may lie before the order was sent, or after its last response, to be shown. In microseconds.
+/// The longest time, in microseconds, between a shown fault and the order's first request or last response.
 const AROUND: Time = 45_000_000;
 
 /// Returns the explanation as text.

@@ -45,7 +45,7 @@ impl Clock {
 pub struct Try {
     /// The number of its plan.
     pub attempt: u64,
-    /// Whether it had the plan's key but other fields.
+    /// True if it had the plan's key but other fields.
     pub conflicting: bool,
     /// The producer that received it.
     pub producer: String,

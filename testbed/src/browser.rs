@@ -96,7 +96,7 @@ impl Service for Browser {
     fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(wait_until_answered(&self.process, "take a session", START_DEADLINE, || async {
             let answer = http::client().get(format!("{}/status", self.driver_url())).send().await;
-            let status: Value = answer.context("ask chromedriver")?.json().await.context("read its status")?;
+            let status: Value = answer.context("query chromedriver")?.json().await.context("read its status")?;
             ensure!(status["value"]["ready"] == true, "chromedriver is not ready: {status}");
             Ok(())
         }))

@@ -132,7 +132,7 @@ impl Helm {
 }
 
 fn parse(printed: &str) -> Result<Release> {
-    serde_json::from_str(printed).with_context(|| format!("read what helm printed: {printed}"))
+    serde_json::from_str(printed).with_context(|| format!("parse helm's output: {printed}"))
 }
 
 fn path(chart: &Path) -> Result<&str> {

@@ -1,4 +1,5 @@
-//! `orderflow-operator` as it is shipped, with its definition and the account that its chart gives it: never as an admin.
+//! `orderflow-operator` as it is shipped, with its definition and the account that its chart gives it: never as an
+//! admin.
 
 use std::{
     fmt::Debug,

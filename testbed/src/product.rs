@@ -180,7 +180,7 @@ pub async fn provision(folder: &Path, environment: Environment) -> Result<()> {
 #[derive(Debug)]
 pub struct Verified {
     pub status: ExitStatus,
-    /// Its report and its log.
+    /// The report and the log.
     pub output: String,
 }
 

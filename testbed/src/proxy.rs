@@ -49,7 +49,7 @@ pub enum Link {
 #[derive(Debug, Clone, Copy)]
 struct State {
     link: Link,
-    /// How often data was lost so far. No change may be missed, however short it was.
+    /// The number of times data was lost. No change may be missed, however short it was.
     gaps: u64,
 }
 

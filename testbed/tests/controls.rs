@@ -101,7 +101,7 @@ async fn a_part_that_is_switched_off_stays_off_until_it_is_switched_on() -> Resu
     up.switch("s3", false).await?;
     let without_s3 = up.placed("nora").await?;
     up.switch("s3", true).await?;
-    ensure!(up.state("kafka").await? == "stopped", "the supervisor has started what a person had switched off");
+    ensure!(up.state("kafka").await? == "stopped", "the supervisor started a part that a person had switched off");
     ensure!(up.status_of(folder, "kafka").await?.ends_with("stopped by a person"), "status does not report it");
     up.switch("kafka", true).await?;
     up.switch("consumer", true).await?;

@@ -38,7 +38,7 @@ async fn start(name: &str) -> Result<Kubernetes> {
 }
 
 #[tokio::test]
-async fn a_deployment_gets_a_replica_set_that_goes_away_with_it() -> Result<()> {
+async fn a_deployment_gets_a_replica_set_that_is_deleted_with_it() -> Result<()> {
     let client = kubernetes().await?.client()?;
     create_namespace(&client, "collected", json!({})).await?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), "collected");
@@ -132,7 +132,7 @@ async fn a_privileged_pod_is_refused_where_pod_security_is_enforced() -> Result<
 }
 
 #[tokio::test]
-async fn a_killed_api_server_comes_back_with_what_it_had_stored() -> Result<()> {
+async fn a_killed_api_server_comes_back_with_all_stored_objects() -> Result<()> {
     let kubernetes = start("killed-kubernetes").await?;
     let client = kubernetes.client()?;
     create_config_map(&client, "default").await?;
@@ -156,7 +156,7 @@ async fn a_kubernetes_started_again_in_its_folder_keeps_its_data() -> Result<()>
     create_config_map(&kubernetes.client()?, "default").await?;
     let started = Instant::now();
     kubernetes.stop_api_server().await?;
-    println!("API server, stopped in good order: {:?}", started.elapsed());
+    println!("API server, stopped gracefully: {:?}", started.elapsed());
     drop(kubernetes);
 
     let kubernetes = start("twice-kubernetes").await?;

@@ -42,7 +42,7 @@ async fn a_dead_idle_connection_is_replaced_before_it_is_used() -> Result<()> {
     let server = Postgres::start(folder::for_test_process()?, "pool-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
-    let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
+    let first = backend(&pool, ANSWER).await.context("query over the first connection")?;
     ensure!(backend(&pool, ANSWER).await? == first, "a connection that is well should be used again");
 
     has_been_idle(&dsn, first).await?;
@@ -50,11 +50,11 @@ async fn a_dead_idle_connection_is_replaced_before_it_is_used() -> Result<()> {
         let mut other = postgres::connect(&dsn).await?;
         let was_there: bool =
             sqlx::query_scalar("SELECT pg_terminate_backend($1)").bind(first).fetch_one(&mut other).await?;
-        ensure!(!was_there, "it is there");
+        ensure!(!was_there, "it still exists");
         Ok(())
     })
     .await?;
-    let second = backend(&pool, ANSWER).await.context("ask after the connection has died")?;
+    let second = backend(&pool, ANSWER).await.context("query after the connection has died")?;
     ensure!(second != first, "backend {first} is dead");
     Ok(())
 }
@@ -64,12 +64,12 @@ async fn a_silent_idle_connection_is_replaced_before_it_is_used() -> Result<()> 
     let server = Postgres::start(folder::for_test_process()?, "frozen-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
-    let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
+    let first = backend(&pool, ANSWER).await.context("query over the first connection")?;
     has_been_idle(&dsn, first).await?;
     kill(Pid::from_raw(first), Signal::SIGSTOP)?;
     let second = backend(&pool, ANSWER).await;
     kill(Pid::from_raw(first), Signal::SIGCONT)?;
-    ensure!(second.context("ask beside the frozen backend")? != first, "backend {first} was frozen");
+    ensure!(second.context("query beside the frozen backend")? != first, "backend {first} was frozen");
     Ok(())
 }
 
@@ -79,14 +79,14 @@ async fn a_connection_that_stops_answering_leaves_the_pool() -> Result<()> {
     let network = Proxy::start(server.port()).await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn.replace(&format!(":{}/", server.port()), &format!(":{}/", network.port())))?;
-    let first = backend(&pool, ANSWER).await.context("ask over the first connection")?;
+    let first = backend(&pool, ANSWER).await.context("query over the first connection")?;
     network.set(Link::Swallowing);
     for _ in 0..3 {
         let silence = backend(&pool, Duration::from_millis(200)).await;
         ensure!(matches!(silence, Err(AskError::Timeout(_))), "{silence:?}");
     }
     network.set(Link::Open);
-    let second = backend(&pool, ANSWER).await.context("ask when the network is back")?;
+    let second = backend(&pool, ANSWER).await.context("query when the network is back")?;
     ensure!(second != first, "backend {first} was given up");
     Ok(())
 }

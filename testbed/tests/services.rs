@@ -25,7 +25,7 @@ fn folder() -> Result<&'static Path> {
 }
 
 #[tokio::test]
-async fn a_killed_postgres_comes_back_with_what_it_had_committed() -> Result<()> {
+async fn a_killed_postgres_comes_back_with_all_committed_rows() -> Result<()> {
     let started = Instant::now();
     let postgres = Postgres::start(folder()?, "killed-postgres").await?;
     println!("Postgres, new cluster: {:?}", started.elapsed());

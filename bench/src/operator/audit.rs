@@ -15,7 +15,7 @@ use super::world::NAMESPACE;
 /// The API server's audit log, which is complete.
 pub struct Audit {
     log: PathBuf,
-    /// How many bytes of the log were read.
+    /// The bytes of the log that were read.
     read: u64,
 }
 

@@ -38,7 +38,7 @@ async fn expect_accessible(page: &Page, when: &str) -> Result<()> {
 
 async fn expect_fits(page: &Page, when: &str) -> Result<()> {
     let too_wide: Vec<String> = page.script(TOO_WIDE, &[]).await?;
-    ensure!(too_wide.is_empty(), "{when} it is scrolled sideways:\n{}", too_wide.join("\n"));
+    ensure!(too_wide.is_empty(), "{when}, the page scrolls horizontally:\n{}", too_wide.join("\n"));
     Ok(())
 }
 

@@ -19,7 +19,7 @@ pub enum Failures {
 /// Returns the reports of all tabs since the last call. `origins` are those that the page may request.
 pub async fn errors(driver: &WebDriver, origins: &[&str], failures: Failures) -> Result<Vec<String>> {
     let console = driver.get_log("browser").await.context("read the console")?;
-    let traffic = driver.get_log("performance").await.context("read what was requested")?;
+    let traffic = driver.get_log("performance").await.context("read the requests")?;
     let mut complaints: Vec<String> =
         console.iter().filter(|entry| is_complaint(entry, failures)).map(|entry| entry.message.clone()).collect();
     for entry in &traffic {

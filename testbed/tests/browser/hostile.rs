@@ -25,7 +25,7 @@ async fn expect_text_only(shop: &Shop) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_users_type_stays_text() -> Result<()> {
+async fn markup_in_orders_stays_text() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         for attack in ATTACKS {
@@ -33,19 +33,19 @@ async fn what_users_type_stays_text() -> Result<()> {
             page.fill_order(&user, &product).await?;
             page.click("#place-form button").await?;
             // Long text is shortened where room is short.
-            let is_told = |text: &str| [&user, &product].iter().all(|name| text.contains(&name[..20]));
-            page.shows("#outcome", |text| is_told(text) && text.contains("Notified after")).await?;
+            let is_shown = |text: &str| [&user, &product].iter().all(|name| text.contains(&name[..20]));
+            page.shows("#outcome", |text| is_shown(text) && text.contains("Notified after")).await?;
             let row = "#orders-list li.order:first-child";
-            page.shows(row, is_told).await?;
+            page.shows(row, is_shown).await?;
 
             page.click("#orders-list li.order:first-child button").await?;
-            page.shows("#path-what", is_told).await?;
+            page.shows("#path-what", is_shown).await?;
             page.shows("#path-receipt", |text| text.contains(&product)).await?;
             expect_text_only(shop).await?;
             page.type_keys(Key::Escape).await?;
 
             page.fill("#search-text", &user).await?;
-            page.show_all("#orders-list li.order", |rows| rows.len() == 1 && is_told(&rows[0])).await?;
+            page.show_all("#orders-list li.order", |rows| rows.len() == 1 && is_shown(&rows[0])).await?;
             page.fill("#search-text", attack).await?;
             page.show_all("#orders-list li.order", <[String]>::is_empty).await?;
             page.clear("#search-text").await?;

@@ -19,7 +19,7 @@ use crate::console::{self, Failures};
 pub struct Screen {
     pub width: u32,
     pub height: u32,
-    /// Whether scrollbars take no room, as on a phone.
+    /// True if scrollbars take no room, as on a phone.
     pub overlays_scrollbars: bool,
 }
 
@@ -61,7 +61,7 @@ impl Page {
         let driver = WebDriver::new(browser.driver_url(), Capabilities::from(capabilities)).await;
         let driver = driver.with_context(|| format!("open a session:\n{}", browser.process().log_since_start()))?;
         // The process is killed; a dropped driver would only block while it closes its session.
-        driver.clone().leak().ok().context("a driver that was just made has been closed")?;
+        driver.clone().leak().ok().context("a new driver has been closed")?;
         let page = Self { browser, driver, url: url.to_owned(), controls: None };
         page.show_on(DESKTOP).await?;
         page.load().await?;
@@ -136,7 +136,7 @@ impl Page {
     /// Returns the visible text of the first element that `css` selects.
     pub async fn text(&self, css: &str) -> Result<String> {
         let text: Option<String> = self.script(TEXT, &[json!(css)]).await?;
-        text.with_context(|| format!("there is no {css}"))
+        text.with_context(|| format!("no element {css}"))
     }
 
     pub async fn texts(&self, css: &str) -> Result<Vec<String>> {

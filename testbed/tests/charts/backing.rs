@@ -72,17 +72,17 @@ async fn passwords_survive_upgrades_and_a_new_installation() -> Result<()> {
     let made = secrets(&site).await?;
     for upgrade in ["the first", "the second"] {
         site.upgrade_backing(json!({ "localstack": { "enabled": upgrade == "the first" } })).await?;
-        ensure!(secrets(&site).await? == made, "{upgrade} upgrade made other passwords");
+        ensure!(secrets(&site).await? == made, "{upgrade} upgrade created other passwords");
     }
     // Some upgrade with the values given before, instead of all of them.
     let chart = chart(BACKING).display().to_string();
     site.helm.run(&["upgrade", BACKING, &chart, "--reuse-values"]).await?;
-    ensure!(secrets(&site).await? == made, "an upgrade that reuses values made other passwords");
+    ensure!(secrets(&site).await? == made, "an upgrade that reuses values created other passwords");
 
     site.helm.uninstall(BACKING, &[]).await?;
     ensure!(secrets(&site).await? == made, "the removal changed passwords");
     site.install_backing(json!({})).await?;
-    ensure!(secrets(&site).await? == made, "the new installation made other passwords");
+    ensure!(secrets(&site).await? == made, "the new installation created other passwords");
     Ok(())
 }
 
@@ -99,7 +99,7 @@ async fn a_password_that_differs_from_the_databases_is_refused() -> Result<()> {
     let (_, refused) = refused.split_once("Error: ").context(refused.clone())?;
     ensure!(refused.contains("postgres.password") && refused.contains("README.md"), "{refused}");
     ensure!(!refused.contains("the-first") && !refused.contains("the-second"), "it shows a password: {refused}");
-    ensure!(secrets(&site).await? == before, "it was changed all the same");
+    ensure!(secrets(&site).await? == before, "it was changed nevertheless");
     Ok(())
 }
 
@@ -136,7 +136,7 @@ async fn a_removal_keeps_only_the_objects_that_hold_data() -> Result<()> {
         kept.extend(["Kafka/orderflow".to_owned(), "KafkaNodePool/broker".to_owned()]);
     }
     // The real controller of StatefulSets creates the claims.
-    eventually("all to be there", PATIENCE, async || {
+    eventually("all objects to exist", PATIENCE, async || {
         let found = site.everything().await?;
         ensure!(found.is_superset(&kept) && found.contains("Pod/postgres-shard1-0"), "{found:?}");
         Ok(())

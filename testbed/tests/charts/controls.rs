@@ -74,7 +74,7 @@ async fn a_release_is_rendered_installed_changed_and_removed() -> Result<()> {
     let [object] = &objects(&rendered.manifests())?[..] else { anyhow::bail!("{}", rendered.manifest) };
     ensure!(object["data"]["word"] == "one", "{object}");
     let api = site.api_of(object).await?;
-    ensure!(api.get_opt("trivial").await?.is_none(), "rendering made it");
+    ensure!(api.get_opt("trivial").await?.is_none(), "rendering created it");
 
     let installed = site.helm.install("trivial", &chart, &json!({ "word": "one" })).await?;
     ensure!(installed.info.status == "deployed" && installed.revision == 1, "{installed:?}");
@@ -86,7 +86,7 @@ async fn a_release_is_rendered_installed_changed_and_removed() -> Result<()> {
     let refused = site.helm.install("trivial", &chart, &json!({ "word": "one" })).await.err().context("twice")?;
     ensure!(format!("{refused:#}").contains("cannot reuse a name that is still in use"), "{refused:#}");
     site.helm.uninstall("trivial", &[]).await?;
-    ensure!(api.get_opt("trivial").await?.is_none(), "it is still there");
+    ensure!(api.get_opt("trivial").await?.is_none(), "it still exists");
     Ok(())
 }
 

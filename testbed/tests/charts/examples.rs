@@ -92,7 +92,7 @@ async fn the_trial_finds_s3_and_kafka_where_the_chart_has_them() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restricted_namespace_takes_the_pods_of_each_example() -> Result<()> {
+async fn a_restricted_namespace_accepts_the_pods_of_each_example() -> Result<()> {
     let stack = Stack::builder().store(Store::Localstack).start().await?;
     for file in examples()? {
         let site = Site::enforcing("restricted").await?;

@@ -92,12 +92,12 @@ fn distinct(rendered: &'static [Rendered]) -> Vec<(&'static str, &'static Value)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restricted_namespace_takes_each_pod_of_the_operators_chart() -> Result<()> {
+async fn a_restricted_namespace_accepts_each_pod_of_the_operators_chart() -> Result<()> {
     takes_the_pods("restricted", operator().await?, &["Deployment", "Job", "Pod"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_baseline_namespace_takes_each_pod_of_the_backing_services() -> Result<()> {
+async fn a_baseline_namespace_accepts_each_pod_of_the_backing_services() -> Result<()> {
     takes_the_pods("baseline", backing().await?, &["Deployment", "StatefulSet"]).await
 }
 
@@ -146,7 +146,7 @@ async fn each_namespaced_object_names_its_namespace() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_container_has_an_image_of_a_version_and_asks_for_what_it_needs() -> Result<()> {
+async fn each_container_has_a_versioned_image_and_resource_requests() -> Result<()> {
     for Rendered { case, objects, .. } in both().await? {
         for object in objects {
             for container in containers(object) {
@@ -238,7 +238,7 @@ async fn the_notes_of_an_installation_name_existing_files() -> Result<()> {
             .collect();
         ensure!(!files.is_empty(), "{case}: the notes name no file: {notes}");
         for file in files {
-            ensure!(repository(file).exists(), "{case}: there is no {file}");
+            ensure!(repository(file).exists(), "{case}: {file} does not exist");
         }
     }
     Ok(())

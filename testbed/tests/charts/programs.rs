@@ -32,7 +32,7 @@ struct Command {
 }
 
 impl Command {
-    async fn of(site: &Site, template: &Value) -> Result<Self> {
+    async fn new(site: &Site, template: &Value) -> Result<Self> {
         let spec = &template["spec"];
         let container = &spec["containers"][0];
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -80,7 +80,7 @@ async fn kubeconfig(site: &Site, account: &str) -> Result<PathBuf> {
 pub async fn operator(site: &Site, release: &Release) -> Result<Operator> {
     let deployment = objects(&release.manifest)?.into_iter().find(|object| object["kind"] == "Deployment");
     let live = site.live(&deployment.context("no Deployment")?).await?;
-    let command = Command::of(site, &pod_template(&live).context("no template")?).await?;
+    let command = Command::new(site, &pod_template(&live).context("no template")?).await?;
     ensure!(command.arguments == ["run"], "{:?}", command.arguments);
     let name = format!("operator-{}", site.namespace);
     Operator::start(folder::for_test_process()?, &name, &command.kubeconfig, command.environment).await
@@ -90,7 +90,7 @@ pub async fn operator(site: &Site, release: &Release) -> Result<Operator> {
 async fn run_hook(site: &Site, release: &Release, event: &str) -> Result<(bool, String)> {
     let hook = release.hooks.iter().find(|hook| hook.events.iter().any(|found| found == event));
     let hook = objects(&hook.with_context(|| format!("no hook {event}"))?.manifest)?.remove(0);
-    Command::of(site, &pod_template(&hook).context("a hook without a pod")?).await?.run().await
+    Command::new(site, &pod_template(&hook).context("a hook without a pod")?).await?.run().await
 }
 
 /// Creates the OrderFlow of an example on the testbed's services, with databases, topics and a bucket of its own, and
@@ -185,7 +185,7 @@ async fn two_releases_in_two_namespaces_work_independently() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_may_watch_another_namespace_than_its_own() -> Result<()> {
+async fn a_release_may_watch_a_namespace_other_than_its_own() -> Result<()> {
     let stack = Stack::shared().await?;
     let (own, watched) = (Site::new().await?, Site::new().await?);
     let release = own.install_operator(json!({ "watchNamespace": watched.namespace })).await?;
@@ -208,7 +208,7 @@ async fn a_check_of_a_release_without_permissions_names_them() -> Result<()> {
     Ok(())
 }
 
-/// Before the operator is removed, its finalizers are, which would otherwise block deletions for ever.
+/// The hook removes the finalizers before the operator, or they would block deletions for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_removes_the_finalizers() -> Result<()> {
     let site = Site::new().await?;
@@ -244,7 +244,7 @@ async fn play_the_node(site: &Site) -> Result<()> {
         pods.list(&of_the_hook).await?.items.pop().context("none yet")
     })
     .await?;
-    let (ok, output) = Command::of(
+    let (ok, output) = Command::new(
         site,
         &pod_template(&json!({ "kind": "Pod", "metadata": pod.metadata, "spec": pod.spec })).context("no pod")?,
     )

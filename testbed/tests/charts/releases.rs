@@ -86,7 +86,7 @@ async fn an_upgrade_changes_only_the_fields_of_a_changed_value() -> Result<()> {
     let without = contents(&site, &site.upgrade_operator(without).await?).await?;
     let gone = BTreeSet::from(["Service/orderflow-operator-metrics"]);
     ensure!(changed(&back, &without) == gone, "{:?}", changed(&back, &without));
-    ensure!(!site.everything().await?.contains("Service/orderflow-operator-metrics"), "it is still there");
+    ensure!(!site.everything().await?.contains("Service/orderflow-operator-metrics"), "it still exists");
     Ok(())
 }
 
@@ -149,7 +149,7 @@ async fn a_removal_whose_hook_cannot_run_is_finished_without_it() -> Result<()> 
     ensure!(format!("{late:#}").contains("orderflow-operator-release"), "{late:#}");
     ensure!(site.everything().await?.contains("Deployment/orderflow-operator"), "the operator is gone already");
     site.helm.uninstall(OPERATOR, &["--no-hooks"]).await?;
-    eventually("nothing but the hook to be left", PATIENCE, async || {
+    eventually("only the hook to be left", PATIENCE, async || {
         let left = site.everything().await?;
         ensure!(left.iter().all(|title| title.contains("/orderflow-operator-release")), "{left:?}");
         Ok(())

@@ -91,7 +91,10 @@ impl Cluster {
 async fn require_empty(kubectl: &Kubectl) -> Result<()> {
     let namespace = format!("namespace/{NAMESPACE}");
     let there = kubectl.run(&["get", DEFINITION, &namespace, "--ignore-not-found", "--output=name"]).await?;
-    ensure!(there.is_empty(), "this cluster is in use: take an empty one, or delete what a killed run left:\n{there}");
+    ensure!(
+        there.is_empty(),
+        "this cluster is in use: use an empty one, or delete the objects of a killed run:\n{there}"
+    );
     Ok(())
 }
 

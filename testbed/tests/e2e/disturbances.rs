@@ -9,9 +9,9 @@ use crate::{ROLLOUT, cluster::Cluster, installation::Installation};
 
 pub struct Disturbance {
     pub name: &'static str,
-    /// Whether no request may fail.
+    /// True if no request may fail.
     pub unnoticed: bool,
-    /// Whether it needs an operator with one more migration.
+    /// True if it needs an operator with one more migration.
     pub needs_next_schema: bool,
     happening: for<'a> fn(&'a Cluster, &'a Installation) -> BoxFuture<'a, Result<()>>,
 }

@@ -68,7 +68,7 @@ impl Installation {
         cluster.helm.uninstall(BACKING, &["--wait", "--timeout=5m"]).await?;
         let claims = cluster.kubectl.get(&["persistentvolumeclaims"]).await?;
         let kept = claims["items"].as_array().map_or(0, Vec::len);
-        ensure!(kept >= 2, "the databases' volumes must stay, but {kept} claims are there");
+        ensure!(kept >= 2, "the databases' volumes must stay, but only {kept} claims exist");
         Ok(())
     }
 }

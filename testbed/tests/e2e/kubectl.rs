@@ -45,7 +45,7 @@ impl Kubectl {
 
     pub async fn get(&self, what: &[&str]) -> Result<Value> {
         let arguments: Vec<&str> = ["get", "-o", "json"].into_iter().chain(what.iter().copied()).collect();
-        serde_json::from_str(&self.run(&arguments).await?).context("read what kubectl printed")
+        serde_json::from_str(&self.run(&arguments).await?).context("parse kubectl's output")
     }
 
     /// Waits as `kubectl wait` and `kubectl rollout status` do.

@@ -95,7 +95,7 @@ impl Ledger {
 /// Deletes an order, so that the check has something to find.
 pub async fn lose_one(cluster: &Cluster) -> Result<String> {
     let query = "DELETE FROM orders WHERE id = (SELECT id FROM orders ORDER BY created_at LIMIT 1) RETURNING id";
-    in_shard(cluster, "shard1", query).await?.into_iter().next().context("there was no order")
+    in_shard(cluster, "shard1", query).await?.into_iter().next().context("no order is stored")
 }
 
 /// Returns what only the first has, and what only the second has.

@@ -138,5 +138,5 @@ fn order(number: usize) -> Value {
 /// time.
 fn client() -> Result<Client> {
     let client = Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(Duration::from_secs(10));
-    client.build().context("make a client")
+    client.build().context("create a client")
 }

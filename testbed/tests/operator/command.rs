@@ -44,7 +44,7 @@ async fn a_check_succeeds_where_an_operator_works() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_names_the_permission_that_is_missing_and_what_it_is_for() -> Result<()> {
+async fn a_check_names_a_missing_permission_and_its_purpose() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     eventually("a check that succeeds", PATIENCE, async || {

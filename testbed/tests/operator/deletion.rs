@@ -102,11 +102,11 @@ async fn delete_stops_the_pods_and_removes_the_resources_data() -> Result<()> {
     delete(&world).await?;
     world.is_gone(NAME).await?;
     let pods = world.api::<Pod>().list(&ListParams::default()).await?;
-    ensure!(pods.items.is_empty(), "{} pods were still there", pods.items.len());
+    ensure!(pods.items.is_empty(), "{} pods still existed", pods.items.len());
     for shard in [1, 2] {
         ensure!(tables(&world, shard).await? == ["somebodys"], "{:?}", tables(&world, shard).await?);
     }
-    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics are still there");
+    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics still exist");
     let events = world.events().await?;
     ensure!(events.iter().all(|(_, reason, _)| reason != "CleanupIncomplete"), "{events:?}");
     Ok(())
@@ -150,7 +150,7 @@ async fn databases_buckets_and_topics_from_before_are_kept() -> Result<()> {
     ensure!(topics_exist(&world).await && bucket_exists(&world).await, "the topic or the bucket is gone");
     let notifications = format!("{}.notifications", world.topic());
     let made = world.stack.read_topic(&notifications, Isolation::ReadCommitted).await;
-    ensure!(made.is_err(), "{notifications} was created by the operator and is still there");
+    ensure!(made.is_err(), "{notifications} was created by the operator and still exists");
     let left = left_behind(&world).await?;
     for kept in [format!("topic {}: kept", world.topic()), "group billing: kept".to_owned(), "bucket".to_owned()] {
         ensure!(left.contains(&kept), "{kept}: {left}");
@@ -193,7 +193,7 @@ async fn a_missing_secret_does_not_block_the_deletion() -> Result<()> {
         tables(&world, 1).await?.is_empty() && !tables(&world, 2).await?.is_empty(),
         "the first shard's tables stay"
     );
-    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics are still there");
+    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics still exist");
     Ok(())
 }
 
@@ -211,7 +211,7 @@ async fn a_server_that_is_down_does_not_block_the_deletion() -> Result<()> {
     let left = left_behind(&world).await?;
     ensure!(left.contains(&world.topic()) || left.contains("topics"), "{left}");
     ensure!(left.contains("shard2") && !left.contains("shard1"), "{left}");
-    ensure!(tables(&world, 1).await?.is_empty() && !bucket_exists(&world).await, "what could be removed was not");
+    ensure!(tables(&world, 1).await?.is_empty() && !bucket_exists(&world).await, "reachable data was not removed");
     Ok(())
 }
 
@@ -316,8 +316,8 @@ async fn a_paused_deletion_waits() -> Result<()> {
 
     world.patch(paused(json!(null))).await?;
     world.is_gone(NAME).await?;
-    ensure!(tables(&world, 1).await?.is_empty() && tables(&world, 2).await?.is_empty(), "the tables are still there");
-    ensure!(!bucket_exists(&world).await, "the bucket is still there");
+    ensure!(tables(&world, 1).await?.is_empty() && tables(&world, 2).await?.is_empty(), "the tables still exist");
+    ensure!(!bucket_exists(&world).await, "the bucket still exists");
     Ok(())
 }
 
@@ -358,7 +358,7 @@ async fn short_lived_operators_release_the_resource_in_time() -> Result<()> {
         })
         .await?;
         operator.stop().await?;
-        ensure!(world.orderflows().get_opt(NAME).await?.is_none(), "it is there");
+        ensure!(world.orderflows().get_opt(NAME).await?.is_none(), "it still exists");
         Ok(())
     })
     .await?;

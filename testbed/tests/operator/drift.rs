@@ -83,7 +83,7 @@ async fn fields_that_others_add_stay() -> Result<()> {
     world.objects("Deployment").patch("main-producer", &other, &Patch::Apply(variable)).await?;
     world.settled(&operator).await?;
     let writes = world.writes_to_children()?;
-    ensure!(writes.len() == before, "what is not ours was acted on: {:?}", &writes[before..]);
+    ensure!(writes.len() == before, "the operator reacted to a field that it does not own: {:?}", &writes[before..]);
 
     // It also survives the next apply.
     change(&world, "Service", "main-producer", "/spec/ports/0/port", &json!(81)).await?;
@@ -423,7 +423,7 @@ async fn exists(world: &World, kind: &str, name: &str) -> Result<()> {
 
 async fn is_gone(world: &World, kind: &str, name: &str) -> Result<()> {
     eventually(&format!("no {kind} {name}"), PATIENCE, async || {
-        ensure!(world.objects(kind).get_opt(name).await?.is_none(), "it is there");
+        ensure!(world.objects(kind).get_opt(name).await?.is_none(), "it still exists");
         Ok(())
     })
     .await

@@ -17,7 +17,7 @@ use crate::{
 const OFTEN: (&str, &str) = ("PROBE_SECONDS", "1");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_that_goes_down_is_named_once_and_what_runs_is_left_alone() -> Result<()> {
+async fn a_shard_that_goes_down_is_named_once_and_running_pods_stay() -> Result<()> {
     let world = World::with_own_services().await?;
     let operator = world.operator_with(&[OFTEN]).await?;
     let _kubelet = world.kubelet();
@@ -52,13 +52,13 @@ async fn a_shard_that_goes_down_is_named_once_and_what_runs_is_left_alone() -> R
     Ok(())
 }
 
-/// As in a rollout, whose every pod changes the Deployment's status while the shard is down.
+/// A rollout causes such reconciles: each pod changes the Deployment's status while the shard is down.
 #[tokio::test(flavor = "multi_thread")]
 async fn reconciles_for_other_reasons_do_not_delay_the_retry() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
-    let role = Role::of(&world, 1).await?;
+    let role = Role::new(&world, 1).await?;
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;

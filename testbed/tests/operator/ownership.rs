@@ -14,7 +14,7 @@ use crate::support::{NAME, SECOND, World, merge};
 async fn swapped_dsns_are_detected_and_nothing_is_changed() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
 
     put_dsns(&world, [world.dsn(2), world.dsn(1)]).await?;
     let condition = world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
@@ -37,7 +37,7 @@ async fn no_annotation_gives_a_shards_database_to_another_shard() -> Result<()> 
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     world.settled(&operator).await?;
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
     put_dsns(&world, [world.dsn(2), world.dsn(1)]).await?;
     world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
     adopt(&world, NAME, NAME).await?;
@@ -55,7 +55,7 @@ async fn a_repointed_dsn_is_detected_and_nothing_is_changed() -> Result<()> {
     world.settled(&operator).await?;
     // The databases are provisioned for another owner.
     let others = [world.stack.dsn(1), world.stack.dsn(2)];
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
     let before_others = [contents(&others[0]).await?, contents(&others[1]).await?];
     for (case, dsn, reason) in [
         ("shard1's", world.dsn(1).to_owned(), "SameDatabase"),
@@ -207,7 +207,7 @@ async fn an_older_resource_does_not_get_the_topic_of_a_younger_one() -> Result<(
     let topic = second["spec"]["topic"]["name"].clone();
     world.create(second).await?;
     world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
 
     world.patch(json!({ "spec": { "topic": { "name": topic } } })).await?;
     let condition = world.wait_for("TopicReady", "False", "OwnedByAnother").await?;
@@ -336,7 +336,7 @@ async fn a_recreated_resource_gets_its_former_data_back() -> Result<()> {
 async fn require_refused(kind: &str, held: &[&str], claim: impl Fn(&World) -> Value) -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
-    let (before, before_owners) = (Touchable::of(&world).await?, owners(&world).await?);
+    let (before, before_owners) = (Touchable::read(&world).await?, owners(&world).await?);
 
     world.create(second(&world, &claim(&world)).await?).await?;
     let condition = world.wait_for_named(SECOND, kind, "False", "OwnedByAnother").await?;
@@ -364,7 +364,7 @@ async fn second(world: &World, changes: &Value) -> Result<Value> {
 async fn remove(world: &World, name: &str) -> Result<()> {
     world.orderflows().delete(name, &DeleteParams::default()).await?;
     eventually(&format!("{name} to be gone"), PATIENCE, async || {
-        ensure!(world.orderflows().get_opt(name).await?.is_none(), "it is there");
+        ensure!(world.orderflows().get_opt(name).await?.is_none(), "it still exists");
         anyhow::Ok(())
     })
     .await
@@ -420,7 +420,7 @@ struct Touchable {
 }
 
 impl Touchable {
-    async fn of(world: &World) -> Result<Self> {
+    async fn read(world: &World) -> Result<Self> {
         let deployment = |deployment: &Deployment| {
             let template = deployment.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
             let annotations = template.and_then(|template| template.annotations.as_ref());
@@ -437,7 +437,7 @@ impl Touchable {
     }
 
     async fn require_untouched(&self, world: &World) -> Result<()> {
-        let now = Self::of(world).await?;
+        let now = Self::read(world).await?;
         ensure!(now.databases == self.databases, "{:#?}, before: {:#?}", now.databases, self.databases);
         ensure!(now.deployments == self.deployments, "{:?}, before: {:?}", now.deployments, self.deployments);
         Ok(())

@@ -23,7 +23,7 @@ use crate::support::{NAME, World};
 const COMPONENTS: [&str; 2] = ["producer", "consumer"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restricted_namespace_takes_the_pods_with_everything_turned_on() -> Result<()> {
+async fn a_restricted_namespace_accepts_the_pods_with_every_option() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     let _postgres = everything(&world).await?;

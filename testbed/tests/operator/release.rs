@@ -165,7 +165,7 @@ async fn release_ends_at_once_without_deletions() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_that_is_gone_is_no_failure() -> Result<()> {
+async fn a_missing_namespace_is_no_failure() -> Result<()> {
     let world = World::new().await?;
     let (ok, text) = release(&world, &[("WATCH_NAMESPACE", &format!("{}-gone", world.namespace))]).await?;
     ensure!(ok && text.contains("taken for gone"), "{text}");
@@ -176,7 +176,7 @@ async fn a_namespace_that_is_gone_is_no_failure() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_that_is_gone_is_no_failure() -> Result<()> {
+async fn a_missing_definition_is_no_failure() -> Result<()> {
     let folder = folder::for_test_process()?;
     let kubernetes = Kubernetes::start(folder, "kubernetes-to-release-from").await?;
     let environment = vec![("POD_NAMESPACE".to_owned(), "default".to_owned())];

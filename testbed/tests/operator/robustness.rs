@@ -68,7 +68,7 @@ async fn an_operator_killed_after_each_write_still_finishes() -> Result<()> {
         operator.start_again().await?;
     }
     world.is_gone(NAME).await?;
-    ensure!(world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_err(), "the bucket is still there");
+    ensure!(world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_err(), "the bucket still exists");
     Ok(())
 }
 
@@ -107,7 +107,7 @@ async fn another_operator_takes_over_from_one_that_stops_is_killed_or_is_frozen(
     led_by(&world, &fourth).await?;
     third.resume();
     let status = third.process().wait_for_exit(PATIENCE).await?;
-    ensure!(!status.success(), "the one that was frozen goes on: {status}");
+    ensure!(!status.success(), "the frozen operator goes on: {status}");
 
     world.create(world.orderflow()).await?;
     world.deployments_exist().await

@@ -50,7 +50,7 @@ async fn the_api_server_refuses_a_spec_that_breaks_a_rule_with_the_reason() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_refuses_to_change_what_is_fixed_after_creation() -> Result<()> {
+async fn the_api_server_refuses_changes_of_immutable_fields() -> Result<()> {
     let (world, table) = (World::new().await?, table()?);
     let api = world.orderflows();
     for case in cases(&table, "updates")? {

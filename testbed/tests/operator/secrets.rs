@@ -39,7 +39,7 @@ async fn a_missing_secret_is_named_and_harms_nothing_else() -> Result<()> {
 
     world.settled(&operator).await?;
     let deployments = world.api::<Deployment>().list(&ListParams::default()).await?;
-    ensure!(deployments.items.is_empty(), "made without a Secret: {:?}", names(&deployments.items));
+    ensure!(deployments.items.is_empty(), "created without a Secret: {:?}", names(&deployments.items));
     Ok(())
 }
 
@@ -141,7 +141,7 @@ async fn a_value_that_cannot_be_used_is_named_and_never_shown() -> Result<()> {
     }
     world.settled(&operator).await?;
     let shown = shown(&world, &operator).await?;
-    ensure!(shown.contains("SecretInvalid"), "what is searched has nothing of the life");
+    ensure!(shown.contains("SecretInvalid"), "the searched text lacks the resource's events");
     require_hidden(&shown, &hidden)
 }
 
@@ -150,7 +150,7 @@ async fn a_rotated_password_rolls_the_producers_only() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
-    let role = Role::of(&world, 1).await?;
+    let role = Role::new(&world, 1).await?;
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;
@@ -184,7 +184,7 @@ async fn a_wrong_password_is_not_rolled_out() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
-    let role = Role::of(&world, 1).await?;
+    let role = Role::new(&world, 1).await?;
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;
@@ -251,11 +251,11 @@ async fn two_resources_that_name_one_secret_are_both_reconciled() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
+async fn no_value_of_a_secret_is_ever_shown() -> Result<()> {
     let world = World::with_localstack().await?;
     let operator = world.operator_with(&[("LOG", "debug")]).await?;
     let _kubelet = world.kubelet();
-    let (mut role, mut hidden) = (Role::of(&world, 1).await?, BTreeSet::new());
+    let (mut role, mut hidden) = (Role::new(&world, 1).await?, BTreeSet::new());
     let s3 = Uuid::now_v7().simple().to_string();
     let kafka = Uuid::now_v7().simple().to_string();
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
@@ -301,7 +301,7 @@ async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
 
     let all = shown_so_far.concat();
     for present in ["password authentication failed", "postgres-shard1", "s3-credentials", "config-hash"] {
-        ensure!(all.contains(present), "what is searched has no {present:?}");
+        ensure!(all.contains(present), "the searched text has no {present:?}");
     }
     ensure!(hidden.len() > 10, "{} values were searched for", hidden.len());
     hidden.iter().try_for_each(|value| require_hidden(&all, value))
@@ -315,7 +315,7 @@ pub struct Role {
 }
 
 impl Role {
-    pub async fn of(world: &World, shard: usize) -> Result<Self> {
+    pub async fn new(world: &World, shard: usize) -> Result<Self> {
         let name = format!("role_{}", Uuid::now_v7().simple());
         let role = Self { name, password: password(), admin: world.dsn(shard).to_owned() };
         let (_, database) = role.admin.rsplit_once('/').context("a DSN without a database")?;

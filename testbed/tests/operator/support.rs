@@ -56,7 +56,7 @@ pub struct World {
 /// The part of the audit log that was read.
 #[derive(Default)]
 struct Audit {
-    /// How many bytes were read.
+    /// The bytes that were read.
     read: u64,
     requests: Vec<String>,
 }

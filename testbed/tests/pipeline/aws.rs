@@ -61,14 +61,14 @@ async fn eks_pod_identity_gives_credentials() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_not_be_assumed_is_told_with_the_reason_of_aws() -> Result<()> {
+async fn a_role_that_may_not_be_assumed_is_reported_with_the_reason_of_aws() -> Result<()> {
     let (stack, aws) = (Stack::shared().await?, FakeAws::start(StatusCode::FORBIDDEN).await?);
     let reason = "AWS gives no credentials: AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity";
     expect_reason(web_identity(&stack, &aws)?, reason).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_without_credentials_says_so() -> Result<()> {
+async fn missing_credentials_are_reported() -> Result<()> {
     let stack = Stack::shared().await?;
     // In a pod, the instance's metadata service often accepts a request and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await?;
@@ -81,7 +81,7 @@ async fn a_pod_without_credentials_says_so() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_sts_is_told_from_a_silent_s3() -> Result<()> {
+async fn a_silent_sts_is_distinguished_from_a_silent_s3() -> Result<()> {
     let stack = Stack::shared().await?;
     // Accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await?;

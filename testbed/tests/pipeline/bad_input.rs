@@ -25,7 +25,7 @@ struct Wrong {
 async fn all_are_refused(stack: &Stack, api: &Api, requests: Vec<Wrong>) -> Result<()> {
     let mut failures = Vec::new();
     for Wrong { what, request, status, kind, field } in requests {
-        let reply = api.send(request).await.with_context(|| format!("{what}: no answer"))?;
+        let reply = api.send(request).await.with_context(|| format!("{what}: no response"))?;
         let refused = reply.expect_problem(status, kind).and_then(|problem| {
             let named = problem["errors"][0]["field"].as_str().unwrap_or_default();
             ensure!(named == field, "names {named:?}, not {field:?}: {problem}");
@@ -201,7 +201,7 @@ async fn a_compressed_body_and_a_byte_order_mark_are_named() -> Result<()> {
 
 fn not_utf8(order: &str) -> Vec<u8> {
     let mut bytes = order.as_bytes().to_vec();
-    let at = order.find("alice").expect("the user is there");
+    let at = order.find("alice").expect("find the user");
     bytes[at] = 0xff;
     bytes
 }

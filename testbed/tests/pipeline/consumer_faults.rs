@@ -66,7 +66,7 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     dying.process().wait_for_exit(PATIENCE).await.context("the failpoint was never reached")?;
     // Frozen between producing and committing, and resumed only when another has done its work.
     let frozen = stack.consumer().env("FAILPOINTS", "consumer::before-commit=1*sleep(3000)").start().await?;
-    eventually("it is in a transaction", PATIENCE, async || {
+    eventually("the consumer to be in a transaction", PATIENCE, async || {
         let all =
             stack.read_topic(&format!("{}.notifications", stack.topic()), Isolation::ReadUncommitted).await?.len();
         ensure!(all > notified(&stack).await?, "no open transaction");

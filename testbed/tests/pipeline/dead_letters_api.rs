@@ -174,7 +174,7 @@ async fn concurrent_replays_send_no_letter_twice() -> Result<()> {
     ensure!(seen.len() == LETTERS, "{} events of {LETTERS} letters", seen.len());
     seen.sort();
     seen.dedup();
-    ensure!(seen.len() == LETTERS, "some events are there twice");
+    ensure!(seen.len() == LETTERS, "some events exist twice");
     Ok(())
 }
 

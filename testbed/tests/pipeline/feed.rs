@@ -170,7 +170,7 @@ async fn a_frame_counts_its_notifications_by_shard_and_latency_and_shows_them() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_starts_shows_what_was_notified_before_and_counts_none_of_it() -> Result<()> {
+async fn a_new_producer_shows_earlier_notifications_and_counts_none() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     let _consumer = stack.consumer().start().await?;
@@ -222,7 +222,7 @@ async fn a_stream_that_is_cut_again_and_again_misses_nothing_and_repeats_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_another_replica_is_told_to_fetch_anew() -> Result<()> {
+async fn a_stream_of_another_replica_is_told_to_fetch_again() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     for id in ["0190a5d0-0000-7000-8000-000000000000:7", "nonsense", ""] {
@@ -280,8 +280,9 @@ async fn notify(stack: &Stack, producer: &FutureProducer, numbers: std::ops::Ran
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_nobody_reads_is_told_what_it_missed_and_disturbs_no_other() -> Result<()> {
-    /// As frames, more than the ring (4 MiB) and the kernel (some MiB in each direction) can hold.
+async fn an_unread_stream_learns_what_it_missed_and_disturbs_no_other() -> Result<()> {
+    /// The number of rounds. Their frames are more than the ring (4 MiB) and the kernel (some MiB in each direction)
+    /// hold.
     const ROUNDS: u64 = 100;
     const IN_A_ROUND: u64 = 25;
     let stack = Stack::shared().await?;
@@ -352,7 +353,7 @@ async fn the_feed_misses_nothing_when_kafka_is_killed_and_comes_back() -> Result
 
 /// A topic that was created again: the tail's positions are in no log any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_feed_that_lost_its_place_says_so_and_goes_on() -> Result<()> {
+async fn a_feed_that_lost_its_place_reports_a_reset_and_continues() -> Result<()> {
     let stack = Stack::builder().own().start().await?;
     let (_producer, api) = serving(&stack).await?;
     let mut events = Events::from_now(&api).await?;

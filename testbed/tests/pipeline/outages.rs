@@ -339,13 +339,13 @@ async fn an_order_is_found_without_waiting_for_a_frozen_shard() -> Result<()> {
     tokio::select! {
         // In the order in which the responses are expected.
         biased;
-        lost = api.get(nowhere) => anyhow::bail!("what is nowhere was answered first: {lost:?}"),
+        lost = api.get(nowhere) => anyhow::bail!("the missing order was answered first: {lost:?}"),
         found = api.order(&order.id) => found.map(drop),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_starts_while_things_are_down_serves_what_it_can_and_picks_up_the_rest() -> Result<()> {
+async fn a_producer_started_during_an_outage_serves_what_it_can_and_recovers() -> Result<()> {
     let stack = Stack::builder().own().start().await?;
     stack.kafka().kill();
     stack.object_store().kill();

@@ -292,7 +292,7 @@ async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()
     let removed = remove(&environment).await?;
     ensure!(removed.line(&format!("bucket {bucket}")) == "removed, with 5 receipts", "{removed:?}");
     let gone = client.head_bucket().bucket(bucket).send().await;
-    ensure!(gone.is_err_and(|error| error.into_service_error().is_not_found()), "the bucket is still there");
+    ensure!(gone.is_err_and(|error| error.into_service_error().is_not_found()), "the bucket still exists");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Long-running tasks that die. The supervisor restarts, counts and names such a task; if restarts do not help, the process
-//! ends. Failpoints make the tasks die here, because no known input does.
+//! Long-running tasks that die. The supervisor restarts, counts and names such a task; if restarts do not help, the
+//! process ends. Failpoints make the tasks die here, because no known input does.
 
 use std::collections::BTreeMap;
 

@@ -25,7 +25,7 @@ use crate::support::{dependencies_up, expect_each_exactly_once, receipts, servin
 /// Orders of 40 users: enough for each partition to have events of several.
 const ORDERS: usize = 120;
 
-/// So many slices that the result is combined from many.
+/// A slice so small that the result is combined from many.
 const SMALL_SLICES: [(&str, &str); 1] = [("FAILPOINTS", "verify::orders-in-a-slice=return(14)")];
 
 /// Returns the number of a row of the report, over both shards: `events missing`.
@@ -148,7 +148,7 @@ async fn delete_topics(stack: &Stack) -> Result<()> {
         let client: BaseConsumer = stack.kafka().client().create()?;
         let metadata = client.fetch_metadata(None, Duration::from_secs(5))?;
         let left = metadata.topics().iter().find(|topic| names.contains(&topic.name()));
-        ensure!(left.is_none(), "{:?} is still there", left.map(rdkafka::metadata::MetadataTopic::name));
+        ensure!(left.is_none(), "{:?} still exists", left.map(rdkafka::metadata::MetadataTopic::name));
         Ok(())
     })
     .await
@@ -234,7 +234,7 @@ async fn a_shard_that_is_down_is_named_and_nothing_is_queued() -> Result<()> {
     let unreachable = "postgres://postgres@127.0.0.1:1/orders?sslmode=disable";
     let verified = stack.verify_with(&[("PG_SHARD2_DSN", unreachable)], &["--repair"]).await?;
     expect(&verified, 2, &[])?;
-    ensure!(verified.output.contains("shard2"), "it is not named: {}", verified.output);
+    ensure!(verified.output.contains("shard2"), "shard2 is not named: {}", verified.output);
     ensure!(queued(&stack, "receipt_jobs").await? == 0, "half of a report was acted on");
     Ok(())
 }

@@ -66,7 +66,7 @@ async fn an_equal_request_with_the_same_key_gets_the_first_answer_again() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_key_of_another_user_is_another_order() -> Result<()> {
+async fn the_same_key_of_another_user_is_a_different_order() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     for user in ["alice", "adam", "zara"] {

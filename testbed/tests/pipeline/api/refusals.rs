@@ -1,5 +1,5 @@
-//! Refusals of the database. If it refuses one order, with any SQLSTATE, the others are stored. If it refuses every order,
-//! the shard is down. A migration in progress refuses no order and no read.
+//! Refusals of the database. If it refuses one order, with any SQLSTATE, the others are stored. If it refuses every
+//! order, the shard is down. A migration in progress refuses no order and no read.
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
