@@ -63,6 +63,7 @@ pub enum Patience {
 }
 
 impl Patience {
+    /// Longest wait without any progress.
     const SILENCE: Duration = Duration::from_secs(30);
     /// Longest wait for one answer.
     const CALL: Duration = Duration::from_secs(10);

@@ -35,6 +35,7 @@ const IDENTITY: &str = "release-";
 /// Whoever edits a resource at the same moment makes us look at it once more, not for ever.
 const ROUNDS: usize = 10;
 
+/// Pause between two checks of the deletions that are under way.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// # Errors

@@ -19,6 +19,7 @@ use crate::{
     crd::OrderFlowStatus,
 };
 
+/// Longest wait until the API server accepts an event.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The API server takes no longer ones.
