@@ -7,7 +7,7 @@ mod dead_letters;
 mod feed;
 mod http;
 mod kafka_reader;
-mod metrics;
+pub mod metrics;
 mod probe;
 mod progress;
 mod purge;
@@ -29,7 +29,7 @@ use orderflow_service::{
     Dependencies, Need, Supervisor, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
 };
 
-pub use http::openapi;
+pub use http::{openapi, public_openapi};
 pub use settings::{Command, Settings};
 
 use crate::{

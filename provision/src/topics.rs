@@ -96,6 +96,28 @@ pub struct Difference {
     pub expected: String,
 }
 
+/// A topic as it is created, for the documents.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub name: String,
+    pub partitions: i32,
+    pub settings: Vec<PlannedSetting>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlannedSetting {
+    pub name: &'static str,
+    pub value: String,
+    /// Says whether an existing topic may have a larger value.
+    pub is_minimum: bool,
+}
+
+/// Returns how each topic is created, in the order of [`Topics`]' fields.
+pub fn planned(wanted: &Wanted<'_>) -> Vec<Planned> {
+    let plans = std::iter::once(Plan::orders(wanted)).chain(Plan::others(wanted, wanted.partitions));
+    plans.chain([Plan::relay(wanted)]).map(Planned::from).collect()
+}
+
 /// Makes the topics the owner's, makes the missing ones and waits until every partition has a leader. An error if Kafka is
 /// not to be had at all or the topics are another's; then nothing was written.
 pub async fn ensure(config: &ClientConfig, wanted: &Wanted<'_>) -> Result<Found, Error> {

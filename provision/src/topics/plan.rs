@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Difference, Error, Wanted, cluster::Shape};
+use super::{Difference, Error, Planned, PlannedSetting, Wanted, cluster::Shape};
 
 /// How one topic is made, and judged when it exists.
 #[derive(Clone, Debug)]
@@ -119,6 +119,17 @@ impl Plan {
             }
         }
         Ok(differences)
+    }
+}
+
+impl From<Plan> for Planned {
+    fn from(plan: Plan) -> Self {
+        let settings = plan.settings.into_iter().map(|Setting { name, value, rule }| PlannedSetting {
+            name,
+            value,
+            is_minimum: matches!(rule, Rule::AtLeast),
+        });
+        Self { name: plan.name, partitions: plan.partitions, settings: settings.collect() }
     }
 }
 
