@@ -18,7 +18,6 @@ pub mod metrics;
 pub mod own_buckets;
 pub mod permissions;
 pub mod reconcile;
-pub mod reference;
 pub mod release;
 pub mod run;
 pub mod settings;
