@@ -17,6 +17,8 @@ pub struct Relation {
     pub constraints: Vec<String>,
     /// The definitions of the indexes that belong to no constraint.
     pub indexes: Vec<String>,
+    /// Its storage parameters, as in `autovacuum_vacuum_threshold=5000`.
+    pub parameters: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -151,6 +153,9 @@ fn section(relations: &[Relation]) -> Result<String, String> {
         for definition in relation.constraints.iter().chain(&relation.indexes) {
             let _ = writeln!(text, "- {}", code(definition));
         }
+        if !relation.parameters.is_empty() {
+            let _ = writeln!(text, "- {}", code(&format!("WITH ({})", relation.parameters.join(", "))));
+        }
     }
     Ok(text)
 }
@@ -171,6 +176,7 @@ mod tests {
             columns: vec![column],
             constraints: vec!["PRIMARY KEY (order_id)".to_owned()],
             indexes: Vec::new(),
+            parameters: vec!["fillfactor=90".to_owned()],
         }
     }
 
@@ -178,7 +184,7 @@ mod tests {
     fn a_column_is_shown_with_its_meaning() {
         let text = section(&[relation("receipt_jobs", "attempts")]).unwrap();
         assert!(text.contains("\n| `attempts` | integer | no | `0` | tries so far |\n"), "{text}");
-        assert!(text.ends_with("\n- `PRIMARY KEY (order_id)`\n"), "{text}");
+        assert!(text.ends_with("\n- `PRIMARY KEY (order_id)`\n- `WITH (fillfactor=90)`\n"), "{text}");
     }
 
     #[test]

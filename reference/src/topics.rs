@@ -10,7 +10,7 @@ pub struct Topic {
     pub settings: Vec<(String, String, bool)>,
 }
 
-/// What no plan says of a topic: the part of its name after the events' topic, its keys, its partitions and its records.
+/// Facts about a topic that its plan lacks: the part of its name after the events' topic, keys, partitions and records.
 struct About {
     suffix: &'static str,
     key: &'static str,

@@ -17,7 +17,7 @@ const SUMMARY: &str = "docs/SUMMARY.md";
 /// Words of five parts or more that are no names of tests: settings and terms of other programs.
 const FOREIGN_WORDS: &[&str] = &[];
 
-/// What is of interest in a Markdown file.
+/// Content of a Markdown file that the tests check.
 #[derive(Default)]
 struct Document {
     /// The ids of headings and of `<a id="…">`.

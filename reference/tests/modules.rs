@@ -57,7 +57,7 @@ struct Imports {
     files: Vec<String>,
     /// The files of a module and of its direct child.
     facades: BTreeSet<(usize, usize)>,
-    /// From, to, and the names that are imported.
+    /// Importing file, imported file, and the imported names.
     edges: BTreeMap<(usize, usize), BTreeSet<String>>,
 }
 

@@ -52,9 +52,9 @@ pub fn files(folder: &str) -> Vec<String> {
 
 /// A module in a file of its own.
 pub struct Module {
-    /// As in `["http", "place"]`; empty at the root of the crate.
+    /// Names of the module and its parents, as in `["http", "place"]`; empty at the root of the crate.
     pub path: Vec<String>,
-    /// From the root of the repository on.
+    /// Path from the root of the repository on.
     pub file: String,
     pub syntax: syn::File,
 }

@@ -177,7 +177,7 @@ fn a_documented_constant_is_read_and_a_test_s_is_not() {
         }
         #[cfg(test)]
         mod tests {
-            /// Of a test.
+            /// A number in a test.
             const MORE: u8 = 2;
         }
     "
