@@ -212,6 +212,23 @@ fn every_file_in_backticks_exists() {
     fail(&problems);
 }
 
+/// Comments, scripts and examples name pages of the book, too.
+#[test]
+fn every_page_that_the_sources_name_exists() {
+    let mut problems = Vec::new();
+    for file in common::files("").into_iter().filter(|file| !is_markdown(file)) {
+        let Ok(text) = std::fs::read_to_string(common::root().join(&file)) else { continue };
+        let is_part = |character: char| character.is_ascii_alphanumeric() || "/._-".contains(character);
+        for word in text.split(|character| !is_part(character)) {
+            let page = word.trim_matches('.');
+            if page.starts_with("docs/") && is_markdown(page) && !common::root().join(page).exists() {
+                problems.push(format!("{file}: {page} does not exist"));
+            }
+        }
+    }
+    fail(&problems);
+}
+
 /// A word of five parts or more in backticks is the name of a test, or at least something that the repository has.
 #[test]
 fn every_test_in_backticks_exists() {
