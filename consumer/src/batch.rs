@@ -16,11 +16,12 @@ use rdkafka::{
 
 use crate::membership::{Assignment, Membership};
 
-/// So many that what a transaction costs beside its records is little: several requests, and often 20 ms, which is how long
-/// librdkafka waits when Kafka is still writing the markers of the transaction before. On a backlog 1,000 gave 40,000 events/s,
-/// 4,000 gave 75,000, and 8,000 no more.
+/// Most records of one batch. A transaction costs several requests beside its records, and often the 20 ms that librdkafka
+/// waits when Kafka is still writing the markers of the transaction before. On a backlog 1,000 gave 40,000 events/s, 4,000 gave
+/// 75,000, and 8,000 no more.
 const MOST_RECORDS: usize = 4_000;
-/// Of keys and values. What it becomes must fit librdkafka's buffer of 16 MiB beside the one record that may exceed this.
+/// Most bytes of the keys and values of one batch. What it becomes must fit librdkafka's buffer of 16 MiB beside the one record
+/// that may exceed this.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// Shortest time between two batches that are not full. The first record after a pause goes at once; under load a transaction costs
 /// Kafka much the same for one record as for hundreds.

@@ -26,6 +26,7 @@ use crate::{
 
 /// Letters of one transaction, and their bytes: what fits librdkafka's buffer.
 const MOST_LETTERS: usize = 100;
+/// Bytes of the letters of one transaction.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// What to replay of the letters that are there when it begins: one that still cannot be read comes back as a new letter,

@@ -185,6 +185,7 @@ fn program() -> String {
 /// flight. And its `poll` spins: it asks again and again during the last millisecond of its timeout, since librdkafka counts
 /// in whole ones; with polls of 1 ms that took a third of the producer's CPU. So: poll without waiting, and wait in between.
 pub fn drain<C: ProducerContext>(producer: &BaseProducer<C>, deadline: Instant) -> bool {
+    /// Pause between two polls of a producer.
     const PAUSE: Duration = Duration::from_micros(200);
     loop {
         let before = producer.in_flight_count();

@@ -18,6 +18,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// One that was not lent for longer is replaced unasked: something on the way may have dropped it without a word.
 const LONGEST_IDLE: Duration = Duration::from_secs(300);
 
+/// Longest life of a connection in a pool.
 const LONGEST_LIFE: Duration = Duration::from_secs(1800);
 
 /// Why a question has no answer.
