@@ -468,7 +468,7 @@ async fn topics_have_one_owner_by_any_name_of_their_brokers() -> Result<()> {
     ensure!(adopted.succeeded, "{adopted:?}");
     let lost = run(&environment, &["--check"]).await?;
     let owner = value(&second, "OWNER");
-    ensure!(lost.text.contains(&format!("the topics are {owner}'s")), "{lost:?}");
+    ensure!(lost.text.contains(&format!("the topics belong to {owner}")), "{lost:?}");
     Ok(())
 }
 
