@@ -191,7 +191,7 @@ mod tests {
         let folder = empty_folder("not-ours");
         std::fs::write(folder.join("thesis.txt"), "precious").expect("write");
         let error = Home::claim(&folder).expect_err("claimed a folder with other files").to_string();
-        assert!(error.contains("neither empty nor made by orderflow-dev"), "{error}");
+        assert!(error.contains("is not empty and was not created by orderflow-dev"), "{error}");
         assert!(!is_ours(&folder));
     }
 

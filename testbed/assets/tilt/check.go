@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// Check says everything that is wrong with what a Tiltfile asked for; nil is a Tiltfile that holds together.
+// Check returns everything that is wrong with the calls of a Tiltfile; nil if it is consistent.
 func Check(recorded *Recorded) error {
 	resources, left, err := recorded.Resources()
 	if err != nil {
@@ -65,7 +65,7 @@ func (c *checker) needs(resource *Resource) map[string]bool {
 	return before
 }
 
-// order: every dependency exists, none is circular, and nothing is applied before what it lives in or is defined by.
+// order: every dependency exists, none is circular, and nothing is applied before its namespace or definition.
 func (c *checker) order() {
 	installs := func(resource *Resource) bool {
 		command := []string{}
@@ -118,7 +118,7 @@ func (c *checker) labels() {
 	}
 }
 
-// paths: what is watched, run or built from is there, or is made by one of the commands.
+// paths: every watched, run or built path exists, or one of the commands creates it.
 func (c *checker) paths() {
 	for _, path := range c.Watched {
 		c.exists("watched", path)
@@ -201,7 +201,7 @@ func (c *checker) images() {
 	}
 }
 
-// maker is the local resource whose command is told to fill the folder.
+// maker is the local resource whose command fills the folder.
 func (c *checker) maker(folder string) *Resource {
 	for _, resource := range c.resources {
 		if resource.Local != nil && slices.Contains(resource.Local.Command, folder) {

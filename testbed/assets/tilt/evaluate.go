@@ -16,19 +16,19 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Machine is where the Tiltfile is evaluated, as far as it can tell.
+// Machine is the environment of a Tiltfile, as far as it can see.
 type Machine struct {
 	// Root is the folder of the checkout.
 	Root string
 	// Context is kubectl's current one.
 	Context string
-	// System is what `uname -s` says.
+	// System is the output of `uname -s`.
 	System string
 	// Settings are those after `tilt up --`.
 	Settings map[string]string
 }
 
-// Recorded is what the Tiltfile asked Tilt for.
+// Recorded has the calls of the Tiltfile.
 type Recorded struct {
 	Machine Machine
 
@@ -360,7 +360,7 @@ func quote(c call) (starlark.Value, error) {
 
 var rendered sync.Map
 
-// render runs `helm template`. The same command gives the same manifests, as no cluster is asked.
+// render runs `helm template`. The same command gives the same manifests, because no cluster is queried.
 func render(root string, arguments []string) (string, error) {
 	key := strings.Join(append([]string{root}, arguments...), "\x00")
 	if manifests, ok := rendered.Load(key); ok {

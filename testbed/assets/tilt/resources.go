@@ -195,7 +195,7 @@ func (o Object) at(path string) any {
 	return o.fields(names[:last]...)[names[last]]
 }
 
-// isNamed tells whether a fragment (name, name:kind or name:kind:namespace) means this object.
+// isNamed returns whether a fragment (name, name:kind or name:kind:namespace) means this object.
 func (o Object) isNamed(fragment string) bool {
 	parts := []string{o.name(), o.kind(), o.namespace()}
 	wanted := strings.Split(fragment, ":")
@@ -247,7 +247,7 @@ func (o Object) containers() []map[string]any {
 	return containers
 }
 
-// selects tells whether an object is a Service of the workload's pods.
+// selects returns whether an object is a Service of the workload's pods.
 func selects(object, workload Object) bool {
 	if object.kind() != "Service" || object.namespace() != workload.namespace() {
 		return false

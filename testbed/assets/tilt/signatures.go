@@ -1,5 +1,5 @@
 // Package tilt checks this repository's Tiltfile without Tilt: it evaluates the file as Tilt would, with functions that
-// only write down how they were called, groups the objects into resources by Tilt's rules, and says what is wrong with them.
+// only write down how they were called, groups the objects into resources by Tilt's rules, and reports what is wrong with them.
 //
 // It needs Helm, which renders the charts: the program that HELM names, else the one on PATH.
 package tilt

@@ -116,7 +116,7 @@ func TestProgramsOfAMacAreCompiledInAContainerForItsOwnDebian(t *testing.T) {
 	}
 }
 
-// Whoever debugs a pipeline needs the logs of its pods most when they never become ready.
+// The logs of pods matter most when the pods never become ready.
 func TestThePodsAreShownEvenIfTheyNeverBecomeReady(t *testing.T) {
 	for _, deploy := range evaluate(t, machine(t)).Deploys {
 		if command := strings.Join(deploy.Apply, " "); !strings.Contains(command, "--for=create") {

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// What is checked here, what the workflow runs, and what people are told to install are the same versions.
+// The versions checked here, those of the workflow and those that the docs tell users to install are the same.
 func TestVersionsAgree(t *testing.T) {
 	const workflow = ".github/workflows/kind.yaml"
 	type place struct{ file, pattern string }

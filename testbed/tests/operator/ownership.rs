@@ -136,7 +136,7 @@ async fn an_abandoned_topic_is_adopted_only_by_a_resource_that_says_so() -> Resu
     Ok(())
 }
 
-/// Anyone who can edit an OrderFlow chooses the bucket, and must not reach those of the operator's own AWS account.
+/// Users who can edit an OrderFlow choose the bucket, and must not reach those of the operator's own AWS account.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operators_aws_identity_is_only_for_the_buckets_in_its_settings() -> Result<()> {
     let world = World::with_localstack().await?;

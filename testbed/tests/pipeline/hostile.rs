@@ -209,7 +209,7 @@ async fn idle_connections_to_the_admin_port_block_no_probe() -> Result<()> {
     .await
 }
 
-/// Nothing listens at the address of shard 1.
+/// The shard is down: no server listens at its address.
 #[tokio::test(flavor = "multi_thread")]
 async fn thousands_of_failed_requests_do_not_flood_the_log() -> Result<()> {
     const REQUESTS: usize = 3_000;

@@ -99,7 +99,7 @@ async fn a_progress_record_that_kafka_refuses_halves_the_batch() -> Result<()> {
     Ok(())
 }
 
-/// All of the backlog is refused, as one batch and then as smaller ones, although only one event is too large.
+/// Kafka refuses the whole backlog, as one batch and then as smaller ones, although only one event is too large.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_kafka_refuses_is_moved_aside_and_blocks_no_other() -> Result<()> {
     const EVENTS: i32 = 1000;

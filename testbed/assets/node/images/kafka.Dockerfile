@@ -1,4 +1,4 @@
-# A Kafka that is broker and controller. Stands where Strimzi's is on a cluster that can pull images.
+# A Kafka that is broker and controller. Replaces Strimzi's, which a cluster without a registry cannot pull.
 ARG BASE
 FROM ${BASE}
 COPY libs /opt/kafka/libs

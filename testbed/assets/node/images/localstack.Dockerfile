@@ -1,4 +1,4 @@
-# Stands for docker.io/localstack/localstack: the same user (root), port and variables.
+# Replaces docker.io/localstack/localstack: the same user (root), port and variables.
 ARG BASE
 FROM ${BASE}
 COPY packages /opt/localstack

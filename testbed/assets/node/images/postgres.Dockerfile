@@ -1,4 +1,4 @@
-# Stands for docker.io/library/postgres: the same user, variables, folders and arguments.
+# Replaces docker.io/library/postgres: the same user, variables, folders and arguments.
 ARG BASE
 FROM ${BASE}
 ENV PGDATA=/var/lib/postgresql/data

@@ -1,4 +1,4 @@
-# Stands for gcr.io/distroless/cc: the libraries that a program links and the authorities that it trusts, no shell.
+# Replaces gcr.io/distroless/cc: the libraries that a program links and the authorities that it trusts, no shell.
 ARG BASE
 FROM ${BASE} AS base
 RUN mkdir -p /runtime/tmp /runtime/etc && chmod 1777 /runtime/tmp \
