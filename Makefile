@@ -11,7 +11,7 @@ export RUST_TEST_THREADS ?= 3
 DEV := $(CARGO_TARGET_DIR)/release/orderflow-dev
 # Tests stop and kill the services at named points, which exist only in builds with this feature.
 FAILPOINTS := --features orderflow-producer/failpoints,orderflow-consumer/failpoints,orderflow-operator/failpoints
-RELEASE := cargo build --release --locked --bins -p orderflow-testbed -p orderflow-producer -p orderflow-consumer -p orderflow-provision
+RELEASE := cargo build --release --locked --bins -p orderflow-dev -p orderflow-producer -p orderflow-consumer -p orderflow-provision
 
 DOCKER ?= docker
 IMAGES := producer consumer provision operator

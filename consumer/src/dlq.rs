@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use orderflow_dead_letters::DeadLetters;
 
-use crate::Settings;
+use crate::settings::Settings;
 
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {

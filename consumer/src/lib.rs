@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod cli;
 pub mod dlq;
 mod membership;
 pub mod metrics;
@@ -23,8 +24,9 @@ use orderflow_service::{
 };
 use tokio::net::TcpListener;
 
+pub use cli::{Cli, Command};
 pub use position::LostPosition;
-pub use settings::{Command, Settings};
+pub use settings::Settings;
 
 use crate::{metrics::Metrics, pipeline::Pipeline};
 

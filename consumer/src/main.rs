@@ -2,15 +2,15 @@
 
 use std::{net::SocketAddr, process::ExitCode};
 
-use orderflow_consumer::{Command, Settings, dlq};
+use orderflow_consumer::{Cli, Command, Settings, dlq};
 use orderflow_service::{admin, settings, shutdown, telemetry};
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
 
-    let settings: Settings = settings::parse();
-    let result = match settings.command.clone() {
+    let Cli { settings, command } = settings::parse();
+    let result = match command {
         None => consume(settings),
         Some(Command::Dlq(command)) => dlq::run(&settings, &command, &mut std::io::stdout().lock()),
     };

@@ -1,13 +1,10 @@
-//! Everything that can be set, each as a flag and an environment variable; `--help` is the reference.
+//! Every setting of the consumer: a flag, an environment variable, a default and a line of doc each.
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Args};
 use orderflow_service::{admin, kafka, secret::Secrets, telemetry};
 
-use crate::dlq;
-
-/// Turns each order event into one notification, exactly once, through Kafka alone
-#[derive(Parser, Clone, Debug)]
-#[command(name = "orderflow-consumer", version, max_term_width = 120)]
+/// The settings of a consumer.
+#[derive(Args, Clone, Debug)]
 pub struct Settings {
     /// Group whose members share the partitions of the events' topic
     #[arg(long, env = "KAFKA_GROUP_ID", default_value = "order-consumer-group", help_heading = "Kafka")]
@@ -38,17 +35,6 @@ pub struct Settings {
 
     #[command(flatten)]
     pub telemetry: telemetry::Settings,
-
-    #[command(subcommand)]
-    pub command: Option<Command>,
-}
-
-/// What to do instead of consuming.
-#[derive(Subcommand, Clone, Debug)]
-pub enum Command {
-    /// Look at the events that could not be read, and send them back after a fix
-    #[command(subcommand)]
-    Dlq(dlq::Command),
 }
 
 impl Secrets for Settings {
@@ -70,17 +56,20 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Settings::command().debug_assert();
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
     }
 
     #[test]
     fn an_instance_is_part_of_the_transactional_id() {
-        let settings = Settings::parse_from(["orderflow-consumer", "--kafka-group-id", "g", "--instance", "pod-1"]);
+        let arguments = ["orderflow-consumer", "--kafka-group-id", "g", "--instance", "pod-1"];
+        let Cli { settings } = Cli::parse_from(arguments);
         assert_eq!(settings.transactional_id(), "g.pod-1");
         let other = Settings { instance: None, ..settings };
         assert!(other.transactional_id().ends_with(&format!("-{}", std::process::id())));

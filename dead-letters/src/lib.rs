@@ -11,13 +11,10 @@ mod marker;
 mod page;
 mod replay;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use orderflow_core::Topics;
-use orderflow_service::kafka;
+use orderflow_service::kafka::{self, reader::Deadline};
 
 pub use letter::{DeadLetter, Description};
 pub use letters::Letters;
@@ -52,37 +49,6 @@ impl DeadLetters {
     }
 }
 
-/// How long Kafka is waited for.
-#[derive(Clone, Copy, Debug)]
-pub enum Patience {
-    /// As long as it is heard of each 30 s: for a command, which a person can end. A transaction that a killed replay left
-    /// open hides which offsets are committed for 10 s, and up to 10 s more.
-    WhileHeard,
-    /// Until then, whatever comes: for a request.
-    Until(Instant),
-}
-
-impl Patience {
-    /// Longest wait without any progress.
-    const SILENCE: Duration = Duration::from_secs(30);
-    /// Longest wait for one answer.
-    const CALL: Duration = Duration::from_secs(10);
-
-    /// For the next call. Never none at all, which librdkafka would take for its default.
-    fn call(self) -> Duration {
-        match self {
-            Self::WhileHeard => Self::CALL,
-            Self::Until(end) => {
-                Self::CALL.min(end.saturating_duration_since(Instant::now())).max(Duration::from_millis(10))
-            }
-        }
-    }
-
-    /// `heard`: when Kafka last was.
-    fn is_over(self, heard: Instant) -> bool {
-        match self {
-            Self::WhileHeard => heard.elapsed() > Self::SILENCE,
-            Self::Until(end) => Instant::now() >= end,
-        }
-    }
-}
+/// The deadline of a command: 30 s without progress. A transaction that a killed replay left open hides which offsets are
+/// committed for 10 s, and up to 10 s more.
+pub const COMMAND: Deadline = Deadline::Idle(Duration::from_secs(30));

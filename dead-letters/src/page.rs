@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::bail;
+use orderflow_service::kafka::reader::Ranges;
 use rdkafka::{Message, message::BorrowedMessage};
 
 use crate::{Letters, letters::Extent};
@@ -139,7 +140,7 @@ impl Letters {
         range: (i64, i64),
         mut visitor: impl FnMut(&BorrowedMessage<'_>),
     ) -> anyhow::Result<()> {
-        self.visit_ranges(BTreeMap::from([(partition, range)]), |letter| {
+        self.visit_ranges(&Ranges::from([(partition, range)]), |letter| {
             visitor(&letter);
             Ok(std::ops::ControlFlow::Continue(()))
         })

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 use anyhow::{Context, anyhow, bail};
 use orderflow_core::Topics;
 use orderflow_service::{
-    kafka::transaction::{Cause, Failure, Outgoing, Transactions},
+    kafka::{
+        reader::Deadline,
+        transaction::{Cause, Failure, Outgoing, Transactions},
+    },
     shutdown::CancellationToken,
 };
 use rdkafka::{
@@ -16,7 +19,7 @@ use rdkafka::{
 };
 
 use crate::{
-    DeadLetters, Description, Letters, Patience,
+    DeadLetters, Description, Letters,
     letter::{Source, original_headers},
     marker,
 };
@@ -34,7 +37,7 @@ pub struct Replay {
     pub limit: usize,
     /// Up to this offset and with it; needs a topic of one partition.
     pub through: Option<i64>,
-    pub patience: Patience,
+    pub deadline: Deadline,
     /// Ends it after the transaction under way.
     pub stop: CancellationToken,
 }
@@ -83,7 +86,7 @@ impl DeadLetters {
         config.set("message.max.bytes", "2097152");
         // Before the committed offsets are read: this settles what an earlier replay left open.
         let transactions = Transactions::open(&config, what.stop.clone(), |_| {}).map_err(|reason| anyhow!(reason))?;
-        let letters = self.open(what.patience)?;
+        let letters = self.open(what.deadline)?;
         if what.through.is_some() {
             letters.only_partition()?;
         }
@@ -210,7 +213,7 @@ impl Run<'_> {
             headers: Some(marker::headers(self.group, offset)),
         });
         // Of a consumer that is in no group: no generation is checked. That no second replay runs is the producer's part.
-        let group = Arc::new(self.letters.consumer.group_metadata().context("name the group")?);
+        let group = Arc::new(self.letters.reader.consumer().group_metadata().context("name the group")?);
         match self.transactions.run(outgoing.chain(markers), &offsets, &group) {
             Ok(()) => Ok(Ok(())),
             Err(Failure::Aborted(Cause { reason, too_large_for: Some(_) })) => Ok(Err(reason)),

@@ -10,9 +10,9 @@ use std::{
 
 use orderflow_core::Timestamp;
 use orderflow_dead_letters::{
-    Counts, DeadLetters, Description, Known, Page, Patience, Replay, SeveralPartitions, TakenOver, letter::Source,
+    Counts, DeadLetters, Description, Known, Page, Replay, SeveralPartitions, TakenOver, letter::Source,
 };
-use orderflow_service::shutdown::CancellationToken;
+use orderflow_service::{kafka::reader::Deadline, shutdown::CancellationToken};
 use rdkafka::{Message, message::BorrowedMessage};
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -108,7 +108,7 @@ impl Office {
         let until = Instant::now() + READING;
         blocking(READING, move || {
             let _place = place;
-            let letters = letters.open(Patience::Until(until))?;
+            let letters = letters.open(Deadline::At(until))?;
             let page = letters.page(before, limit, Letter::of)?;
             // Another count is not waited for longer than it may take itself.
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,7 +130,7 @@ impl Office {
         let until = Instant::now() + deadline;
         let asked = blocking(deadline, move || {
             let _place = place;
-            let letters = letters.open(Patience::Until(until))?;
+            let letters = letters.open(Deadline::At(until))?;
             letters.count(&mut known.lock().unwrap_or_else(PoisonError::into_inner))
         });
         let counts = asked.await.inspect_err(|error| tracing::debug!(?error, "dead letters are not counted")).ok();
@@ -152,11 +152,11 @@ impl Office {
         let mut replaying = pin!(blocking(REPLAYING + SETTLING, move || {
             let _permit = permit;
             // A Kafka that is not there is noticed by this, and a replay of nothing disturbs no other.
-            if !letters.open(Patience::Until(began + READING))?.may_wait_through(through)? {
+            if !letters.open(Deadline::At(began + READING))?.may_wait_through(through)? {
                 return Ok(0);
             }
-            let patience = Patience::Until(began + REPLAYING + SETTLING);
-            let what = Replay { limit: usize::MAX, through: Some(through), patience, stop };
+            let deadline = Deadline::At(began + REPLAYING + SETTLING);
+            let what = Replay { limit: usize::MAX, through: Some(through), deadline, stop };
             Ok(letters.replay(&what, &mut |_| Ok(()))?.replayed)
         }));
         if let Ok(replayed) = timeout(REPLAYING, &mut replaying).await {

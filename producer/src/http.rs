@@ -1,6 +1,7 @@
 //! The API's routes, what every request passes, and the OpenAPI document that is made from the same code. With one port
 //! it serves all routes; with two, the public one serves what clients need and the internal one all.
 
+mod app;
 mod body;
 mod config;
 mod connection;
@@ -13,16 +14,15 @@ mod orders;
 mod parameter;
 mod place;
 mod problem;
+mod progress;
 mod receipt;
+mod reference;
 pub mod server;
 mod stats;
 mod trail;
 mod view;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::{
@@ -34,8 +34,6 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use orderflow_core::ShardMap;
-use orderflow_service::shutdown::CancellationToken;
 use serde::Serialize;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -47,61 +45,27 @@ use uuid::Uuid;
 
 use crate::{
     Settings,
-    dead_letters::Office,
-    feed::Feed,
-    metrics::{Metrics, RequestLabels, Requests},
-    quota::Quota,
-    shard::Shard,
-    stats::Stats,
-    trail::Trails,
+    metrics::{RequestLabels, Requests},
 };
+pub use app::{App, Exposure, Shared};
 pub use config::Config;
 pub use memory::Memory;
 pub use parameter::KnownNames;
-use problem::{ByClients, Cause, Problem};
+pub use problem::kind::{ALL as PROBLEM_KINDS, Kind as ProblemKind};
+use problem::{ByClients, Cause, Problem, declare_responses};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the handlers share. One pointer: axum clones it several times for each request.
-pub type Shared = Arc<App>;
-
-pub struct App {
-    pub map: ShardMap,
-    /// In the order of the map.
-    pub shards: Arc<[Shard]>,
-    pub s3: aws_sdk_s3::Client,
-    pub bucket: Arc<str>,
-    pub dead_letters: Office,
-    pub feed: Feed,
-    /// One unit for each feed that may be open.
-    pub feeds: Quota,
-    pub memory: Memory,
-    pub stats: Stats,
-    pub trails: Arc<Trails>,
-    pub config: Config,
-    pub parameters: KnownNames,
-    pub deadline: Duration,
-    pub metrics: Metrics,
-    /// Ends the feeds at once.
-    pub stop: CancellationToken,
-}
-
-/// Says whom a port serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exposure {
-    /// Clients: they place orders, and read those of a user they name, one by its id, and receipts.
-    Public,
-    /// Operators, too: the dashboard, everybody's orders, trails, figures, the feed and dead letters.
-    Internal,
-}
-
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "OrderFlow",
-    description = "Places orders on their users' shards. An order that was answered 201 is stored once, has one receipt, \
+#[openapi(
+    components(schemas(Problem)),
+    info(
+        title = "OrderFlow",
+        description = "Places orders on their users' shards. An order that was answered 201 is stored once, has one receipt, \
                    one event and exactly one notification.",
-    license(name = "Apache-2.0", identifier = "Apache-2.0")
-))]
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    )
+)]
 struct Document;
 
 /// The OpenAPI document of this build.
@@ -131,7 +95,7 @@ pub fn router(app: Shared, settings: &Settings, exposure: Exposure) -> anyhow::R
     let requests = app.metrics.requests.clone();
     let dashboard = match exposure {
         Exposure::Public => Router::new(),
-        Exposure::Internal => dashboard::routes(&app, settings.controls_url.as_deref())?,
+        Exposure::Internal => dashboard::routes(&app, settings.controls_url.as_deref())?.merge(reference::routes()),
     };
     let router = api
         .route_layer(middleware::from_fn_with_state(app.clone(), parameter::read_query))
@@ -175,6 +139,8 @@ struct Health {
     service: &'static str,
 }
 
+declare_responses!(HealthProblems:);
+
 /// Check that the process is running
 ///
 /// `/readyz` on the admin port shows the state of its dependencies.
@@ -182,7 +148,7 @@ struct Health {
     get, path = "/health", tag = "process",
     responses(
         (status = 200, body = Health, description = "The process is running"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
+        HealthProblems,
     )
 )]
 async fn health() -> Json<Health> {

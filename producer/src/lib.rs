@@ -3,13 +3,13 @@
 //! `run` is the table of contents: it makes the parts, starts them, and stops them in the order in which an order passes.
 
 mod backlog;
+mod cli;
 mod dead_letters;
 mod feed;
 mod http;
-mod kafka_reader;
+mod kafka_query;
 pub mod metrics;
 mod probe;
-mod progress;
 mod purge;
 mod quota;
 mod receipts;
@@ -29,8 +29,9 @@ use orderflow_service::{
     Dependencies, Need, Supervisor, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
 };
 
-pub use http::{openapi, public_openapi};
-pub use settings::{Command, Settings};
+pub use cli::{Cli, Command};
+pub use http::{PROBLEM_KINDS, ProblemKind, openapi, public_openapi};
+pub use settings::Settings;
 
 use crate::{
     dead_letters::Office,
@@ -49,7 +50,7 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(8);
 
 /// Connections of the internal port that are served at once.
-const INTERNAL_CONNECTIONS: usize = 512;
+const INTERNAL_CONNECTIONS: usize = 256;
 
 /// Longest wait for the writers, and then for the relays and receipt workers, to end what they have in hand.
 const SETTLE: Duration = Duration::from_secs(4);

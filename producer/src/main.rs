@@ -2,15 +2,14 @@
 
 use std::process::ExitCode;
 
-use orderflow_producer::{Command, Settings, run, verify};
+use orderflow_producer::{Cli, Command, Settings, run, verify};
 use orderflow_service::{install_tls, settings, shutdown, telemetry};
 
 fn main() -> ExitCode {
     install_tls();
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
-    let settings: Settings = settings::parse();
-    let command = settings.command.clone();
+    let Cli { settings, command } = settings::parse();
     let logs = match &command {
         None => telemetry::start(&settings.telemetry),
         Some(_) => telemetry::start_on_stderr(&settings.telemetry),

@@ -16,7 +16,8 @@ use orderflow_service::prometheus::{
     registry::Registry,
 };
 
-use crate::shard::durability;
+/// The PostgreSQL settings that can put acknowledged orders at risk and that a session cannot change.
+pub const WATCHED_SETTINGS: [&str; 3] = ["fsync", "full_page_writes", "synchronous_standby_names"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -138,7 +139,7 @@ impl UnsafeSettings {
     pub fn replace(&self, settings: BTreeSet<&'static str>) -> Vec<&'static str> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let new = settings.difference(&last).copied().collect();
-        for setting in durability::WATCHED {
+        for setting in WATCHED_SETTINGS {
             let labels = SettingLabels { shard: self.shard.clone(), setting };
             self.metric.get_or_create_owned(&labels).set(i64::from(settings.contains(setting)));
         }

@@ -8,6 +8,7 @@
 //! Several processes run a relay for a shard; the advisory lock keeps all but one waiting. What makes it safe is Kafka's
 //! fencing, not the lock: a leader that was frozen and wakes up finds its transactional id taken.
 
+mod outbox;
 mod progress;
 mod publisher;
 mod session;
@@ -27,13 +28,10 @@ use crate::{metrics::ShardMetrics, shard::meta::Expected};
 use progress::Progress;
 use publisher::{Published, Publisher};
 pub use session::CHANNEL;
-use session::{BATCH, Session};
+use session::{BATCH, KEEPALIVE, LeaderSession, OutboxListener};
 
 /// How long a quiet relay waits before it looks by itself: only a safety net, it is woken by the writers.
 const POLL: Duration = Duration::from_secs(1);
-
-/// How often a session is used at least. The server ends one that is silent for [`session::IDLE_TIMEOUT`].
-const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// Shortest time between the beginnings of two transactions, and between two notifications of another process's relay. The first
 /// event after a pause goes at once; under load a transaction costs Kafka and this process much the same for one event as for dozens.
@@ -70,7 +68,7 @@ impl Relay {
                     shard = self.shard.name,
                     error = format!("{error:#}"),
                     retry_ms = delay.as_millis() as u64,
-                    "the relay starts anew"
+                    "relay restarting"
                 );
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
@@ -83,8 +81,8 @@ impl Relay {
     /// Waits until this process may lead. Meanwhile its writers' events are announced to whoever leads: a NOTIFY in the
     /// writers' own statement would make their commits queue behind one another (it holds a lock over the sync).
     /// `None`: stopped.
-    async fn stand_by(&self, stop: &CancellationToken) -> anyhow::Result<Option<Session>> {
-        let mut session = Session::open(&self.options, &self.expected, &self.metrics.unsafe_settings).await?;
+    async fn stand_by(&self, stop: &CancellationToken) -> anyhow::Result<Option<LeaderSession>> {
+        let mut session = LeaderSession::open(&self.options, &self.expected, &self.metrics.unsafe_settings).await?;
         let mut next_try = Instant::now();
         loop {
             tokio::select! {
@@ -104,10 +102,10 @@ impl Relay {
     }
 
     /// A publisher that fences every other, our former one too, and the last batch that was committed.
-    async fn take_over(&self, session: &mut Session) -> anyhow::Result<(Publisher, Option<Progress>)> {
+    async fn take_over(&self, session: &mut LeaderSession) -> anyhow::Result<(Publisher, Option<Progress>)> {
         let (settings, topics, shard) = (self.kafka.clone(), self.topics.clone(), self.shard.clone());
         let start = move || Publisher::start(&settings, &topics, &shard);
-        let started = session.beside(start).await.context("keep the relay's session")?;
+        let started = session.run_with_keepalive(start).await.context("keep the relay's session")?;
         let started = started.inspect_err(|error| self.dependency.down(format!("{error:#}")));
         let started = started.context("take over in Kafka")?;
         self.dependency.up();
@@ -115,7 +113,12 @@ impl Relay {
     }
 
     /// Publishes until stopped (`Ok`) or in doubt (`Err`).
-    async fn lead(&self, mut session: Session, stop: &CancellationToken, backoff: &mut Backoff) -> anyhow::Result<()> {
+    async fn lead(
+        &self,
+        mut session: LeaderSession,
+        stop: &CancellationToken,
+        backoff: &mut Backoff,
+    ) -> anyhow::Result<()> {
         let (mut publisher, last) = self.take_over(&mut session).await?;
         if let Some(last) = last.filter(|_| !defect("relay::ignores-progress")) {
             let deleted = session.delete_published(&last).await.context("delete what had been published")?;
@@ -123,7 +126,7 @@ impl Relay {
         }
         tracing::info!(shard = self.shard.name, "leads the relay");
         self.metrics.relay_leads.set(1);
-        let mut announcements = session::Announcements::of(&self.options);
+        let mut announced = OutboxListener::new(&self.options);
         // After a refusal fewer are published together, until the event that is meant is alone: Kafka's limit is on what is sent
         // together.
         let mut most = BATCH;
@@ -139,7 +142,7 @@ impl Relay {
                 let woken = async {
                     tokio::select! {
                         () = self.doorbell.notified() => {}
-                        () = announcements.next() => {}
+                        () = announced.next() => {}
                         () = stop.cancelled() => {}
                     }
                 };
@@ -157,11 +160,11 @@ impl Relay {
                 (publisher, batch, published)
             };
             // Only behind a full one there may be more already.
-            let read_ahead = async |session: &mut Session| match last {
+            let read_ahead = async |session: &mut LeaderSession| match last {
                 Some(last) => session.batch_after(last).await,
                 None => Ok(Vec::new()),
             };
-            let published = session.beside_with(publish, read_ahead).await.context("keep the relay's session")?;
+            let published = session.run_and_ask(publish, read_ahead).await.context("keep the relay's session")?;
             let ((back, batch, published), next) = published;
             publisher = back;
             match published {
@@ -189,7 +192,7 @@ impl Relay {
                     publisher = self.take_over(&mut session).await?.0;
                 }
                 Ok(Published::Refused { seq, reason }) => {
-                    let event_id = session.bury(seq, &reason).await.context("put an event aside")?;
+                    let event_id = session.move_to_dead(seq, &reason).await.context("put an event aside")?;
                     self.metrics.relay_dead.inc();
                     tracing::error!(
                         shard = self.shard.name,
@@ -210,7 +213,7 @@ impl Relay {
                 // What is announced meanwhile is heard, so that it does not pile up.
                 tokio::select! {
                     () = sleep_until(began + PACE) => {}
-                    () = announcements.hear() => {}
+                    () = announced.drain() => {}
                     () = stop.cancelled() => {}
                 }
             }

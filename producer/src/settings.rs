@@ -3,20 +3,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use clap::{Parser, Subcommand};
+use clap::Args;
 use orderflow_core::ShardMap;
 use orderflow_service::{admin, kafka, s3, secret::Secrets, telemetry};
 
-use crate::verify;
-
-/// OrderFlow's REST API: stores orders on their users' shards, publishes their events, writes their receipts.
-///
-/// The shards' databases are given by the environment alone, since a DSN holds a password: PG_SHARD1_DSN,
-/// PG_SHARD2_DSN, … one for each shard of SHARDS, as in postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=require.
-/// Beside each, PG_SHARD1_CA_FILE, PG_SHARD2_CA_FILE, … may name a PEM file with the authorities that sign that server's
-/// certificate; an sslmode weaker than verify-ca then becomes verify-full.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "orderflow-producer", version)]
+/// The settings of a producer. [`Settings::check`] refuses combinations that could not work.
+#[derive(Args, Clone, Debug)]
 pub struct Settings {
     /// Port of the API and, without INTERNAL_PORT, of the dashboard; 0 takes a free one
     #[arg(long, env = "PORT", default_value_t = 8080, help_heading = "Addresses")]
@@ -95,19 +87,6 @@ pub struct Settings {
 
     #[command(flatten)]
     pub telemetry: telemetry::Settings,
-
-    #[command(subcommand)]
-    pub command: Option<Command>,
-}
-
-/// What to do instead of serving.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Command {
-    /// Compare the orders of all shards with their receipts, events and notifications, while everything runs
-    ///
-    /// The exit code is 0 if nothing is wrong, or all that was is queued again; 1 if something is missing, different, there
-    /// twice or of no order; 2 if it could not be found out.
-    Verify(verify::Options),
 }
 
 impl Secrets for Settings {
@@ -183,19 +162,22 @@ fn is_origin(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
-    #[test]
-    fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Settings::command().debug_assert();
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
     }
 
     #[test]
     fn a_bound_that_cannot_hold_is_refused_by_name() {
         let checked = |flag: &str, value: &str| {
-            Settings::try_parse_from(["orderflow-producer", flag, value])
+            Cli::try_parse_from(["orderflow-producer", flag, value])
                 .unwrap()
+                .settings
                 .check()
                 .map_err(|error| error.to_string())
         };

@@ -110,11 +110,11 @@ impl Shard {
         // Until a writer has tried, orders wait for it rather than being turned away.
         let health = Health { dependency, connected: Arc::default(), reachable: Arc::new(AtomicBool::new(true)) };
         let expected = meta::Expected::of(&shard, map);
-        // One of the readers is the relay's, which listens.
-        let connections = settings.shard_readers - 1;
+        // One of the readers is the relay's, which listens. Two remain at least: one for requests, one for the rest.
+        let connections = (settings.shard_readers - 1).max(2);
         let pool = pool(connections, options, &expected);
         // One connection is left to receipts and purge, however many requests read.
-        let readers = Arc::new(Semaphore::new((connections - 1).max(1)));
+        let readers = Arc::new(Semaphore::new(connections - 1));
         let writers = (0..settings.shard_writers)
             .map(|_| {
                 Writer::new(

@@ -22,11 +22,10 @@ use tokio::sync::watch;
 use crate::{
     dead_letters::Office,
     feed::Feed,
-    progress::Unhandled,
     shard::{Figures, MOST_COUNTED, ReadError, Shard},
 };
-pub use group::GroupProgress;
 use group::{Answer, Reach};
+pub use group::{GroupProgress, Unhandled};
 use snapshot::{DeadLetterCounts, Dependency, Notifications, ShardFigures};
 
 pub use snapshot::Snapshot;

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     feed::Feed,
-    kafka_reader::{Asked, Reader},
+    kafka_query::{Queries, Query},
     quota::{Held, Quota},
     shard::Queued,
 };
@@ -37,7 +37,7 @@ pub struct Trails {
     config: ClientConfig,
     places: Quota,
     /// Clients that nobody uses right now, at most [`AT_ONCE`].
-    idle: Mutex<Vec<Reader<()>>>,
+    idle: Mutex<Vec<Queries<()>>>,
 }
 
 /// What has become of an order's event.
@@ -86,10 +86,10 @@ impl Trails {
             _ => {}
         }
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = idle().pop().unwrap_or_else(|| Reader::new(self.config.clone()));
+        let queries = idle().pop().unwrap_or_else(|| Queries::new(self.config.clone()));
         let (topics, id, accepted_at) = (self.topics.clone(), order.id, order.created_at);
-        let found = reader.ask(TIMEOUT, move |asked| look(asked, &topics, id, accepted_at)).await;
-        idle().push(reader);
+        let found = queries.run(TIMEOUT, move |query| look(query, &topics, id, accepted_at)).await;
+        idle().push(queries);
         found.unwrap_or_else(|reason| Announced::Unknown(format!("Kafka could not be asked: {reason}")))
     }
 }
@@ -104,12 +104,12 @@ fn notified(notification: &Notification) -> Announced {
     Announced::Notified(published, notification.notified_at)
 }
 
-fn look(asked: &mut Asked<'_, ()>, topics: &Topics, id: OrderId, accepted_at: Timestamp) -> Result<Announced, String> {
+fn look(query: &mut Query<'_, ()>, topics: &Topics, id: OrderId, accepted_at: Timestamp) -> Result<Announced, String> {
     let text = id.to_string();
     let mentions = |record: &BorrowedMessage<'_>| {
         record.payload_view::<str>().and_then(Result::ok).is_some_and(|value| value.contains(&text))
     };
-    let notification = search(asked, &topics.notifications, accepted_at, |record| {
+    let notification = search(query, &topics.notifications, accepted_at, |record| {
         let value = mentions(record).then(|| record.payload()).flatten()?;
         json::from_object::<Notification>(value).ok().filter(|notification| notification.order_id == id)
     })?;
@@ -118,7 +118,7 @@ fn look(asked: &mut Asked<'_, ()>, topics: &Topics, id: OrderId, accepted_at: Ti
     }
     // Only what was read to its end is known not to be there.
     let note = (!notification.is_complete).then(|| notification.told(&topics.notifications, accepted_at));
-    let event = search(asked, &topics.orders, accepted_at, |record| {
+    let event = search(query, &topics.orders, accepted_at, |record| {
         let value = mentions(record).then(|| record.payload());
         OrderCreated::decode(value?, None).ok().filter(|event| event.order_id == id)?;
         let milliseconds = record.timestamp().to_millis()?;
@@ -148,19 +148,19 @@ impl<T> Search<T> {
 }
 
 fn search<T>(
-    asked: &mut Asked<'_, ()>,
+    query: &mut Query<'_, ()>,
     topic: &str,
     accepted_at: Timestamp,
     find: impl Fn(&BorrowedMessage<'_>) -> Option<T>,
 ) -> Result<Search<T>, String> {
-    let count = asked.partitions(topic)?;
-    let starts = asked.since(topic, count, accepted_at.unix_microseconds() / 1000 - SKEW)?;
+    let count = query.partitions(topic)?;
+    let starts = query.offsets_since(topic, count, accepted_at.unix_microseconds() / 1000 - SKEW)?;
     let mut extents = BTreeMap::new();
     for (partition, start) in starts {
-        extents.insert(partition, (start, asked.extent(topic, partition)?.1));
+        extents.insert(partition, (start, query.extent(topic, partition)?.1));
     }
     let (mut found, mut records) = (None, 0);
-    let is_complete = asked.read(topic, &extents, |(), record| {
+    let is_complete = query.read(topic, &extents, |record| {
         records += 1;
         found = find(record);
         found.is_none() && records < MOST_RECORDS

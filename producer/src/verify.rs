@@ -6,6 +6,7 @@
 //! end of the log that is read afterwards. So nothing that is merely on its way looks missing, and no clock has to be right.
 
 mod announced;
+mod finding;
 mod options;
 mod progress;
 mod receipts;

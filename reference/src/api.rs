@@ -2,17 +2,17 @@
 
 use std::fmt::Write;
 
+use orderflow_producer::ProblemKind;
 use serde_json::{Map, Value};
 
 use crate::{
     head,
-    problems::ProblemType,
     schema::range,
     table::{Table, code, none, prose},
 };
 
 /// Returns the whole page. `document` describes the internal port, `public` the public one.
-pub fn page(document: &Value, public: &Value, problems: &[ProblemType]) -> String {
+pub fn page(document: &Value, public: &Value, problems: &[&ProblemKind]) -> String {
     let mut text = head(
         "HTTP API",
         "For anyone who writes a client. The same description is served as `/openapi.json`, from which clients can be generated.",
@@ -82,15 +82,14 @@ fn write_operation(text: &mut String, path: &str, method: &str, port: &str, oper
     let _ = write!(text, "\nResponses:\n\n{table}");
 }
 
-fn write_problems(text: &mut String, problems: &[ProblemType]) {
+fn write_problems(text: &mut String, problems: &[&ProblemKind]) {
     text.push_str(
         "\n## Problem types\n\nEvery error is a [Problem](#problem) as RFC 9457 describes it. Its `type` is \
          `https://orderflow.dev/problems/` and a name of this table. Every 503 has the header `Retry-After`.\n\n",
     );
-    let rows = problems.iter().map(|problem| {
-        let title = problem.title.map_or_else(|| "depends on the request".to_owned(), prose);
-        [code(&problem.name), problem.status.to_string(), title, prose(problem.meaning)]
-    });
+    let rows = problems
+        .iter()
+        .map(|problem| [code(&problem.name), problem.status.to_string(), prose(problem.title), prose(problem.meaning)]);
     text.push_str(&Table::new(["type", "status", "title", "meaning"]).rows(rows).render());
 }
 

@@ -10,7 +10,6 @@ pub mod api;
 pub mod bounds;
 pub mod metrics;
 pub mod orderflow;
-pub mod problems;
 pub mod schema;
 pub mod settings;
 pub mod table;

@@ -2,7 +2,7 @@
 //! itself, and hashes keys as Kafka's Java clients do.
 
 pub mod header;
-mod reading;
+pub mod reader;
 pub mod transaction;
 mod trouble;
 
@@ -20,7 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::secret::{self, Secrets};
 
-pub use reading::{count_partitions, passes};
+pub use reader::passes;
 pub use trouble::{Told, Trouble, Troubles, Unanswered, diagnose, fetch_metadata, why};
 
 const PASSWORD: &str = "KAFKA_SASL_PASSWORD";

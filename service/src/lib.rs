@@ -6,6 +6,7 @@ pub mod admin;
 pub mod backoff;
 pub mod dependency;
 pub mod failpoint;
+mod plain;
 pub mod secret;
 pub mod settings;
 pub mod shutdown;

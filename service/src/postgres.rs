@@ -17,7 +17,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-use crate::{secret, settings};
+use crate::{plain, secret};
 
 pub use pool::{AskError, Pool};
 pub use refusal::{Refusal, is_stale_plan, sqlstate};
@@ -65,7 +65,7 @@ fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> any
         let variable = dsn_variable(shard);
         let authority = ca_variable(shard);
         let ca = read(&authority).filter(|path| !path.trim().is_empty());
-        ca.iter().try_for_each(|path| settings::check_plain(&authority, path, false)).map_err(anyhow::Error::msg)?;
+        ca.iter().try_for_each(|path| plain::check_plain(&authority, path, false)).map_err(anyhow::Error::msg)?;
         let ca = ca.map(|path| Ca::File(path.into()));
         match secret::read_from(&variable, environment).map_err(anyhow::Error::msg)? {
             Some(url) => dsns.push(Dsn { url, ca }),

@@ -5,7 +5,7 @@ use std::{env, fs, path::Path};
 
 use secrecy::SecretString;
 
-use crate::settings::check_plain;
+use crate::plain::check_plain;
 
 /// Settings that hold secrets, which [`parse`](crate::settings::parse) reads after the command line.
 pub trait Secrets {

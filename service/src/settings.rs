@@ -5,9 +5,8 @@
 use std::{env, ffi::OsStr, process};
 
 use clap::{ArgMatches, Command, Parser, parser::ValueSource};
-use orderflow_core::plain;
 
-use crate::secret::Secrets;
+use crate::{plain::check_plain, secret::Secrets};
 
 /// Variables that the AWS SDK reads past clap. Any of them may be a secret.
 const READ_BY_AWS_SDK: [&str; 17] = [
@@ -53,20 +52,6 @@ pub fn parse<T: Parser + Secrets>() -> T {
     let mut settings = T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     settings.read_secrets().unwrap_or_else(|error| refuse(error));
     settings
-}
-
-/// Checks one value. The error has its name, the rule and the value with invisible characters escaped, up to the end of its
-/// first line: a pasted second line may be a secret. Of a secret it shows only the wrong character and its position.
-pub fn check_plain(name: &str, value: &str, is_secret: bool) -> Result<(), String> {
-    plain::check(value).map_err(|error| {
-        let line = value.split_inclusive(['\n', '\r']).next().unwrap_or_default();
-        let rest = if line.len() < value.len() { "…" } else { "" };
-        if is_secret {
-            format!("{name}: {error}")
-        } else {
-            format!("{name}: {error}: \"{}\"{rest}", plain::escape(line))
-        }
-    })
 }
 
 /// Checks the values that were taken, from the environment or the command line.

@@ -13,7 +13,7 @@ const AWAITED: [(&str, usize, &str); 14] = [
     ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
     ("producer/src/http/server.rs", 1, "one connection, awaited by the graceful shutdown"),
     ("producer/src/http/trail.rs", 1, "one search in Kafka, awaited by the request"),
-    ("producer/src/kafka_reader.rs", 1, "one question to Kafka, awaited with a deadline"),
+    ("producer/src/kafka_query.rs", 1, "one query of Kafka, awaited with a deadline"),
     ("producer/src/probe.rs", 1, "one question to Kafka, awaited by the probe"),
     ("producer/src/relay/publisher.rs", 1, "drops a client of librdkafka, which blocks, and then ends"),
     ("producer/src/relay/session.rs", 1, "one transaction, awaited by the relay"),

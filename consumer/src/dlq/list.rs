@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, io::Write, ops::ControlFlow};
 
 use comfy_table::{CellAlignment, Table, presets};
 use orderflow_core::plain;
-use orderflow_dead_letters::{DeadLetters, Description, Patience};
+use orderflow_dead_letters::{COMMAND, DeadLetters, Description};
 use rdkafka::Message;
 
 /// Of a key and a reason; `dlq show` has all of them.
 const MOST_CHARACTERS: usize = 60;
 
 pub fn run(dead_letters: &DeadLetters, all: bool, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
-    let letters = dead_letters.open(Patience::WhileHeard)?;
+    let letters = dead_letters.open(COMMAND)?;
     let (mut rows, mut more) = (BTreeMap::new(), false);
     letters.visit(all, |letter| {
         if rows.len() == limit {

@@ -2,14 +2,14 @@
 
 use std::io::Write;
 
-use orderflow_dead_letters::{DeadLetters, Outcome, Patience, Progress, Replay};
+use orderflow_dead_letters::{COMMAND, DeadLetters, Outcome, Progress, Replay};
 use orderflow_service::shutdown::CancellationToken;
 use rdkafka::{Message, message::OwnedMessage};
 
 use super::list::printable;
 
 pub fn run(dead_letters: &DeadLetters, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
-    let all = Replay { limit, through: None, patience: Patience::WhileHeard, stop: CancellationToken::new() };
+    let all = Replay { limit, through: None, deadline: COMMAND, stop: CancellationToken::new() };
     let topic = dead_letters.topic();
     let outcome = dead_letters.replay(&all, &mut |progress| {
         let place = |letter: &OwnedMessage| format!("{topic}/{}@{}", letter.partition(), letter.offset());

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io::Write};
 
 use orderflow_core::plain;
-use orderflow_dead_letters::{DeadLetters, Patience};
+use orderflow_dead_letters::{COMMAND, DeadLetters};
 use orderflow_service::kafka::header;
 use rdkafka::Message;
 
@@ -13,7 +13,7 @@ const MOST_TEXT: usize = 64 * 1024;
 const MOST_HEX: usize = 4 * 1024;
 
 pub fn run(dead_letters: &DeadLetters, partition: i32, offset: i64, out: &mut impl Write) -> anyhow::Result<()> {
-    let letters = dead_letters.open(Patience::WhileHeard)?;
+    let letters = dead_letters.open(COMMAND)?;
     let letter = letters.at(partition, offset)?;
     out.write_all(render(&letter).as_bytes())?;
     Ok(())

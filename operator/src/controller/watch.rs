@@ -1,6 +1,6 @@
-//! What is live in the cluster: kept in memory by watches, which also say which resource has to be looked at. Everything but
-//! the OrderFlows and the Deployments is watched by its metadata alone; of Secrets, nothing else is ever held. All are trimmed to
-//! what somebody looks at.
+//! The watches. They maintain the cache and report which resources must be reconciled. Everything except OrderFlows and
+//! Deployments is watched by its metadata; of Secrets, nothing else is ever in memory. All objects are trimmed to what
+//! a reconcile reads.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,19 +11,12 @@ use std::{
 use futures_util::StreamExt;
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::{
-        apps::v1::Deployment,
-        autoscaling::v2::HorizontalPodAutoscaler,
-        core::v1::{Secret, Service, ServiceAccount},
-        networking::v1::NetworkPolicy,
-        policy::v1::PodDisruptionBudget,
-    },
+    api::{apps::v1::Deployment, core::v1::Secret},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::ObjectMeta,
-    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt, reflector,
         reflector::{ObjectRef, Store},
@@ -33,35 +26,22 @@ use kube::{
 use orderflow_service::{Dependencies, Dependency, Need, Stage};
 use serde::de::DeserializeOwned;
 
-use super::{
-    Queue,
-    kept::{fingerprint_of_ours, hash, trim, trim_child, trim_deployment},
+use super::Queue;
+use crate::{
+    build,
+    cache::{
+        Flow, Metadata, Stores,
+        trim::{fingerprint_of_ours, hash, trim, trim_child, trim_deployment},
+    },
+    kubernetes,
+    reconcile::dereference,
+    settings::Scope,
 };
-use crate::{build, crd::OrderFlow, reconcile::dereference, settings::Scope};
-
-/// An OrderFlow, or why it cannot be read: one that cannot must not hide the others.
-pub type Flow = DeserializeGuard<OrderFlow>;
-
-/// Of the kinds of which only this is looked at.
-pub type Metadata<K> = PartialObjectMeta<K>;
-
-/// What is live, as of the latest events.
-#[derive(Clone)]
-pub struct Live {
-    pub flows: Store<Flow>,
-    pub deployments: Store<Deployment>,
-    pub services: Store<Metadata<Service>>,
-    pub service_accounts: Store<Metadata<ServiceAccount>>,
-    pub disruption_budgets: Store<Metadata<PodDisruptionBudget>>,
-    pub autoscalers: Store<Metadata<HorizontalPodAutoscaler>>,
-    pub network_policies: Store<Metadata<NetworkPolicy>>,
-    secrets: Store<Metadata<Secret>>,
-}
 
 /// Starts the watches as tasks of `stage`. Each is a dependency, which is up once the watch has listed its objects.
-pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, stage: &Stage) -> Live {
+pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, stage: &Stage) -> Stores {
     let watches = Watches { client, scope, queue, dependencies, stage };
-    // What is listed is in memory whole until it is trimmed, page by page.
+    // A listed page is in memory in full until it is trimmed.
     let all = watcher::Config::default().page_size(50);
     let children = all.clone().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
     let flows = watches.start("orderflows", all.clone(), trim, flow_fingerprint, |meta| vec![itself(meta)]);
@@ -69,7 +49,7 @@ pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Depen
         let flows = flows.clone();
         move |meta: &ObjectMeta| flows_that_name(&flows, meta)
     };
-    Live {
+    Stores {
         deployments: watches.start("deployments", children.clone(), trim_deployment, deployment_fingerprint, owners),
         services: watches.start("services", children.clone(), trim_child, child_fingerprint, owners),
         service_accounts: watches.start("serviceaccounts", children.clone(), trim_child, child_fingerprint, owners),
@@ -84,23 +64,6 @@ pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Depen
         network_policies: watches.start("networkpolicies", children, trim_child, child_fingerprint, owners),
         secrets: watches.start("secrets", all, trim, secret_fingerprint, named_by),
         flows,
-    }
-}
-
-impl Live {
-    /// Waits until everything that is there is known; a child that is only not known yet would look like a missing one.
-    pub async fn wait_until_listed(&self) {
-        // An error means that the watch has ended, and it ends only with the process.
-        let _ = tokio::join!(
-            self.flows.wait_until_ready(),
-            self.deployments.wait_until_ready(),
-            self.services.wait_until_ready(),
-            self.service_accounts.wait_until_ready(),
-            self.disruption_budgets.wait_until_ready(),
-            self.autoscalers.wait_until_ready(),
-            self.network_policies.wait_until_ready(),
-            self.secrets.wait_until_ready(),
-        );
     }
 }
 
@@ -138,13 +101,13 @@ impl Watches<'_> {
         let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
         let changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: HashSet::new() };
         // The cache outlives a watch that dies; the restarted watch lists all objects again.
-        let kept = Arc::new(tokio::sync::Mutex::new((changes, writer)));
+        let cache = Arc::new(tokio::sync::Mutex::new((changes, writer)));
         let queue = self.queue.clone();
         self.stage.run(format!("watch {name}"), move |stop| {
             let events = watcher(api.clone(), config.clone().any_semantic()).default_backoff().modify(trim);
-            let (kept, queue, dependency) = (kept.clone(), queue.clone(), dependency.clone());
+            let (cache, queue, dependency) = (cache.clone(), queue.clone(), dependency.clone());
             async move {
-                let (changes, writer) = &mut *kept.lock().await;
+                let (changes, writer) = &mut *cache.lock().await;
                 let mut events = std::pin::pin!(events);
                 loop {
                     let event = tokio::select! {
@@ -154,7 +117,7 @@ impl Watches<'_> {
                     match event {
                         Some(Ok(event)) => {
                             writer.apply_watcher_event(&event);
-                            queue.add(changes.of(event, &dependency));
+                            queue.add(changes.affected(event, &dependency));
                         }
                         Some(Err(error)) => dependency.down(explain(&error)),
                         None => return Ok(()),
@@ -166,21 +129,21 @@ impl Watches<'_> {
     }
 }
 
-/// What changed so that somebody has to look. Events that change nothing of interest (a child's status, our own write of
-/// the status) are most of them.
+/// Finds the resources that an event affects. Most events affect none, such as a change of a child's status or our own
+/// write of the status.
 struct Changes<K, C> {
     fingerprint: fn(&K) -> u64,
     concerns: C,
     known: HashMap<Key, (u64, Option<Vec<OwnerReference>>)>,
-    /// Of a listing that is under way.
+    /// The keys in the listing that is in progress.
     listed: HashSet<Key>,
 }
 
-/// Namespace and name.
+/// A namespace and a name.
 type Key = (Option<String>, String);
 
 impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
-    fn of(&mut self, event: watcher::Event<K>, dependency: &Dependency) -> Vec<ObjectRef<Flow>> {
+    fn affected(&mut self, event: watcher::Event<K>, dependency: &Dependency) -> Vec<ObjectRef<Flow>> {
         match event {
             watcher::Event::Init => {
                 self.listed.clear();
@@ -188,18 +151,18 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
             }
             watcher::Event::InitApply(object) => {
                 self.listed.insert(key(object.meta()));
-                self.seen(&object)
+                self.record(&object)
             }
             watcher::Event::InitDone => {
                 dependency.up();
-                // What was deleted while nobody watched.
+                // Deleted while the watch was down.
                 let gone: Vec<_> = self.known.extract_if(|key, _| !self.listed.contains(key)).collect();
                 self.listed = HashSet::new();
-                gone.into_iter().flat_map(|(key, (_, owners))| (self.concerns)(&known_as(key, owners))).collect()
+                gone.into_iter().flat_map(|(key, (_, owners))| (self.concerns)(&former_meta(key, owners))).collect()
             }
             watcher::Event::Apply(object) => {
                 dependency.up();
-                self.seen(&object)
+                self.record(&object)
             }
             watcher::Event::Delete(object) => {
                 dependency.up();
@@ -209,15 +172,15 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
         }
     }
 
-    fn seen(&mut self, object: &K) -> Vec<ObjectRef<Flow>> {
+    fn record(&mut self, object: &K) -> Vec<ObjectRef<Flow>> {
         let fingerprint = (self.fingerprint)(object);
         let meta = object.meta();
         let mut concerned = (self.concerns)(meta);
         match self.known.insert(key(meta), (fingerprint, meta.owner_references.clone())) {
             Some((before, _)) if before == fingerprint => concerned.clear(),
-            // Whose it was has to learn that it is so no more.
+            // The former owner is affected, too.
             Some((_, owners)) => {
-                let before = (self.concerns)(&known_as(key(meta), owners));
+                let before = (self.concerns)(&former_meta(key(meta), owners));
                 concerned.extend(before.into_iter().filter(|flow| !concerned.contains(flow)).collect::<Vec<_>>());
             }
             None => {}
@@ -230,8 +193,8 @@ fn key(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone(), meta.name.clone().unwrap_or_default())
 }
 
-/// An object that is so no more, as far as it may concern somebody.
-fn known_as((namespace, name): Key, owner_references: Option<Vec<OwnerReference>>) -> ObjectMeta {
+/// Returns the metadata of an object before its change or deletion, as far as they name a resource.
+fn former_meta((namespace, name): Key, owner_references: Option<Vec<OwnerReference>>) -> ObjectMeta {
     ObjectMeta { namespace, name: Some(name), owner_references, ..ObjectMeta::default() }
 }
 
@@ -245,7 +208,7 @@ fn owners(meta: &ObjectMeta) -> Vec<ObjectRef<Flow>> {
     owners.filter_map(|owner| ObjectRef::from_owner_ref(namespace, owner, ())).collect()
 }
 
-/// A Secret may be named by several.
+/// Returns all resources that name the Secret.
 fn flows_that_name(flows: &Store<Flow>, secret: &ObjectMeta) -> Vec<ObjectRef<Flow>> {
     let Some(name) = secret.name.as_deref() else { return Vec::new() };
     let names = |flow: &Flow| {
@@ -255,7 +218,7 @@ fn flows_that_name(flows: &Store<Flow>, secret: &ObjectMeta) -> Vec<ObjectRef<Fl
     flows.state().iter().filter(|flow| names(flow)).map(|flow| ObjectRef::from_obj(flow.as_ref())).collect()
 }
 
-/// Everything that people write, and nothing that we do.
+/// Hashes everything that users write, and nothing that the operator writes.
 fn flow_fingerprint(flow: &Flow) -> u64 {
     let meta = flow.meta();
     hash(&(&meta.uid, meta.generation, &meta.annotations, &meta.finalizers, deleted(meta), flow.0.is_err()))
@@ -269,7 +232,7 @@ fn child_fingerprint<K>(child: &Metadata<K>) -> u64 {
     hash(&fingerprint_of_ours(&child.metadata))
 }
 
-/// Its status tells whether the pods are there.
+/// Hashes the status as well, because it shows whether the pods are available.
 fn deployment_fingerprint(deployment: &Deployment) -> u64 {
     let status = deployment.status.as_ref().map(|status| {
         let conditions: Vec<_> = status
@@ -292,7 +255,7 @@ fn explain(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => crate::context::explain(error),
+        | watcher::Error::WatchFailed(error) => kubernetes::explain(error),
         watcher::Error::WatchError(status) => status.message.clone(),
         other @ watcher::Error::NoResourceVersion => other.to_string(),
     }
@@ -300,11 +263,12 @@ fn explain(error: &watcher::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Service;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry};
     use serde_json::json;
 
     use super::*;
-    use crate::context::FIELD_MANAGER;
+    use crate::kubernetes::FIELD_MANAGER;
 
     fn child(manager: &str, fields: serde_json::Value) -> Metadata<Service> {
         let entry = ManagedFieldsEntry {
@@ -322,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_of_our_fields_and_a_deletion_are_news() {
+    fn only_a_change_of_our_fields_and_a_deletion_affect_a_resource() {
         let dependency = Dependencies::default().register("watch", Need::Always);
         let mut changes = Changes {
             fingerprint: child_fingerprint,
@@ -330,16 +294,16 @@ mod tests {
             known: HashMap::new(),
             listed: HashSet::new(),
         };
-        let mut news = |event| changes.of(event, &dependency).len();
+        let mut affected = |event| changes.affected(event, &dependency).len();
         let ours = || child(FIELD_MANAGER, json!({"f:spec": {"f:ports": {}}}));
-        assert_eq!(news(watcher::Event::Apply(ours())), 1);
-        assert_eq!(news(watcher::Event::Apply(ours())), 0);
-        assert_eq!(news(watcher::Event::Apply(child(FIELD_MANAGER, json!({})))), 1);
-        assert_eq!(news(watcher::Event::Apply(child("kubectl", json!({})))), 1);
-        assert_eq!(news(watcher::Event::Apply(child("kubectl", json!({"f:spec": {}})))), 0);
-        assert_eq!(news(watcher::Event::Delete(ours())), 1);
-        // Deleted while nobody watched.
-        assert_eq!(news(watcher::Event::Apply(ours())), 1);
-        assert_eq!(news(watcher::Event::Init) + news(watcher::Event::InitDone), 1);
+        assert_eq!(affected(watcher::Event::Apply(ours())), 1);
+        assert_eq!(affected(watcher::Event::Apply(ours())), 0);
+        assert_eq!(affected(watcher::Event::Apply(child(FIELD_MANAGER, json!({})))), 1);
+        assert_eq!(affected(watcher::Event::Apply(child("kubectl", json!({})))), 1);
+        assert_eq!(affected(watcher::Event::Apply(child("kubectl", json!({"f:spec": {}})))), 0);
+        assert_eq!(affected(watcher::Event::Delete(ours())), 1);
+        // Deleted while the watch was down.
+        assert_eq!(affected(watcher::Event::Apply(ours())), 1);
+        assert_eq!(affected(watcher::Event::Init) + affected(watcher::Event::InitDone), 1);
     }
 }

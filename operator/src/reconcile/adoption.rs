@@ -1,71 +1,43 @@
-//! The owner from whom a resource may take databases and bucket over: the one that its annotation names, and only if no
-//! resource of that name is at work. Otherwise two resources that name each other would take turns for ever.
+//! Reads the owner from which a resource may take over databases, bucket and topics: the one that its annotation names,
+//! and only if no resource of that name is active. Otherwise two resources that name each other would take turns
+//! forever.
 
 use kube::ResourceExt;
-use orderflow_provision::Adopt;
 
 use crate::{
-    controller::{Flow, Live},
-    crd::{ADOPT, ADOPT_FROM, OrderFlow, PAUSED},
+    cache::{Flow, Stores},
+    crd::{ADOPT, ADOPT_FROM, OrderFlow, PAUSED, is_set},
+    pipeline::Adoption,
 };
 
-/// What the annotations of a resource say about taking things over.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Adoption {
-    from: Option<String>,
-    /// Why an annotation has no effect.
-    unheeded: Option<String>,
-    /// The annotation that names no owner is there.
-    outdated: bool,
+/// Reads the annotations of `flow`.
+pub fn read(flow: &OrderFlow, stores: &Stores) -> Adoption {
+    among(&stores.flows.state(), flow)
 }
 
-/// Stays for one version, as a warning to resources that still have the annotation.
-const OUTDATED: &str = "the annotation orderflow.dev/adopt has no effect any more: remove it, and to take something over name \
-                        its owner, orderflow.dev/adopt-from: NAMESPACE/NAME";
-
-impl Adoption {
-    pub fn of(flow: &OrderFlow, live: &Live) -> Self {
-        Self::among(&live.flows.state(), flow)
-    }
-
-    fn among<T: AsRef<Flow>>(others: &[T], flow: &OrderFlow) -> Self {
-        let outdated = flow.annotations().contains_key(ADOPT);
-        let Some(named) = flow.annotations().get(ADOPT_FROM) else {
-            return Self { outdated, ..Self::default() };
-        };
-        let unheeded = match named.split_once('/') {
-            Some((namespace, name)) if ![namespace, name].contains(&"") && !name.contains('/') => {
-                let is_at_work = |other: &Flow| {
-                    other.uid() != flow.uid()
-                        && other.namespace().as_deref() == Some(namespace)
-                        && other.name_any() == name
-                        && !super::is_set(other, PAUSED)
-                };
-                others.iter().any(|other| is_at_work(other.as_ref())).then(|| {
-                    format!(
-                        "{ADOPT_FROM} has no effect while {named} still exists: delete that OrderFlow with deletionPolicy \
+fn among<T: AsRef<Flow>>(others: &[T], flow: &OrderFlow) -> Adoption {
+    let outdated = flow.annotations().contains_key(ADOPT);
+    let Some(named) = flow.annotations().get(ADOPT_FROM) else {
+        return Adoption { outdated, ..Adoption::default() };
+    };
+    let unheeded = match named.split_once('/') {
+        Some((namespace, name)) if ![namespace, name].contains(&"") && !name.contains('/') => {
+            let is_active = |other: &Flow| {
+                other.uid() != flow.uid()
+                    && other.namespace().as_deref() == Some(namespace)
+                    && other.name_any() == name
+                    && !is_set(other, PAUSED)
+            };
+            others.iter().any(|other| is_active(other.as_ref())).then(|| {
+                format!(
+                    "{ADOPT_FROM} has no effect while {named} still exists: delete that OrderFlow with deletionPolicy \
                          Retain, or pause it"
-                    )
-                })
-            }
-            _ => Some(format!("{ADOPT_FROM} has no effect: it must be NAMESPACE/NAME")),
-        };
-        Self { from: unheeded.is_none().then(|| named.clone()), unheeded, outdated }
-    }
-
-    pub fn adopt(&self) -> Adopt<'_> {
-        Adopt::from(self.from.as_deref())
-    }
-
-    /// Why nothing is taken over although an annotation asks for it.
-    pub fn unheeded(&self) -> Option<&str> {
-        self.unheeded.as_deref().or(self.outdated())
-    }
-
-    /// The warning for whoever still has the annotation that names no owner.
-    pub fn outdated(&self) -> Option<&'static str> {
-        self.outdated.then_some(OUTDATED)
-    }
+                )
+            })
+        }
+        _ => Some(format!("{ADOPT_FROM} has no effect: it must be NAMESPACE/NAME")),
+    };
+    Adoption { from: unheeded.is_none().then(|| named.clone()), unheeded, outdated }
 }
 
 #[cfg(test)]
@@ -74,6 +46,8 @@ mod tests {
 
     use kube::core::DeserializeGuard;
     use serde_json::json;
+
+    use orderflow_provision::Adopt;
 
     use super::*;
     use crate::build::fixture;
@@ -87,12 +61,12 @@ mod tests {
     }
 
     #[test]
-    fn the_named_owner_is_adopted_from_unless_it_is_at_work() {
+    fn only_an_inactive_owner_is_adopted_from() {
         let heir = flow("heir", &[(ADOPT_FROM, "shop/main")]);
         let adopt = |others: &[OrderFlow]| {
             let others: Vec<Arc<Flow>> =
                 others.iter().cloned().map(|flow| Arc::new(DeserializeGuard(Ok(flow)))).collect();
-            Adoption::among(&others, &heir)
+            among(&others, &heir)
         };
         let allowed = |adoption: &Adoption| adoption.adopt() == Adopt::From("shop/main");
         assert!(allowed(&adopt(&[])) && allowed(&adopt(&[heir.clone(), flow("other", &[])])));
@@ -102,23 +76,24 @@ mod tests {
         assert!(refused.unheeded().unwrap().contains("while shop/main still exists"), "{refused:?}");
     }
 
-    /// To take one's own databases along to another topic or bucket.
+    /// Allows a resource to move its own databases to another topic or bucket.
     #[test]
     fn a_resource_may_name_itself() {
         let main = flow("main", &[(ADOPT_FROM, "shop/main")]);
         let itself = [Arc::new(DeserializeGuard(Ok(main.clone())))];
-        assert_eq!(Adoption::among(&itself, &main).adopt(), Adopt::From("shop/main"));
+        assert_eq!(among(&itself, &main).adopt(), Adopt::From("shop/main"));
     }
 
     #[test]
-    fn an_annotation_that_names_nobody_has_no_effect() {
+    fn an_annotation_without_a_valid_owner_has_no_effect() {
         for named in ["true", "", "main", "/main", "shop/", "a/b/c"] {
-            let adoption = Adoption::among::<Arc<Flow>>(&[], &flow("heir", &[(ADOPT_FROM, named)]));
+            let adoption = among::<Arc<Flow>>(&[], &flow("heir", &[(ADOPT_FROM, named)]));
             assert_eq!(adoption.adopt(), Adopt::Nothing, "{named:?}");
             assert!(adoption.unheeded().unwrap().contains("must be NAMESPACE/NAME"), "{named:?}");
         }
-        let adoption = Adoption::among::<Arc<Flow>>(&[], &flow("heir", &[(ADOPT, "true")]));
-        assert_eq!((adoption.adopt(), adoption.unheeded()), (Adopt::Nothing, Some(OUTDATED)));
-        assert_eq!(Adoption::among::<Arc<Flow>>(&[], &flow("heir", &[])), Adoption::default());
+        let adoption = among::<Arc<Flow>>(&[], &flow("heir", &[(ADOPT, "true")]));
+        assert_eq!(adoption.adopt(), Adopt::Nothing);
+        assert!(adoption.outdated().is_some() && adoption.unheeded() == adoption.outdated());
+        assert_eq!(among::<Arc<Flow>>(&[], &flow("heir", &[])), Adoption::default());
     }
 }

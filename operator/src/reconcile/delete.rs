@@ -1,8 +1,8 @@
-//! What becomes of a resource that is being deleted. With `Retain` nothing: the API server's garbage collection removes the
-//! children. With `Delete` the pods are stopped, then what they wrote is removed: topics and group, receipts and bucket, and
-//! last the tables, which say whose all of it was. Before each step and during it the policy is read again, since nothing
-//! brings data back that were removed. What cannot be removed in time is named in a Warning, and the resource let go: nobody
-//! should have to edit a finalizer because a server is gone.
+//! Cleans up after a deleted resource. With `Retain` it removes nothing: the API server's garbage collection removes
+//! the children. With `Delete` it stops the pods, then removes their data: topics and group, receipts and bucket, and
+//! last the tables, which record the owner. It reads the policy again before and during each step, because a removal
+//! cannot be undone. After the deadline a Warning names what remains, and the resource is released: nobody should have
+//! to edit a finalizer because a server is gone.
 
 use std::time::{Duration, Instant};
 
@@ -22,42 +22,44 @@ use orderflow_service::s3;
 use serde_json::json;
 
 use super::{
-    Again, Error,
-    adoption::Adoption,
     apply::is_ours,
-    child, dereference,
+    context::Context,
+    dereference,
     event::{self, Severity},
     finalizer,
+    outcome::{Error, Requeue},
     provision::{bucket_reason, bucket_settings, claim, shard_reason, topic_reason},
+    resource_state::ResourceState,
     status::{self, Report},
-    validate::{self, Identity, Pipeline},
+    validate,
 };
 use crate::{
     build,
     condition::{Class, Problem, Reason},
-    context::{Context, as_operator, is_gone},
-    crd::{DeletionPolicy, OrderFlow, PAUSED},
-    memory::Memory,
+    crd::{DeletionPolicy, OrderFlow, PAUSED, is_set},
+    kubernetes::{as_operator, is_gone},
+    pipeline::{Adoption, Identity, Pipeline},
 };
 
-/// Pods end within their grace; this often it is looked whether they have.
+/// The interval of the checks whether the pods have ended.
 const PODS: Duration = Duration::from_secs(2);
 
-/// Longest wait for pods that were told to stop after the time for the deletion was over, because no operator ran before.
+/// The minimum time for which this process tries, even if the deadline had passed before it began. After a pause or an
+/// outage of the operator, the first failure must not be the last.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// How soon a change of the policy interrupts the removal of many things.
+/// The interval of the checks for a change of the policy during a step.
 const INTERRUPTION: Duration = Duration::from_secs(1);
 
-/// Why a deletion goes no further for now.
+/// The reason why a deletion does not continue for now.
 enum Halt {
-    /// The policy keeps what was not removed yet.
+    /// The policy keeps what is not removed yet.
     Retain,
-    /// Nothing is removed during a pause.
+    /// The annotation pauses the deletion.
     Paused,
-    /// The resource does not exist any more.
+    /// The resource no longer exists.
     Gone,
-    /// The step was interrupted, and by now the policy wants it again.
+    /// The step was interrupted by the policy, which has changed back since.
     Changed,
     Failed(Error),
 }
@@ -66,83 +68,94 @@ pub async fn delete(
     context: &Context,
     flow: &OrderFlow,
     identity: Identity,
-    memory: &mut Memory,
-) -> Result<Again, Error> {
+    state: &mut ResourceState,
+) -> Result<Requeue, Error> {
     if !finalizer::has(flow) {
-        context.metrics.gone(&identity.namespace, &identity.name);
-        return Ok(Again::Never);
+        context.metrics.remove(&identity.namespace, &identity.name);
+        return Ok(Requeue::Never);
     }
     let owner = identity.owner();
-    match clean_up(context, flow, identity, memory).await {
-        Ok(again) => Ok(again),
+    match clean_up(context, flow, identity, state).await {
+        Ok(requeue) => Ok(requeue),
         Err(Halt::Retain) => {
-            let note = format!("deletionPolicy is Retain: what was not removed before stays, and is {owner}'s");
-            event::tell(context, flow, Severity::Normal, "Retained", "Delete", &note).await;
-            let_go(context, flow).await
+            let note = format!(
+                "deletionPolicy is Retain: everything that was not removed before stays and belongs to {owner}"
+            );
+            event::emit(context, flow, Severity::Normal, "Retained", "Delete", &note).await;
+            remove_finalizer(context, flow).await
         }
         Err(Halt::Paused) => {
-            status::write(context, flow, memory, &Report::DeletionPaused).await?;
-            Ok(Again::Probe)
+            state.stopping_since = None;
+            status::write(context, flow, state, &Report::DeletionPaused).await?;
+            Ok(Requeue::Probe)
         }
-        Err(Halt::Gone) => Ok(Again::Never),
-        Err(Halt::Changed) => Ok(Again::In(INTERRUPTION)),
+        Err(Halt::Gone) => Ok(Requeue::Never),
+        Err(Halt::Changed) => Ok(Requeue::In(INTERRUPTION)),
         Err(Halt::Failed(error)) => Err(error),
     }
 }
 
-async fn clean_up(context: &Context, flow: &OrderFlow, identity: Identity, memory: &mut Memory) -> Result<Again, Halt> {
+async fn clean_up(
+    context: &Context,
+    flow: &OrderFlow,
+    identity: Identity,
+    state: &mut ResourceState,
+) -> Result<Requeue, Halt> {
     require_wanted(context, flow).await?;
-    let stopping_since = *memory.stopping_since.get_or_insert_with(Instant::now);
-    // By the API server's clock: one that begins anew with each process of the operator might never end.
-    let overdue = is_overdue(flow, Timestamp::now(), context.cleanup_deadline);
+    let stopping_since = *state.stopping_since.get_or_insert_with(Instant::now);
+    // By the API server's clock: a deadline that restarts with each process of the operator might never pass.
+    let overdue = is_overdue(flow, Timestamp::now(), stopping_since.elapsed(), context.cleanup_deadline);
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
-    if pods > 0 && !(overdue && stopping_since.elapsed() > GRACE.min(context.cleanup_deadline)) {
-        let report = Report::Deleting(format!("{pods} pods are still there"));
-        status::write(context, flow, memory, &report).await?;
-        return Ok(Again::In(PODS));
+    if pods > 0 && !overdue {
+        let report = Report::Deleting(format!("{pods} pods still exist"));
+        status::write(context, flow, state, &report).await?;
+        return Ok(Requeue::In(PODS));
     }
 
-    let mut left = remove(context, flow, identity, overdue).await?;
+    let mut remaining = remove(context, flow, identity, overdue).await?;
     if overdue && pods > 0 {
-        left.push(Problem::new(Reason::Unreachable, format!("{pods} pods were still there")));
+        remaining.push(Problem::new(Reason::Unreachable, format!("{pods} pods still existed")));
     }
-    let message = left.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
-    if left.iter().any(|problem| problem.class() == Class::Transient) && !overdue {
+    let message = remaining.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
+    if remaining.iter().any(|problem| problem.class() == Class::Transient) && !overdue {
         let report = Report::Deleting(format!("not removed yet: {message}"));
-        status::write(context, flow, memory, &report).await?;
-        return Ok(Again::Backoff);
+        status::write(context, flow, state, &report).await?;
+        return Ok(Requeue::Backoff);
     }
-    if left.is_empty() {
-        tracing::info!("everything of the resource was removed");
+    if remaining.is_empty() {
+        tracing::info!("removed all data of the resource");
     } else {
-        event::tell(
+        event::emit(
             context,
             flow,
             Severity::Warning,
             "CleanupIncomplete",
             "Delete",
-            &format!("left behind: {message}"),
+            &format!("not removed: {message}"),
         )
         .await;
     }
-    Ok(let_go(context, flow).await?)
+    Ok(remove_finalizer(context, flow).await?)
 }
 
-async fn let_go(context: &Context, flow: &OrderFlow) -> Result<Again, Error> {
+async fn remove_finalizer(context: &Context, flow: &OrderFlow) -> Result<Requeue, Error> {
     match finalizer::set(&context.client, flow, false).await {
         Err(error) if !is_gone(&error) => Err(Error::Finalizer(error)),
-        _ => Ok(Again::Never),
+        _ => Ok(Requeue::Never),
     }
 }
 
-fn is_overdue(flow: &OrderFlow, now: Timestamp, deadline: Duration) -> bool {
+/// Returns true if the deadline has passed since the deletion and this process has `tried` for long enough.
+fn is_overdue(flow: &OrderFlow, now: Timestamp, tried: Duration, deadline: Duration) -> bool {
+    let tried_enough = tried > GRACE.min(deadline);
     let deadline = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
-    flow.metadata.deletion_timestamp.as_ref().is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
+    let deleted = flow.metadata.deletion_timestamp.as_ref();
+    tried_enough && deleted.is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
 }
 
-/// Asks the API server, as the watch may be behind.
+/// Requires that the policy still wants the removal. Asks the API server, because the watch may be behind.
 async fn require_wanted(context: &Context, flow: &OrderFlow) -> Result<(), Halt> {
     let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
     match api.get_opt(&flow.name_any()).await.map_err(Error::Delete)? {
@@ -155,19 +168,18 @@ fn halt(live: &OrderFlow) -> Option<Halt> {
     if live.spec.deletion_policy == DeletionPolicy::Retain {
         Some(Halt::Retain)
     } else {
-        super::is_set(live, PAUSED).then_some(Halt::Paused)
+        is_set(live, PAUSED).then_some(Halt::Paused)
     }
 }
 
-/// Does one step of the removal if the policy wants it, and drops the step once the policy wants it no more. A full bucket takes
-/// minutes.
+/// Runs a step of the removal, and cancels it when the policy no longer wants it. A full bucket takes minutes.
 async fn step<T>(context: &Context, flow: &OrderFlow, work: impl Future<Output = T>) -> Result<T, Halt> {
     require_wanted(context, flow).await?;
     let key = ObjectRef::new(&flow.name_any()).within(&flow.namespace().unwrap_or_default());
     let unwanted = async {
         loop {
             tokio::time::sleep(INTERRUPTION).await;
-            let known = context.live.flows.get(&key);
+            let known = context.stores.flows.get(&key);
             if known.is_some_and(|known| known.0.as_ref().is_ok_and(|known| halt(known).is_some())) {
                 return;
             }
@@ -192,12 +204,12 @@ impl From<Error> for Halt {
 async fn stop_pods(context: &Context, identity: &Identity) -> Result<(), kube::Error> {
     let (client, namespace) = (context.client.clone(), &identity.namespace);
     for name in [build::producer_name(identity), build::consumer_name(identity)] {
-        let autoscaler = context.live.autoscalers.get(&child(identity, &name));
+        let autoscaler = context.stores.autoscalers.get(&identity.child(&name));
         if autoscaler.is_some_and(|autoscaler| is_ours(&autoscaler.metadata, &identity.uid)) {
             let api: Api<HorizontalPodAutoscaler> = Api::namespaced(client.clone(), namespace);
             unless_gone(api.delete(&name, &DeleteParams::background()).await.map(drop))?;
         }
-        let Some(deployment) = context.live.deployments.get(&child(identity, &name)) else { continue };
+        let Some(deployment) = context.stores.deployments.get(&identity.child(&name)) else { continue };
         let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas);
         if is_ours(&deployment.metadata, &identity.uid) && replicas != Some(0) {
             let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
@@ -209,7 +221,7 @@ async fn stop_pods(context: &Context, identity: &Identity) -> Result<(), kube::E
     Ok(())
 }
 
-/// How many are left, those that are ending included.
+/// Counts the remaining pods, including those that are ending.
 async fn pods(context: &Context, identity: &Identity) -> Result<usize, kube::Error> {
     let api: Api<PartialObjectMeta<Pod>> = Api::namespaced(context.client.clone(), &identity.namespace);
     let selector =
@@ -218,7 +230,7 @@ async fn pods(context: &Context, identity: &Identity) -> Result<usize, kube::Err
     Ok(api.list(&parameters).await?.items.len())
 }
 
-/// What could not be removed. `last`: there will be no other try.
+/// Removes the data and returns what could not be removed. With `last` there is no other attempt.
 async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: bool) -> Result<Vec<Problem>, Halt> {
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
@@ -228,15 +240,15 @@ async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: b
             Ok(pipeline) => pipeline,
             Err(problem) => return Ok(vec![problem]),
         };
-    // The tables last: until then they, and the status, say whose the rest is.
-    let mut left = remove_topics(context, flow, &pipeline).await?;
-    left.extend(remove_bucket(context, flow, &pipeline).await?);
-    if last || left.iter().all(|problem| problem.class() != Class::Transient) {
-        left.extend(remove_tables(context, flow, &pipeline).await?);
+    // The tables last, because they and the status record the owner of everything else.
+    let mut remaining = remove_topics(context, flow, &pipeline).await?;
+    remaining.extend(remove_bucket(context, flow, &pipeline).await?);
+    if last || remaining.iter().all(|problem| problem.class() != Class::Transient) {
+        remaining.extend(remove_tables(context, flow, &pipeline).await?);
     } else {
-        left.push(Problem::new(Reason::Unreachable, "the tables wait for the rest"));
+        remaining.push(Problem::new(Reason::Unreachable, "tables: kept until everything else is removed"));
     }
-    Ok(left)
+    Ok(remaining)
 }
 
 async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Vec<Problem>, Halt> {
@@ -251,8 +263,8 @@ async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
     let group = async {
         let group = &pipeline.consumer.group;
         if !topics::belongs_to(group, &owner) {
-            let why = format!("its name does not begin with {}", owner.replacen('/', ".", 1));
-            return Some(kept(format!("group {group}"), why));
+            let reason = format!("its name does not begin with {}", owner.replacen('/', ".", 1));
+            return Some(kept(format!("group {group}"), reason));
         }
         let names = &pipeline.topic.names;
         let removed = match topics::keeps_events(&config, names, &owner).await {
@@ -264,28 +276,29 @@ async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
     };
     let topics = async {
         match topics::remove(&config, &pipeline.topic.names, &owner).await {
-            Ok(topics) => topics.into_iter().filter_map(of_topic).collect(),
+            Ok(topics) => topics.into_iter().filter_map(topic_problem).collect(),
             Err(error) => vec![Problem::new(topic_reason(&error), format!("topics: {error}"))],
         }
     };
-    // The group first: a topic that is gone takes the group's offsets along, and the group could then look like another's.
-    let mut left: Vec<Problem> = step(context, flow, group).await?.into_iter().collect();
-    left.extend(step(context, flow, topics).await?);
-    Ok(left)
+    // The group first: removing a topic removes the group's offsets, and a group without offsets could be mistaken for
+    // another's.
+    let mut remaining: Vec<Problem> = step(context, flow, group).await?.into_iter().collect();
+    remaining.extend(step(context, flow, topics).await?);
+    Ok(remaining)
 }
 
-fn of_topic(topic: topics::Topic<topics::Removal>) -> Option<Problem> {
+fn topic_problem(topic: topics::Topic<topics::Removal>) -> Option<Problem> {
     let name = format!("topic {}", topic.name);
     match topic.outcome {
         Ok(topics::Removal::Removed | topics::Removal::Missing) => None,
-        Ok(topics::Removal::Kept) => Some(kept(name, "nothing says that an OrderFlow created it")),
-        Err(error) => Some(Problem::new(topic_reason(&error), error).of(name)),
+        Ok(topics::Removal::Kept) => Some(kept(name, "no record shows that an OrderFlow created it")),
+        Err(error) => Some(Problem::new(topic_reason(&error), error).in_part(name)),
     }
 }
 
-/// What is left on purpose: nobody waits for it, and the Warning names it.
-fn kept(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Problem {
-    Problem::new(Reason::Refused, format!("{what}: kept, as {why}"))
+/// Reports something that is kept on purpose. The deletion does not wait for it, and the Warning names it.
+fn kept(what: impl std::fmt::Display, reason: impl std::fmt::Display) -> Problem {
+    Problem::new(Reason::Refused, format!("{what}: kept, because {reason}"))
 }
 
 async fn remove_bucket(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Option<Problem>, Halt> {
@@ -298,7 +311,7 @@ async fn remove_bucket(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
     }
     let client = s3::client(settings, context.s3.clone()).await;
     let name = &pipeline.bucket.name;
-    // Many objects take several looks; each goes on where the last one ended.
+    // Many objects take several reconciles; each continues where the last one ended.
     let deadline = context.cleanup_deadline.min(Duration::from_secs(60));
     let owner = pipeline.identity.owner();
     match step(context, flow, bucket::remove(&client, name, &owner, deadline)).await? {
@@ -357,19 +370,23 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_a_deletion_begins_with_the_deletion() {
+    fn the_deadline_counts_from_the_deletion() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut flow = flow(&json!({}));
-        assert!(!is_overdue(&flow, at(1_000_000), Duration::ZERO));
+        let (tried, deadline) = (Duration::from_secs(61), Duration::from_secs(300));
+        assert!(!is_overdue(&flow, at(1_000_000), tried, deadline));
         flow.metadata.deletion_timestamp = Some(Time(at(1000)));
-        let overdue = |now| is_overdue(&flow, at(now), Duration::from_secs(300));
+        let overdue = |now| is_overdue(&flow, at(now), tried, deadline);
         assert!(!overdue(1300) && overdue(1301));
         // The clocks of two machines differ.
         assert!(!overdue(990));
+        // The operator was down, or the deletion paused, for a day.
+        assert!(!is_overdue(&flow, at(90_000), Duration::ZERO, deadline));
+        assert!(!is_overdue(&flow, at(90_000), Duration::from_secs(60), deadline));
     }
 
     #[test]
-    fn retain_counts_before_a_pause() {
+    fn retain_takes_precedence_over_a_pause() {
         let mut flow = flow(&json!({ "deletionPolicy": "Delete" }));
         assert!(halt(&flow).is_none());
         flow.annotations_mut().insert(PAUSED.to_owned(), "true".to_owned());

@@ -1,5 +1,5 @@
-//! Makes the outside world so: schemas, bucket and topics, side by side, one answer each. What is so already is only looked
-//! at, and a look that found everything well counts for a while.
+//! Provisions schemas, bucket and topics, in parallel, with one result for each part. A part that is already correct is only
+//! checked, and a probe that found no problem is cached until shortly before the next one.
 
 use std::{
     future::Future,
@@ -16,96 +16,38 @@ use orderflow_service::{kafka::Trouble, postgres::ConnectError, s3};
 
 use super::{
     claims,
+    context::Context,
     dereference::place,
-    validate::{Part, Pipeline, Shard, Topic},
+    provisioned::{Notes, Provisioned},
+    resource_state::{Probed, ResourceState},
 };
 use crate::{
-    condition::{Class, Problem, Reason},
-    context::Context,
-    controller::kept::hash,
+    cache::trim::hash,
+    condition::{Problem, Reason},
     crd::{OrderFlow, SecretKey},
-    memory::{Memory, Probed},
+    pipeline::{Part, Pipeline, Shard, Topic},
 };
 
-/// Longest wait for a look; making something bounds itself.
-const LOOK: Duration = Duration::from_secs(15);
+/// The deadline of a check. Creating and changing things have deadlines of their own.
+const CHECK: Duration = Duration::from_secs(15);
 
-/// One answer for each part.
-#[derive(Clone, Debug)]
-pub struct Provisioned {
-    /// The version of the schema, in the order of the shards.
-    pub shards: Vec<Part<i64>>,
-    /// What the server cannot promise.
-    pub bucket: Part<Vec<String>>,
-    /// What is not as the spec says, and works nevertheless.
-    pub topic: Part<Vec<String>>,
-    pub told: Told,
-    /// Something that was well did not answer this once. It counts as well until it is asked again, soon: a server that is
-    /// slow for a moment should wake nobody.
-    pub doubted: bool,
-}
-
-/// What else was learned.
-#[derive(Clone, Debug, Default)]
-pub struct Told {
-    /// What the shards' servers cannot promise about what they have acknowledged, with the shard's name.
-    pub shards: Vec<String>,
-    /// The same of the brokers.
-    pub brokers: Vec<String>,
-    pub kafka_cluster_id: Option<String>,
-}
-
-impl Provisioned {
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        let shards = self.shards.iter().filter_map(|shard| shard.as_ref().err());
-        shards.chain(self.bucket.as_ref().err()).chain(self.topic.as_ref().err())
-    }
-
-    /// Adds to each part that an adoption could take over why it does not.
-    fn explain_adoption(&mut self, why: &str) {
-        let shards = self.shards.iter_mut().filter_map(|shard| shard.as_mut().err());
-        for problem in shards.chain(self.bucket.as_mut().err()).chain(self.topic.as_mut().err()) {
-            if matches!(problem.reason, Reason::OwnedByAnother | Reason::MadeForAnother | Reason::DatabaseNotEmpty) {
-                problem.message = format!("{}; {why}", problem.message);
-            }
-        }
-    }
-
-    /// Once only: what was doubted before is believed now.
-    fn doubt(&mut self, before: &Self) {
-        if before.doubted {
-            return;
-        }
-        let shards = std::iter::zip(&mut self.shards, &before.shards).map(|(now, before)| doubt(now, before));
-        let doubted = shards.fold(false, |any, doubted| any | doubted);
-        self.doubted = doubted | doubt(&mut self.bucket, &before.bucket) | doubt(&mut self.topic, &before.topic);
-        if self.doubted {
-            self.told.clone_from(&before.told);
-        }
-    }
-}
-
-fn doubt<T: Clone>(now: &mut Part<T>, before: &Part<T>) -> bool {
-    let transient = now.as_ref().is_err_and(|problem| problem.class() == Class::Transient);
-    if transient && before.is_ok() {
-        now.clone_from(before);
-        return true;
-    }
-    false
-}
-
-pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline, memory: &mut Memory) -> Provisioned {
+pub async fn provision(
+    context: &Context,
+    flow: &OrderFlow,
+    pipeline: &Pipeline,
+    state: &mut ResourceState,
+) -> Provisioned {
     let cluster = flow.status.as_ref().and_then(|status| status.kafka_cluster_id.as_deref());
-    let rival = claims::rival(&context.live, flow, cluster);
-    let question = question(flow, pipeline, rival.as_deref());
-    if let Some(probed) = &memory.probed
-        && probed.question == question
-        // Somewhat less than what lies between two probes, as that is spread by a tenth.
+    let rival = claims::rival(&context.stores, flow, &pipeline.topic, cluster);
+    let inputs = probe_inputs(flow, pipeline, rival.as_deref());
+    if let Some(probed) = &state.probed
+        && probed.inputs == inputs
+        // Less than the shortest interval between two probes, which is spread by 10 %.
         && probed.at.elapsed() < context.probe_interval.mul_f64(0.85)
-        && probed.answer.problems().next().is_none()
-        && !probed.answer.doubted
+        && probed.result.problems().next().is_none()
+        && !probed.result.suppressed
     {
-        return probed.answer.clone();
+        return probed.result.clone();
     }
     let at = Instant::now();
     let (shards, bucket, topic) = tokio::join!(
@@ -113,31 +55,32 @@ pub async fn provision(context: &Context, flow: &OrderFlow, pipeline: &Pipeline,
         provision_bucket(context, pipeline),
         provision_topics(context, flow, pipeline),
     );
-    let mut told = Told::default();
+    let mut notes = Notes::default();
     let shards = std::iter::zip(&pipeline.shards, shards)
         .map(|(shard, found)| {
-            let shard::Found { version, notes } = found?;
-            told.shards.extend(notes.iter().map(|note| format!("{}: {note}", shard.name)));
+            let shard::Found { version, notes: found } = found?;
+            notes.shards.extend(found.iter().map(|note| format!("{}: {note}", shard.name)));
             Ok(version)
         })
         .collect();
     let topic = topic.map(|(differences, found)| {
-        (told.brokers, told.kafka_cluster_id) = (found.notes, found.cluster);
+        (notes.brokers, notes.kafka_cluster_id) = (found.notes, found.cluster);
         differences
     });
-    let mut answer = Provisioned { shards, bucket, topic, told, doubted: false };
+    let mut result = Provisioned { shards, bucket, topic, notes, suppressed: false };
     if let Some(unheeded) = pipeline.adoption.unheeded() {
-        answer.explain_adoption(unheeded);
+        result.explain_adoption(unheeded);
     }
-    if let Some(before) = memory.probed.as_ref().filter(|before| before.question == question) {
-        answer.doubt(&before.answer);
+    if let Some(before) = state.probed.as_ref().filter(|before| before.inputs == inputs) {
+        result.suppress_once(&before.result);
     }
-    memory.probed = Some(Probed { at, question, answer: answer.clone() });
-    answer
+    state.probed = Some(Probed { at, inputs, result: result.clone() });
+    result
 }
 
-/// Whoever annotates a resource wants it to be looked at, so annotations are part of it.
-fn question(flow: &OrderFlow, pipeline: &Pipeline, rival: Option<&str>) -> u64 {
+/// Hashes the inputs of the probe. They include the annotations, because a user who annotates a resource wants it
+/// to be probed.
+fn probe_inputs(flow: &OrderFlow, pipeline: &Pipeline, rival: Option<&str>) -> u64 {
     let shards: Vec<_> =
         pipeline.shards.iter().map(|shard| shard.access.as_ref().ok().map(|access| &access.secret_values)).collect();
     let bucket = pipeline.bucket.access.as_ref().ok().map(|access| &access.secret_values);
@@ -145,36 +88,36 @@ fn question(flow: &OrderFlow, pipeline: &Pipeline, rival: Option<&str>) -> u64 {
     hash(&(flow.metadata.generation, &flow.metadata.annotations, shards, bucket, topic, rival))
 }
 
-/// Looks, and makes only if the look says that this would help.
-async fn look_then_make<T, E>(
-    look: impl Future<Output = Result<T, E>>,
+/// Checks a part, and ensures it only if that can solve the error of the check.
+async fn check_then_ensure<T, E>(
+    check: impl Future<Output = Result<T, E>>,
     helps: impl Fn(&E) -> bool,
-    make: impl Future<Output = Result<T, E>>,
-) -> Result<T, Answer<E>> {
-    match tokio::time::timeout(LOOK, look).await {
-        Ok(Err(error)) if helps(&error) => make.await.map_err(Answer::Error),
-        Ok(answer) => answer.map_err(Answer::Error),
-        Err(_) => Err(Answer::None),
+    ensure: impl Future<Output = Result<T, E>>,
+) -> Result<T, Failure<E>> {
+    match tokio::time::timeout(CHECK, check).await {
+        Ok(Err(error)) if helps(&error) => ensure.await.map_err(Failure::Error),
+        Ok(answer) => answer.map_err(Failure::Error),
+        Err(_) => Err(Failure::Timeout),
     }
 }
 
-enum Answer<E> {
+enum Failure<E> {
     Error(E),
-    None,
+    Timeout,
 }
 
-impl<E: std::fmt::Display> Answer<E> {
+impl<E: std::fmt::Display> Failure<E> {
     fn error(&self) -> Option<&E> {
         match self {
             Self::Error(error) => Some(error),
-            Self::None => None,
+            Self::Timeout => None,
         }
     }
 
     fn problem(self, reason: impl Fn(&E) -> Reason) -> Problem {
         match self {
             Self::Error(error) => Problem::new(reason(&error), error),
-            Self::None => Problem::new(Reason::Unreachable, format!("no answer within {} s", LOOK.as_secs())),
+            Self::Timeout => Problem::new(Reason::Unreachable, format!("no answer within {} s", CHECK.as_secs())),
         }
     }
 }
@@ -195,8 +138,8 @@ async fn provision_shard(context: &Context, pipeline: &Pipeline, shard: &Shard) 
     context.backends.require_allowed_database(shard, options).await?;
     let owner = pipeline.identity.owner();
     let claim = claim(pipeline, shard, &owner);
-    let look = shard::check(options, &claim);
-    let make = async {
+    let check = shard::check(options, &claim);
+    let ensure = async {
         let outcome = shard::ensure(options, &claim).await?;
         tracing::info!(shard = shard.name, %outcome, "schema");
         shard::check(options, &claim).await
@@ -208,16 +151,16 @@ async fn provision_shard(context: &Context, pipeline: &Pipeline, shard: &Shard) 
         }
         _ => false,
     };
-    let found = look_then_make(look, helps, make).await;
-    found.map_err(|answer| {
-        let secret = answer.error().and_then(|error| secret_of_shard(shard, error));
-        answer.problem(shard_reason).of(&shard.name).see(secret.map(place))
+    let found = check_then_ensure(check, helps, ensure).await;
+    found.map_err(|failure| {
+        let secret = failure.error().and_then(|error| secret_of_shard(shard, error));
+        failure.problem(shard_reason).in_part(&shard.name).see(secret.map(place))
     })
 }
 
-/// Which Secret to look at.
+/// Returns the Secret that the error is probably about.
 fn secret_of_shard<'a>(shard: &'a Shard, error: &shard::Error) -> Option<&'a SecretKey> {
-    /// invalid_authorization_specification, invalid_password
+    /// The class of invalid_authorization_specification and invalid_password.
     const LOG_IN: &str = "28";
     match error {
         shard::Error::Connect(ConnectError::Certificate(_)) => Some(shard.ca.as_ref().unwrap_or(&shard.dsn)),
@@ -242,8 +185,8 @@ pub fn shard_reason(error: &shard::Error) -> Reason {
     }
 }
 
-/// How the bucket is reached: with the credentials that the spec names, or with the operator's own where its settings allow
-/// that. Anyone who can edit an OrderFlow chooses the bucket's name and the endpoint.
+/// Returns the settings of the client of the bucket, with the credentials that the spec names or with the operator's
+/// own where its settings allow that. Anyone who can edit an OrderFlow chooses the bucket's name and the endpoint.
 pub fn bucket_settings<'a>(context: &Context, pipeline: &'a Pipeline) -> Part<&'a s3::Settings> {
     let bucket = &pipeline.bucket;
     let settings = &bucket.access.as_ref().map_err(Clone::clone)?.settings;
@@ -258,8 +201,8 @@ async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<St
     context.backends.require_allowed_endpoint(&pipeline.bucket).await?;
     let client = s3::client(settings, context.s3.clone()).await;
     let (name, region, owner) = (&pipeline.bucket.name, &pipeline.bucket.region, pipeline.identity.owner());
-    let look = bucket::check(&client, name, &owner);
-    let make = async {
+    let check = bucket::check(&client, name, &owner);
+    let ensure = async {
         let outcome = bucket::ensure(&client, name, region, &owner, pipeline.adopt()).await?;
         tracing::info!(bucket = name, %outcome, "bucket");
         Ok(outcome.notes)
@@ -269,23 +212,23 @@ async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<St
         bucket::Error::OwnedByAnother { owner: Some(owner) } => pipeline.adopt().allows(owner),
         _ => false,
     };
-    match look_then_make(look, helps, make).await {
+    match check_then_ensure(check, helps, ensure).await {
         Ok(notes) => Ok(notes.iter().map(ToString::to_string).collect()),
-        Err(answer) => Err(answer.problem(bucket_reason).of(format_args!("bucket {name}"))),
+        Err(failure) => Err(failure.problem(bucket_reason).in_part(format_args!("bucket {name}"))),
     }
 }
 
 pub fn bucket_reason(error: &bucket::Error) -> Reason {
     match error {
         error if error.is_transient() => Reason::Unreachable,
-        // Without a name nobody knows whether it is another's, or these credentials may not look at it.
+        // Without a known owner the bucket may belong to another account, or these credentials may lack permissions.
         bucket::Error::OwnedByAnother { owner: Some(_) } => Reason::OwnedByAnother,
         bucket::Error::NotEmpty { .. } => Reason::BucketNotEmpty,
         _ => Reason::Refused,
     }
 }
 
-/// What is not as the spec says, and the whole answer without the topics.
+/// Provisions the topics. Returns the differences from the spec, and the result without the topics.
 async fn provision_topics(
     context: &Context,
     flow: &OrderFlow,
@@ -294,7 +237,7 @@ async fn provision_topics(
     let settings = &pipeline.topic.access.as_ref().map_err(Clone::clone)?.settings;
     context.backends.require_allowed_brokers(&pipeline.topic).await?;
     let (config, wanted) = (settings.client(), pipeline.topics());
-    let make = async {
+    let ensure = async {
         let found = topics::ensure(&config, &wanted).await?;
         for topic in &found.topics {
             if let Ok(outcome) = topic.outcome.as_ref()
@@ -305,28 +248,31 @@ async fn provision_topics(
         }
         Ok(found)
     };
-    let found = match tokio::time::timeout(LOOK, topics::check(&config, &wanted)).await {
-        Ok(Ok(found)) if lacks(&found, |error| matches!(error, topics::Error::Missing | topics::Error::Unclaimed)) => {
-            // Kafka says whose the topics are. Where it does not yet, the resources are compared.
+    let found = match tokio::time::timeout(CHECK, topics::check(&config, &wanted)).await {
+        Ok(Ok(found))
+            if any_error(&found, |error| matches!(error, topics::Error::Missing | topics::Error::Unclaimed)) =>
+        {
+            // Kafka records the owner of the topics. Without a record, the resources are compared.
             let relay = &wanted.topics.relay;
             let unclaimed = found.topics.iter().any(|topic| topic.name == *relay && topic.outcome.is_err());
-            let rival = claims::rival(&context.live, flow, found.cluster.as_deref()).filter(|_| unclaimed);
+            let rival =
+                claims::rival(&context.stores, flow, &pipeline.topic, found.cluster.as_deref()).filter(|_| unclaimed);
             if let Some(rival) = rival {
                 let name = &wanted.topics.orders;
-                let message = format!("topic {name}: it is {rival}'s; nothing was written");
+                let message = format!("topic {name}: it belongs to {rival}; nothing was written");
                 return Err(Problem::new(Reason::OwnedByAnother, message));
             }
-            make.await.map_err(Answer::Error)
+            ensure.await.map_err(Failure::Error)
         }
         Ok(Err(topics::Error::OwnedByAnother { owner })) if wanted.adopt.allows(&owner) => {
-            make.await.map_err(Answer::Error)
+            ensure.await.map_err(Failure::Error)
         }
-        Ok(found) => found.map_err(Answer::Error),
-        Err(_) => Err(Answer::None),
+        Ok(found) => found.map_err(Failure::Error),
+        Err(_) => Err(Failure::Timeout),
     };
-    let mut found = found.map_err(|answer| {
-        let secret = answer.error().and_then(|error| secret_of_topic(&pipeline.topic, error));
-        answer.problem(topic_reason).of("topics").see(secret.map(place))
+    let mut found = found.map_err(|failure| {
+        let secret = failure.error().and_then(|error| secret_of_topic(&pipeline.topic, error));
+        failure.problem(topic_reason).in_part("topics").see(secret.map(place))
     })?;
     let mut differences = Vec::new();
     for topic in std::mem::take(&mut found.topics) {
@@ -338,11 +284,11 @@ async fn provision_topics(
     Ok((differences, found))
 }
 
-fn lacks(found: &topics::Found, what: impl Fn(&topics::Error) -> bool) -> bool {
+fn any_error(found: &topics::Found, what: impl Fn(&topics::Error) -> bool) -> bool {
     found.topics.iter().any(|topic| topic.outcome.as_ref().is_err_and(&what))
 }
 
-/// Which Secret to look at.
+/// Returns the Secret that the error is probably about.
 fn secret_of_topic<'a>(topic: &'a Topic, error: &topics::Error) -> Option<&'a SecretKey> {
     match error {
         topics::Error::Unusable { trouble: Trouble::LogIn(_), .. } => topic.sasl.as_ref().map(|sasl| &sasl.password),
@@ -358,32 +304,5 @@ pub fn topic_reason(error: &topics::Error) -> Reason {
         topics::Error::TooFewPartitions(_) => Reason::TooFewPartitions,
         topics::Error::Settings(_) => Reason::SecretInvalid,
         _ => Reason::Refused,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_silence_is_doubted_and_a_second_is_believed() {
-        let answer = |shard: Part<i64>| Provisioned {
-            shards: vec![Ok(1), shard],
-            bucket: Ok(Vec::new()),
-            topic: Ok(Vec::new()),
-            told: Told::default(),
-            doubted: false,
-        };
-        let silent = || Err(Problem::new(Reason::Unreachable, "no answer"));
-        let refused = || Err(Problem::new(Reason::ShardMismatch, "another shard's"));
-        let (well, mut first, mut second) = (answer(Ok(1)), answer(silent()), answer(silent()));
-        first.doubt(&well);
-        assert!(first.doubted && first.problems().next().is_none());
-        second.doubt(&first);
-        assert!(!second.doubted && second.problems().count() == 1);
-        // What somebody has to decide about is said at once.
-        let mut other = answer(refused());
-        other.doubt(&well);
-        assert!(!other.doubted && other.problems().count() == 1);
     }
 }

@@ -1,5 +1,5 @@
-//! A resource that does not fit its definition, as one that was written under an older one. It cannot be reconciled, and
-//! must not stop the others; what runs of it goes on.
+//! Reports a resource that does not fit its definition, for example because it was written under an older one. It
+//! cannot be reconciled and must not stop the others; its pods continue to run.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -12,23 +12,27 @@ use kube::{
 };
 use serde_json::json;
 
-use super::{Again, Error, event};
+use super::{
+    context::Context,
+    event,
+    outcome::{Error, Requeue},
+    resource_state::{ResourceState, Version, Written},
+};
 use crate::{
     condition::Reason,
-    context::{Context, as_operator},
     crd::{OrderFlow, OrderFlowStatus},
-    memory::{Memory, Version, Written},
+    kubernetes::{as_operator, explain},
 };
 
-/// Says so in its status as far as that can be written, and in an event.
-pub async fn say(context: &Context, invalid: &InvalidObject, memory: &mut Memory) -> Result<Again, Error> {
+/// Reports the error in the status, as far as that can be written, and in an Event.
+pub async fn report(context: &Context, invalid: &InvalidObject, state: &mut ResourceState) -> Result<Requeue, Error> {
     let meta = &invalid.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
     context.metrics.ready(namespace, name, false);
     context.metrics.problem(Reason::Undecodable);
     let resource = kube::core::ApiResource::erase::<OrderFlow>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
-    let Some(object) = api.get_opt(name).await.map_err(Error::Status)? else { return Ok(Again::Never) };
+    let Some(object) = api.get_opt(name).await.map_err(Error::Status)? else { return Ok(Requeue::Never) };
     let before: OrderFlowStatus =
         object.data.get("status").and_then(|status| serde_json::from_value(status.clone()).ok()).unwrap_or_default();
     let ready = Condition {
@@ -53,13 +57,14 @@ pub async fn say(context: &Context, invalid: &InvalidObject, memory: &mut Memory
         let patch = Patch::Merge(json!({ "status": after }));
         let parameters = as_operator();
         if let Err(error) = api.patch_status(name, &parameters, &patch).await {
-            // The API server may hold the rest of the resource against it. The event tells nevertheless.
-            tracing::warn!(error = crate::context::explain(&error), "the status could not be written");
+            // The API server may refuse the write because of the rest of the resource. The Event still reports the
+            // error.
+            tracing::warn!(error = explain(&error), "cannot write the status");
         }
-        memory.status = Some(Written { version: Version::of(&object.metadata), status: after.clone() });
+        state.status = Some(Written { version: Version::from_meta(&object.metadata), status: after.clone() });
         let reference: kube::core::PartialObjectMeta<OrderFlow> =
             kube::core::PartialObjectMeta { types: None, metadata: meta.clone(), _phantom: std::marker::PhantomData };
-        event::tell_changes(context, &reference, &before, &after).await;
+        event::emit_changes(context, &reference, &before, &after).await;
     }
-    Ok(Again::Probe)
+    Ok(Requeue::Probe)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use orderflow_core::{Notification, json};
 use orderflow_service::{
     Backoff,
-    kafka::{self, Quiet},
+    kafka::{self, Quiet, reader},
     shutdown::CancellationToken,
 };
 use rdkafka::{
@@ -137,13 +137,7 @@ impl Tail {
     }
 
     fn partitions(&self, consumer: &BaseConsumer<Quiet>) -> anyhow::Result<i32> {
-        let metadata = consumer.fetch_metadata(Some(&self.topic), CALL_TIMEOUT).context("read the topic's metadata")?;
-        match metadata.topics().first() {
-            Some(found) if found.error().is_none() && !found.partitions().is_empty() => {
-                Ok(found.partitions().len() as i32)
-            }
-            _ => bail!("the topic {} is not there", self.topic),
-        }
+        Ok(reader::partitions(consumer, &self.topic, CALL_TIMEOUT)?)
     }
 
     /// Says where to begin each partition that has no position yet.

@@ -5,7 +5,7 @@ use orderflow_core::{Money, ProductName, Quantity, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Shared, problem::Problem};
+use super::{app::Shared, problem::declare_responses};
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Config {
@@ -52,12 +52,14 @@ impl Config {
     }
 }
 
+declare_responses!(GetConfigProblems:);
+
 /// What this process allows
 #[utoipa::path(
     get, path = "/api/config", tag = "process",
     responses(
         (status = 200, body = Config, description = "Fixed while the process runs"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
+        GetConfigProblems,
     )
 )]
 pub async fn get_config(State(app): State<Shared>) -> Json<Config> {

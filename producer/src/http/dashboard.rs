@@ -13,7 +13,7 @@ use axum::{
 use include_dir::{Dir, include_dir};
 use tower_http::compression::CompressionLayer;
 
-use super::{Shared, connection::Peer, problem::Problem};
+use super::{app::Shared, connection::Peer, problem::Problem};
 
 /// What the compressor of one response holds until the response is read.
 const COMPRESSOR: usize = 384 * 1024;

@@ -12,10 +12,11 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    Shared, body,
+    app::Shared,
+    body,
     connection::Peer,
     parameter::{DeadLetterParameters, whole},
-    problem::Problem,
+    problem::{Problem, declare_responses},
 };
 use crate::dead_letters::Letter;
 
@@ -119,6 +120,8 @@ impl From<Letter> for DeadLetterView {
     }
 }
 
+declare_responses!(ListDeadLettersProblems: NOT_IMPLEMENTED, KAFKA_UNAVAILABLE, OVERLOADED, TOO_MANY_LISTS);
+
 /// List dead letters, newest first
 ///
 /// Events that no consumer could read, as long as Kafka keeps them.
@@ -130,11 +133,7 @@ impl From<Letter> for DeadLetterView {
     ),
     responses(
         (status = 200, body = DeadLetterList, description = "A page"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter breaks a rule"),
-        (status = 501, body = Problem, content_type = "application/problem+json",
-         description = "The topic of dead letters was made with more than one partition"),
-        (status = 503, body = Problem, content_type = "application/problem+json",
-         description = "Kafka is down, or too many lists are being read"),
+        ListDeadLettersProblems,
     )
 )]
 pub async fn list_dead_letters(
@@ -164,6 +163,8 @@ pub async fn list_dead_letters(
     })))
 }
 
+declare_responses!(ReplayDeadLettersProblems: MALFORMED, REPLAY_OFF, BODY_TOO_SLOW, REPLAY_UNDER_WAY, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, NOT_IMPLEMENTED, KAFKA_UNAVAILABLE, OVERLOADED);
+
 /// Replay dead letters
 ///
 /// Sends those that wait back to where they came from, each once, after whatever made them unreadable was mended. One that
@@ -172,15 +173,7 @@ pub async fn list_dead_letters(
     post, path = "/api/dead-letters/replay", tag = "dead letters", request_body = ReplayBody,
     responses(
         (status = 200, body = Replayed, description = "How many were replayed; those that could not be had their turn"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "Malformed"),
-        (status = 403, body = Problem, content_type = "application/problem+json", description = "Replay is off"),
-        (status = 409, body = Problem, content_type = "application/problem+json", description = "Another replay is under way"),
-        (status = 413, body = Problem, content_type = "application/problem+json", description = "Body too large"),
-        (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json"),
-        (status = 501, body = Problem, content_type = "application/problem+json",
-         description = "The topic of dead letters was made with more than one partition"),
-        (status = 503, body = Problem, content_type = "application/problem+json",
-         description = "Kafka is down. Some may have been replayed; it is safe to send this again"),
+        ReplayDeadLettersProblems,
     )
 )]
 pub async fn replay_dead_letters(

@@ -14,9 +14,9 @@ use orderflow_service::prometheus::metrics::gauge::Gauge;
 use utoipa::ToSchema;
 
 use super::{
-    Shared,
+    app::Shared,
     connection::{Connection, Peer},
-    problem::Problem,
+    problem::{Problem, declare_responses},
 };
 
 /// Shorter than what proxies usually wait for.
@@ -46,6 +46,8 @@ enum FeedEventName {
     Reset,
 }
 
+declare_responses!(GetFeedProblems: TOO_MANY_FEEDS);
+
 /// Watch notifications
 ///
 /// Server-sent events. First `hello` (`epoch`: of this process; `resumed`; `total`: notifications of the epoch before what
@@ -63,8 +65,7 @@ enum FeedEventName {
     params(("Last-Event-ID" = Option<String>, Header, description = "Id of the frame to go on after")),
     responses(
         (status = 200, body = FeedEvent, content_type = "text/event-stream", description = "Stays open"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "Too many feeds are open"),
+        GetFeedProblems,
     )
 )]
 pub async fn get_feed(

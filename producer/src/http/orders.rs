@@ -9,17 +9,15 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, Exposure, Shared,
+    app::{App, Exposure, Shared},
     connection::Peer,
     cursor::Cursor,
     parameter::{IdOfPath, ListParameters, OrderParameters, whole},
-    problem::Problem,
+    problem::{Problem, declare_responses},
+    progress,
     view::{OrderView, receipt_status},
 };
-use crate::{
-    progress,
-    shard::{Position, ReadError, Shard, StoredOrder},
-};
+use crate::shard::{Position, ReadError, Shard, StoredOrder};
 
 /// Orders in a page, unless the client asks for another number.
 const DEFAULT_LIMIT: i64 = 50;
@@ -42,6 +40,8 @@ pub struct OrderList {
     unavailable_shards: Vec<String>,
 }
 
+declare_responses!(ListOrdersProblems: SHARD_UNAVAILABLE, OVERLOADED);
+
 /// List orders, newest first
 #[utoipa::path(
     get, path = "/api/orders", tag = "orders",
@@ -54,8 +54,7 @@ pub struct OrderList {
     ),
     responses(
         (status = 200, body = OrderList, description = "A page. A shard that is down is named in `unavailable_shards`."),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "A parameter breaks a rule"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "No shard answered; or `overloaded`: too many large lists are in flight"),
+        ListOrdersProblems,
     )
 )]
 pub async fn list_orders(
@@ -128,6 +127,8 @@ pub async fn list_orders(
     })))
 }
 
+declare_responses!(GetOrderProblems: NOT_FOUND, SHARD_UNAVAILABLE);
+
 /// Get one order
 #[utoipa::path(
     get, path = "/api/orders/{id}", tag = "orders",
@@ -137,11 +138,7 @@ pub async fn list_orders(
     ),
     responses(
         (status = 200, body = OrderView, description = "The order"),
-        (status = 400, body = Problem, content_type = "application/problem+json",
-         description = "Not a UUID, or a parameter breaks a rule"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No shard has it"),
-        (status = 503, body = Problem, content_type = "application/problem+json",
-         description = "Not found, and a shard that may have it is down"),
+        GetOrderProblems,
     )
 )]
 pub async fn get_order(

@@ -13,7 +13,7 @@ use orderflow_core::{OrderId, plain};
 use percent_encoding::percent_decode_str;
 use utoipa::openapi::{OpenApi, RefOr, path::ParameterIn};
 
-use super::{Shared, problem::Problem};
+use super::{app::Shared, problem::Problem};
 
 /// Most characters of an unknown name that a problem shows.
 const MOST_NAME: usize = 100;

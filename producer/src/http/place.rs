@@ -13,9 +13,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Shared, body,
+    app::Shared,
+    body,
     connection::Peer,
-    problem::Problem,
+    problem::{Problem, declare_responses},
     view::{OrderView, PENDING},
 };
 use crate::{
@@ -63,6 +64,8 @@ pub struct PlacedOrder {
     receipt: String,
 }
 
+declare_responses!(PlaceOrderProblems: MALFORMED, INVALID_ORDER, BODY_TOO_SLOW, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, IDEMPOTENCY_KEY_REUSED, REFUSED, NOT_ACCEPTED, OUTCOME_UNKNOWN, OVERLOADED);
+
 /// Place an order
 ///
 /// Answered 201 once the order is committed on its user's shard; its receipt, event and notification follow.
@@ -77,18 +80,7 @@ pub struct PlacedOrder {
     responses(
         (status = 201, body = PlacedOrder, description = "Stored",
          headers(("Idempotency-Replayed" = bool, description = "true: the key was known, this is the first reply again"))),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "Malformed, or a field breaks a rule"),
-        (status = 408, body = Problem, content_type = "application/problem+json", description = "The body did not arrive in time"),
-        (status = 413, body = Problem, content_type = "application/problem+json", description = "More than 64 KiB"),
-        (status = 415, body = Problem, content_type = "application/problem+json", description = "Not application/json, or compressed"),
-        (status = 422, body = Problem, content_type = "application/problem+json", description = "The key was used for other fields"),
-        (status = 500, body = Problem, content_type = "application/problem+json",
-         description = "`refused`: the database refuses this very order, nothing was stored"),
-        (status = 503, body = Problem, content_type = "application/problem+json",
-         description = "`not-accepted`: nothing was stored. `outcome-unknown`: it may still appear; look for `order_id`, or \
-                        send it again with the same key. `overloaded`: nothing was stored; the body is larger than 4 KiB, \
-                        and there is no memory for it.",
-         headers(("Retry-After" = u32, description = "Seconds"))),
+        PlaceOrderProblems,
     )
 )]
 pub async fn place_order(

@@ -1,6 +1,8 @@
 //! Every error of the API: RFC 9457 `application/problem+json`, with the demo's `error` member beside it. What Postgres, Kafka
 //! or S3 said of an error goes to the log alone: it names users, addresses and constraints, and a client is a stranger.
 
+pub mod kind;
+
 use std::fmt;
 
 use axum::{
@@ -15,6 +17,8 @@ use crate::{
     dead_letters,
     shard::{PlaceError, ReadError},
 };
+use kind::Kind;
+pub(in crate::http) use kind::declare_responses;
 
 /// Seconds after which a client may try again; outages of a shard are usually a failover or a restart.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -72,12 +76,12 @@ pub struct FieldError {
 }
 
 impl Problem {
-    fn new(status: StatusCode, kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
+    fn new(kind: &Kind, detail: impl Into<String>) -> Self {
         let detail = detail.into();
         Self {
-            kind: format!("https://orderflow.dev/problems/{kind}"),
-            title,
-            status: status.as_u16(),
+            kind: kind.uri(),
+            title: kind.title,
+            status: kind.status,
             error: detail.clone(),
             detail,
             errors: Vec::new(),
@@ -94,108 +98,103 @@ impl Problem {
     }
 
     /// Returns the problem of a client that asks for more than is served at once.
-    fn overload(kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { is_by_clients: true, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, title, detail) }
+    fn overload(kind: &Kind, detail: impl Into<String>) -> Self {
+        Self { is_by_clients: true, ..Self::new(kind, detail) }
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+        Self::new(&kind::NOT_FOUND, detail)
     }
 
     pub fn method_not_allowed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+        Self::new(&kind::METHOD_NOT_ALLOWED, detail)
     }
 
     pub fn internal() -> Self {
         let detail = "an error of ours; it is in the log under the request id";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+        Self::new(&kind::INTERNAL, detail)
     }
 
     /// A query parameter, header or path segment that breaks a rule.
     pub fn invalid_parameter(name: &str, rule: impl Into<String>) -> Self {
         let rule = rule.into();
-        let problem = Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid-parameter",
-            "A parameter breaks a rule",
-            format!("{name} {rule}"),
-        );
+        let problem = Self::new(&kind::INVALID_PARAMETER, format!("{name} {rule}"));
         Self { errors: vec![FieldError { field: name.to_owned(), detail: rule }], ..problem }
     }
 
     pub fn unsupported_media_type() -> Self {
         let detail = "Content-Type must be application/json";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", detail)
+        Self::new(&kind::UNSUPPORTED_MEDIA_TYPE, detail)
     }
 
     pub fn unsupported_encoding(encoding: &str) -> Self {
         let encoding = plain::escape(&encoding.chars().take(100).collect::<String>());
         let detail =
             format!("Content-Encoding {encoding} is not supported: send the body uncompressed, without this header");
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "Unsupported media type", detail)
+        Self::new(&kind::UNSUPPORTED_MEDIA_TYPE, detail)
     }
 
     /// Returns the problem for a request that was still in progress at its deadline, whatever delayed it.
     pub fn no_answer_in_time(seconds: u64) -> Self {
         let detail = format!("there was no answer within {seconds} s");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-answer-in-time", "No answer in time", detail)
+        Self::new(&kind::NO_ANSWER_IN_TIME, detail)
     }
 
     pub fn body_too_large(limit: usize) -> Self {
         let detail = format!("the body must have at most {limit} bytes");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large", detail)
+        Self::new(&kind::BODY_TOO_LARGE, detail)
     }
 
     pub fn body_too_slow() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", "Body too slow", "the body did not arrive in time")
+        Self::new(&kind::BODY_TOO_SLOW, "the body did not arrive in time")
     }
 
     pub fn body_broken() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", "Not an order", "the body ended early")
+        Self::malformed("Not an order", "the body ended early")
     }
 
     pub fn overloaded() -> Self {
         let detail = "too many large lists and bodies are in flight: ask for a smaller page, or send it again later";
-        Self::overload("overloaded", "Overloaded", detail)
+        Self::overload(&kind::OVERLOADED, detail)
     }
 
     pub fn too_many_feeds() -> Self {
         let detail = "too many feeds are open";
-        Self::overload("too-many-feeds", "Too many feeds", detail)
+        Self::overload(&kind::TOO_MANY_FEEDS, detail)
     }
 
     pub fn too_many_look_ups() -> Self {
         let detail = "too many trails are being looked up";
-        Self::overload("too-many-look-ups", "Too many look-ups", detail)
+        Self::overload(&kind::TOO_MANY_LOOK_UPS, detail)
     }
 
     /// A body that is not the JSON that was asked for.
     pub fn malformed(title: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", title, detail)
+        Self { title, ..Self::new(&kind::MALFORMED, detail) }
     }
 
     pub fn kafka_unavailable(reason: &str) -> Self {
         let detail = "Kafka is down: the producer's /readyz and its log say why";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "kafka-unavailable", "Kafka is down", detail).caused_by(reason)
+        Self::new(&kind::KAFKA_UNAVAILABLE, detail).caused_by(reason)
     }
 
     pub fn too_many_lists() -> Self {
         let detail = "too many lists of dead letters are being read";
-        Self::overload("too-many-lists", "Too many lists", detail)
+        Self::overload(&kind::TOO_MANY_LISTS, detail)
     }
 
     pub fn replay_off() -> Self {
         let detail = "this producer may not replay dead letters: DEAD_LETTER_REPLAY (--dead-letter-replay) is off";
-        Self::new(StatusCode::FORBIDDEN, "replay-off", "Replay is off", detail)
+        Self::new(&kind::REPLAY_OFF, detail)
     }
 
     pub fn replay_under_way() -> Self {
         let detail = "another replay is under way; when it has ended, this one may be sent again: no letter goes twice";
-        Self::new(StatusCode::CONFLICT, "replay-under-way", "A replay is under way", detail)
+        Self::new(&kind::REPLAY_UNDER_WAY, detail)
     }
 
     pub fn not_implemented(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "not-implemented", "Not implemented", detail)
+        Self::new(&kind::NOT_IMPLEMENTED, detail)
     }
 
     pub fn receipt_absent(status: &'static str) -> Self {
@@ -203,13 +202,13 @@ impl Problem {
             "pending" => "the receipt is not written yet",
             _ => "the receipt was written, and is not in the bucket any more",
         };
-        let problem = Self::new(StatusCode::NOT_FOUND, "receipt-absent", "No receipt", detail);
+        let problem = Self::new(&kind::RECEIPT_ABSENT, detail);
         Self { receipt_status: Some(status), ..problem }
     }
 
     pub fn s3_unavailable(reason: &str) -> Self {
         let detail = "S3 is down: the receipt cannot be read now";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "s3-unavailable", "S3 is down", detail).caused_by(reason)
+        Self::new(&kind::S3_UNAVAILABLE, detail).caused_by(reason)
     }
 
     pub fn shards_unavailable(errors: &[ReadError]) -> Self {
@@ -218,7 +217,7 @@ impl Problem {
         let title = if down { "A shard is down" } else { "A shard could not answer" };
         let joined = |text: fn(&ReadError) -> String| errors.iter().map(text).collect::<Vec<_>>().join("; ");
         let detail = joined(ReadError::without_reason);
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "shard-unavailable", title, detail);
+        let problem = Self { title, ..Self::new(&kind::SHARD_UNAVAILABLE, detail) };
         let is_by_clients = errors.iter().all(|error| error.is_crowded);
         Self { unavailable_shards: names, is_by_clients, ..problem.caused_by(joined(ToString::to_string)) }
     }
@@ -235,9 +234,7 @@ impl From<Invalid> for Problem {
         match invalid {
             Invalid::Malformed { field, detail } => {
                 let problem = Self::new(
-                    StatusCode::BAD_REQUEST,
-                    "malformed",
-                    "Not an order",
+                    &kind::MALFORMED,
                     match field {
                         Some(field) => format!("{field}: {detail}"),
                         None => detail.clone(),
@@ -256,8 +253,7 @@ impl From<Invalid> for Problem {
                         detail: violation.detail.into_owned(),
                     })
                     .collect();
-                let title = "The order breaks a rule";
-                Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "invalid-order", title, detail.join("; ")) }
+                Self { errors, ..Self::new(&kind::INVALID_ORDER, detail.join("; ")) }
             }
         }
     }
@@ -280,18 +276,11 @@ impl From<PlaceError> for Problem {
         match error {
             PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => Self {
                 is_by_clients: matches!(error, PlaceError::QueueFull(_)),
-                ..Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "not-accepted",
-                    "The order was not accepted",
-                    format!("{error}; nothing was stored, it can be sent again"),
-                )
+                ..Self::new(&kind::NOT_ACCEPTED, format!("{error}; nothing was stored, it can be sent again"))
             },
             PlaceError::OutcomeUnknown(order_id) => {
                 let problem = Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "outcome-unknown",
-                    "The order's outcome is unknown",
+                    &kind::OUTCOME_UNKNOWN,
                     format!(
                         "the shard did not answer in time, the order may still appear: look for {order_id}, or send it \
                          again with the same Idempotency-Key"
@@ -300,18 +289,12 @@ impl From<PlaceError> for Problem {
                 Self { order_id: Some(order_id), ..problem }
             }
             PlaceError::KeyReused => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency-key-reused",
-                "The Idempotency-Key was used for another order",
+                &kind::IDEMPOTENCY_KEY_REUSED,
                 "the Idempotency-Key was used by this user for an order with other fields; use a new key",
             ),
-            PlaceError::Refused(reason) => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "refused",
-                "The database refuses the order",
-                "the database refuses the order, and nothing was stored",
-            )
-            .caused_by(reason),
+            PlaceError::Refused(reason) => {
+                Self::new(&kind::REFUSED, "the database refuses the order, and nothing was stored").caused_by(reason)
+            }
         }
     }
 }

@@ -13,9 +13,10 @@ use orderflow_service::s3;
 use tokio::time::timeout;
 
 use super::{
-    Shared, orders,
+    app::Shared,
+    orders,
     parameter::IdOfPath,
-    problem::Problem,
+    problem::{Problem, declare_responses},
     view::{MISSING, PENDING},
 };
 
@@ -25,16 +26,15 @@ const LIMIT: usize = 64 * 1024;
 /// Longest wait for the text of an object whose head is there; until then the client of S3 has a deadline of its own.
 const TEXT_TIMEOUT: Duration = Duration::from_secs(5);
 
+declare_responses!(GetReceiptProblems: NOT_FOUND, RECEIPT_ABSENT, SHARD_UNAVAILABLE, S3_UNAVAILABLE);
+
 /// Get the receipt of an order
 #[utoipa::path(
     get, path = "/api/orders/{id}/receipt", tag = "orders",
     params(("id" = uuid::Uuid, Path, description = "The order's UUID")),
     responses(
         (status = 200, body = String, content_type = "text/plain", description = "The receipt"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID, or an unknown parameter"),
-        (status = 404, body = Problem, content_type = "application/problem+json",
-         description = "No such order, or no receipt: `receipt_status` says `pending` or `missing`"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "S3 or a shard is down"),
+        GetReceiptProblems,
     )
 )]
 pub async fn get_receipt(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> Result<Response, Problem> {

@@ -4,7 +4,10 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Shared, problem::Problem};
+use super::{
+    app::Shared,
+    problem::{Problem, declare_responses},
+};
 use crate::stats::{self, Snapshot};
 
 #[derive(Serialize, ToSchema)]
@@ -21,18 +24,22 @@ pub struct ShardView {
     users: String,
 }
 
+declare_responses!(ListShardsProblems:);
+
 /// List the shards
 #[utoipa::path(
     get, path = "/api/shards", tag = "shards",
     responses(
         (status = 200, body = ShardList, description = "All shards, in their order"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
+        ListShardsProblems,
     )
 )]
 pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
     let shards = app.map.iter().map(|shard| ShardView { name: shard.name.clone(), users: shard.users() }).collect();
     Json(ShardList { shards })
 }
+
+declare_responses!(GetStatsProblems:);
 
 /// How all parts do
 ///
@@ -42,8 +49,7 @@ pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
     get, path = "/api/stats", tag = "process",
     responses(
         (status = 200, body = Snapshot, description = "As of `at`"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "An unknown parameter"),
-        (status = 503, body = Problem, content_type = "application/problem+json", description = "No answer in time"),
+        GetStatsProblems,
     )
 )]
 pub async fn get_stats(State(app): State<Shared>) -> Result<Json<Snapshot>, Problem> {

@@ -7,11 +7,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    App, Shared,
+    app::{App, Shared},
     connection::Peer,
     orders,
     parameter::IdOfPath,
-    problem::Problem,
+    problem::{Problem, declare_responses},
     view::{MISSING, OrderView, PENDING, STORED, receipt_status},
 };
 use crate::{
@@ -80,16 +80,15 @@ struct Notified {
     at: Option<Timestamp>,
 }
 
+declare_responses!(GetTrailProblems: NOT_FOUND, SHARD_UNAVAILABLE, TOO_MANY_LOOK_UPS);
+
 /// Follow an order
 #[utoipa::path(
     get, path = "/api/orders/{id}/trail", tag = "orders",
     params(("id" = uuid::Uuid, Path, description = "The order's UUID")),
     responses(
         (status = 200, body = TrailView, description = "How far it has come"),
-        (status = 400, body = Problem, content_type = "application/problem+json", description = "Not a UUID, or an unknown parameter"),
-        (status = 404, body = Problem, content_type = "application/problem+json", description = "No shard has it"),
-        (status = 503, body = Problem, content_type = "application/problem+json",
-         description = "Not found, and a shard that may have it is down; or too many are looked up"),
+        GetTrailProblems,
     )
 )]
 pub async fn get_trail(

@@ -6,7 +6,7 @@ use orderflow_core::{Money, Order, OrderId, ProductName, Quantity, Timestamp, Us
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::progress::{NotifiedState, Progress, PublishedState};
+use super::progress::{NotifiedState, Progress, PublishedState};
 
 pub const PENDING: &str = "pending";
 pub const STORED: &str = "stored";

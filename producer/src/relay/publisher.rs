@@ -19,7 +19,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
 };
 
-use super::{progress::Progress, session::OutboxRow};
+use super::{outbox::OutboxRow, progress::Progress};
 
 /// Longest time for the first answer of the transaction coordinator: it may first have to end a predecessor's transaction.
 const INIT_TIMEOUT: Duration = Duration::from_secs(20);

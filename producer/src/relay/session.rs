@@ -12,7 +12,7 @@ use sqlx::{
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::{KEEPALIVE, progress::Progress};
+use super::{outbox::OutboxRow, progress::Progress};
 use crate::{
     metrics::UnsafeSettings,
     shard::{
@@ -24,6 +24,9 @@ use crate::{
 /// Most events in one Kafka transaction. The drain of a backlog was twice as fast as with 1,000, for the reasons that the consumer's
 /// batch has as well; the progress record, which lists them, stays below 200 KB.
 pub const BATCH: usize = 4000;
+
+/// Longest time between two uses of a session. The server ends one that is silent for [`IDLE_TIMEOUT`].
+pub const KEEPALIVE: Duration = Duration::from_secs(1);
 
 /// After this much silence the server ends the session and frees its lock.
 const IDLE_TIMEOUT: &str = "5s";
@@ -37,21 +40,11 @@ pub const CHANNEL: &str = "orderflow_outbox";
 /// Key of the advisory lock (`orderflw` in ASCII): part of the contract between versions.
 const LOCK: i64 = 0x6f72_6465_7266_6c77;
 
-/// A row of the outbox.
-#[derive(Debug, sqlx::FromRow)]
-pub struct OutboxRow {
-    pub seq: i64,
-    pub event_id: Uuid,
-    pub user_id: String,
-    pub payload: Vec<u8>,
-    pub traceparent: Option<String>,
-}
-
-pub struct Session {
+pub struct LeaderSession {
     connection: PgConnection,
 }
 
-impl Session {
+impl LeaderSession {
     pub async fn open(
         options: &PgConnectOptions,
         expected: &Expected,
@@ -125,7 +118,7 @@ impl Session {
     }
 
     /// Moves an event that Kafka refuses for good to `outbox_dead`.
-    pub async fn bury(&mut self, seq: i64, reason: &str) -> anyhow::Result<Option<Uuid>> {
+    pub async fn move_to_dead(&mut self, seq: i64, reason: &str) -> anyhow::Result<Option<Uuid>> {
         const MOVE: &str = "WITH moved AS (DELETE FROM outbox WHERE seq = $1 RETURNING *) \
             INSERT INTO outbox_dead (event_id, order_id, user_id, payload, traceparent, created_at, reason) \
             SELECT event_id, order_id, user_id, payload, traceparent, created_at, $2 FROM moved \
@@ -135,12 +128,15 @@ impl Session {
 
     /// Runs blocking work on a thread of its own and keeps the session from falling silent meanwhile. `Err` when the session
     /// was lost; the work has ended even then, so that nothing of it goes on beside a new start.
-    pub async fn beside<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
-        self.beside_with(work, async |_| Ok(())).await.map(|(done, ())| done)
+    pub async fn run_with_keepalive<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
+        self.run_and_ask(work, async |_| Ok(())).await.map(|(done, ())| done)
     }
 
-    /// The same, with a question to the shard meanwhile.
-    pub async fn beside_with<T: Send + 'static, A>(
+    /// Runs blocking work like [`Self::run_with_keepalive`], and asks the shard a question meanwhile.
+    pub async fn run_and_ask<T: Send + 'static, A>(
         &mut self,
         work: impl FnOnce() -> T + Send + 'static,
         question: impl AsyncFnOnce(&mut Self) -> anyhow::Result<A>,
@@ -161,15 +157,15 @@ impl Session {
     }
 }
 
-/// Announcements of other processes' writers. Losing some, or the connection, only costs the time until the next poll.
-pub struct Announcements {
+/// OutboxListener of other processes' writers. Losing some, or the connection, only costs the time until the next poll.
+pub struct OutboxListener {
     /// Of one connection: sqlx listens only over a pool's.
     pool: PgPool,
     listener: Option<PgListener>,
 }
 
-impl Announcements {
-    pub fn of(options: &PgConnectOptions) -> Self {
+impl OutboxListener {
+    pub fn new(options: &PgConnectOptions) -> Self {
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(postgres::CONNECT_TIMEOUT);
         Self { pool: pool.connect_lazy_with(options.clone()), listener: None }
     }
@@ -195,7 +191,7 @@ impl Announcements {
     }
 
     /// Takes what comes and does not end. Connects to nothing: who cancels this soon would never let it.
-    pub async fn hear(&mut self) {
+    pub async fn drain(&mut self) {
         while let Some(listener) = &mut self.listener {
             if !listener.try_recv().await.is_ok_and(|heard| heard.is_some()) {
                 self.listener = None;

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{FromRow, PgConnection};
 
-use crate::metrics::UnsafeSettings;
-
-/// Settings of the server that a session cannot change. Names of PostgreSQL's.
-pub const WATCHED: [&str; 3] = ["fsync", "full_page_writes", "synchronous_standby_names"];
+use crate::metrics::{UnsafeSettings, WATCHED_SETTINGS};
 
 /// Raised, not set: `remote_apply` waits for more than `on`. The standbys are only counted, because their state is hidden
 /// from a role without `pg_read_all_stats`.
@@ -37,7 +34,8 @@ pub async fn require(connection: &mut PgConnection, shard: &str, metric: &Unsafe
         tracing::debug!(shard, "synchronous_commit is weaker than `on` in this database: raised for this session");
     }
     let met = [found.fsync, found.full_page_writes, found.standbys];
-    let weak: BTreeSet<_> = WATCHED.into_iter().zip(met).filter(|(_, met)| !met).map(|(setting, _)| setting).collect();
+    let weak: BTreeSet<_> =
+        WATCHED_SETTINGS.into_iter().zip(met).filter(|(_, met)| !met).map(|(setting, _)| setting).collect();
     for setting in metric.replace(weak) {
         let risk = match setting {
             "synchronous_standby_names" => {

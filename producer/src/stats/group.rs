@@ -7,18 +7,11 @@ use std::{
 };
 
 use orderflow_core::{OrderCreated, OrderId, Timestamp, Topics};
-use orderflow_service::kafka;
-use rdkafka::{
-    Message,
-    consumer::Consumer as _,
-    error::{KafkaError, RDKafkaErrorCode as Code},
-};
+use orderflow_service::kafka::{self, reader};
+use rdkafka::{Message, consumer::Consumer as _, error::RDKafkaErrorCode as Code};
 
 use super::snapshot::{Consumer, Partition};
-use crate::{
-    kafka_reader::{Asked, Reader},
-    progress::Unhandled,
-};
+use crate::kafka_query::{Queries, Query};
 
 /// Offsets over which events are told from the ends of transactions, which have offsets too: a group that has read
 /// everything is one of those behind. Above it the difference does not matter.
@@ -32,8 +25,8 @@ pub struct GroupProgress {
     topic: Arc<str>,
     /// Asks for the group's offsets alone. One that reads what is committed would wait for as long as any transaction holds
     /// offsets of the group: under load nearly always.
-    offsets: Reader<()>,
-    records: Reader<Known>,
+    offsets: Queries<()>,
+    records: Queries<Known>,
 }
 
 /// Unhandled events that were read, by partition: the range of offsets, and what was found in it.
@@ -46,6 +39,19 @@ struct Found {
     ids: HashSet<OrderId>,
     /// The time of publication of the first event.
     first_at: Option<Timestamp>,
+}
+
+/// The events of a partition that the consumer group had not handled when Kafka was queried.
+#[derive(Clone, Debug, Default)]
+pub struct Unhandled {
+    /// Orders of the first unhandled events.
+    pub ids: HashSet<OrderId>,
+    /// True if `ids` has all unhandled events.
+    pub is_complete: bool,
+    /// An order that was accepted after this moment was published after the first unhandled event.
+    pub since: Option<Timestamp>,
+    /// By shard: the moment up to which the events of all accepted orders are handled.
+    pub handled_through: Vec<Option<Timestamp>>,
 }
 
 /// The progress of the consumer group in one partition.
@@ -75,8 +81,8 @@ impl GroupProgress {
         Self {
             group: group.into(),
             topic: topics.orders.as_str().into(),
-            offsets: Reader::new(of_offsets),
-            records: Reader::new(settings.consumer(group)),
+            offsets: Queries::new(of_offsets),
+            records: Queries::new(settings.consumer(group)),
         }
     }
 
@@ -88,54 +94,54 @@ impl GroupProgress {
     /// Or the reason why Kafka does not tell.
     pub async fn look(&self, timeout: Duration) -> Result<Answer, String> {
         let topic = self.topic.clone();
-        let committed = move |asked: &mut Asked<'_, ()>| {
-            let count = asked.partitions(&topic)?;
-            let committed = asked.committed(&topic, count).map_err(in_words)?;
+        let committed = move |query: &mut Query<'_, ()>| {
+            let count = query.partitions(&topic)?;
+            let committed = query.committed(&topic, count).map_err(explain)?;
             // The end that a reader of committed records sees is the last stable offset: an open transaction may hide events that
             // another relay has published behind it.
-            let high =
-                (0..count).map(|partition| Ok(asked.extent(&topic, partition)?.1)).collect::<Result<_, String>>()?;
+            let high = (0..count)
+                .map(|partition| Ok(query.extent(&topic, partition)?.1))
+                .collect::<Result<_, reader::Error>>()?;
             Ok((committed, high))
         };
         // Before the ends: what is committed in between would be beyond them.
-        let (committed, high): (_, Vec<i64>) = self.offsets.ask(timeout, committed).await?;
+        let (committed, high): (_, Vec<i64>) = self.offsets.run(timeout, committed).await?;
         let (group, topic) = (self.group.clone(), self.topic.clone());
-        let ends = move |asked: &mut Asked<'_, Known>| ask(asked, &group, &topic, &committed, &high);
-        let (members, partitions, reach) = self.records.ask(timeout, ends).await?;
+        let ends = move |query: &mut Query<'_, Known>| read(query, &group, &topic, &committed, &high);
+        let (members, partitions, reach) = self.records.run(timeout, ends).await?;
         let lag = partitions.iter().map(|partition| partition.lag).sum();
         Ok(Answer { consumer: Consumer { members, lag, ..self.unknown() }, partitions, reach })
     }
 }
 
-/// Why Kafka does not tell the group's offsets, for people. Each start of Kafka passes through moments in which the group's
+/// Explains why Kafka does not return the group's offsets. Each start of Kafka passes through moments in which the group's
 /// coordinator is not found, or still reads the offsets; librdkafka's words for that sound like a fault.
-fn in_words(reason: String) -> String {
-    const ON_THE_WAY: [Code; 4] = [
-        Code::CoordinatorLoadInProgress,
-        Code::CoordinatorNotAvailable,
-        Code::NotCoordinator,
-        Code::WaitingForCoordinator,
-    ];
-    // Of the question as a whole, and of one of its partitions.
-    let texts = |code| [KafkaError::MetadataFetch(code), KafkaError::OffsetFetch(code)].map(|error| error.to_string());
-    if !ON_THE_WAY.into_iter().flat_map(texts).any(|text| text == reason) {
-        return reason;
+fn explain(error: reader::Error) -> String {
+    match error.code() {
+        Some(
+            Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::WaitingForCoordinator,
+        ) => {
+            tracing::debug!(%error, "the group's coordinator is not available yet");
+            "Kafka's group coordinator is not available yet".to_owned()
+        }
+        _ => error.into(),
     }
-    tracing::debug!(reason, "the group's coordinator is not there yet");
-    "Kafka's group coordinator is not there yet".to_owned()
 }
 
-fn ask(
-    asked: &mut Asked<'_, Known>,
+fn read(
+    query: &mut Query<'_, Known>,
     group: &str,
     topic: &str,
     committed: &BTreeMap<i32, i64>,
     high: &[i64],
 ) -> Result<Asks, String> {
-    let count = asked.partitions(topic)?;
+    let count = query.partitions(topic)?;
     let (mut partitions, mut reach, mut behind) = (Vec::new(), Vec::new(), BTreeMap::new());
     for partition in 0..count {
-        let (start, end) = asked.extent(topic, partition)?;
+        let (start, end) = query.extent(topic, partition)?;
         let committed = committed.get(&partition).copied();
         let position = committed.unwrap_or(start).max(start);
         if position < end {
@@ -151,7 +157,7 @@ fn ask(
             unhandled: Unhandled { is_complete: is_certain && position >= high, ..Unhandled::default() },
         });
     }
-    let mut found = read_first(asked, topic, &behind);
+    let mut found = read_first(query, topic, &behind);
     for (partition, reach) in partitions.iter_mut().zip(&mut reach) {
         let Some((_, upto)) = behind.get(&partition.partition) else { continue };
         let is_counted = *upto == partition.end;
@@ -169,18 +175,18 @@ fn ask(
         reach.unhandled = Unhandled { ids, is_complete, since, ..Unhandled::default() };
     }
     // A group that Kafka does not know has no members.
-    let listed = asked.consumer.fetch_group_list(Some(group), asked.left()).ok();
+    let listed = query.reader.consumer().fetch_group_list(Some(group), query.left()).ok();
     let members = listed.map(|list| list.groups().first().map_or(0, |found| found.members().len()));
     Ok((members, partitions, reach))
 }
 
 /// Reads the events between these offsets, of the partitions for which there is time.
-fn read_first(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, (i64, i64)>) -> BTreeMap<i32, Found> {
+fn read_first(query: &mut Query<'_, Known>, topic: &str, behind: &BTreeMap<i32, (i64, i64)>) -> BTreeMap<i32, Found> {
     // On a quiet day nothing has changed since the last look, and nothing is read.
-    asked.known.retain(|partition, (extent, _)| behind.get(partition) == Some(extent));
+    query.known.retain(|partition, (extent, _)| behind.get(partition) == Some(extent));
     let unknown: BTreeMap<_, _> = behind
         .iter()
-        .filter(|(partition, _)| !asked.known.contains_key(partition))
+        .filter(|(partition, _)| !query.known.contains_key(partition))
         .map(|(partition, extent)| (*partition, *extent))
         .collect();
     // Partitions that are nearly read first: they must not wait for those with much to read.
@@ -188,7 +194,7 @@ fn read_first(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, 
         unknown.into_iter().partition(|(_, (start, end))| end - start < TOLD_APART);
     for unknown in [near, far] {
         let mut found: BTreeMap<i32, Found> = unknown.keys().map(|partition| (*partition, Found::default())).collect();
-        let read = asked.read(topic, &unknown, |_, record| {
+        let read = query.read(topic, &unknown, |record| {
             let found = found.entry(record.partition()).or_default();
             found.count += 1;
             found.ids.extend(OrderCreated::decode(record.payload(), None).map(|event| event.order_id));
@@ -198,30 +204,29 @@ fn read_first(asked: &mut Asked<'_, Known>, topic: &str, behind: &BTreeMap<i32, 
             true
         });
         if read == Ok(true) {
-            asked.known.extend(found.into_iter().map(|(partition, found)| (partition, (unknown[&partition], found))));
+            query.known.extend(found.into_iter().map(|(partition, found)| (partition, (unknown[&partition], found))));
         }
     }
-    asked.known.iter().map(|(partition, (_, found))| (*partition, found.clone())).collect()
+    query.known.iter().map(|(partition, (_, found))| (*partition, found.clone())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn refused(code: Code) -> reader::Error {
+        reader::Error::Refused { action: "read".to_owned(), reason: "no".to_owned(), code: Some(code) }
+    }
+
     #[test]
-    fn a_coordinator_that_is_not_there_yet_is_told_in_a_sentence() {
-        let told = [
-            KafkaError::MetadataFetch(Code::NotCoordinator),
-            KafkaError::MetadataFetch(Code::WaitingForCoordinator),
-            KafkaError::OffsetFetch(Code::CoordinatorLoadInProgress),
-        ]
-        .map(|error| in_words(error.to_string()));
-        assert_eq!(told, [(); 3].map(|()| "Kafka's group coordinator is not there yet".to_owned()));
+    fn a_coordinator_that_is_not_available_yet_is_explained_in_a_sentence() {
+        for code in [Code::NotCoordinator, Code::WaitingForCoordinator, Code::CoordinatorLoadInProgress] {
+            assert_eq!(explain(refused(code)), "Kafka's group coordinator is not available yet");
+        }
     }
 
     #[test]
     fn any_other_reason_is_kept() {
-        let refused = KafkaError::MetadataFetch(Code::GroupAuthorizationFailed).to_string();
-        assert_eq!(in_words(refused.clone()), refused);
+        assert_eq!(explain(refused(Code::GroupAuthorizationFailed)), "cannot read: no");
     }
 }

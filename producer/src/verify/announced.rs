@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
 };
 
 use orderflow_core::{OrderId, ShardMap, Timestamp, UserId, event::source_header, json};
@@ -12,8 +12,8 @@ use serde::Deserialize;
 use tokio::task::block_in_place;
 
 use super::{
+    finding::{EXAMPLES, Event, Notification, Place, Unknown},
     progress::Progress,
-    report::EXAMPLES,
     slice::{Accepted, Queued, Session, Slice},
     topics::{Kafka, Log, Offsets, moment_of},
 };
@@ -24,54 +24,6 @@ const SIGHTINGS: u32 = 2;
 
 /// Records of orders that the slice does not have, asked for at once.
 const STRANGERS: usize = 10_000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
-    Published,
-    /// In the outbox.
-    Waiting,
-    /// Refused by Kafka, in `outbox_dead`.
-    Dead,
-    Missing,
-    /// Older than the topic's retention.
-    Expired,
-    /// Younger than that, and the topic does not reach back to it: somebody deleted or cut it.
-    Deleted,
-    Twice,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Notification {
-    Sent,
-    /// Of an event that the consumers have not come to, or that is not published yet.
-    Waiting,
-    /// Of an event that no consumer could read.
-    DeadLetter,
-    /// Of an event that is not in Kafka.
-    NoEvent,
-    Missing,
-    /// Its event is older than the notifications' retention.
-    Expired,
-    /// Younger than that, and the notifications do not reach back to it.
-    Deleted,
-    Twice,
-}
-
-/// A record's place, and when it was produced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub partition: i32,
-    pub offset: i64,
-    pub produced_at: Timestamp,
-}
-
-/// Records of orders that no shard has.
-#[derive(Default)]
-pub struct Unknown {
-    /// By the shard of their users.
-    pub counts: BTreeMap<usize, u64>,
-    pub first: Vec<OrderId>,
-}
 
 /// What Kafka says of the orders of a slice, beside what each of them notes.
 pub struct Announced {
@@ -136,7 +88,7 @@ impl Announced {
     pub fn event(&self, order: &Accepted) -> Event {
         match (order.events.len(), order.queued) {
             (0, Queued::Waiting) => Event::Waiting,
-            (0, Queued::Dead) => Event::Dead,
+            (0, Queued::Refused) => Event::Refused,
             (0, Queued::No) if is_since(self.events_since, order.created_at) => Event::Missing,
             (0, Queued::No) if order.created_at < self.events_kept => Event::Expired,
             (0, Queued::No) => Event::Deleted,

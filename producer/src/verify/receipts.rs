@@ -13,23 +13,13 @@ use orderflow_core::OrderId;
 use orderflow_service::{Backoff, s3};
 use tokio::time::Duration;
 
-use super::{progress::Progress, slice::Slice};
+use super::{finding::Receipt, progress::Progress, slice::Slice};
 
 /// Requests in flight.
 const IN_FLIGHT: usize = 32;
 
 /// Tries of one request. An S3 that is down must not look like one that has lost everything, so what fails is never guessed.
 const TRIES: u32 = 5;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Receipt {
-    Stored,
-    /// Still to be written.
-    Pending,
-    Missing,
-    /// Its length is not that of the order's receipt.
-    Different,
-}
 
 pub struct Bucket {
     client: Client,

@@ -5,9 +5,9 @@ use orderflow_core::{OrderCreated, OrderId};
 use time::OffsetDateTime;
 
 use super::{
-    announced::{Announced, Event, Notification},
+    announced::Announced,
+    finding::{Event, Notification, Receipt},
     options::Options,
-    receipts::Receipt,
     report::Report,
     slice::{Accepted, Session, Slice},
 };
@@ -49,7 +49,7 @@ pub async fn run(
         let events = those(&|order| match announced.event(order) {
             Event::Missing => true,
             Event::Expired | Event::Deleted => options.renotify,
-            Event::Published | Event::Waiting | Event::Dead | Event::Twice => false,
+            Event::Published | Event::Waiting | Event::Refused | Event::Twice => false,
         });
         let unnotified = those(&|order| match announced.notification(order) {
             Notification::Missing => true,

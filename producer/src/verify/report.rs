@@ -9,114 +9,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use orderflow_core::OrderId;
 
 use super::{
-    announced::{Announced, Event, Notification, Unknown},
+    announced::Announced,
+    finding::{EXAMPLES, Finding, Unknown},
     options::{Options, Part},
-    receipts::Receipt,
     slice::Slice,
 };
 use crate::Settings;
-
-/// Orders that are shown of each kind of trouble.
-pub const EXAMPLES: usize = 10;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Finding {
-    Order,
-    Receipt(Receipt),
-    Event(Event),
-    UnknownEvent,
-    Notification(Notification),
-    UnknownNotification,
-}
-
-impl Finding {
-    const ALL: [Self; 22] = [
-        Self::Order,
-        Self::Receipt(Receipt::Stored),
-        Self::Receipt(Receipt::Pending),
-        Self::Receipt(Receipt::Missing),
-        Self::Receipt(Receipt::Different),
-        Self::Event(Event::Published),
-        Self::Event(Event::Waiting),
-        Self::Event(Event::Dead),
-        Self::Event(Event::Missing),
-        Self::Event(Event::Expired),
-        Self::Event(Event::Deleted),
-        Self::Event(Event::Twice),
-        Self::UnknownEvent,
-        Self::Notification(Notification::Sent),
-        Self::Notification(Notification::Waiting),
-        Self::Notification(Notification::DeadLetter),
-        Self::Notification(Notification::NoEvent),
-        Self::Notification(Notification::Missing),
-        Self::Notification(Notification::Expired),
-        Self::Notification(Notification::Deleted),
-        Self::Notification(Notification::Twice),
-        Self::UnknownNotification,
-    ];
-
-    fn part(self) -> &'static str {
-        match self {
-            Self::Order => "orders",
-            Self::Receipt(_) => "receipts",
-            Self::Event(_) | Self::UnknownEvent => "events",
-            Self::Notification(_) | Self::UnknownNotification => "notifications",
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Order => "",
-            Self::Receipt(Receipt::Stored) => "stored",
-            Self::Receipt(Receipt::Pending) => "pending",
-            Self::Receipt(Receipt::Different) => "different",
-            Self::Event(Event::Published) => "published",
-            Self::Event(Event::Waiting) | Self::Notification(Notification::Waiting) => "waiting",
-            Self::Event(Event::Dead) => "refused by Kafka",
-            Self::Receipt(Receipt::Missing)
-            | Self::Event(Event::Missing)
-            | Self::Notification(Notification::Missing) => "missing",
-            Self::Event(Event::Expired) | Self::Notification(Notification::Expired) => "expired",
-            Self::Event(Event::Deleted) | Self::Notification(Notification::Deleted) => "deleted",
-            Self::Event(Event::Twice) | Self::Notification(Notification::Twice) => "twice",
-            Self::Notification(Notification::Sent) => "sent",
-            Self::Notification(Notification::DeadLetter) => "dead letter",
-            Self::Notification(Notification::NoEvent) => "without event",
-            Self::UnknownEvent | Self::UnknownNotification => "of no order",
-        }
-    }
-
-    /// What a repair queues again.
-    fn is_repaired(self) -> bool {
-        matches!(
-            self,
-            Self::Receipt(Receipt::Missing | Receipt::Different)
-                | Self::Event(Event::Missing)
-                | Self::Notification(Notification::Missing)
-        )
-    }
-
-    /// What only a person can say of that it was not notified.
-    fn is_deleted(self) -> bool {
-        matches!(self, Self::Event(Event::Deleted) | Self::Notification(Notification::Deleted))
-    }
-
-    fn is_wrong(self) -> bool {
-        let is_too_much = matches!(
-            self,
-            Self::Event(Event::Twice)
-                | Self::Notification(Notification::Twice)
-                | Self::UnknownEvent
-                | Self::UnknownNotification
-        );
-        is_too_much || self.is_repaired() || self.is_deleted()
-    }
-
-    /// Whether some of them are shown: what is wrong, and what somebody may have to look at.
-    fn is_shown(self) -> bool {
-        self.is_wrong() || matches!(self, Self::Event(Event::Dead) | Self::Notification(Notification::DeadLetter))
-    }
-}
 
 #[derive(Default)]
 pub struct Requeued {

@@ -9,7 +9,7 @@ use orderflow_service::postgres::{self, Dsn};
 use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
 
-use super::{announced::Place, receipts::Receipt};
+use super::finding::{Place, Receipt};
 use crate::{
     Settings,
     shard::{
@@ -58,7 +58,7 @@ pub enum Queued {
     /// In the outbox.
     Waiting,
     /// In `outbox_dead`.
-    Dead,
+    Refused,
     /// The relay has published it.
     No,
 }
@@ -171,7 +171,7 @@ impl Session {
                 let StoredOrder { order, receipt_pending } = StoredOrder::from_row(&row)?;
                 let queued = match (row.try_get("waiting")?, row.try_get("dead")?) {
                     (true, _) => Queued::Waiting,
-                    (false, true) => Queued::Dead,
+                    (false, true) => Queued::Refused,
                     (false, false) => Queued::No,
                 };
                 slice.orders.insert(

@@ -9,16 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use orderflow_core::{Timestamp, Topics};
-use orderflow_service::kafka::{self, Quiet, Told};
+use orderflow_service::kafka::{
+    self, Quiet,
+    reader::{Deadline, Ranges, Reader, Records},
+};
 use rdkafka::{
-    Message, Offset, TopicPartitionList,
+    Message,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
-    consumer::{BaseConsumer, Consumer},
-    error::{KafkaError, KafkaResult},
+    error::KafkaError,
     message::BorrowedMessage,
-    topic_partition_list::TopicPartitionListElem,
 };
 use tokio::task::block_in_place;
 
@@ -32,6 +33,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait without any progress. A transaction that its owner left open is aborted after 10 s, and up to 10 s more.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+const DEADLINE: Deadline = Deadline::Idle(PATIENCE);
+
 /// Records handed over at once.
 const BATCH: usize = 5000;
 
@@ -41,9 +44,9 @@ pub type Offsets = BTreeMap<i32, i64>;
 pub struct Kafka {
     topics: Topics,
     /// Reads, and asks as a member of the group would, without ever being one.
-    committed: BaseConsumer<Quiet>,
+    committed: Reader,
     /// Asks where logs end.
-    written: BaseConsumer<Quiet>,
+    written: Reader,
     partitions: BTreeMap<String, i32>,
     /// Since when each topic keeps its records.
     kept_since: BTreeMap<String, Timestamp>,
@@ -59,22 +62,14 @@ pub struct Log<'kafka> {
 impl Kafka {
     pub async fn open(settings: &kafka::Settings, topics: &Topics, group: &str) -> anyhow::Result<Self> {
         let mut config = settings.consumer(group);
-        config.set("enable.partition.eof", "true");
-        let committed: BaseConsumer<Quiet> =
-            config.create_with_context(Quiet::default()).context("make a Kafka client")?;
+        let committed = Reader::new(config.clone()).context("make a Kafka client")?;
         config.set("isolation.level", "read_uncommitted");
-        let written = config.create_with_context(Quiet::default()).context("make a Kafka client")?;
+        let written = Reader::new(config).context("make a Kafka client")?;
         let admin: AdminClient<Quiet> =
             settings.client().create_with_context(Quiet::default()).context("make a Kafka client")?;
         let (mut partitions, mut kept_since) = (BTreeMap::new(), BTreeMap::new());
         for topic in [&topics.orders, &topics.notifications, &topics.dead_letters] {
-            let metadata = kafka::fetch_metadata(&committed, topic, CALL_TIMEOUT)?;
-            let count =
-                metadata.topics().iter().find(|found| found.error().is_none()).map(|found| found.partitions().len());
-            match count {
-                Some(count) if count > 0 => partitions.insert(topic.clone(), count as i32),
-                _ => bail!("the topic {topic} is not there: run orderflow-provision"),
-            };
+            partitions.insert(topic.clone(), committed.partitions(topic, DEADLINE)?);
             let retention = retention(&admin, topic).await.with_context(|| format!("ask what {topic} keeps"))?;
             let since = Timestamp::now().unix_microseconds().saturating_sub(retention.saturating_mul(1000));
             kept_since.insert(topic.clone(), Timestamp::from_unix_microseconds(since).unwrap_or(Timestamp::EPOCH));
@@ -94,21 +89,6 @@ impl Kafka {
 
     pub fn dead_letters(&self) -> Log<'_> {
         Log { kafka: self, topic: &self.topics.dead_letters }
-    }
-
-    /// Calls until Kafka answers, or not within [`PATIENCE`].
-    fn ask<T>(&self, what: &str, mut call: impl FnMut() -> KafkaResult<T>) -> anyhow::Result<T> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match call() {
-                Ok(answer) => return Ok(answer),
-                Err(error) if Instant::now() >= deadline => {
-                    let trouble = self.committed.context().troubles().last();
-                    return Err(anyhow!("{what}: {}", kafka::why(&error, trouble.as_ref())));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(200)),
-            }
-        }
     }
 }
 
@@ -133,57 +113,36 @@ impl<'kafka> Log<'kafka> {
         0..self.kafka.partitions[self.topic]
     }
 
-    /// Behind everything that was written until now.
+    /// Returns the offsets behind everything that was written until now.
     pub fn ends(self) -> anyhow::Result<Offsets> {
-        let end = |partition| {
-            let what = format!("ask for the end of {}/{partition}", self.topic);
-            let ask = || self.kafka.written.fetch_watermarks(self.topic, partition, CALL_TIMEOUT);
-            Ok((partition, self.kafka.ask(&what, ask)?.1))
-        };
+        let end = |partition| Ok((partition, self.kafka.written.extent(self.topic, partition, DEADLINE)?.1));
         self.partitions().map(end).collect()
     }
 
-    /// The first offsets, and those behind what can be read.
+    /// Returns the first offset, and the one behind what can be read.
     fn readable(self, partition: i32) -> anyhow::Result<(i64, i64)> {
-        let what = format!("ask for the offsets of {}/{partition}", self.topic);
-        self.kafka.ask(&what, || self.kafka.committed.fetch_watermarks(self.topic, partition, CALL_TIMEOUT))
+        Ok(self.kafka.committed.extent(self.topic, partition, DEADLINE)?)
     }
 
-    /// The next offsets of the group; 0 where it has none. Waits until no transaction holds newer ones.
+    /// Returns the next offsets of the group; 0 where it has none. Waits until no transaction holds newer ones.
     pub fn committed(self) -> anyhow::Result<Offsets> {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition_range(self.topic, 0, self.kafka.partitions[self.topic] - 1);
-        let committed = self.kafka.ask("ask what the group has committed", || {
-            let committed = self.kafka.committed.committed_offsets(asked.clone(), CALL_TIMEOUT)?;
-            committed.elements().iter().try_for_each(TopicPartitionListElem::error)?;
-            Ok(committed)
-        })?;
-        let next = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
-        Ok(committed.elements().iter().map(|found| (found.partition(), next(found.offset()))).collect())
+        let count = self.kafka.partitions[self.topic];
+        let committed = self.kafka.committed.committed(self.topic, count, DEADLINE)?;
+        Ok(self.partitions().map(|partition| (partition, committed.get(&partition).copied().unwrap_or(0))).collect())
     }
 
-    /// Everything that was written until now and may belong to orders of `from` and later.
+    /// Reads everything that was written until now and may belong to orders of `from` and later.
     pub fn read(self, from: Timestamp) -> anyhow::Result<Reading<'kafka>> {
         let ends = self.ends()?;
         for (partition, end) in &ends {
             self.wait_for_commit(*partition, *end)?;
         }
-        let mut times = TopicPartitionList::new();
         let milliseconds = (from.unix_microseconds() - SKEW).max(0) / 1000;
-        for partition in self.partitions() {
-            times.add_partition_offset(self.topic, partition, Offset::Offset(milliseconds))?;
-        }
-        // After the ends: a record that comes in between would be missed by an answer that knew of none.
-        let found = self.kafka.ask("ask for offsets by time", || {
-            let found = self.kafka.committed.offsets_for_times(times.clone(), CALL_TIMEOUT)?;
-            found.elements().iter().try_for_each(TopicPartitionListElem::error)?;
-            Ok(found)
-        })?;
-        let starts = found.elements().into_iter().filter_map(|found| match found.offset() {
-            Offset::Offset(start) => Some((found.partition(), start)),
-            _ => None,
-        });
-        Reading::start(self, &starts.collect(), ends)
+        // After the ends: a record that comes in between would be missed by an answer that did not have it.
+        let count = self.kafka.partitions[self.topic];
+        let starts = self.kafka.committed.offsets_since(self.topic, count, milliseconds, DEADLINE)?;
+        let ranges = starts.into_iter().map(|(partition, start)| (partition, (start, ends[&partition])));
+        Reading::start(self, &ranges.collect())
     }
 
     /// Until every transaction that wrote before `end` has ended.
@@ -206,20 +165,16 @@ impl<'kafka> Log<'kafka> {
 
     /// Since when no record is missing from the logs; see [`intact_since`].
     pub fn intact_since(self) -> anyhow::Result<Option<Timestamp>> {
-        let (mut starts, mut ends) = (Offsets::new(), Offsets::new());
-        for partition in self.partitions() {
-            let (start, end) = self.readable(partition)?;
-            starts.insert(partition, start);
-            ends.insert(partition, end);
-        }
-        let mut reading = Reading::start(self, &starts, ends)?;
+        let extent = |partition| Ok((partition, self.readable(partition)?));
+        let extents: Ranges = self.partitions().map(extent).collect::<anyhow::Result<_>>()?;
+        let mut reading = Reading::start(self, &extents)?;
         let mut oldest = BTreeMap::new();
-        while reading.unread.keys().any(|partition| !oldest.contains_key(partition)) {
+        while reading.records.unread().any(|partition| !oldest.contains_key(&partition)) {
             for (partition, moment) in reading.next(|record| Some((record.partition(), moment_of(record))))? {
                 oldest.entry(partition).or_insert(moment);
             }
         }
-        Ok(intact_since(starts.into_iter().map(|(partition, start)| (start, oldest.get(&partition).copied()))))
+        Ok(intact_since(extents.into_iter().map(|(partition, (start, _))| (start, oldest.get(&partition).copied()))))
     }
 }
 
@@ -246,73 +201,38 @@ pub fn moment_of(record: &BorrowedMessage<'_>) -> i64 {
 
 /// Reads a topic's logs up to where they ended when it was begun.
 pub struct Reading<'kafka> {
-    log: Log<'kafka>,
-    /// Ends of the logs that were not read to theirs.
-    unread: Offsets,
-    /// Times of the latest records, in microseconds.
+    records: Records<'kafka>,
+    /// The latest time of a record of each partition, in microseconds.
     latest: BTreeMap<i32, i64>,
-    heard: Instant,
 }
 
 impl<'kafka> Reading<'kafka> {
-    /// `starts` has no partition that there is nothing to read of.
-    fn start(log: Log<'kafka>, starts: &Offsets, mut ends: Offsets) -> anyhow::Result<Self> {
-        ends.retain(|partition, end| starts.get(partition).is_some_and(|start| start < end));
-        let mut assignment = TopicPartitionList::new();
-        for partition in ends.keys() {
-            assignment.add_partition_offset(log.topic, *partition, Offset::Offset(starts[partition]))?;
-        }
-        log.kafka.committed.assign(&assignment).with_context(|| format!("start to read {}", log.topic))?;
-        Ok(Self { log, unread: ends, latest: BTreeMap::new(), heard: Instant::now() })
+    fn start(log: Log<'kafka>, ranges: &Ranges) -> anyhow::Result<Self> {
+        let records = log.kafka.committed.read(log.topic, ranges, DEADLINE)?;
+        Ok(Self { records, latest: BTreeMap::new() })
     }
 
     pub fn is_done(&self) -> bool {
-        self.unread.is_empty()
+        self.records.is_done()
     }
 
-    /// Whether all that is still to come was produced after `moment`, if clocks agree.
+    /// Returns whether all records that are left were produced after `moment`, if clocks agree.
     pub fn has_passed(&self, moment: Timestamp) -> bool {
         let passed =
-            |partition| self.latest.get(partition).is_some_and(|latest| *latest > moment.unix_microseconds() + SKEW);
-        self.unread.keys().all(passed)
+            |partition| self.latest.get(&partition).is_some_and(|latest| *latest > moment.unix_microseconds() + SKEW);
+        self.records.unread().all(passed)
     }
 
-    /// Some of the records, as `decode` reads them. Blocks.
+    /// Returns the next records, as `decode` reads them. Blocks.
     pub fn next<T>(&mut self, decode: impl Fn(&BorrowedMessage<'_>) -> Option<T>) -> anyhow::Result<Vec<T>> {
         let mut batch = Vec::new();
-        while !self.is_done() && batch.len() < BATCH {
-            match self.log.kafka.committed.poll(Duration::from_millis(100)) {
-                Some(Ok(record)) => {
-                    self.heard = Instant::now();
-                    let (partition, moment) = (record.partition(), moment_of(&record));
-                    batch.extend(decode(&record));
-                    self.latest.entry(partition).and_modify(|latest| *latest = moment.max(*latest)).or_insert(moment);
-                    if self.unread.get(&partition).is_some_and(|end| record.offset() + 1 >= *end) {
-                        self.unread.remove(&partition);
-                    }
-                }
-                // All below the end could be read before this began.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.heard = Instant::now();
-                    self.unread.remove(&partition);
-                }
-                Some(Err(error)) if !kafka::passes(&error) => {
-                    return Err(error).with_context(|| format!("read {}", self.log.topic));
-                }
-                Some(Err(_)) | None if self.heard.elapsed() > PATIENCE => {
-                    bail!("{}: nothing more could be read for {} s", self.log.topic, PATIENCE.as_secs());
-                }
-                Some(Err(_)) | None => break,
-            }
+        while batch.len() < BATCH {
+            let Some(record) = self.records.next().transpose()? else { break };
+            let (partition, moment) = (record.partition(), moment_of(&record));
+            batch.extend(decode(&record));
+            self.latest.entry(partition).and_modify(|latest| *latest = moment.max(*latest)).or_insert(moment);
         }
         Ok(batch)
-    }
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        // What fails here fails again, and is told, where the next reading starts.
-        let _ = self.log.kafka.committed.unassign();
     }
 }
 

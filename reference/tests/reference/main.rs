@@ -7,12 +7,12 @@ mod bounds;
 #[path = "../common/mod.rs"]
 mod common;
 mod metrics;
-mod problems;
 mod settings;
 
 use orderflow_core::Topics;
+use orderflow_producer::PROBLEM_KINDS;
 use orderflow_provision::{Adopt, topics};
-use orderflow_reference::{UPDATE, api, orderflow, problems::PROBLEMS, tables};
+use orderflow_reference::{UPDATE, api, orderflow, tables};
 
 /// Compares a page with `made`, or rewrites it.
 fn check(page: &str, made: &str) {
@@ -40,7 +40,7 @@ fn the_page_of_the_resource_matches_the_code() {
 fn the_page_of_the_api_matches_the_code() {
     let document = serde_json::to_value(orderflow_producer::openapi()).expect("the document is JSON");
     let public = serde_json::to_value(orderflow_producer::public_openapi()).expect("the document is JSON");
-    check("api.md", &api::page(&document, &public, PROBLEMS));
+    check("api.md", &api::page(&document, &public, PROBLEM_KINDS));
 }
 
 #[test]

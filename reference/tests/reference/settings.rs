@@ -12,8 +12,8 @@ use crate::common;
 
 pub fn page() -> String {
     let programs = [
-        program(|settings: &orderflow_producer::Settings| settings.check().map_err(|error| error.to_string())),
-        program(|_: &orderflow_consumer::Settings| Ok(())),
+        program(|cli: &orderflow_producer::Cli| cli.settings.check().map_err(|error| error.to_string())),
+        program(|_: &orderflow_consumer::Cli| Ok(())),
         program(|_: &orderflow_provision::Settings| Ok(())),
         program(|_: &orderflow_operator::Settings| Ok(())),
     ];

@@ -1,4 +1,4 @@
-//! The kinds of children, and where each is found among what is live.
+//! The kinds of children, and the store of each.
 
 use std::fmt::Debug;
 
@@ -15,18 +15,16 @@ use k8s_openapi::{
 use kube::{Resource, api::ObjectMeta};
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{
-    controller::Live,
-    reconcile::{child, validate::Identity},
-};
+use crate::{cache::Stores, pipeline::Identity};
 
+/// An object that a reconcile applies and removes.
 pub trait Child:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
 {
     const KIND: &'static str;
 
-    /// As the watch knows it.
-    fn live(live: &Live, identity: &Identity, name: &str) -> Option<ObjectMeta>;
+    /// Finds the child in the store of its kind.
+    fn find(stores: &Stores, identity: &Identity, name: &str) -> Option<ObjectMeta>;
 }
 
 macro_rules! children {
@@ -34,8 +32,8 @@ macro_rules! children {
         impl Child for $kind {
             const KIND: &'static str = stringify!($kind);
 
-            fn live(live: &Live, identity: &Identity, name: &str) -> Option<ObjectMeta> {
-                live.$store.get(&child(identity, name)).map(|object| object.meta().clone())
+            fn find(stores: &Stores, identity: &Identity, name: &str) -> Option<ObjectMeta> {
+                stores.$store.get(&identity.child(name)).map(|object| object.meta().clone())
             }
         }
     )+};

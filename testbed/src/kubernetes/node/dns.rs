@@ -1,12 +1,11 @@
-//! CoreDNS: what the names of Services mean. It runs beside the pods, on the node's address.
+//! CoreDNS, which resolves the names of Services. It runs beside the pods, on the node's address.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use super::{ADDRESS, write};
-use crate::process::Launch;
-use crate::{folder, tools};
+use super::write;
+use crate::{folder, kubernetes::address::NODE_ADDRESS, process::Launch, tools};
 
 pub(super) const DOMAIN: &str = "cluster.local";
 
@@ -14,7 +13,7 @@ pub(super) fn launch(folder: &Path, files: &Path, kubeconfig: &Path) -> Result<L
     let settings = write(
         files.join("Corefile"),
         format!(
-            "{DOMAIN}:53 in-addr.arpa:53 {{\n  bind {ADDRESS}\n  errors\n  kubernetes {DOMAIN} in-addr.arpa {{\n    \
+            "{DOMAIN}:53 in-addr.arpa:53 {{\n  bind {NODE_ADDRESS}\n  errors\n  kubernetes {DOMAIN} in-addr.arpa {{\n    \
              kubeconfig {}\n    ttl 5\n  }}\n}}\n",
             kubeconfig.display()
         ),

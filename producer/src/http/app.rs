@@ -1,0 +1,44 @@
+//! The state that all handlers share.
+
+use std::{sync::Arc, time::Duration};
+
+use orderflow_core::ShardMap;
+use orderflow_service::shutdown::CancellationToken;
+
+use super::{config::Config, memory::Memory, parameter::KnownNames};
+use crate::{
+    dead_letters::Office, feed::Feed, metrics::Metrics, quota::Quota, shard::Shard, stats::Stats, trail::Trails,
+};
+
+/// The shared state. One pointer: axum clones it several times for each request.
+pub type Shared = Arc<App>;
+
+pub struct App {
+    pub map: ShardMap,
+    /// In the order of the map.
+    pub shards: Arc<[Shard]>,
+    pub s3: aws_sdk_s3::Client,
+    pub bucket: Arc<str>,
+    pub dead_letters: Office,
+    pub feed: Feed,
+    /// One unit for each feed that may be open.
+    pub feeds: Quota,
+    pub memory: Memory,
+    pub stats: Stats,
+    pub trails: Arc<Trails>,
+    pub config: Config,
+    pub parameters: KnownNames,
+    pub deadline: Duration,
+    pub metrics: Metrics,
+    /// Ends the feeds at once.
+    pub stop: CancellationToken,
+}
+
+/// The users that a port serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposure {
+    /// Clients: they place orders, and read those of a user they name, one by its id, and receipts.
+    Public,
+    /// Operators, too: the dashboard, everybody's orders, trails, figures, the feed and dead letters.
+    Internal,
+}

@@ -1,0 +1,13 @@
+//! A row of the outbox, as the relay reads it.
+
+use uuid::Uuid;
+
+/// An event that waits for its publication.
+#[derive(Debug, sqlx::FromRow)]
+pub struct OutboxRow {
+    pub seq: i64,
+    pub event_id: Uuid,
+    pub user_id: String,
+    pub payload: Vec<u8>,
+    pub traceparent: Option<String>,
+}

@@ -1,0 +1,375 @@
+//! Reads topics without being a member of a group: their partitions, where these begin and end, what a group has committed,
+//! and the committed records between two offsets. Each call has a deadline.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
+    message::BorrowedMessage,
+};
+
+use super::{Quiet, Told, fetch_metadata, poll_timeout, why};
+
+/// The time between two tries of a call that failed.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The longest wait for a record before the deadline is checked.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The first offset to read, and the one behind the last, by partition.
+pub type Ranges = BTreeMap<i32, (i64, i64)>;
+
+/// A client that reads what its configuration shows it, which is what was committed unless that says otherwise.
+pub struct Reader {
+    consumer: BaseConsumer<Quiet>,
+}
+
+/// The end of the patience with Kafka.
+#[derive(Clone, Copy, Debug)]
+pub enum Deadline {
+    /// A moment. A call that fails before it is not repeated: this is for requests, whose clients can repeat them.
+    At(Instant),
+    /// So long without progress. A call that fails is repeated: this is for commands, which a person can end.
+    Idle(Duration),
+}
+
+/// A failure of a call. No text of it has a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("topic {0} does not exist: run orderflow-provision")]
+    Missing(String),
+    /// `action` is a verb and its object.
+    #[error("cannot {action}: {reason}")]
+    Refused { action: String, reason: String, code: Option<Code> },
+    #[error("cannot {action}: {reason}")]
+    TimedOut { action: String, reason: String },
+}
+
+/// The records of ranges, in order within each partition.
+pub struct Records<'reader> {
+    reader: &'reader Reader,
+    topic: String,
+    /// The ends of the ranges that are not read to theirs.
+    unread: BTreeMap<i32, i64>,
+    deadline: Deadline,
+    progressed: Instant,
+    waits_out_failures: bool,
+}
+
+impl Deadline {
+    /// The longest wait for the answer to one call.
+    const CALL: Duration = Duration::from_secs(10);
+
+    /// Returns the timeout of the next call. Never zero, which librdkafka would take for its default.
+    pub fn call(self) -> Duration {
+        match self {
+            Self::At(end) => {
+                let left = end.saturating_duration_since(Instant::now());
+                Self::CALL.min(left).max(Duration::from_millis(10))
+            }
+            Self::Idle(_) => Self::CALL,
+        }
+    }
+
+    fn is_over(self, progressed: Instant) -> bool {
+        match self {
+            Self::At(end) => Instant::now() >= end,
+            Self::Idle(longest) => progressed.elapsed() > longest,
+        }
+    }
+
+    fn repeats(self) -> bool {
+        matches!(self, Self::Idle(_))
+    }
+}
+
+impl Reader {
+    /// Makes a client. librdkafka needs a `group.id` in `config`; if that is a group, its committed offsets can be read.
+    pub fn new(mut config: ClientConfig) -> KafkaResult<Self> {
+        config.set("enable.partition.eof", "true");
+        Ok(Self { consumer: config.create_with_context(Quiet::default())? })
+    }
+
+    /// Returns the client, for calls that are not here.
+    pub fn consumer(&self) -> &BaseConsumer<Quiet> {
+        &self.consumer
+    }
+
+    /// Counts the partitions of a topic. Call it first: its error explains best why Kafka cannot be used.
+    pub fn partitions(&self, topic: &str, deadline: Deadline) -> Result<i32, Error> {
+        partitions(&self.consumer, topic, deadline.call())
+    }
+
+    /// Returns the first offset of a partition, and the one behind the last that can be read.
+    pub fn extent(&self, topic: &str, partition: i32, deadline: Deadline) -> Result<(i64, i64), Error> {
+        let action = || format!("read the offsets of {topic}/{partition}");
+        self.call(deadline, action, |timeout| self.consumer.fetch_watermarks(topic, partition, timeout))
+    }
+
+    /// Returns the first offsets whose records are not older than a Unix time, of the partitions that have such records.
+    pub fn offsets_since(
+        &self,
+        topic: &str,
+        partitions: i32,
+        milliseconds: i64,
+        deadline: Deadline,
+    ) -> Result<BTreeMap<i32, i64>, Error> {
+        let times = list(topic, (0..partitions).map(|partition| (partition, milliseconds.max(0))));
+        let action = || format!("find the offsets of {topic} by time");
+        self.call(deadline, action, |timeout| offsets(&self.consumer.offsets_for_times(times.clone()?, timeout)?))
+    }
+
+    /// Returns the next offsets of the group, of the partitions that have one.
+    pub fn committed(&self, topic: &str, partitions: i32, deadline: Deadline) -> Result<BTreeMap<i32, i64>, Error> {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_range(topic, 0, partitions - 1);
+        let action = || format!("read the committed offsets of {topic}");
+        self.call(deadline, action, |timeout| offsets(&self.consumer.committed_offsets(asked.clone(), timeout)?))
+    }
+
+    /// Starts to read. One read at a time: a second one ends the first.
+    pub fn read(&self, topic: &str, ranges: &Ranges, deadline: Deadline) -> Result<Records<'_>, Error> {
+        let ranges = || ranges.iter().filter(|(_, (start, end))| start < end);
+        let records = Records {
+            reader: self,
+            topic: topic.to_owned(),
+            unread: ranges().map(|(partition, (_, end))| (*partition, *end)).collect(),
+            deadline,
+            progressed: Instant::now(),
+            waits_out_failures: true,
+        };
+        if !records.is_done() {
+            let assigned = list(topic, ranges().map(|(partition, (start, _))| (*partition, *start)))
+                .and_then(|starts| self.consumer.assign(&starts));
+            assigned.map_err(|error| self.refused(format!("start to read {topic}"), &error))?;
+        }
+        Ok(records)
+    }
+
+    /// Calls Kafka until it answers or the deadline is over.
+    fn call<T>(
+        &self,
+        deadline: Deadline,
+        action: impl Fn() -> String,
+        mut call: impl FnMut(Duration) -> KafkaResult<T>,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        loop {
+            match call(deadline.call()) {
+                Ok(answer) => return Ok(answer),
+                Err(_) if deadline.repeats() && !deadline.is_over(began) => thread::sleep(RETRY),
+                Err(error) => return Err(self.refused(action(), &error)),
+            }
+        }
+    }
+
+    fn refused(&self, action: String, error: &KafkaError) -> Error {
+        let reason = why(error, self.consumer.context().troubles().last().as_ref());
+        Error::Refused { action, reason, code: error.rdkafka_error_code() }
+    }
+}
+
+impl<'reader> Records<'reader> {
+    /// Lets any failure of Kafka end the read, also one that librdkafka recovers from.
+    #[must_use]
+    pub fn fail_fast(mut self) -> Self {
+        self.waits_out_failures = false;
+        self
+    }
+
+    /// Returns whether every range is read to its end.
+    pub fn is_done(&self) -> bool {
+        self.unread.is_empty()
+    }
+
+    /// Returns the partitions whose ranges are not read to their ends.
+    pub fn unread(&self) -> impl Iterator<Item = i32> {
+        self.unread.keys().copied()
+    }
+
+    /// The end of a partition that librdkafka reports ends a range only if the position has reached the range's end: a broker
+    /// that was just elected serves reads up to a lower mark until its followers have answered.
+    fn poll(&mut self) -> Result<Option<BorrowedMessage<'reader>>, Error> {
+        let consumer = &self.reader.consumer;
+        while !self.is_done() {
+            if self.deadline.is_over(self.progressed) {
+                return Err(self.timed_out());
+            }
+            match consumer.poll(poll_timeout(self.deadline.call().min(POLL))) {
+                Some(Ok(record)) => {
+                    let (partition, offset) = (record.partition(), record.offset());
+                    let Some(end) = self.unread.get(&partition).copied() else { continue };
+                    self.progressed = Instant::now();
+                    if offset + 1 >= end {
+                        self.unread.remove(&partition);
+                    }
+                    if offset < end {
+                        return Ok(Some(record));
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.progressed = Instant::now();
+                    let reached = self.reached(partition)?;
+                    self.unread.retain(|unread, end| *unread != partition || reached < *end);
+                }
+                Some(Err(error)) if self.waits_out_failures && passes(&error) => {}
+                Some(Err(error)) => return Err(self.reader.refused(format!("read {}", self.topic), &error)),
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the offset behind what was read. It passes transaction markers, which are no records.
+    fn reached(&self, partition: i32) -> Result<i64, Error> {
+        let position = self.reader.consumer.position();
+        let position = position.map_err(|error| self.reader.refused(format!("read {}", self.topic), &error))?;
+        let found = position.find_partition(&self.topic, partition).map(|found| found.offset());
+        Ok(if let Some(Offset::Offset(offset)) = found { offset } else { 0 })
+    }
+
+    fn timed_out(&self) -> Error {
+        let reason = match self.reader.consumer.context().troubles().last() {
+            Some(trouble) => format!("Kafka cannot be used: {trouble}"),
+            None => {
+                let left: Vec<_> =
+                    self.unread.iter().map(|(partition, end)| format!("partition {partition} to {end}")).collect();
+                format!("not read in time: {}", left.join(", "))
+            }
+        };
+        Error::TimedOut { action: format!("read {}", self.topic), reason }
+    }
+}
+
+impl<'reader> Iterator for Records<'reader> {
+    type Item = Result<BorrowedMessage<'reader>, Error>;
+
+    /// Waits for the next record, until every range is read or the deadline is over.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.poll().transpose()
+    }
+}
+
+impl Drop for Records<'_> {
+    fn drop(&mut self) {
+        // A failure shows up again in the next read.
+        let _ = self.reader.consumer.unassign();
+    }
+}
+
+impl Error {
+    /// Returns the code of a call that Kafka refused.
+    pub fn code(&self) -> Option<Code> {
+        if let Self::Refused { code, .. } = self { *code } else { None }
+    }
+}
+
+/// Lets a function that reports reasons as text use `?`.
+impl From<Error> for String {
+    fn from(error: Error) -> Self {
+        error.to_string()
+    }
+}
+
+/// Counts the partitions of a topic. The consumer must read nothing yet; see [`fetch_metadata`].
+pub fn partitions<C: ConsumerContext + Told>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<i32, Error> {
+    let action = || format!("read the partitions of {topic}");
+    let metadata = fetch_metadata(consumer, topic, timeout)
+        .map_err(|unanswered| Error::TimedOut { action: action(), reason: unanswered.to_string() })?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    match found.map(|found| (found.error().map(Code::from), found.partitions().len())) {
+        Some((None, count)) if count > 0 => Ok(count as i32),
+        None | Some((None | Some(Code::UnknownTopicOrPartition | Code::UnknownTopic), _)) => {
+            Err(Error::Missing(topic.to_owned()))
+        }
+        Some((Some(code), _)) => Err(Error::Refused { action: action(), reason: code.to_string(), code: Some(code) }),
+    }
+}
+
+/// Returns whether librdkafka recovers from this error of a poll.
+pub fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error,
+        KafkaError::MessageConsumption(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::OperationTimedOut)
+    )
+}
+
+fn list(topic: &str, offsets: impl IntoIterator<Item = (i32, i64)>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    }
+    Ok(list)
+}
+
+/// Returns the offsets of the partitions that have one.
+fn offsets(list: &TopicPartitionList) -> KafkaResult<BTreeMap<i32, i64>> {
+    let mut offsets = BTreeMap::new();
+    for found in list.elements() {
+        found.error()?;
+        if let Offset::Offset(offset) = found.offset() {
+            offsets.insert(found.partition(), offset);
+        }
+    }
+    Ok(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        mocking::MockCluster,
+        producer::{BaseProducer, BaseRecord, Producer},
+    };
+
+    use super::*;
+
+    const TOPIC: &str = "orders";
+
+    /// Uses librdkafka's own simulation of brokers: a real cluster cannot be made to elect a leader whose high-water mark lags
+    /// at a moment of our choice.
+    #[test]
+    fn the_end_of_a_partition_before_the_end_of_its_range_is_not_the_end() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let config = |settings: &[(&str, &str)]| {
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", cluster.bootstrap_servers());
+            for (name, value) in settings {
+                config.set(*name, *value);
+            }
+            config
+        };
+        let producer: BaseProducer = config(&[]).create().unwrap();
+        let write = |key: &str| {
+            producer.send(BaseRecord::to(TOPIC).partition(0).key(key).payload("")).unwrap();
+            producer.flush(Duration::from_secs(10)).unwrap();
+        };
+        let reader = Reader::new(config(&[("group.id", "reader")])).unwrap();
+        let read = |range, seconds| {
+            let deadline = Deadline::At(Instant::now() + Duration::from_secs(seconds));
+            let records = reader.read(TOPIC, &Ranges::from([(0, range)]), deadline)?;
+            let key = |record: BorrowedMessage<'_>| String::from_utf8_lossy(record.key().unwrap()).into_owned();
+            records.map(|record| record.map(key)).collect::<Result<Vec<_>, _>>()
+        };
+
+        write("a");
+        write("b");
+        assert_eq!(read((0, 2), 10).unwrap(), ["a", "b"]);
+        let error = read((0, 3), 1).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read orders: not read in time: partition 0 to 3");
+        write("c");
+        assert_eq!(read((0, 3), 10).unwrap(), ["a", "b", "c"]);
+        assert_eq!(read((1, 2), 10).unwrap(), ["b"]);
+        assert_eq!(read((2, 2), 10).unwrap(), [""; 0]);
+    }
+}
