@@ -79,7 +79,7 @@ fn write_operation(text: &mut String, path: &str, method: &str, port: &str, oper
         [code(&status), body, sentence(&response["description"]) + &headers.collect::<String>()]
     });
     let table = Table::new(["status", "body", "meaning"]).rows(rows).render();
-    let _ = write!(text, "\n{table}");
+    let _ = write!(text, "\nResponses:\n\n{table}");
 }
 
 fn write_problems(text: &mut String, problems: &[&ProblemKind]) {
@@ -110,7 +110,8 @@ fn write_schema(text: &mut String, name: &str, schema: &Value) {
         if let Some(example) = schema.get("example") {
             let example = example.as_str().map_or_else(|| example.to_string(), str::to_owned);
             let stop = if meaning.is_empty() || meaning.ends_with('.') { "" } else { "." };
-            meaning = format!("{meaning}{stop} Example: {}", code(&example)).trim_start().to_owned();
+            let separator = if meaning.is_empty() { "" } else { " " };
+            meaning = format!("{meaning}{stop}{separator}Example: {}", code(&example));
         }
         [code(&field), type_of(schema), always.to_owned(), allowed(schema), meaning]
     });

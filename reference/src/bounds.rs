@@ -40,10 +40,11 @@ pub fn page(crates: &[(&str, Vec<Bound>)]) -> String {
          also gets random jitter of up to its own length (`service/src/backoff.rs`).\n",
     );
     for (name, bounds) in crates {
-        let rows = bounds
-            .iter()
-            .map(|bound| [prose(&bound.meaning), bound.value.to_string(), code(&bound.name), code(&bound.file)]);
-        let table = Table::new(["what it bounds", "value", "constant", "file"]).rows(rows).render();
+        let rows = bounds.iter().map(|bound| {
+            let place = format!("{} in {}", code(&bound.name), code(&bound.file));
+            [prose(&bound.meaning), bound.value.to_string(), place]
+        });
+        let table = Table::new(["what it bounds", "value", "constant"]).rows(rows).render();
         let _ = write!(text, "\n## {name}\n\n{table}");
     }
     text

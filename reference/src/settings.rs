@@ -69,10 +69,10 @@ fn section(text: &mut String, program: &Program, command: &Command, subcommands:
         }
         let rows = arguments.iter().filter(|argument| heading_of(argument) == heading).map(|argument| {
             let variable = argument.get_env().map_or_else(none, |variable| code(&variable.to_string_lossy()));
-            let allowed = allowed(program, argument, subcommands);
-            [variable, flag_or_place(argument), default(argument), allowed, meaning(argument)]
+            let meaning = meaning(argument, allowed(program, argument, subcommands));
+            [variable, flag_or_place(argument), default(argument), meaning]
         });
-        let table = Table::new(["variable", "flag", "default", "allowed", "meaning"]).rows(rows).render();
+        let table = Table::new(["variable", "flag", "default", "meaning"]).rows(rows).render();
         let _ = write!(text, "\n{table}");
     }
     for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
@@ -84,7 +84,7 @@ fn section(text: &mut String, program: &Program, command: &Command, subcommands:
 /// Stands for the heading of arguments without one.
 const OPTIONS: &str = "Options";
 
-fn heading_of<'a>(argument: &'a Arg) -> &'a str {
+fn heading_of(argument: &Arg) -> &str {
     argument.get_help_heading().unwrap_or(OPTIONS)
 }
 
@@ -120,37 +120,40 @@ fn default(argument: &Arg) -> String {
     }
 }
 
-fn meaning(argument: &Arg) -> String {
+fn meaning(argument: &Arg, allowed: Option<String>) -> String {
     let help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
-    prose(&help)
+    let help = prose(&help);
+    let Some(allowed) = allowed else { return help };
+    let stop = if help.ends_with(['.', '…']) { "" } else { "." };
+    format!("{help}{stop} Allowed: {allowed}")
 }
 
 /// Returns the values of an argument that has a list of them, or the range of a number, which the program names when it
 /// refuses another one.
-fn allowed(program: &Program, argument: &Arg, subcommands: &[String]) -> String {
+fn allowed(program: &Program, argument: &Arg, subcommands: &[String]) -> Option<String> {
     if matches!(argument.get_action(), ArgAction::SetTrue) {
-        return format!("{}, {}", code(&"true"), code(&"false"));
+        return None;
     }
     let values = argument.get_possible_values();
     if !values.is_empty() {
-        return values.iter().map(|value| code(&value.get_name())).collect::<Vec<_>>().join(", ");
+        return Some(values.iter().map(|value| code(&value.get_name())).collect::<Vec<_>>().join(", "));
     }
-    let Some(flag) = argument.get_long() else { return none() };
+    let flag = argument.get_long()?;
     let range = |value: u64| {
         let refusal = (program.refusal)(subcommands, &format!("--{flag}"), &value.to_string());
         refusal.as_deref().and_then(range_in)
     };
     // No setting may be as large as this; those that are no numbers accept it as a text or refuse it with another error. Where
     // clap knows the range of the type alone, the program may refuse the ends of that range.
-    let Some(mut found) = range(i64::MAX as u64) else { return none() };
+    let mut found = range(i64::MAX as u64)?;
     let is_within = |inner: &(u64, u64), outer: (u64, u64)| *inner != outer && inner.0 >= outer.0 && inner.1 <= outer.1;
     if let Some(narrower) = [found.1, found.0].into_iter().filter_map(range).find(|inner| is_within(inner, found)) {
         found = narrower;
     }
-    match found {
+    Some(match found {
         (least, most) if most >= u32::MAX.into() => format!("at least {least}"),
         (least, most) => format!("{least} to {most}"),
-    }
+    })
 }
 
 /// Finds the range in an error: `is not in 1..=64` by clap, `must be from 1 to 16` by a program.
@@ -217,9 +220,9 @@ mod tests {
         for part in [
             "\n## program\n\nDoes it.\n",
             "\n### program: Addresses\n",
-            "\n| `PORT_OF_A_TEST` | `--port` | `80` | 1 to 65535 | A \\| B |\n",
+            "\n| `PORT_OF_A_TEST` | `--port` | `80` | A \\| B. Allowed: 1 to 65535 |\n",
             "\n### program: Options\n",
-            "\n| – | `--check` | `false` | `true`, `false` |  |\n",
+            "\n| – | `--check` | `false` |  |\n",
         ] {
             assert!(page.contains(part), "{part:?} is not in\n{page}");
         }

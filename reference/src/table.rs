@@ -65,7 +65,10 @@ fn name_of(row: &[String]) -> &str {
 
 /// Returns the first sentence of a text of several, without a sentence that ends inside of code.
 fn first_sentence(text: &str) -> Option<&str> {
-    let end = text.match_indices(". ").map(|(at, _)| at + 1).find(|end| text[..*end].matches('`').count() % 2 == 0)?;
+    let end = text
+        .match_indices(". ")
+        .map(|(at, _)| at + 1)
+        .find(|end| text[..*end].matches('`').count().is_multiple_of(2))?;
     Some(&text[..end])
 }
 

@@ -29,8 +29,10 @@ pub struct Column {
     pub default: Option<String>,
 }
 
-/// Meanings of each table and of its columns.
-const ABOUT: &[(&str, &str, &[(&str, &str)])] = &[
+/// The name of a table, its meaning, and the names and meanings of its columns.
+type About = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const ABOUT: &[About] = &[
     (
         "orders",
         "Orders, inserted once and never updated.",

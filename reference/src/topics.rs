@@ -34,7 +34,7 @@ const ABOUT: [About; 4] = [
     About {
         suffix: ".dlq",
         key: "the key of the record that could not be read",
-        partitions: "one",
+        partitions: "",
         records: "dead letters: records that the consumer could not read, with the reason in headers",
     },
     About {
@@ -51,20 +51,28 @@ pub fn section(events: &str, topics: &[Topic]) -> String {
         let about =
             topic.name.strip_prefix(events).and_then(|suffix| ABOUT.iter().find(|about| about.suffix == suffix));
         let About { key, partitions, records, .. } = about.unwrap_or_else(|| panic!("{} is not described", topic.name));
-        [code(&topic.name), format!("{} ({partitions})", topic.partitions), prose(key), prose(records)]
+        let partitions = match *partitions {
+            "" => topic.partitions.to_string(),
+            partitions => format!("{} ({partitions})", topic.partitions),
+        };
+        [code(&topic.name), partitions, prose(key), prose(records)]
     });
     let shapes = Table::new(["topic", "partitions", "key", "records"]).rows(rows).render();
     let rows = topics.iter().flat_map(|topic| {
         topic.settings.iter().map(|(name, value, more)| {
-            let bound = if *more { "at least " } else { "" };
-            [code(&topic.name), code(name), format!("{bound}{}", code(value))]
+            let value = match value.as_str() {
+                "-1" => format!("{} (no limit)", code(value)),
+                value if *more => format!("at least {}", code(&value)),
+                value => code(&value),
+            };
+            [code(&topic.name), code(name), value]
         })
     });
     let settings = Table::new(["topic", "setting", "value"]).rows(rows).render();
     format!(
         "## Topics\n\nAll names follow from `KAFKA_TOPIC`, here {}; the numbers are those of the defaults with two shards. \
-         `orderflow-provision` and the operator create missing topics. They never change an existing one: they report what \
-         differs.\n\n{shapes}\nA topic is created with these settings, and its replication factor is \
+         `orderflow-provision` and the operator create missing topics. They report what differs about an existing one and \
+         leave it as it is; only a relay topic that has too few partitions gets more.\n\n{shapes}\nA topic is created with these settings, and its replication factor is \
          `KAFKA_REPLICATION_FACTOR` or the brokers' default:\n\n{settings}",
         code(&events)
     )

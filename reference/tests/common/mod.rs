@@ -59,14 +59,16 @@ pub struct Module {
     pub syntax: syn::File,
 }
 
-/// Returns the modules of a crate's library, in the order of their declaration, without those of its tests.
+/// Returns the modules of a crate's library, or of its program if it has none, in the order of their declaration, without those of its tests.
 pub fn modules(package: &str) -> Vec<Module> {
     let mut modules = Vec::new();
-    collect(&format!("{package}/src/lib.rs"), &format!("{package}/src"), Vec::new(), &mut modules);
+    let library = format!("{package}/src/lib.rs");
+    let file = if root().join(&library).exists() { library } else { format!("{package}/src/main.rs") };
+    collect(&file, &format!("{package}/src"), &[], &mut modules);
     modules
 }
 
-fn collect(file: &str, folder: &str, path: Vec<String>, modules: &mut Vec<Module>) {
+fn collect(file: &str, folder: &str, path: &[String], modules: &mut Vec<Module>) {
     let syntax = parse(file);
     let children: Vec<String> = syntax
         .items
@@ -76,13 +78,13 @@ fn collect(file: &str, folder: &str, path: Vec<String>, modules: &mut Vec<Module
             _ => None,
         })
         .collect();
-    modules.push(Module { path: path.clone(), file: file.to_owned(), syntax });
+    modules.push(Module { path: path.to_vec(), file: file.to_owned(), syntax });
     for child in children {
-        let path = [path.clone(), vec![child.clone()]].concat();
+        let path = [path, std::slice::from_ref(&child)].concat();
         let candidates = [format!("{folder}/{child}.rs"), format!("{folder}/{child}/mod.rs")];
         let file = candidates.iter().find(|file| root().join(file).exists());
         let file = file.unwrap_or_else(|| panic!("{file:?}: the module {child} has no file"));
-        collect(file, &format!("{folder}/{child}"), path, modules);
+        collect(file, &format!("{folder}/{child}"), &path, modules);
     }
 }
 
