@@ -55,11 +55,11 @@ proof: ## Kill, freeze and cut off everything while orders flow, and check every
 	@exec $(CARGO_TARGET_DIR)/debug/orderflow-proof $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(STORE),--store $(STORE))
 
 .PHONY: bench
-bench: ## Measure each part beside its yardstick; all of them go to docs/benchmarks.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
+bench: ## Measure each part beside its yardstick; all of them go to docs/benchmarks/report.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
 	@scripts/prepare build services s3 kubernetes
 	$(RELEASE) -p orderflow-bench
 	cargo build --release --locked -p orderflow-operator
-	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench $(if $(ONLY),--only $(ONLY),--report docs/benchmarks.md) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench $(if $(ONLY),--only $(ONLY),--report docs/benchmarks/report.md) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 .PHONY: instructions
 instructions: ## Count the instructions of parsing and encoding, with valgrind

@@ -360,7 +360,7 @@ impl fmt::Display for Removal {
 }
 
 impl Difference {
-    /// Reports brokers that can lose the ends of transactions; see docs/guarantees.md.
+    /// Reports brokers that can lose the ends of transactions; see docs/explanation/guarantees.md.
     fn version(topic: &str) -> Self {
         Self {
             topic: topic.to_owned(),
