@@ -1,4 +1,4 @@
-//! Every metric of the producer, by name; beside them `orderflow_dependency_up`, which every program has.
+//! Every metric of the producer, by name, except `orderflow_dependency_up`, which every program has.
 
 use std::{
     collections::BTreeSet,
@@ -62,7 +62,7 @@ impl MetricConstructor<Histogram> for Sizes {
 
 pub type Requests = Family<RequestLabels, Histogram, Seconds>;
 
-/// Cheap to clone; clones share.
+/// The metrics of a producer; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     pub requests: Requests,
@@ -83,17 +83,17 @@ pub struct Metrics {
     unsafe_setting: Family<SettingLabels, Gauge>,
 }
 
-/// In seconds.
+/// An age, in seconds.
 type Age = Gauge<f64, AtomicU64>;
 
-/// What waits in one shard.
+/// The metrics of one shard's backlog.
 #[derive(Clone)]
 pub struct BacklogMetrics {
     pub outbox_oldest: Age,
     pub receipt_jobs_oldest: Age,
 }
 
-/// The metrics of one shard, looked up once.
+/// The metrics of one shard, resolved once.
 #[derive(Clone)]
 pub struct ShardMetrics {
     pub batch_size: Histogram,
@@ -116,7 +116,7 @@ pub struct UnsafeSettings {
 }
 
 impl UnsafeSettings {
-    /// Returns those that were safe until now.
+    /// Records the unsafe settings, and returns those that were safe until now.
     pub fn replace(&self, settings: BTreeSet<&'static str>) -> Vec<&'static str> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let new = settings.difference(&last).copied().collect();
@@ -154,22 +154,22 @@ impl Metrics {
             ($($name:literal $help:literal $metric:ident;)*) => { $(orderflow.register($name, $help, metrics.$metric.clone());)* };
         }
         register! {
-            "http_request_seconds" "Time from a request's head to its answer's" requests;
-            "orders" "Orders asked for, by outcome" orders;
-            "queue_full" "Orders refused because too many waited for their shard" queue_full;
+            "http_request_seconds" "Time from a request's head to its response's; the route is a pattern such as /api/orders/{id}, or none" requests;
+            "orders" "Requests to place an order, by outcome" orders;
+            "queue_full" "Orders refused because too many waited for their shard; orderflow_orders_total counts them as not_accepted, too" queue_full;
             "feeds" "Open feeds" feeds;
-            "connections_refused" "Connections refused because their address had its share" connections_refused;
+            "connections_refused" "Connections refused because their address had its share (ADDRESS_SHARE)" connections_refused;
             "write_batch_size" "Orders in one statement" batch_size;
-            "write_batch_seconds" "Time of one statement with all its tries" batch_seconds;
-            "relay_leads" "1 if this process publishes the shard's events" relay_leads;
+            "write_batch_seconds" "Time of one statement with all its retries" batch_seconds;
+            "relay_leads" "1 if this process publishes the shard's events, else 0; the sum over all producers must be 1" relay_leads;
             "relay_batch_size" "Events in one Kafka transaction" relay_batch_size;
             "relay_events" "Events published" relay_events;
-            "relay_dead" "Events that Kafka refuses for good: somebody must look at outbox_dead" relay_dead;
+            "relay_dead" "Events that Kafka refused for good; they are in the table outbox_dead, and someone has to act" relay_dead;
             "receipts_stored" "Receipts written" receipts_stored;
-            "receipts_failed" "Tries to write a receipt that failed" receipts_failed;
-            "outbox_oldest_seconds" "Age of the oldest event that waits to be published; 0: none waits, NaN: not known" outbox_oldest;
-            "receipt_jobs_oldest_seconds" "Age of the oldest order whose receipt waits to be written, likewise" receipt_jobs_oldest;
-            "unsafe_setting" "1 if this setting of the shard's Postgres can lose acknowledged orders" unsafe_setting;
+            "receipts_failed" "Failed tries to write a receipt; they are repeated" receipts_failed;
+            "outbox_oldest_seconds" "Age of the oldest event that is not published, read every 15 s; 0: none waits, NaN: the shard does not answer" outbox_oldest;
+            "receipt_jobs_oldest_seconds" "Age of the oldest order whose receipt is not written, read every 15 s; 0: none waits, NaN: the shard does not answer" receipt_jobs_oldest;
+            "unsafe_setting" "1 if this setting of the shard's Postgres can lose acknowledged orders (fsync, full_page_writes, or with a standby synchronous_standby_names); read at each connect" unsafe_setting;
         }
         metrics
     }

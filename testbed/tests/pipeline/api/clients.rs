@@ -77,7 +77,7 @@ async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_a
     drop(ended);
     eventually("two disconnected clients to be logged", PATIENCE, async || {
         let log = producer.process().log_since_start();
-        let missed = log.matches("the client is gone").count();
+        let missed = log.matches("the client has disconnected").count();
         ensure!(missed == 2, "{missed}");
         Ok(())
     })
