@@ -29,13 +29,13 @@ pub const DESKTOP: Screen = Screen { width: 1280, height: 900, overlays_scrollba
 pub const PHONE: Screen = Screen { width: 390, height: 844, overlays_scrollbars: true };
 
 /// The steps of the orders in the list that were taken: stored, receipt, published, notified.
-pub const DONE: &str = "#orders-list .journey li[data-state=done]";
+pub const DONE: &str = "#orders-list .trail li[data-state=done]";
 /// The last of the steps, where it was taken.
-pub const NOTIFIED: &str = "#orders-list .journey li:nth-child(4)[data-state=done]";
+pub const NOTIFIED: &str = "#orders-list .trail li:nth-child(4)[data-state=done]";
 /// The last of the steps, where it is not done or not known.
-pub const NOT_NOTIFIED: &str = "#orders-list .journey li:nth-child(4):not([data-state=done])";
+pub const NOT_NOTIFIED: &str = "#orders-list .trail li:nth-child(4):not([data-state=done])";
 /// The receipts that wait for S3.
-pub const PENDING: &str = "#orders-list .journey li:nth-child(2)[data-state=waiting]";
+pub const PENDING: &str = "#orders-list .trail li:nth-child(2)[data-state=waiting]";
 
 /// The text of the first element that `arguments[0]` selects, as it is shown; null without one.
 const TEXT: &str = "return document.querySelector(arguments[0])?.innerText ?? null";
