@@ -206,7 +206,7 @@ async fn a_bucket_that_is_not_there_is_an_error_and_no_lost_receipt() -> Result<
     stack.s3().delete_bucket().bucket(stack.bucket()).send().await?;
     let verified = stack.verify(&["--repair"]).await?;
     expect(&verified, 2, &[])?;
-    ensure!(verified.output.contains("is not there: run orderflow-provision"), "{}", verified.output);
+    ensure!(verified.output.contains("does not exist: run orderflow-provision"), "{}", verified.output);
     ensure!(queued(&stack, "receipt_jobs").await? == 0, "receipts were queued");
     Ok(())
 }
@@ -268,7 +268,7 @@ async fn a_deleted_topic_is_repaired_only_with_renotify() -> Result<()> {
     delete_topics(&stack).await?;
     let without = stack.verify(&["--repair"]).await?;
     expect(&without, 2, &[])?;
-    ensure!(without.output.contains("is not there: run orderflow-provision"), "{}", without.output);
+    ensure!(without.output.contains("does not exist: run orderflow-provision"), "{}", without.output);
     stack.provision().await?;
 
     let left_alone = stack.verify(&["--repair"]).await?;
