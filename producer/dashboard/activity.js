@@ -1,37 +1,37 @@
-// The log of what happened: parts that went down or came up, gaps in the feed, bursts that finished. It is spoken, too,
-// but gathered, so that a screen reader is interrupted at most every few seconds.
+// The activity log: parts that went down or came up, gaps in the feed, bursts that finished. It is also announced to screen
+// readers, but gathered, so that they are interrupted at most every few seconds.
 
-import { $, h, paint, say as write } from './dom.js';
+import { $, h, paint, setText } from './dom.js';
 import { count, duration, stamp } from './format.js';
 import { health } from './health.js';
 
 const SHOWN = 60;
-const SPOKEN = 3;
-const PAUSE = 4_000; // ms between utterances
+const ANNOUNCED = 3;
+const PAUSE = 4_000; // ms between announcements
 
-const WORDS = { good: 'Good', open: 'Note', bad: 'Trouble', info: 'Info' };
+const WORDS = { good: 'Good', open: 'Note', bad: 'Problem', info: 'Info' };
 const RESETS = {
-  'other-replica': 'Another replica, or a restarted one, serves the feed now: the lists were fetched anew.',
-  'too-old': 'The feed was away for too long to go on where it was: the lists were fetched anew.',
-  'new-stream': 'The feed began anew: the lists were fetched again.',
-  gap: 'The feed has a gap: the lists were fetched anew.',
+  'other-replica': 'Another replica, or a restarted one, serves the feed now: the lists were fetched again.',
+  'too-old': 'The feed was interrupted for too long to resume: the lists were fetched again.',
+  'new-stream': 'A new feed was opened: the lists were fetched again.',
+  gap: 'The feed has a gap: the lists were fetched again.',
 };
 
 const list = $('activity-log');
 const down = new Map(); // part → when it went down
 let fresh = []; // entries to be drawn, oldest first
-let unsaid = [];
-let speaking = null;
+let unannounced = [];
+let announcing = null;
 let letters = null;
-let dead = null;
+let refusedBefore = null;
 
-/** One line: `kind` is good, open, bad or info. One with the `id` of the newest line takes its place. */
+/** Adds a line; `kind` is good, open, bad or info. A line with the `id` of the newest one replaces it. */
 export function add({ kind, text, id = null, quietly = false }) {
   const entry = { kind, text, id, at: new Date().toISOString() };
   if (id !== null && fresh.at(-1)?.id === id) fresh.pop();
   fresh = [...fresh, entry].slice(-SHOWN);
   paint(draw);
-  if (!quietly) say(text);
+  if (!quietly) announce(text);
 }
 
 export function start({ api, feed, stats }) {
@@ -40,7 +40,7 @@ export function start({ api, feed, stats }) {
   api.onReachable((answers) => {
     if (answers === reachable) return;
     reachable = answers;
-    if (!answers) went('api', 'bad', 'The API does not answer. What is shown stays as it was.');
+    if (!answers) went('api', 'bad', 'The API does not answer. The page keeps its last state.');
     else came('api', 'The API answers again');
   });
   feed.on('state', (state) => {
@@ -49,7 +49,7 @@ export function start({ api, feed, stats }) {
       lost = null;
     } else if (state !== 'connecting' && lost === null) {
       lost = Date.now();
-      add({ kind: 'open', text: 'The feed broke off. It reconnects by itself.' });
+      add({ kind: 'open', text: 'The feed was interrupted. It reconnects automatically.' });
     }
   });
   feed.on('lagged', ({ missed }) => add({ kind: 'open', text: `This page was too slow for the feed and missed ${count(missed)} notifications. The orders themselves are safe.` }));
@@ -66,8 +66,8 @@ function compare(value) {
   if (letters !== null && waiting > letters) add({ kind: 'open', text: `${count(waiting - letters)} more ${waiting - letters === 1 ? 'event is a dead letter' : 'events are dead letters'}; ${count(waiting)} wait to be replayed.` });
   letters = waiting ?? letters;
   const refused = value.shards.reduce((sum, shard) => sum + (shard.dead_events ?? 0), 0);
-  if (dead !== null && refused > dead) add({ kind: 'bad', text: `Kafka refused ${count(refused - dead)} more events for good; they are kept in outbox_dead.` });
-  if (value.shards.every(({ up }) => up)) dead = refused;
+  if (refusedBefore !== null && refused > refusedBefore) add({ kind: 'bad', text: `Kafka refused ${count(refused - refusedBefore)} more events for good; they are in the table outbox_dead.` });
+  if (value.shards.every(({ up }) => up)) refusedBefore = refused;
 }
 
 function went(key, kind, text) {
@@ -95,19 +95,19 @@ function draw() {
   while (list.children.length > SHOWN) list.lastChild.remove();
 }
 
-/** Spoken only. */
-export function say(text) {
-  unsaid.push(text);
-  if (unsaid.length > 20) unsaid.shift();
-  speaking ??= setTimeout(speak, 300);
+/** Announces a text to screen readers, without a line in the log. */
+export function announce(text) {
+  unannounced.push(text);
+  if (unannounced.length > 20) unannounced.shift();
+  announcing ??= setTimeout(flush, 300);
 }
 
-function speak() {
-  const more = unsaid.length - SPOKEN;
-  write($('announcer'), `${unsaid.slice(-SPOKEN).join(' ')}${more > 0 ? ` And ${more} more.` : ''}`);
-  unsaid = [];
-  speaking = setTimeout(() => {
-    speaking = null;
-    if (unsaid.length > 0) speak();
+function flush() {
+  const more = unannounced.length - ANNOUNCED;
+  setText($('announcer'), `${unannounced.slice(-ANNOUNCED).join(' ')}${more > 0 ? ` And ${more} more.` : ''}`);
+  unannounced = [];
+  announcing = setTimeout(() => {
+    announcing = null;
+    if (unannounced.length > 0) speak();
   }, PAUSE);
 }

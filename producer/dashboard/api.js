@@ -1,7 +1,7 @@
-// The API's few calls. An answer is its JSON (or text), a refusal is a `Problem`, silence is `Unreachable`.
-// Who wants to know whether anyone answers at all listens with `onReachable`.
+// The calls of the API. Each returns the JSON (or text) of the response, or throws a `Problem` if the API refuses the request,
+// and `Unreachable` if it does not answer. `onReachable` reports whether it answers at all.
 
-/** A refusal: RFC 9457 as the API sends it, with what the headers add. */
+/** A problem (RFC 9457) that the API returned, with its `Retry-After`. */
 export class Problem extends Error {
   constructor(response, body) {
     super(sentence(body.detail ?? body.error ?? body.title ?? `The API answered ${response.status}`));
@@ -14,7 +14,7 @@ export class Problem extends Error {
   }
 }
 
-/** As a sentence: the API's details are fragments ("must be a number"), meant to follow a name. */
+/** Makes a sentence of a detail: the API's details are fragments ("must be a number") that follow a name. */
 function sentence(text) {
   return text.replace(/^[a-z]+(?= )/, (word) => word[0].toUpperCase() + word.slice(1)).replace(/[^.!?]$/, '$&.');
 }
@@ -56,7 +56,7 @@ export function deadLetters({ limit = 20, before = null } = {}) {
 
 export const replay = (through) => ask('/api/dead-letters/replay', json('POST', { through }, 60_000));
 
-/** The switches are another server's, on the reader's own machine: its silence says nothing about the API. */
+/** The controls belong to another server, on the reader's machine: without its answer the API may still be up. */
 export const controls = (url) => ask(`${url}/controls`, { elsewhere: true, timeout: 5_000 });
 export const control = (url, name, running) =>
   ask(`${url}/controls/${encodeURIComponent(name)}`, { elsewhere: true, ...json('PUT', { running }) });
@@ -70,7 +70,7 @@ export function newKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-/** Milliseconds before try number `tries` (from 0): doubling from half a second to 30 s, spread so that pages do not march in step. */
+/** Milliseconds before try number `tries` (from 0): doubling from half a second to 30 s, spread so that pages do not retry at the same time. */
 export const backoff = (tries) => Math.min(30_000, 500 * 2 ** tries) * (0.75 + Math.random() / 2);
 
 const json = (method, value, timeout = 15_000) => ({
@@ -92,7 +92,7 @@ async function ask(path, { timeout = 15_000, read = 'json', elsewhere = false, .
     throw new Unreachable();
   }
   if (response.status === 502 || response.status === 504) {
-    reachable(false); // a proxy in between, speaking for nobody
+    reachable(false); // from a proxy, not from the API
     throw new Unreachable();
   }
   reachable(true);

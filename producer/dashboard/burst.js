@@ -1,7 +1,7 @@
 // A burst: up to a thousand orders at once, to see the pipeline work. Each has its own idempotency key; one whose
-// outcome is unknown is sent again with the same key, so a burst never places an order twice. What came of them is counted.
+// outcome is unknown is sent again with the same key, so a burst never places an order twice. The outcomes are counted.
 
-import { $, h, paint, say } from './dom.js';
+import { $, h, paint, setText } from './dom.js';
 import { count, duration, rate } from './format.js';
 
 const MOST = 1_000;
@@ -37,16 +37,16 @@ export function start(context) {
   form.addEventListener('submit', (event) => {
     event.preventDefault();
     if (run && !run.ended) stop();
-    else if (!complaint()) send(Number(field.value.trim()));
+    else if (!numberError()) send(Number(field.value.trim()));
     else field.focus();
-    tell();
+    draw();
   });
-  field.addEventListener('input', tell);
+  field.addEventListener('input', draw);
   button.disabled = false;
-  tell();
+  draw();
 }
 
-function complaint() {
+function numberError() {
   const text = field.value.trim();
   const fits = /^\d{1,6}$/.test(text) && Number(text) >= 1 && Number(text) <= MOST;
   return fits ? null : `A whole number from 1 to ${count(MOST)}.`;
@@ -59,7 +59,7 @@ async function send(wanted) {
   await Promise.all(Array.from({ length: Math.min(AT_ONCE, wanted) }, () => worker(mine)));
   mine.ended = performance.now();
   field.readOnly = false;
-  paint(tell);
+  paint(draw);
   activity.add({ kind: mine.counts.stored === wanted ? 'good' : 'open', id: 'burst', text: `Burst ${mine.stopping ? 'stopped' : 'finished'}: ${inWords(mine)}.` });
 }
 
@@ -72,11 +72,11 @@ async function worker(mine) {
   while (mine.taken < mine.wanted && !mine.stopping) {
     mine.taken += 1;
     mine.counts[await place(mine, newOrder())] += 1;
-    paint(tell);
+    paint(draw);
   }
 }
 
-/** The kind of answer one order got. A server that asks for patience gets it. */
+/** Places one order and returns the kind of its outcome. A `Retry-After` is respected. */
 async function place(mine, body) {
   const key = api.newKey();
   let unknown = false;
@@ -94,7 +94,7 @@ async function place(mine, body) {
   }
 }
 
-/** So many milliseconds, less if the burst is stopped. */
+/** Waits `ms` milliseconds, or until the burst is stopped. */
 function wait(mine, ms) {
   if (mine.stopping) return null;
   return new Promise((done) => {
@@ -117,20 +117,20 @@ function newOrder() {
   return `{"user_id":"${letter}-burst","product_name":"${product}","quantity":${quantity},"price":${price}}`;
 }
 
-function tell() {
+function draw() {
   const running = run !== null && run.ended === 0;
-  const wrong = running ? null : complaint();
+  const wrong = running ? null : numberError();
   field.setAttribute('aria-invalid', Boolean(wrong));
   note.classList.toggle('error', Boolean(wrong));
-  say(button, !running ? 'Send' : run.stopping ? 'Stopping…' : 'Stop');
+  setText(button, !running ? 'Send' : run.stopping ? 'Stopping…' : 'Stop');
   button.classList.toggle('stop', running);
-  say(note, wrong ?? (run ? inWords(run) : `${AT_ONCE} at a time, users from A to Z, so every shard gets its share.`));
+  setText(note, wrong ?? (run ? inWords(run) : `${AT_ONCE} at a time, users from A to Z, so every shard gets its share.`));
   if (!run) return;
   const answered = sum(run.counts);
   bar.max = run.wanted;
   bar.value = answered;
   for (const [kind, value] of shown) {
-    say(value, count(run.counts[kind]));
+    setText(value, count(run.counts[kind]));
     value.parentNode.toggleAttribute('data-none', run.counts[kind] === 0);
   }
 }

@@ -1,7 +1,7 @@
 // One line chart over the last five minutes, in SVG, so that its colours follow the scheme and its text is text. It can
-// be read with the pointer and with the arrow keys, and is told as a slider whose value is the reading.
+// be read with the pointer and with the arrow keys; for screen readers it is a slider whose value is the reading.
 
-import { h, mark, s, say } from './dom.js';
+import { h, mark, s, setText } from './dom.js';
 import { BIN, BINS } from './history.js';
 
 const LEFT = 56; // px for the labels
@@ -14,7 +14,7 @@ export class Chart {
   #plot;
   #svg = s('svg', { height: HEIGHT, 'aria-hidden': 'true' });
   #grid = s('g', { class: 'grid' });
-  #deaf = s('g', { class: 'deaf' });
+  #gaps = s('g', { class: 'gap' });
   #series;
   #cursor = s('line', { class: 'cursor', y1: TOP, y2: HEIGHT - BOTTOM });
   #width = 0;
@@ -29,7 +29,7 @@ export class Chart {
       area: area ? s('path', { class: `area ${name}` }) : null,
       line: s('path', { class: `line ${name}` }),
     }));
-    this.#svg.append(this.#grid, this.#deaf, ...this.#series.flatMap(({ area: filled, line }) => [filled, line].filter(Boolean)), this.#cursor);
+    this.#svg.append(this.#grid, this.#gaps, ...this.#series.flatMap(({ area: filled, line }) => [filled, line].filter(Boolean)), this.#cursor);
     this.#plot = h('div', {
       class: 'chart', tabindex: 0, role: 'slider', 'aria-label': label, 'aria-orientation': 'horizontal',
       'aria-valuemin': -300, 'aria-valuemax': 0, 'aria-valuenow': 0, 'aria-valuetext': 'Nothing yet',
@@ -55,7 +55,7 @@ export class Chart {
     const bottom = HEIGHT - BOTTOM;
     const py = (share) => Math.round((bottom - share * (bottom - TOP)) * 10) / 10;
     this.#drawGrid(ticks.map(({ at, text }) => ({ py: py(at), text })));
-    this.#drawDeaf(bottom);
+    this.#drawGaps(bottom);
     this.#series.forEach(({ area, line }, i) => {
       const pieces = runs(values[i]).map((run) => run.map((j) => [this.#x(j), py(y(values[i][j]))]));
       mark(line, 'd', pieces.map((points) => `M${points.map(([px, v]) => `${px} ${v}`).join('L')}${points.length === 1 ? 'h.01' : ''}`).join(''));
@@ -64,8 +64,8 @@ export class Chart {
     this.#read();
   }
 
-  /** What the slider says. */
-  tell(text) {
+  /** Sets the text of the slider's value. */
+  describe(text) {
     mark(this.#plot, 'aria-valuetext', text);
   }
 
@@ -93,15 +93,15 @@ export class Chart {
     );
   }
 
-  #drawDeaf(bottom) {
-    const spans = runs(this.#bins.map(({ deaf }) => (deaf ? 1 : null)));
+  #drawGaps(bottom) {
+    const spans = runs(this.#bins.map(({ isGap }) => (isGap ? 1 : null)));
     const step = (this.#width - LEFT - RIGHT) / BINS;
-    while (this.#deaf.children.length > spans.length) this.#deaf.lastChild.remove();
-    while (this.#deaf.children.length < spans.length) {
-      this.#deaf.append(s('g', {}, s('rect', { y: TOP, height: bottom - TOP }), s('text', { y: TOP + (bottom - TOP) / 4 + 4, 'text-anchor': 'middle' }, 'no data')));
+    while (this.#gaps.children.length > spans.length) this.#gaps.lastChild.remove();
+    while (this.#gaps.children.length < spans.length) {
+      this.#gaps.append(s('g', {}, s('rect', { y: TOP, height: bottom - TOP }), s('text', { y: TOP + (bottom - TOP) / 4 + 4, 'text-anchor': 'middle' }, 'no data')));
     }
     spans.forEach((run, i) => {
-      const [rect, text] = this.#deaf.children[i].children;
+      const [rect, text] = this.#gaps.children[i].children;
       const [x, width] = [LEFT + run[0] * step, run.length * step];
       mark(rect, 'x', x);
       mark(rect, 'width', width);
@@ -159,13 +159,13 @@ function runs(values) {
   return all;
 }
 
-/** The text beside a chart that reads a moment: writes only what differs. */
+/** The text beside a chart, for the moment that is read. */
 export function readout(place, names) {
   const values = names.map(() => h('dd', {}, '–'));
   const when = h('span', { class: 'when quiet' });
   place.append(when, h('dl', { class: 'readout' }, ...names.map(([name, kind], i) => h('div', { class: kind }, h('dt', {}, name), values[i]))));
   return (texts, moment) => {
-    texts.forEach((text, i) => say(values[i], text));
-    say(when, moment);
+    texts.forEach((text, i) => setText(values[i], text));
+    setText(when, moment);
   };
 }

@@ -1,4 +1,4 @@
-// What this installation offers and allows. Until it is known the page goes by the API's documented limits.
+// The features and limits of this installation. Until they are known the page uses the API's documented limits.
 
 import { backoff, config } from './api.js';
 import { Listeners } from './listeners.js';
@@ -13,7 +13,7 @@ let current = {
 
 export const value = () => current;
 
-/** `listener(value)` as soon as it is known. */
+/** Calls `listener(value)` as soon as the value is known. */
 export function on(listener) {
   if (known) listener(known);
   return listeners.add(listener);
@@ -23,7 +23,7 @@ export async function start(tries = 0) {
   try {
     const answer = await config();
     known = current = { ...current, ...answer, limits: { ...current.limits, ...answer.limits } };
-    listeners.tell(known);
+    listeners.notify(known);
   } catch {
     setTimeout(start, backoff(tries), tries + 1);
   }

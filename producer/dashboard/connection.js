@@ -1,6 +1,6 @@
-// Whether anyone answers, in two words at the top: the API, and the feed.
+// The states of the API and of the feed, each in a word at the top of the page.
 
-import { $, say } from './dom.js';
+import { $, setText } from './dom.js';
 
 const FEED = {
   connecting: ['waiting', 'connecting'],
@@ -15,13 +15,13 @@ export function start({ api, feed }) {
   api.onReachable((answers) => {
     if (answers && reachable === false) feed.tryNow();
     reachable = answers;
-    tell('api-state', answers ? 'good' : 'bad', answers ? 'answers' : 'no answer');
+    show('api-state', answers ? 'good' : 'bad', answers ? 'answers' : 'no answer');
   });
-  feed.on('state', (state) => tell('feed-state', ...FEED[state]));
+  feed.on('state', (state) => show('feed-state', ...FEED[state]));
 }
 
-function tell(id, state, word) {
+function show(id, state, word) {
   const pill = $(id);
   pill.dataset.state = state;
-  say(pill.lastElementChild, word);
+  setText(pill.lastElementChild, word);
 }

@@ -1,15 +1,15 @@
-// Switches for the parts of a stack on the reader's own machine, only where there are any: off and on, with what one
-// should see. Nothing is assumed: a switch shows the state the controls report.
+// The controls of a stack on the reader's own machine, if there is one: they stop and start its parts, each with a note on
+// its effect. A control shows only the state that the stack reports.
 
-import { $, h, say } from './dom.js';
+import { $, h, setText } from './dom.js';
 
-const CALM = 3_000; // ms between looks
+const CALM = 3_000; // ms between two polls
 const EAGER = 700; // while a part is between two states
 const WORDS = { running: 'running', stopping: 'stopping', stopped: 'off', starting: 'starting' };
 const TONES = { running: 'good', stopping: 'waiting', stopped: 'bad', starting: 'waiting' };
 
 const section = $('controls');
-const trouble = h('p', { class: 'note', role: 'status' });
+const problem = h('p', { class: 'note', role: 'status' });
 const list = h('ul', { id: 'controls-list' });
 
 let api;
@@ -21,7 +21,7 @@ let asking = false;
 
 export function start(context) {
   ({ api, activity } = context);
-  section.append(h('p', { class: 'quiet small' }, 'Of the stack on this machine. Switch one off, place orders, and watch what waits and what goes on; switch it on again, and everything that waited happens once.'), list, trouble);
+  section.append(h('p', { class: 'quiet small' }, 'Parts of the stack on this machine. Stop one, place orders, and watch what waits and what goes on. Start it again, and everything that waited happens once.'), list, problem);
   context.config.on(({ controls_url }) => {
     if (!controls_url) return;
     url = controls_url;
@@ -40,17 +40,17 @@ async function poll() {
     const { parts } = await api.controls(url);
     for (const part of parts) row(part).set(part.state, part.note);
     eager = parts.some(({ state }) => state === 'stopping' || state === 'starting');
-    if (trouble.dataset.from === 'poll') tell('');
+    if (problem.dataset.from === 'poll') report('');
   } catch (error) {
     rows.forEach(({ set }) => set('unknown'));
-    if (!trouble.textContent || trouble.dataset.from === 'poll') tell(silence(error), 'poll');
+    if (!problem.textContent || problem.dataset.from === 'poll') report(explain(error), 'poll');
   }
   asking = false;
   clearTimeout(timer);
   timer = setTimeout(poll, eager ? EAGER : CALM);
 }
 
-const silence = (error) => (error instanceof api.Unreachable ? 'The switches do not answer. Does “make up” still run?' : error.message);
+const explain = (error) => (error instanceof api.Unreachable ? 'The controls do not answer. Is “make up” still running?' : error.message);
 
 function row(part) {
   if (rows.has(part.name)) return rows.get(part.name);
@@ -67,11 +67,11 @@ function row(part) {
   function set(is, note) {
     const known = is in WORDS;
     state.dataset.state = known ? TONES[is] : 'unseen';
-    say(state, known ? WORDS[is] : 'unknown');
+    setText(state, known ? WORDS[is] : 'unknown');
     button.setAttribute('aria-checked', is === 'running' || is === 'starting');
     const fixed = made.busy || !known || is === 'stopping' || is === 'starting';
     button.setAttribute('aria-disabled', fixed);
-    if (note !== undefined) say(about, note ?? '');
+    if (note !== undefined) setText(about, note ?? '');
   }
 }
 
@@ -79,21 +79,21 @@ async function toggle({ name, title, note }, made, running) {
   if (made.node.querySelector('button').getAttribute('aria-disabled') === 'true') return;
   made.busy = true;
   made.set(running ? 'starting' : 'stopping');
-  tell('');
+  report('');
   try {
     const { state } = await api.control(url, name, running);
     made.busy = false;
     made.set(state);
-    activity.add({ kind: 'info', id: `control-${name}`, text: `${title} switched ${running ? 'on: what waited for it goes on.' : `off. ${note ?? ''}`}`.trim() });
+    activity.add({ kind: 'info', id: `control-${name}`, text: `${title} was ${running ? 'started: everything that waited for it goes on.' : `stopped. ${note ?? ''}`}`.trim() });
   } catch (error) {
     made.busy = false;
-    tell(`${title} was not switched. ${silence(error)}`, 'switch');
+    report(`${title} was not ${running ? 'started' : 'stopped'}. ${explain(error)}`, 'control');
   }
   poll();
 }
 
-function tell(text, from = '') {
-  trouble.classList.toggle('error', Boolean(text));
-  trouble.dataset.from = from;
-  say(trouble, text);
+function report(text, from = '') {
+  problem.classList.toggle('error', Boolean(text));
+  problem.dataset.from = from;
+  setText(problem, text);
 }

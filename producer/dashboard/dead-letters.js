@@ -1,12 +1,12 @@
-// Events that the consumer could not read: why, where each came from and what it says. Replaying them is offered only
-// where this installation allows it, after a question, and what came of it is told.
+// Dead letters: events that the consumer could not read, each with its reason, its source and its value. A replay is offered
+// only where this installation allows it, after a confirmation, and its result is shown.
 
-import { $, h, say } from './dom.js';
+import { $, h, setText } from './dom.js';
 import { count, stamp } from './format.js';
 
 const PAGE = 20;
 const KEPT = 100;
-const AGAIN = 5_000; // ms after a failure
+const RETRY = 5_000; // ms after a failure
 
 const list = $('letters-list');
 const older = $('letters-older');
@@ -20,11 +20,11 @@ let activity;
 let letters = [];
 let total = null;
 let waiting = null;
-let allowed = null; // what the API itself said
+let allowed = null; // as the API reported it
 let before = null;
-let known = ''; // what the figures said when the list was last asked for
+let known = ''; // the figures when the list was last fetched
 let asking = false;
-let askedAt = -Infinity;
+let fetchedAt = -Infinity;
 let replaying = false;
 let failure = null;
 
@@ -36,8 +36,8 @@ export function start(context) {
   context.stats.on(({ value }) => {
     const figures = value?.dead_letters;
     const now = figures ? `${figures.waiting} ${figures.total}` : '';
-    const mend = failure && now !== 'null null' && performance.now() - askedAt > AGAIN;
-    if (now && (now !== known || mend) && !document.hidden) refresh(now);
+    const retry = failure && now !== 'null null' && performance.now() - fetchedAt > RETRY;
+    if (now && (now !== known || retry) && !document.hidden) refresh(now);
   });
   refresh('');
 }
@@ -45,7 +45,7 @@ export function start(context) {
 async function refresh(now) {
   if (asking) return;
   asking = true;
-  askedAt = performance.now();
+  fetchedAt = performance.now();
   known = now;
   try {
     take(await api.deadLetters({ limit: PAGE }), []);
@@ -60,7 +60,7 @@ async function refresh(now) {
 async function loadOlder() {
   if (asking) return;
   asking = true;
-  say(older, 'Loading…');
+  setText(older, 'Loading…');
   try {
     take(await api.deadLetters({ limit: PAGE, before }), letters);
     failure = null;
@@ -68,7 +68,7 @@ async function loadOlder() {
     failure = error;
   }
   asking = false;
-  say(older, 'Load older');
+  setText(older, 'Load older');
   draw();
 }
 
@@ -82,20 +82,20 @@ function take(answer, above) {
 function draw() {
   const some = waiting > 0;
   pill.dataset.state = failure ? 'bad' : some ? 'waiting' : total === null ? 'unseen' : 'good';
-  say(pill, failure ? 'Not loaded' : total === null ? 'Asking' : total === 0 ? 'None' : some ? `${count(waiting)} waiting of ${count(total)}` : `All ${count(total)} replayed`);
-  if (failure && !replaying) tell(failure.message, true);
-  else if (note.classList.contains('error') && note.dataset.from === 'list') tell('');
+  setText(pill, failure ? 'Not loaded' : total === null ? 'Loading' : total === 0 ? 'None' : some ? `${count(waiting)} waiting of ${count(total)}` : `All ${count(total)} replayed`);
+  if (failure && !replaying) report(failure.message, true);
+  else if (note.classList.contains('error') && note.dataset.from === 'list') report('');
   const may = allowed ?? config.value().dead_letter_replay;
   replay.hidden = !may || !some;
-  say(replay, replaying ? 'Replaying…' : some ? `Replay ${count(waiting)}` : 'Replay');
+  setText(replay, replaying ? 'Replaying…' : some ? `Replay ${count(waiting)}` : 'Replay');
   replay.setAttribute('aria-disabled', replaying);
-  say($('letters-about'), `Events the consumer could not read. They block nothing and are kept.${some && !may ? ' Replay them with “orderflow-consumer dlq replay”.' : ''}`);
+  setText($('letters-about'), `Events the consumer could not read. They block nothing and are kept.${some && !may ? ' Replay them with “orderflow-consumer dlq replay”.' : ''}`);
   older.hidden = before === null || letters.length >= KEPT;
   const drawn = new Map([...list.children].map((node) => [node.dataset.offset, node]));
   list.replaceChildren(...letters.map((letter) => item(letter, drawn.get(String(letter.offset)))));
 }
 
-/** A letter never changes but for its being replayed; the node that is there stays, with what is opened in it. */
+/** Only its replay changes a letter; its node stays, so that an open value stays open. */
 function item(letter, drawn) {
   const { offset, at, reason, source_topic, source_partition, source_offset, key, value, value_bytes } = letter;
   const node = drawn ?? h(
@@ -104,14 +104,14 @@ function item(letter, drawn) {
     h('p', { class: 'quiet small' }, stamp(at), ` · from ${source_topic}, partition ${source_partition}, offset ${count(source_offset)} · `, key === null ? 'no key' : 'key ', key === null ? null : h('bdi', { class: 'key clip', title: key }, key), h('span', { class: 'letter-state' })),
     h('details', {}, h('summary', {}, `Value, ${count(value_bytes)} bytes`), h('pre', { tabindex: '0', 'aria-label': 'Value' }, value || '(empty)')),
   );
-  say(node.querySelector('.letter-state'), letter.waiting ? ' · waiting' : ' · replayed');
+  setText(node.querySelector('.letter-state'), letter.waiting ? ' · waiting' : ' · replayed');
   node.dataset.state = letter.waiting ? 'waiting' : 'unseen';
   return node;
 }
 
 const quotedText = (text) => h('bdi', {}, text);
 
-/** Asks before it replays; up to the newest letter that is shown, so that nothing unseen is replayed. */
+/** Asks for confirmation before a replay up to the newest letter that is shown, so that no unseen letter is replayed. */
 function confirm() {
   if (replaying) return;
   const through = Math.max(...letters.map(({ offset }) => offset));
@@ -120,7 +120,7 @@ function confirm() {
     'dialog', { class: 'card question', 'aria-labelledby': 'question-title' },
     h('form', { method: 'dialog' },
       h('h2', { id: 'question-title' }, 'Replay the waiting dead letters?'),
-      h('p', {}, `${count(waiting)} ${waiting === 1 ? 'event goes' : 'events go'} back to where ${waiting === 1 ? 'it' : 'they'} came from, exactly once each. What the consumer still cannot read comes back as a new dead letter.`),
+      h('p', {}, `${count(waiting)} ${waiting === 1 ? 'event goes' : 'events go'} back to ${waiting === 1 ? 'its' : 'their'} topic, exactly once each. An event that the consumer still cannot read comes back as a new dead letter.`),
       h('p', { class: 'answers' }, h('button', { type: 'submit', value: '', autofocus: true, class: 'plain' }, 'Cancel'), go)),
   );
   question.addEventListener('close', () => {
@@ -134,27 +134,27 @@ function confirm() {
 
 async function send(through) {
   replaying = true;
-  tell('Replaying…');
+  report('Replaying…');
   draw();
   let text;
   let failed = null;
   try {
     const { replayed } = await api.replay(through);
-    text = replayed === 0 ? 'Nothing was waiting any more.' : `Replayed ${count(replayed)}: ${replayed === 1 ? 'it is' : 'they are'} on the way to the consumer again.`;
+    text = replayed === 0 ? 'No dead letter was waiting any more.' : `Replayed ${count(replayed)}: the consumer reads ${replayed === 1 ? 'it' : 'them'} again.`;
   } catch (error) {
     failed = error;
-    text = error.status === 409 ? 'Somebody else is replaying just now.' : error instanceof api.Unreachable ? 'No answer: they may or may not be replayed. Replaying again is safe; what was replayed is not replayed twice.' : error.message;
+    text = error.status === 409 ? 'Another replay is in progress.' : error instanceof api.Unreachable ? 'No answer: the dead letters may or may not be replayed. Replaying again is safe: none is replayed twice.' : error.message;
   }
   replaying = false;
-  tell(text, failed !== null);
+  report(text, failed !== null);
   note.dataset.from = 'replay';
   activity.add({ kind: failed ? 'bad' : 'good', id: 'replay', text: `Dead letters: ${text}` });
   await refresh(known);
   if (replay.hidden && (document.activeElement === document.body || document.activeElement === replay)) $('dead-letters-title').focus();
 }
 
-function tell(text, wrong = false) {
+function report(text, wrong = false) {
   note.classList.toggle('error', wrong);
   note.dataset.from = 'list';
-  say(note, text);
+  setText(note, text);
 }

@@ -5,7 +5,7 @@ export const $ = (id) => document.getElementById(id);
 /** An element with attributes (`on…` = listeners; null and false are left out) and children (null is left out). */
 export const h = (tag, attributes = {}, ...children) => build(document.createElement(tag), attributes, children);
 
-/** The same for SVG. */
+/** Builds an SVG element likewise. */
 export const s = (tag, attributes = {}, ...children) =>
   build(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
 
@@ -20,7 +20,7 @@ function build(node, attributes, children) {
 }
 
 /** Sets the text only when it differs: a live region speaks again, and a selection is lost, on every write. */
-export function say(node, text) {
+export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
@@ -32,16 +32,16 @@ export function mark(node, name, value) {
 
 /** Shows `text` in `node`, or hides it when there is none. */
 export function show(node, text) {
-  say(node, text ?? '');
+  setText(node, text ?? '');
   node.hidden = !text;
 }
 
-/** What a user typed, kept from turning the writing direction of the text around it. */
+/** Text that a user typed, isolated so that it does not turn the writing direction of the text around it. */
 export const quoted = (text) => h('bdi', {}, text);
 
 const wanted = new Set();
 
-/** Runs `draw` in the next animation frame, once however often it is asked for; a hidden page draws when it is seen again. */
+/** Runs `draw` in the next animation frame, once however often it is called; a hidden page draws when it is visible again. */
 export function paint(draw) {
   if (wanted.size === 0) requestAnimationFrame(drawAll);
   wanted.add(draw);
@@ -54,7 +54,7 @@ function drawAll() {
     try {
       draw();
     } catch (error) {
-      console.error(error); // one part's fault leaves the others on the page
+      console.error(error); // an error of one part leaves the others on the page
     }
   }
 }

@@ -1,6 +1,6 @@
-// The live feed of notifications, kept open for as long as the page is. A broken stream the browser mends itself and
-// goes on where it was (`Last-Event-ID`); a refused one (503) is tried again here. Where something was missed the feed
-// says so: `lagged` and `reset` come from the server, and a total that does not add up is a `reset` made here.
+// The live feed of notifications, open for as long as the page is. The browser reopens a broken stream, which resumes where
+// it was (`Last-Event-ID`); a refused stream (503) is retried here. Missed notifications are reported: `lagged` and `reset`
+// come from the server, and a total that does not add up becomes a `reset` here.
 
 import { backoff } from './api.js';
 import { Listeners } from './listeners.js';
@@ -16,7 +16,7 @@ let timer;
 let restarted = false; // this stream replaces one of ours, without its Last-Event-ID
 let total = null; // notifications up to here, as the server counts; null = not to be compared
 
-/** `listener(data)` for each event of that type; of `state` also at once. Stops when the answer is called. */
+/** Calls `listener(data)` for each event of that type; of `state` also at once. Returns a function that stops it. */
 export function on(type, listener) {
   if (type === 'state') listener(present);
   return listeners[type].add(listener);
@@ -24,7 +24,7 @@ export function on(type, listener) {
 
 export const notificationOf = (orderId) => known.get(orderId);
 
-/** There is reason to believe that the API is back: do not wait for the backoff. */
+/** Reopens a refused stream without the backoff, since the API seems to be back. */
 export function tryNow() {
   if (source?.readyState === EventSource.CLOSED) start(); // one that still reconnects knows where it was
 }
@@ -45,12 +45,12 @@ export function start() {
   });
   listen('hello', ({ resumed }) => {
     if (!resumed) total = null;
-    if (restarted) listeners.reset.tell({ reason: 'new-stream' });
+    if (restarted) listeners.reset.notify({ reason: 'new-stream' });
     restarted = false;
   });
   listen('recent', ({ notifications }) => notifications.forEach(remember));
   listen('frame', (frame) => {
-    if (total !== null && frame.total - frame.count !== total) listeners.reset.tell({ reason: 'gap' });
+    if (total !== null && frame.total - frame.count !== total) listeners.reset.notify({ reason: 'gap' });
     total = frame.total;
     frame.arrived = Date.now();
     frame.notifications.forEach(remember);
@@ -69,7 +69,7 @@ function listen(type, first) {
     if (mine !== source) return;
     const data = JSON.parse(event.data);
     first(data);
-    listeners[type].tell(data);
+    listeners[type].notify(data);
   });
 }
 
@@ -82,5 +82,5 @@ function remember(notification) {
 function become(next) {
   if (next === present) return;
   present = next;
-  listeners.state.tell(present);
+  listeners.state.notify(present);
 }

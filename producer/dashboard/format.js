@@ -10,7 +10,7 @@ const short = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFra
 
 const unknown = (value) => value === null || value === undefined || Number.isNaN(value);
 
-/** A count, or a dash for what nobody knows; `≈` before an estimate. */
+/** A count, or a dash if it is not known; `≈` before an estimate. */
 export function count(value, approximate = false) {
   if (unknown(value)) return '–';
   return approximate ? `≈ ${plain.format(value)}` : plain.format(value);
@@ -46,13 +46,13 @@ export function moment(when) {
   return today ? clock.format(at) : `${day.format(at)}, ${clock.format(at)}`;
 }
 
-/** The same instant in UTC with every digit the server gave. */
+/** An instant in UTC, with all digits that the server gave. */
 export const utc = (text) => `${String(text).replace('T', ' ').replace(/(Z|\+00:00)$/, '')} UTC`;
 
-/** Both of it: the reader's clock time to see, UTC to point at. */
+/** An element that shows the reader's clock time, with UTC in its title. */
 export const stamp = (text) => h('time', { datetime: text, title: utc(text) }, moment(text));
 
-/** From acceptance to notification. Two machines' clocks may disagree by a little: never less than 0 ms. */
+/** The time from acceptance to notification, at least 0 ms: the clocks of two machines may differ a little. */
 export function latency({ accepted_at, notified_at }) {
   const ms = Date.parse(notified_at) - Date.parse(accepted_at);
   return Number.isNaN(ms) ? '–' : `${plain.format(Math.max(0, ms))} ms`;

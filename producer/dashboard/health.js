@@ -1,4 +1,4 @@
-// What the figures say of each part of the pipeline: up, down or not known, in a word and with the reason.
+// The health of each part of the pipeline, from the figures: up, down or unknown, in a word and with the reason.
 
 const GOOD = { state: 'good', word: 'up', reason: null };
 const down = (reason) => ({ state: 'bad', word: 'down', reason: reason ?? 'It does not answer.' });
@@ -18,5 +18,5 @@ export function health(value) {
 function consumer({ kafka, consumer: { members } }) {
   if (members === 0) return down('The group has no members: events wait in Kafka.');
   if (members > 0) return GOOD;
-  return unknown(kafka.up ? 'Kafka did not tell of the group.' : 'Only Kafka knows of it.');
+  return unknown(kafka.up ? 'Kafka did not report the group.' : 'Only Kafka knows the state of the group.');
 }

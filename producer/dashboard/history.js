@@ -14,14 +14,14 @@ export const BOUNDS = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300
 const SECONDS = BIN / 1_000; // per bin
 const ODD = 300_000; // ms between a notification's date and the server's clock, as far as the page knows it
 const SLOTS = BINS * SECONDS + 10;
-const OUTAGES = 100; // remembered; a stream that breaks off every 3 s has as many in five minutes
+const OUTAGES = 100; // remembered; a stream that is interrupted every 3 s has as many in five minutes
 const slotOf = new Map(BOUNDS.map((bound, i) => [bound === Infinity ? -1 : bound, i]));
 
 export class History {
   #numbers = new Array(SLOTS).fill(-1); // which second a slot holds
   #counts = new Float64Array(SLOTS);
   #took = Array.from({ length: SLOTS }, () => new Float64Array(BOUNDS.length));
-  #deaf = []; // {from, to} in ms of the server's clock: spans without the feed; `to` is null while one lasts
+  #gaps = []; // {from, to} in ms of the server's clock: spans without the feed; `to` is null while one lasts
   #known = Infinity; // ms of the server's clock: start of its history
   #begun = Infinity; // ms of the browser's clock: when the feed was first live
   #ahead = Infinity; // ms that the browser's clock is ahead of the server's: the least delay of a frame
@@ -45,7 +45,7 @@ export class History {
     bins.forEach(([count, latency], i) => this.#add(from + i, count, latency));
     const known = from * 1_000;
     this.#known = Math.min(this.#known, known);
-    this.#deaf = this.#deaf.filter((span) => span.from < known).map((span) => ({ from: span.from, to: Math.min(span.to ?? known, known) }));
+    this.#gaps = this.#gaps.filter((span) => span.from < known).map((span) => ({ from: span.from, to: Math.min(span.to ?? known, known) }));
   }
 
   /** Records that the server's clock showed `server` or later when the browser's clock showed `now`. */
@@ -83,37 +83,37 @@ export class History {
     return now - this.#offset();
   }
 
-  hears(now) {
+  connected(now) {
     this.#begun = Math.min(this.#begun, now);
-    const last = this.#deaf.at(-1);
+    const last = this.#gaps.at(-1);
     if (last?.to === null) last.to = this.#server(now);
   }
 
-  deaf(now) {
-    if (now < this.#begun || this.#deaf.at(-1)?.to === null) return;
-    this.#deaf = [...this.#deaf, { from: this.#server(now), to: null }].slice(-OUTAGES);
+  disconnected(now) {
+    if (now < this.#begun || this.#gaps.at(-1)?.to === null) return;
+    this.#gaps = [...this.#gaps, { from: this.#server(now), to: null }].slice(-OUTAGES);
   }
 
-  /** Nothing was missed after all: the stream went on where it broke off. */
+  /** Drops the last gap: the stream resumed where it was interrupted, so nothing was missed. */
   resumed() {
-    this.#deaf.pop();
+    this.#gaps.pop();
   }
 
-  /** Between the last frame and now something was missed. */
+  /** Records a gap between the last frame and now. */
   missed(from, now) {
-    this.#deaf = [...this.#deaf, { from: this.#server(from), to: this.#server(now) }].slice(-OUTAGES);
+    this.#gaps = [...this.#gaps, { from: this.#server(from), to: this.#server(now) }].slice(-OUTAGES);
   }
 
-  /** The whole bins up to now, oldest first: `{at, count, took}`, with `count` null where nobody knows. */
+  /** The whole bins up to now, oldest first: `{at, count, took}`, with `count` null where it is not known. */
   bins(now) {
     const offset = this.#offset();
     const last = Math.floor((now - offset - 400) / BIN) - 1; // a frame arrives up to 200 ms after its notifications
     return Array.from({ length: BINS }, (_, i) => {
       const at = (last - BINS + 1 + i) * BIN;
       const before = at < this.#known && at + offset < this.#begun;
-      const deaf = before || this.#deaf.some(({ from, to }) => from < at + BIN && (to ?? Infinity) > at);
+      const isGap = before || this.#gaps.some(({ from, to }) => from < at + BIN && (to ?? Infinity) > at);
       const slots = Array.from({ length: SECONDS }, (_, j) => at / 1_000 + j).filter((second) => this.#numbers[second % SLOTS] === second).map((second) => second % SLOTS);
-      return { at: at + offset, deaf, count: deaf ? null : sum(slots.map((slot) => this.#counts[slot])), took: total(slots.map((slot) => this.#took[slot])) };
+      return { at: at + offset, isGap, count: isGap ? null : sum(slots.map((slot) => this.#counts[slot])), took: total(slots.map((slot) => this.#took[slot])) };
     });
   }
 }

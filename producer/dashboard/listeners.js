@@ -1,15 +1,15 @@
-// Who wants to be told. One listener's fault is its own: the others are told all the same.
+// A set of listeners. An error in one of them does not keep the others from being notified.
 
 export class Listeners {
   #all = new Set();
 
-  /** Adds one; the answer takes it away again. */
+  /** Adds a listener. Returns a function that removes it. */
   add(listener) {
     this.#all.add(listener);
     return () => this.#all.delete(listener);
   }
 
-  tell(value) {
+  notify(value) {
     for (const listener of this.#all) {
       try {
         listener(value);

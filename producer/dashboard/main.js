@@ -1,11 +1,11 @@
-// The dashboard: starts the sources and hands them to each part. What a part does is in its own file.
+// The dashboard: starts the sources and hands them to each part. Each part is in a file of its own.
 //
 // A part is a module with `start(context)`; the context is
 //   api       the calls of api.js
 //   feed      live notifications: `feed.on('frame' | 'recent' | 'reset' | 'lagged' | 'hello' | 'state', listener)`
 //   stats     figures, each second: `stats.on(({ value, at, stale, error }) => …)`
-//   config    what this installation offers: `config.on((value) => …)`
-//   activity  the log of what happened: `activity.add({ kind, text })`
+//   config    the features and limits of this installation: `config.on((value) => …)`
+//   activity  the activity log: `activity.add({ kind, text })`
 // A part that fails to load or to start is named in the log, and the others go on.
 
 import * as activity from './activity.js';
@@ -14,7 +14,7 @@ import * as config from './config.js';
 import * as feed from './feed.js';
 import * as stats from './stats.js';
 
-const PARTS = ['connection', 'pipeline', 'plots', 'place', 'orders', 'order-path', 'dead-letters', 'search', 'burst', 'controls'];
+const PARTS = ['connection', 'pipeline', 'plots', 'place', 'orders', 'order-trail', 'dead-letters', 'search', 'burst', 'controls'];
 
 const context = { api, feed, stats, config, activity };
 

@@ -3,8 +3,8 @@
 const currency = new Intl.NumberFormat(undefined, { style: 'currency', currency: 'USD', currencyDisplay: 'narrowSymbol' });
 const twoDigits = new Intl.NumberFormat(undefined, { minimumIntegerDigits: 2, useGrouping: false });
 
-/** A price someone typed: `{cents, json}` with the JSON number's text, or `{error, unfinished}` saying which rule it
-    breaks, and whether going on typing can still mend it. At most `limit` cents (a BigInt), if given. */
+/** Parses a typed price: `{cents, json}` with the JSON number's text, or `{error, unfinished}` with the rule that it
+    breaks, and whether further typing can still fix it. At most `limit` cents (a BigInt), if given. */
 export function parsePrice(typed, limit = null) {
   const text = typed.trim();
   if (text === '') return { error: 'Enter a price.', unfinished: true };

@@ -1,8 +1,8 @@
-// Names that people chose, which may be long: shortened where a sentence has to stay readable, whole in the title.
+// Names that people chose may be long: shortened where a sentence has to stay readable, whole in the title.
 
 import { h } from './dom.js';
 
-/** The name, at most 40 characters of it, kept from turning the writing direction of the text around it. */
+/** At most 40 characters of a name, isolated so that it does not turn the writing direction of the text around it. */
 export function named(text) {
   const characters = [...text];
   const short = characters.length > 40;

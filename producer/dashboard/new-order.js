@@ -1,12 +1,12 @@
-// What an order must be before it is sent: the API's rules per field, and the request body written by hand,
-// because the price goes out as the text that was checked and never as a float.
+// Checks an order before it is sent, by the API's rules for each field, and writes the request body by hand: the price is
+// sent as the checked text and never as a float.
 
 import { formatCents, parsePrice } from './money.js';
 
 const plain = new Intl.NumberFormat();
 
 /** `{errors, order: {user, product, quantity, cents, body}}`. `errors` holds, for each field (and the total) that breaks a rule,
-    `{error, unfinished}`: one sentence, and whether going on typing can still mend it. `limits` are GET /api/config's. */
+    `{error, unfinished}`: one sentence, and whether further typing can still fix it. `limits` are GET /api/config's. */
 export function parseOrder({ user_id, product_name, quantity, price }, limits) {
   const count = parseQuantity(quantity, limits);
   const unit = parsePrice(price, BigInt(limits.price_cents));
@@ -26,7 +26,7 @@ export function parseOrder({ user_id, product_name, quantity, price }, limits) {
   return { errors, order: { user: user_id, product: product_name, quantity: count.value, cents: unit.cents, body } };
 }
 
-/** Why `text` can be no user, or null. */
+/** Returns the reason why `text` is no valid user, or null. */
 export const userError = (text, limits) => checkName(text, limits.user_id, 'Enter a user.').error ?? null;
 
 /** Length is counted in code points, as the server does; half a surrogate pair is no character at all. */

@@ -1,23 +1,23 @@
-// One order in the list: what was bought, and how far it has come from the shard to the notification.
+// One order in the list: what was bought, and its trail from the shard to the notification.
 // A row is built once and then only changed, so focus and selection survive every refresh.
 
-import { h, quoted, say } from './dom.js';
+import { h, quoted, setText } from './dom.js';
 import { count, millis, stamp, utc } from './format.js';
 import { amounts, formatCents } from './money.js';
 import { shardOf } from './shards.js';
 
 const RECEIPT = { stored: ['done', 'Receipt'], pending: ['waiting', 'Receipt pending'], missing: ['lost', 'Receipt missing'] };
 const PUBLISHED = {
-  published: ['done', 'Published', 'The order’s path shows partition, offset and time'],
+  published: ['done', 'Published', 'The order’s trail shows partition, offset and time'],
   waiting: ['waiting', 'Publishing', 'The event is in the outbox of its shard and waits for Kafka'],
-  refused: ['lost', 'Refused', 'Kafka refused the event for good; the shard keeps it among its dead events'],
+  refused: ['lost', 'Refused', 'Kafka refused the event for good; the shard keeps it in outbox_dead'],
   unknown: ['unseen', 'Published unknown', 'The shard did not answer, or its outbox is too long to search for the event'],
 };
 const NOTIFIED = {
-  notified: ['done', 'Notified', 'The order’s path shows the time'],
+  notified: ['done', 'Notified', 'The order’s trail shows the time'],
   waiting: ['waiting', 'Not notified yet', 'The consumer makes the notification after the event is in Kafka'],
   refused: ['lost', 'Not notified', 'Kafka refused the event, so there is no notification until the event is requeued'],
-  unknown: ['unseen', 'Notified unknown', 'Kafka or the shard did not answer, or the order is too recent to tell'],
+  unknown: ['unseen', 'Notified unknown', 'Kafka or the shard did not answer, or the order is too recent'],
 };
 
 /** `{node, button, update({order, shard, notification})}`; `open(id)` when the reader picks the row. */
@@ -34,7 +34,7 @@ export function orderRow({ id, user_id, product_name, quantity, price, created_a
     h('span', { class: 'user clip', title: user_id }, quoted(user_id)),
     button,
     h('span', { class: 'amount' }, h('span', { class: 'quiet' }, `${count(quantity)} × ${formatCents(unit)} =`), ' ', h('b', {}, formatCents(total))),
-    h('ol', { class: 'journey', 'aria-label': 'Journey', onclick: pick }, stored.node, receipt.node, published.node, notified.node),
+    h('ol', { class: 'trail', 'aria-label': 'Trail', onclick: pick }, stored.node, receipt.node, published.node, notified.node),
   );
   return { node, button, update };
 
@@ -70,7 +70,7 @@ function step() {
     set(state, text, title) {
       if (node.dataset.state !== state) node.dataset.state = state;
       if (words.title !== (title ?? '')) words.title = title ?? '';
-      say(words, text);
+      setText(words, text);
     },
   };
 }

@@ -1,23 +1,23 @@
 // The list of recent orders, newest first; a shard that did not answer is named. The list follows the newest orders
-// for as long as nobody is reading in it: under a pointer, a focus or a scrolled view nothing moves, rows only change
-// their states, and a button says that there are newer ones. At most KEPT rows are in the page.
+// while the reader does not use it: under a pointer, a focus or a scrolled view nothing moves, rows only change
+// their states, and a button shows that there are newer ones. At most KEPT rows are in the page.
 //
 // The server reports how far each order has come. The feed reports notifications earlier and with details, but only those
 // made while this page is open, so the page requests the list again until every row is final.
 
-import { $, h, paint, say, show } from './dom.js';
+import { $, h, paint, setText, show } from './dom.js';
 import { moment } from './format.js';
-import * as orderPath from './order-path.js';
+import * as orderTrail from './order-trail.js';
 import { orderRow } from './order-row.js';
 import * as shards from './shards.js';
 
 const PAGE = 25;
 const KEPT = 200;
-const PACE = 1_000; // ms between refreshes that nobody clicked for
-const CROWDED_PACE = 2_000; // the same while more comes than anyone can read
+const PACE = 1_000; // ms between automatic refreshes
+const CROWDED_PACE = 2_000; // while more orders come than anyone can read
 const UNSEEN_PACE = 5_000; // and while the list is scrolled out of sight
 const OPEN_PACE = 2_000; // ms between refreshes while a row is not final
-const NET = 10_000; // ms after which the list is asked for even if nothing told of a change
+const NET = 10_000; // ms after which the list is fetched even without a sign of a change
 const RIPEN = 3_000; // ms between requests for single orders while the list is held
 const AT_ONCE = 4; // of those
 const TOUCHED = 3_000; // ms for which a touch counts as reading
@@ -33,7 +33,7 @@ let api;
 let feed;
 let answered = () => {};
 let query = {}; // {}, { user } or { id }
-let entries = new Map(); // id → { row, order, shard, notification, lookedAt }, as shown from top to bottom
+let entries = new Map(); // id → { row, order, shard, notification, fetchedAt }, as shown from top to bottom
 let crowdedAt = -Infinity;
 let cursor = null;
 let missing = [];
@@ -49,7 +49,7 @@ let inView = true;
 let pointer = false;
 let touchedUntil = -Infinity;
 let held = false;
-let seen = ''; // what the figures said of the shards
+let seen = ''; // the shards' figures at the last comparison
 
 export function start(context) {
   ({ api, feed } = context);
@@ -74,20 +74,20 @@ export function start(context) {
   refresh();
 }
 
-/** Shows the orders of `wanted`: all ({}), a user's ({ user }) or one ({ id }); `onAnswer(count, error)` once it is there. */
+/** Shows the orders of `wanted`: all ({}), a user's ({ user }) or one ({ id }); `onAnswer(count, error)` once they are loaded. */
 export function find(wanted, onAnswer = () => {}) {
   query = wanted;
   answered = onAnswer;
   olderLoaded = false;
   entries.clear();
   list.replaceChildren();
-  show($('orders-empty'), 'Looking…');
+  show($('orders-empty'), 'Loading…');
   older.hidden = true;
   scroller.scrollTop = 0;
   return refresh({ take: true });
 }
 
-/** An order this page placed: on top at once, with its journey before it. */
+/** Shows an order that this page placed: on top at once, with its trail still open. */
 export function placed({ order, shard }) {
   if (query.id ? query.id !== order.id : query.user && query.user !== order.user_id) return;
   if (isHeld()) return markNewer();
@@ -108,7 +108,7 @@ function notifiedOf({ notifications, count = notifications.length }) {
   if (concerns) follow();
 }
 
-/** Refreshes soon, at most once per `PACE`, if someone looks. */
+/** Refreshes soon, at most once per `PACE`, if the page is visible. */
 function follow() {
   if (timer || document.hidden) return;
   timer = setTimeout(() => {
@@ -124,7 +124,7 @@ function showNewest() {
 }
 
 async function refresh({ take = false } = {}) {
-  if (loadingOlder && !take) return; // what is on its way is what the reader asked for
+  if (loadingOlder && !take) return; // the reader asked for the list that is being loaded
   const mine = ++asked;
   last = performance.now();
   if (take || entries.size === 0) list.setAttribute('aria-busy', 'true');
@@ -147,12 +147,12 @@ async function refresh({ take = false } = {}) {
 
 function settle(found, error) {
   list.setAttribute('aria-busy', 'false');
-  const tell = answered;
+  const onAnswer = answered;
   answered = () => {};
-  tell(found, error);
+  onAnswer(found, error);
 }
 
-/** What the API has for the query; an id that nobody has may still be the name of a user. */
+/** Fetches the orders of the query; an id without an order may still be the name of a user. */
 async function ask() {
   if (!query.id) return api.orders({ limit: PAGE, user: query.user });
   try {
@@ -171,7 +171,7 @@ function accept(answer) {
   arrange(answer.orders.map((order) => ({ order })));
 }
 
-/** While the list is held: only what is known of the rows changes. */
+/** Updates the rows, but not their order, while the list is held. */
 function learnAll(answer) {
   missing = [...new Set([...(answer.unavailable_shards ?? []), ...(olderLoaded ? missing : [])])];
   answer.orders.forEach(learn);
@@ -184,7 +184,7 @@ const topTime = () => entries.values().next().value?.order.created_at ?? '';
 
 function learn(order) {
   const entry = entries.get(order.id);
-  if (entry) draw(Object.assign(entry, { order: latest(entry.order, order), lookedAt: performance.now() }));
+  if (entry) draw(Object.assign(entry, { order: latest(entry.order, order), fetchedAt: performance.now() }));
 }
 
 /** Returns `answer`, except that an order that was once known to be notified stays notified. */
@@ -192,7 +192,7 @@ function latest(known, answer) {
   return known?.notified === 'notified' ? { ...answer, published: 'published', notified: 'notified' } : answer;
 }
 
-/** Returns true if a row's event and notification have reached a state that no longer changes by itself. */
+/** Returns true if a row's event and notification have reached a final state. */
 const isFinal = ({ order, notification }) => Boolean(notification) || order.notified === 'notified' || order.published === 'refused';
 
 /** Requests rows one by one, a few at a time: while the list is held, its request may no longer cover all rows. */
@@ -200,10 +200,10 @@ async function ripen() {
   if (!held || document.hidden || failure) return;
   const now = performance.now();
   const isPending = (entry) => entry.order.receipt_status === 'pending' || !isFinal(entry);
-  const pending = [...entries.values()].filter((entry) => now - (entry.lookedAt ?? -Infinity) > OPEN_PACE && isPending(entry));
-  pending.sort((one, other) => (one.lookedAt ?? 0) - (other.lookedAt ?? 0));
+  const pending = [...entries.values()].filter((entry) => now - (entry.fetchedAt ?? -Infinity) > OPEN_PACE && isPending(entry));
+  pending.sort((one, other) => (one.fetchedAt ?? 0) - (other.fetchedAt ?? 0));
   await Promise.allSettled(pending.slice(0, AT_ONCE).map(async (entry) => {
-    entry.lookedAt = performance.now();
+    entry.fetchedAt = performance.now();
     learn(await api.order(entry.order.id));
   }));
 }
@@ -213,7 +213,7 @@ async function loadOlder() {
   const mine = ++asked;
   olderLoaded = true;
   loadingOlder = true; // not `disabled`: that would drop the focus
-  say(older, 'Loading…');
+  setText(older, 'Loading…');
   try {
     const answer = await api.orders({ limit: PAGE, user: query.user, cursor });
     if (mine !== asked) return;
@@ -229,11 +229,11 @@ async function loadOlder() {
   } catch (error) {
     if (mine !== asked) return;
     failure = error;
-    tellState();
+    drawState();
   } finally {
     loadingOlder = false;
     list.setAttribute('aria-busy', 'false');
-    say(older, 'Load older');
+    setText(older, 'Load older');
   }
 }
 
@@ -259,7 +259,7 @@ function arrange(wanted, { keepView = false } = {}) {
   redraw();
   older.hidden = !cursor || entries.size === 0;
   show($('orders-empty'), entries.size === 0 && emptyText());
-  tellState();
+  drawState();
 }
 
 function redraw() {
@@ -273,26 +273,26 @@ function draw(entry) {
 }
 
 function open(id) {
-  orderPath.open(id, entries.get(id));
+  orderTrail.open(id, entries.get(id));
 }
 
-/** Whether somebody reads in the list, so that no row may move. */
+/** Returns true while the reader uses the list, so that no row may move. */
 function isHeld() {
-  return olderLoaded || scroller.scrollTop > 0 || pointer || performance.now() < touchedUntil || Boolean(scroller.querySelector(':focus-visible')) || orderPath.isOpen();
+  return olderLoaded || scroller.scrollTop > 0 || pointer || performance.now() < touchedUntil || Boolean(scroller.querySelector(':focus-visible')) || orderTrail.isOpen();
 }
 
 function reading() {
-  const look = () => {
+  const updateHold = () => {
     const was = held;
     held = entries.size > 0 && isHeld();
     if (was === held) return;
-    paint(tellState);
+    paint(drawState);
     if (!held && newer) follow();
   };
   const touch = () => {
     touchedUntil = performance.now() + TOUCHED;
-    setTimeout(look, TOUCHED + 10);
-    look();
+    setTimeout(updateHold, TOUCHED + 10);
+    updateHold();
   };
   new IntersectionObserver(([{ isIntersecting }]) => {
     inView = isIntersecting;
@@ -303,26 +303,26 @@ function reading() {
   }).observe(scroller);
   scroller.addEventListener('pointerenter', ({ pointerType }) => {
     pointer = pointerType === 'mouse';
-    look();
+    updateHold();
   });
   scroller.addEventListener('pointerleave', () => {
     pointer = false;
-    look();
+    updateHold();
   });
   scroller.addEventListener('pointerdown', ({ pointerType }) => pointerType !== 'mouse' && touch());
-  scroller.addEventListener('scroll', look, { passive: true });
-  scroller.addEventListener('focusin', look);
-  scroller.addEventListener('focusout', () => setTimeout(look));
-  $('order-path').addEventListener('close', () => setTimeout(look));
+  scroller.addEventListener('scroll', updateHold, { passive: true });
+  scroller.addEventListener('focusin', updateHold);
+  scroller.addEventListener('focusout', () => setTimeout(updateHold));
+  $('order-trail').addEventListener('close', () => setTimeout(updateHold));
 }
 
 function markNewer() {
   newer = true;
-  paint(tellState);
+  paint(drawState);
 }
 
 /** The line above the list: whether it is live, held, incomplete or old, in words. */
-function tellState() {
+function drawState() {
   held = entries.size > 0 && isHeld();
   const silent = missing.map(shards.titleOf).join(' and ');
   const [state, name, text] = failure && entries.size > 0
@@ -335,9 +335,9 @@ function tellState() {
           ? ['unseen', 'Held', newer ? 'Newer orders have arrived; nothing moves while you read.' : 'Nothing moves while you read.']
           : ['good', 'Live', query.id ? 'The order with this id.' : query.user ? 'Newest first, of this user only.' : 'Newest first.'];
   pill.dataset.state = state;
-  say(pill, name);
-  say(words, text);
-  say(newest, newer ? 'Show newest' : 'Refresh');
+  setText(pill, name);
+  setText(words, text);
+  setText(newest, newer ? 'Show newest' : 'Refresh');
   newest.classList.toggle('primary', newer);
 }
 
@@ -345,6 +345,6 @@ function emptyText() {
   if (failure) return failure.status ? 'Nothing could be loaded.' : 'Nothing to show until the API answers.';
   if (missing.length > 0) return 'No orders on the shards that answered.';
   if (query.id) return 'No order has this id, and no user has this name.';
-  if (query.user) return 'This user has no orders. The search takes the whole name, and capitals count.';
+  if (query.user) return 'This user has no orders. Enter the whole name, with its capitals.';
   return 'No orders yet. Place the first one: it appears here at once.';
 }

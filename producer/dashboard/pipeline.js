@@ -1,13 +1,13 @@
-// The pipeline as a picture: API, shards with their relays, Kafka and consumer, S3 beside them. Each part says in a word
-// whether it is up, and how much waits there for how long. The lines between them are drawn by routes.js.
+// The pipeline as a picture: API, shards with their relays, Kafka and consumer, S3 beside them. Each part shows in a
+// word whether it is up, and how much waits there for how long. The lines between them are drawn by routes.js.
 
-import { $, h, mark, paint, say } from './dom.js';
+import { $, h, mark, paint, setText } from './dom.js';
 import { compact, count, duration, rate, utc } from './format.js';
 import { health } from './health.js';
 import { Routes } from './routes.js';
 import { range } from './shards.js';
 
-const COUNTED = 10_000; // the API counts what waits no further
+const COUNTED = 10_000; // the API's limit of counts
 const WINDOW = 10_000; // ms over which the rates are taken
 
 const picture = $('pipeline-picture');
@@ -48,13 +48,13 @@ export function start({ api, feed, stats }) {
   learn(api);
 }
 
-/** The shards come with the figures as well; whichever is first. */
+/** Learns the shards from the API, unless the figures arrive first. */
 async function learn(api) {
   try {
     const { shards } = await api.shardMap();
     expect(shards);
   } catch {
-    // The figures bring them.
+    // The figures have the shards, too.
   }
 }
 
@@ -94,7 +94,7 @@ const blank = (row) => ({
 });
 
 function part({ key, row = null, title, detail = null, figures, extra = null }) {
-  const state = h('span', { class: 'word' }, 'asking');
+  const state = h('span', { class: 'word' }, 'loading');
   const reason = h('p', { class: 'reason' });
   const values = figures.map(() => h('dd', {}, '–'));
   const node = h(
@@ -107,15 +107,15 @@ function part({ key, row = null, title, detail = null, figures, extra = null }) 
     node,
     extra,
     state: 'unseen',
-    /** What it is, and its figures; a reason takes the figures' place where `covers`. */
+    /** Sets the state and the figures; with `covers` a reason takes the place of the figures. */
     set({ state: next, word, reason: why }, texts, { covers = false, urgent = null } = {}) {
       this.state = next;
       mark(node, 'data-state', next);
-      say(state, word);
-      say(reason, why ?? '');
+      setText(state, word);
+      setText(reason, why ?? '');
       mark(reason, 'title', why || null);
       node.classList.toggle('covered', covers && Boolean(why));
-      texts.forEach((text, i) => say(values[i], text));
+      texts.forEach((text, i) => setText(values[i], text));
       values.forEach((value, i) => value.classList.toggle('urgent', urgent === i));
     },
   };
@@ -146,7 +146,7 @@ function lags() {
 
 const waiting = (jobs) => (jobs >= COUNTED ? `${count(COUNTED)}+` : count(jobs));
 
-/** A sum in which the shards that are down are missing says so. */
+/** Adds up a field of the shards; `partial` if some are down. */
 function sum(shards, field) {
   const known = shards.map((shard) => shard[field]).filter((value) => value !== null);
   const total = known.reduce((a, b) => a + b, 0);
@@ -200,11 +200,11 @@ const parts = () => [nodes.api, ...nodes.homes.flatMap(({ shard, relay }) => [sh
 
 function apiState() {
   if (!reachable) return { state: 'bad', word: 'no answer', reason: null };
-  if (!latest.value && !latest.error) return { state: 'unseen', word: 'asking', reason: null };
+  if (!latest.value && !latest.error) return { state: 'unseen', word: 'loading', reason: null };
   return { state: 'good', word: 'up', reason: null };
 }
 
-/** A relay is a task of the producer: it stands still when its shard or Kafka does. */
+/** A relay is a task of the producer: it waits while its shard or Kafka is down. */
 function relayState(shard, kafka, { dead_events: refused }) {
   if (shard.state === 'bad') return { state: 'waiting', word: 'waits', reason: 'Its shard is down. Nothing is lost: the events wait in it.' };
   if (kafka.state === 'bad') return { state: 'waiting', word: 'waits', reason: null };
@@ -213,7 +213,7 @@ function relayState(shard, kafka, { dead_events: refused }) {
   return { state: 'unseen', word: 'unknown', reason: null };
 }
 
-/** Notifications per second by shard, or null while the feed does not tell. */
+/** Returns notifications per second by shard, or null while the feed is not live. */
 function ratesNow() {
   const now = Date.now();
   const from = Math.max(now - WINDOW, since);
@@ -227,10 +227,10 @@ function ratesNow() {
 
 function drawAge() {
   const { value, at, stale, error } = latest;
-  const why = !reachable ? 'the API does not answer' : error ? 'the figures do not come' : null;
-  if (stale && value) say(ageLine, `${duration((Date.now() - at) / 1_000)} old: ${why ?? 'the figures are late'}`);
-  else if (value) say(ageLine, 'Rates over the last 10 s');
-  else say(ageLine, why ? `No figures yet: ${why}` : 'Asking for the figures…');
+  const why = !reachable ? 'the API does not answer' : error ? 'the figures cannot be loaded' : null;
+  if (stale && value) setText(ageLine, `${duration((Date.now() - at) / 1_000)} old: ${why ?? 'the figures are late'}`);
+  else if (value) setText(ageLine, 'Rates over the last 10 s');
+  else setText(ageLine, why ? `No figures yet: ${why}` : 'Loading the figures…');
   mark(ageLine, 'data-state', (stale || why) && (stale || !value) ? 'waiting' : 'unseen');
   mark(ageLine, 'title', value ? `Figures of ${utc(value.at)}` : null);
 }

@@ -1,12 +1,12 @@
 // Placing an order. One intent is one idempotency key: it stays with the same order through every retry until the
 // API gives a definite answer, so neither a double click nor an unknown outcome can place it twice.
 
-import { $, h, say } from './dom.js';
+import { $, h, setText } from './dom.js';
 import { latency } from './format.js';
 import { formatCents, parsePrice } from './money.js';
 import { parseOrder, parseQuantity } from './new-order.js';
 import { named } from './names.js';
-import * as orderPath from './order-path.js';
+import * as orderTrail from './order-trail.js';
 import { placed } from './orders.js';
 import * as shards from './shards.js';
 
@@ -18,14 +18,14 @@ const SAFE = 'Retrying is safe: with the same key it cannot be placed twice.';
 const form = $('place-form');
 const button = form.querySelector('button');
 const outcome = $('outcome');
-const path = $('outcome-path');
+const trail = $('outcome-trail');
 
 let api;
 let feed;
 let stats;
 let config;
 const keys = new Map(); // body of an order that is not answered for good → { key, unknown: it may be stored }
-const left = new Set(); // fields the reader has filled in and left
+const left = new Set(); // fields that the reader has filled in and left
 let refusals = {}; // field → the API's own sentence, until the field is edited
 let busy = false;
 let resting = false;
@@ -40,8 +40,8 @@ export function start(context) {
     if (target.value) left.add(target.name);
     hints();
   });
-  feed.on('frame', tellNotified);
-  feed.on('recent', tellNotified);
+  feed.on('frame', showNotified);
+  feed.on('recent', showNotified);
   shards.onKnown(hints);
   config.on(hints);
   stats.on(hints);
@@ -55,7 +55,7 @@ function submit(event) {
   const { errors, order } = parse();
   if (!order) {
     FIELDS.forEach((name) => left.add(name));
-    return complain(Object.keys(errors));
+    return showErrors(Object.keys(errors));
   }
   if (again?.body === order.body && again.at > Date.now()) return; // Retry-After; the button counts down
   send(order);
@@ -68,7 +68,7 @@ function edited({ target }) {
   label();
 }
 
-/** Under each field: what is wrong with it, or what is known already while one types. */
+/** Shows under each field its error, or what is already known while the reader types. */
 function hints() {
   const { user_id, quantity, price } = values();
   const { errors } = parse();
@@ -80,7 +80,7 @@ function hints() {
     line.classList.toggle('error', Boolean(shown));
     const field = form.elements[name === 'total' ? 'quantity' : name];
     field.setAttribute('aria-invalid', Boolean(shown) || (name === 'quantity' && Boolean(errors.total)));
-    say(line, shown ?? known[name] ?? '');
+    setText(line, shown ?? known[name] ?? '');
   }
 }
 
@@ -109,8 +109,8 @@ async function send(order) {
     const answer = await api.place(order.body, open.key);
     keys.delete(order.body);
     left.clear();
-    tell('good', `Stored on ${shards.titleOf(answer.shard)}.`, order, '.');
-    offerPath(answer.order.id, 'See its path', answer);
+    report('good', `Stored on ${shards.titleOf(answer.shard)}.`, order, '.');
+    offerTrail(answer.order.id, 'Show its trail', answer);
     awaited = answer.order.id;
     notified(feed.notificationOf(awaited)); // the feed may be faster than the reply
     placed(answer);
@@ -132,25 +132,25 @@ function rest() {
   }, REST);
 }
 
-/** Says exactly what is known, and offers the same order with the same key again where that can help. */
+/** Reports exactly what is known, and offers a retry with the same key where that can help. */
 function refused(order, open, error) {
-  offerPath(null);
+  offerTrail(null);
   if (!(error instanceof api.Problem || error instanceof api.Unreachable)) {
-    tell('bad', 'This page failed.', order, ` may or may not be stored. ${SAFE}`);
+    report('bad', 'This page failed.', order, ` may or may not be stored. ${SAFE}`);
     console.error(error);
   } else if (error instanceof api.Unreachable) {
     open.unknown = true;
-    tell('open', 'No answer.', order, ` was sent, but the API did not reply: it may or may not be stored. ${SAFE}`);
+    report('open', 'No answer.', order, ` was sent, but the API did not reply: it may or may not be stored. ${SAFE}`);
   } else if (error.kind === 'not-accepted' || error.kind === 'refused') {
     const earlier = open.unknown ? ` The try before this one may still have stored it. ${SAFE}` : '';
-    tell(open.unknown ? 'open' : 'bad', open.unknown ? 'Not accepted this time.' : 'Not stored.', order, ` was not accepted. ${error.message}${earlier}`);
+    report(open.unknown ? 'open' : 'bad', open.unknown ? 'Not accepted this time.' : 'Not stored.', order, ` was not accepted. ${error.message}${earlier}`);
   } else if (error.kind === 'outcome-unknown') {
     open.unknown = true;
-    tell('open', 'Outcome unknown.', order, ` was handed to its shard, which has not answered in time: it may still appear. ${SAFE}`);
-    if (error.orderId) offerPath(error.orderId, 'Look for it');
+    report('open', 'Outcome unknown.', order, ` was sent to its shard, which did not answer in time: it may still be stored. ${SAFE}`);
+    if (error.orderId) offerTrail(error.orderId, 'Find it');
   } else if (error.status >= 500) {
     open.unknown = true;
-    tell('open', 'The API failed.', order, ` may or may not be stored. ${error.message} ${SAFE}`);
+    report('open', 'The API failed.', order, ` may or may not be stored. ${error.message} ${SAFE}`);
   } else {
     return invalid(order, error);
   }
@@ -162,26 +162,26 @@ function invalid(order, error) {
   const [here, elsewhere] = [true, false].map((ours) => error.fields.filter(({ field }) => FIELDS.includes(field) === ours));
   refusals = Object.fromEntries(here.map(({ field, detail }) => [field, detail]));
   const next = error.kind === 'idempotency-key-reused' ? ['Placing it again uses a new one.'] : [];
-  tell('bad', 'Not stored.', order, `: ${[error.message, ...elsewhere.map(({ detail }) => detail), ...next].join(' ')}`);
-  complain(here.map(({ field }) => field));
+  report('bad', 'Not stored.', order, `: ${[error.message, ...elsewhere.map(({ detail }) => detail), ...next].join(' ')}`);
+  showErrors(here.map(({ field }) => field));
 }
 
-/** The button says what a click would do; while it has to wait it counts down, once a second. */
+/** Labels the button with the effect of a click; while it has to wait it counts down, once a second. */
 function label() {
   const same = again && parse().order?.body === again.body;
   const seconds = same ? Math.ceil((again.at - Date.now()) / 1_000) : 0;
   const waiting = busy || resting || seconds > 0;
   if (waiting) button.setAttribute('aria-disabled', 'true');
   else button.removeAttribute('aria-disabled');
-  if (busy) say(button, 'Placing…');
-  else if (resting) say(button, 'Placed ✓');
-  else if (seconds > 0) say(button, `Retry in ${seconds} s`);
-  else say(button, same ? 'Retry with the same key' : 'Place order');
+  if (busy) setText(button, 'Placing…');
+  else if (resting) setText(button, 'Placed ✓');
+  else if (seconds > 0) setText(button, `Retry in ${seconds} s`);
+  else setText(button, same ? 'Retry with the same key' : 'Place order');
   clearTimeout(label.timer);
   if (seconds > 0) label.timer = setTimeout(label, 250);
 }
 
-function tellNotified({ notifications }) {
+function showNotified({ notifications }) {
   if (awaited) notified(notifications.find(({ order_id }) => order_id === awaited));
 }
 
@@ -191,24 +191,24 @@ function notified(notification) {
   outcome.append(` Notified after ${latency(notification)}.`);
 }
 
-function offerPath(id, words, known) {
-  path.hidden = !id;
+function offerTrail(id, words, known) {
+  trail.hidden = !id;
   if (!id) return;
-  say(path, words);
-  path.onclick = () => orderPath.open(id, known);
+  setText(trail, words);
+  trail.onclick = () => orderTrail.open(id, known);
 }
 
 const values = () => Object.fromEntries(FIELDS.map((name) => [name, form.elements[name].value]));
 const parse = () => parseOrder(values(), config.value().limits);
 
-function tell(kind, headline, { user, product, quantity }, rest) {
+function report(kind, headline, { user, product, quantity }, rest) {
   awaited = null;
   outcome.dataset.kind = kind;
   outcome.replaceChildren(h('strong', {}, headline), ` ${quantity} × `, named(product), ' for ', named(user), rest);
 }
 
-/** Shows what is wrong beside each field and puts the cursor into the first such one. */
-function complain(fields) {
+/** Shows the error of each field and puts the cursor into the first field with one. */
+function showErrors(fields) {
   hints();
   const first = FIELDS.find((name) => fields.includes(name)) ?? (fields.includes('total') ? 'quantity' : null);
   if (first) form.elements[first].focus();

@@ -2,7 +2,7 @@
 // and as a table. A new stream starts with the server's history, so the charts are full at once.
 
 import { Chart, readout } from './chart.js';
-import { $, h, paint, say } from './dom.js';
+import { $, h, paint, setText } from './dom.js';
 import { compact, count, millis, moment, rate } from './format.js';
 import { BIN, BINS, gather, History, quantile } from './history.js';
 
@@ -23,7 +23,7 @@ export function start({ feed, stats }) {
     history.take(frame);
     lastFrame = frame.arrived;
   });
-  // A stream that resumes reports it just after it opened; until then it counts as a stream that missed something.
+  // A stream reports that it resumes just after it was opened; until then it counts as a stream with a gap.
   feed.on('hello', ({ resumed, history: counted }) => {
     if (resumed) history.resumed();
     else if (counted) history.replace(counted); // a replica of an older release sends none
@@ -31,7 +31,7 @@ export function start({ feed, stats }) {
   });
   stats.on(({ value, at }) => value && history.clock(Date.parse(value.at), at));
   feed.on('lagged', () => history.missed(lastFrame, Date.now()));
-  feed.on('state', (state) => (state === 'live' ? history.hears(Date.now()) : history.deaf(Date.now())));
+  feed.on('state', (state) => (state === 'live' ? history.connected(Date.now()) : history.disconnected(Date.now())));
   setInterval(() => paint(draw), 1_000);
   $('plots-details').addEventListener('toggle', () => paint(drawTable));
   paint(draw);
@@ -39,10 +39,10 @@ export function start({ feed, stats }) {
 
 function figure(id, title, [note, spelled], names, lines, area, onRead) {
   const head = h('div', { class: 'plot-head' }, h('h3', {}, title, h('span', { class: 'quiet' }, ` ${note}`)));
-  const tell = readout(head, names);
+  const write = readout(head, names);
   $(id).append(head);
   const chart = new Chart($(id), { label: `${title}: ${spelled}, over the last 5 minutes`, lines, area, onRead, onResize: () => paint(draw) });
-  return { chart, tell };
+  return { chart, write };
 }
 
 function draw() {
@@ -71,19 +71,19 @@ function readThroughput(bin) {
   const now = gather(bins.slice(-NOW));
   const peak = Math.max(0, ...bins.map((each) => (each.count ?? 0) / (BIN / 1_000)));
   const value = bin ? (bin.count === null ? null : bin.count / (BIN / 1_000)) : now.seconds ? now.count / now.seconds : null;
-  throughput.tell([rate(value), all.seconds ? rate(peak) : '–', all.seconds ? count(all.count) : '–'], when(bin));
-  throughput.chart.tell(`${spoken(bin)}: ${value === null ? 'not known' : `${rate(value).replace('/s', '')} per second`}. Peak ${rate(peak)}, ${count(all.count)} in 5 minutes.`);
+  throughput.write([rate(value), all.seconds ? rate(peak) : '–', all.seconds ? count(all.count) : '–'], when(bin));
+  throughput.chart.describe(`${spoken(bin)}: ${value === null ? 'not known' : `${rate(value).replace('/s', '')} per second`}. Peak ${rate(peak)}, ${count(all.count)} in 5 minutes.`);
 }
 
 function readLatency(bin) {
   if (!latency) return;
   const took = bin ? (bin.count ? bin.took : null) : gather(bins.slice(-NOW)).took;
   const texts = QUANTILES.map(([, share]) => bound(quantile(took, share)));
-  latency.tell(texts, when(bin));
-  latency.chart.tell(texts[0] === '–' ? `${spoken(bin)}: no notifications.` : `${spoken(bin)}: ${QUANTILES.map(([name], i) => `${name} ${texts[i]}`).join(', ')}.`);
+  latency.write(texts, when(bin));
+  latency.chart.describe(texts[0] === '–' ? `${spoken(bin)}: no notifications.` : `${spoken(bin)}: ${QUANTILES.map(([name], i) => `${name} ${texts[i]}`).join(', ')}.`);
 }
 
-/** A histogram knows between which bounds a value lies; the upper one is said. */
+/** Formats the upper bound of a value: a histogram has no exact values. */
 function bound(ms) {
   if (ms === null) return '–';
   return ms === Infinity ? '> 60 s' : `≤ ${millis(ms)}`;
@@ -114,6 +114,6 @@ function drawTable() {
     if (row.length === 0) return;
     const { count: size, seconds, took } = gather(row);
     const texts = [moment(row[0].at), ...(seconds ? [count(size), rate(size / seconds)] : ['–', '–']), ...QUANTILES.map(([, share]) => bound(quantile(took, share)))];
-    texts.forEach((text, j) => say(body.children[i].children[j], text));
+    texts.forEach((text, j) => setText(body.children[i].children[j], text));
   });
 }

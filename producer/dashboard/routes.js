@@ -46,7 +46,7 @@ export class Routes {
     this.#seen.disconnect();
   }
 
-  /** The lines take the state of what they join. */
+  /** Gives each line the state of the parts that it joins. */
   update() {
     for (const { node, from, to } of this.#lines) {
       const bad = from.state === 'bad' || to.state === 'bad';
@@ -55,7 +55,7 @@ export class Routes {
     }
   }
 
-  /** `size` orders of shard `name` went all the way: a dot shows the way they went. */
+  /** Shows the way of `size` orders of shard `name` as a dot. */
   send(name, size) {
     if (reduced() || document.hidden || !this.#visible || this.#travelling.size > DOTS - 2) return;
     const home = this.#parts.homes.find((each) => each.name === name);
@@ -96,11 +96,11 @@ export class Routes {
       mark(line.path, 'd', rounded(line.points));
       mark(line.tip, 'd', arrow(line.points));
     }
-    // A dot that is under way goes on from as far as it has come, on the lines as they are now.
+    // A travelling dot goes on from its place, on the moved lines.
     for (const { way, scale, animation } of this.#travelling) animation.effect.setKeyframes(steps(way, scale));
   };
 
-  /** A dot goes along the lines of `way`, one after the other. */
+  /** Moves a dot along the lines of `way`, one after the other. */
   #travel(way, size, time, kind = 'event') {
     const dot = h('span', { class: 'dot', 'data-carries': kind });
     const scale = 0.7 + Math.min(1, Math.log10(size + 1) / 4);

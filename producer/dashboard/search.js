@@ -1,9 +1,9 @@
-// One field for both: a whole order id finds that order, anything else the orders of the user of that name.
+// The search field: a whole order id finds that order, any other text the orders of the user of that name.
 
-import { $, say } from './dom.js';
+import { $, setText } from './dom.js';
 import { count } from './format.js';
 import { userError } from './new-order.js';
-import * as orderPath from './order-path.js';
+import * as orderTrail from './order-trail.js';
 import { find } from './orders.js';
 
 const PAUSE = 350; // ms without a keystroke that end a word
@@ -20,37 +20,37 @@ export function start(given) {
   context = given;
   field.addEventListener('input', () => {
     clearTimeout(typing);
-    typing = setTimeout(look, PAUSE);
+    typing = setTimeout(search, PAUSE);
   });
   $('search-form').addEventListener('submit', (event) => {
     event.preventDefault();
-    look();
-    const { id } = meant(field.value);
-    if (id) orderPath.open(id);
+    search();
+    const { id } = parse(field.value);
+    if (id) orderTrail.open(id);
   });
-  tell('The whole user name, or an order id.');
+  report('The whole user name, or an order id.');
 }
 
-function look() {
+function search() {
   clearTimeout(typing);
   const text = field.value;
   if (text === asked) return;
   const error = text && userError(text, context.config.value().limits);
-  tell(error || 'The whole user name, or an order id.', Boolean(error));
+  report(error || 'The whole user name, or an order id.', Boolean(error));
   if (error) return;
   asked = text;
-  const query = meant(text);
+  const query = parse(text);
   find(query, (found, failure) => {
     if (asked !== text || !text) return;
     const more = found >= 25 ? ' or more' : '';
-    const what = failure ? failure.message : query.id ? (found ? 'Found. Enter opens its path.' : 'No such order.') : `${count(found)}${more} orders of this user.`;
-    tell(what, Boolean(failure));
-    context.activity.say(what);
+    const what = failure ? failure.message : query.id ? (found ? 'Found. Press Enter for its trail.' : 'No such order.') : `${count(found)}${more} orders of this user.`;
+    report(what, Boolean(failure));
+    context.activity.announce(what);
   });
 }
 
-/** `{}`, `{ id, text }` or `{ user }`. */
-function meant(text) {
+/** Parses the text into a query: `{}`, `{ id, text }` or `{ user }`. */
+function parse(text) {
   const bare = text.trim();
   if (text === '') return {};
   if (!ID.test(bare)) return { user: text };
@@ -58,8 +58,8 @@ function meant(text) {
   return { text, id: digits.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-') };
 }
 
-function tell(text, wrong = false) {
+function report(text, wrong = false) {
   note.classList.toggle('error', wrong);
   field.setAttribute('aria-invalid', wrong);
-  say(note, text);
+  setText(note, text);
 }

@@ -1,5 +1,5 @@
-// Which shard a user falls on: the API's own rule, told again so that the page can say it while one types.
-// The ranges are asked for once; whoever needs them listens with `onKnown`.
+// The shard of a user, by the API's own rule, so that the page can show it while the reader types. The ranges are fetched
+// once; `onKnown` reports them.
 
 import { backoff, shardMap } from './api.js';
 
@@ -24,7 +24,7 @@ async function ask(tries) {
   }
 }
 
-/** The first range that holds the first character, ASCII-upper-cased; what no range names goes to the last shard. */
+/** Returns the first shard whose range has the first character, ASCII-upper-cased; users outside all ranges are on the last. */
 export function shardOf(user) {
   const [first = ''] = user;
   const letter = first.replace(/[a-z]/, (small) => small.toUpperCase());

@@ -1,5 +1,5 @@
-// The figures of `GET /api/stats`, asked for each second while someone looks. What was known stays known when an
-// answer fails to come; it only grows stale, and says so.
+// The figures of `GET /api/stats`, fetched each second while the page is visible. Without an answer the last figures stay,
+// and are marked as stale.
 
 import * as api from './api.js';
 import { Listeners } from './listeners.js';
@@ -39,15 +39,15 @@ async function poll() {
     known = { ...known, stale: isStale(), error };
   }
   asking = false;
-  listeners.tell(known);
+  listeners.notify(known);
   timer = setTimeout(poll, Math.max(100, PERIOD - (Date.now() - asked)));
 }
 
-/** An answer that does not come makes no event, so the clock has to. */
+/** Marks the figures as stale: a missing answer causes no event. */
 function age() {
   if (document.hidden || !isStale()) return;
   known = { ...known, stale: true };
-  listeners.tell(known);
+  listeners.notify(known);
 }
 
 const isStale = () => Date.now() - (known.at ?? begun) > STALE;

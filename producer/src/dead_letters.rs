@@ -1,5 +1,5 @@
-//! Dead letters for the API: the blocking calls of `orderflow_dead_letters`, bounded in number and in time, and one replay
-//! at a time.
+//! Dead letters for the API: the blocking calls of `orderflow_dead_letters`, bounded in number and in time, and one
+//! replay at a time.
 
 use std::{
     net::IpAddr,
@@ -21,29 +21,29 @@ use crate::quota::Quota;
 /// Lists read at once: each has a Kafka client of its own, and up to 8 MiB of letters in it.
 const MOST_READERS: usize = 4;
 
-/// Longest wait for a list, in which each of its questions to Kafka has to be answered.
+/// Longest time for a list, including all its calls to Kafka.
 const READING: Duration = Duration::from_secs(5);
 
-/// How old a count may be for those who look all the time: each takes a Kafka client of its own.
+/// Time for which a count is reused: each needs a Kafka client of its own.
 const COUNTED: Duration = Duration::from_secs(5);
 
-/// When a replay is told to end: what it has not begun by then waits for the next.
+/// Time after which a replay begins no further transaction; the remaining letters wait for the next replay.
 const REPLAYING: Duration = Duration::from_secs(6);
 
-/// What it may then take to end the transaction under way.
+/// Longest time that a replay may then take to end its transaction in progress.
 const SETTLING: Duration = Duration::from_secs(6);
 
-/// Bytes of a value that are shown.
+/// Most bytes of a value that are shown.
 const MOST_VALUE: usize = 2 * 1024;
 
-/// Bytes of a key, of a reason and of a topic's name that are shown.
+/// Most bytes of a key, of a reason and of a topic's name that are shown.
 const MOST_TEXT: usize = 512;
 
-/// Cheap to clone; clones share.
+/// Access to the dead letters; clones share its limits and counts.
 #[derive(Clone)]
-pub struct Office {
+pub struct Handle {
     letters: DeadLetters,
-    /// Whether this process may replay at all.
+    /// True if this process may replay.
     replay: bool,
     readers: Quota,
     replaying: Arc<Semaphore>,
@@ -52,26 +52,26 @@ pub struct Office {
     stop: CancellationToken,
 }
 
-/// A letter as it is shown: texts are cut, and what is not UTF-8 in them is replaced.
+/// A dead letter to show: its texts are cut, and invalid UTF-8 in them is replaced.
 #[derive(Debug)]
 pub struct Letter {
     pub offset: i64,
-    /// When its event could not be read.
+    /// The time at which a consumer could not read its event.
     pub at: Timestamp,
     pub reason: String,
-    /// `None` if no consumer wrote it.
+    /// The place of its event; `None` if no consumer wrote the letter.
     pub source: Option<Source>,
     pub key: Option<String>,
     pub value: String,
-    /// Of the whole value.
+    /// Length of the whole value.
     pub value_bytes: usize,
-    /// Not replayed yet.
+    /// True until it is replayed.
     pub waiting: bool,
 }
 
 #[derive(Debug)]
 pub enum Error {
-    /// Without secrets.
+    /// Kafka did not answer, for this reason, which holds no secrets.
     Kafka(String),
     SeveralPartitions(SeveralPartitions),
     TooManyReaders,
@@ -79,7 +79,7 @@ pub enum Error {
     ReplayUnderWay,
 }
 
-impl Office {
+impl Handle {
     pub fn new(letters: DeadLetters, replay: bool, share: u8, stop: CancellationToken) -> Self {
         Self {
             letters,
@@ -96,7 +96,7 @@ impl Office {
         self.replay
     }
 
-    /// A page of letters, newest first, and how many there are in all.
+    /// Returns a page of letters, newest first, and the counts of all.
     pub async fn list(
         &self,
         before: Option<i64>,
@@ -109,15 +109,15 @@ impl Office {
         blocking(READING, move || {
             let _place = place;
             let letters = letters.open(Deadline::At(until))?;
-            let page = letters.page(before, limit, Letter::of)?;
-            // Another count is not waited for longer than it may take itself.
+            let page = letters.page(before, limit, Letter::new)?;
+            // Another count holds this lock no longer than until its deadline.
             let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             Ok((page, letters.count(&mut known)?))
         })
         .await
     }
 
-    /// How many there are, or were up to 5 s ago. `None` if Kafka does not say in time.
+    /// Returns the counts, at most 5 s old. `None` if Kafka does not answer in time.
     pub async fn counts(&self, deadline: Duration) -> Option<Counts> {
         let counted = *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((when, counts)) = counted
@@ -128,22 +128,22 @@ impl Office {
         let place = self.readers.try_take(1, None)?;
         let (letters, known) = (self.letters.clone(), self.known.clone());
         let until = Instant::now() + deadline;
-        let asked = blocking(deadline, move || {
+        let counting = blocking(deadline, move || {
             let _place = place;
             let letters = letters.open(Deadline::At(until))?;
             letters.count(&mut known.lock().unwrap_or_else(PoisonError::into_inner))
         });
-        let counts = asked.await.inspect_err(|error| tracing::debug!(?error, "dead letters are not counted")).ok();
+        let counts = counting.await.inspect_err(|error| tracing::debug!(?error, "cannot count dead letters")).ok();
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = counts.map(|counts| (Instant::now(), counts));
         counts
     }
 
-    /// Replays what waits up to and with that offset, each letter once, and returns how many were.
+    /// Replays the waiting letters up to and including this offset, each once, and returns their number.
     pub async fn replay(&self, through: i64) -> Result<usize, Error> {
         if !self.replay {
             return Err(Error::ReplayIsOff);
         }
-        // Held by the work and not by the request, which its client may give up.
+        // Held by the work, not by the request, which its client may abandon.
         let permit = self.replaying.clone().try_acquire_owned().map_err(|_| Error::ReplayUnderWay)?;
         let (letters, stop) = (self.letters.clone(), self.stop.child_token());
         let began = Instant::now();
@@ -151,7 +151,7 @@ impl Office {
         let overdue = stop.clone().drop_guard();
         let mut replaying = pin!(blocking(REPLAYING + SETTLING, move || {
             let _permit = permit;
-            // A Kafka that is not there is noticed by this, and a replay of nothing disturbs no other.
+            // This detects a Kafka that is down, and keeps a replay without letters from interrupting another one.
             if !letters.open(Deadline::At(began + READING))?.may_wait_through(through)? {
                 return Ok(0);
             }
@@ -168,7 +168,7 @@ impl Office {
 }
 
 impl Letter {
-    fn of(letter: &BorrowedMessage<'_>, waiting: bool) -> Self {
+    fn new(letter: &BorrowedMessage<'_>, waiting: bool) -> Self {
         let Description { source, reason, failed_at, .. } = Description::read(letter);
         let written = letter.timestamp().to_millis().unwrap_or_default().saturating_mul(1000);
         let at = failed_at.parse().ok().or_else(|| Timestamp::from_unix_microseconds(written));
@@ -186,26 +186,26 @@ impl Letter {
     }
 }
 
-/// Text of at most so many bytes, whatever these are.
+/// Returns at most `most` bytes as text, whatever they are.
 fn text(bytes: &[u8], most: usize) -> String {
-    // A character that was cut in two would look like one that never was text.
+    // A character that the limit cuts in two is left out: it would be replaced as if it were invalid.
     let cut = &bytes[..bytes.len().min(most)];
     let whole = match std::str::from_utf8(cut) {
         Err(error) if cut.len() < bytes.len() && error.error_len().is_none() => &cut[..error.valid_up_to()],
         _ => cut,
     };
     let mut text = String::from_utf8_lossy(whole).into_owned();
-    // Each byte that is no text became three.
+    // Each invalid byte was replaced by three.
     text.truncate(text.floor_char_boundary(most));
     text
 }
 
-/// Runs what blocks on a thread for that. Beyond the deadline it may still end by itself, but is not waited for.
+/// Runs blocking work on a thread for it, and stops waiting at the deadline; the work may still end later.
 async fn blocking<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
-    /// What it takes to see a deadline, which each call has itself.
+    /// Time that a call may need to notice its own deadline.
     const GRACE: Duration = Duration::from_secs(1);
     let answer = timeout(deadline + GRACE, tokio::task::spawn_blocking(work)).await;
     match answer {
@@ -215,7 +215,7 @@ async fn blocking<T: Send + 'static>(
             Err(error) if error.is::<TakenOver>() => Error::ReplayUnderWay,
             Err(error) => Error::Kafka(format!("{error:#}")),
         }),
-        Ok(Err(_)) => Err(Error::Kafka("asking it panicked".to_owned())),
+        Ok(Err(_)) => Err(Error::Kafka("the query panicked".to_owned())),
         Err(_) => Err(Error::Kafka("no answer in time".to_owned())),
     }
 }
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_cut_between_characters_and_holds_whatever_bytes() {
+    fn a_text_is_cut_between_characters_whatever_its_bytes() {
         assert_eq!(text("aä".as_bytes(), 2), "a");
         assert_eq!(text("aä".as_bytes(), 3), "aä");
         assert_eq!(text(&[b'a', 0xff, b'b'], 10), "a\u{fffd}b");

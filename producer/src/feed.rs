@@ -1,6 +1,6 @@
-//! The feed: what the page and others see of the notifications of all users. A thread tails their topic (`tail`), cuts what
-//! came into frames (`frame`), and keeps the latest in one ring (`ring`). A stream is a place in that ring and nothing more:
-//! however many there are and however slowly they read, they hold no frames of their own.
+//! The feed: the notifications of all users, for the page and other clients. A thread tails their topic (`tail`), cuts
+//! them into frames (`frame`), and keeps the latest frames in one ring (`ring`). A stream is only a place in that ring:
+//! however many streams there are and however slowly they read, they hold no frames of their own.
 
 mod frame;
 mod history;
@@ -23,7 +23,7 @@ use ring::{Next, Place, Refusal, Ring};
 
 pub use tail::Tail;
 
-/// Cheap to clone; clones share.
+/// A handle of the feed; clones share its ring.
 #[derive(Clone)]
 pub struct Feed {
     inner: Arc<Inner>,
@@ -40,9 +40,9 @@ struct Inner {
 pub struct Stream {
     feed: Feed,
     newest: watch::Receiver<Option<u64>>,
-    /// What is to be said before anything else.
+    /// Events to send before any other.
     first: VecDeque<Bytes>,
-    /// The `recent` event is still to be sent.
+    /// True until the `recent` event is sent.
     begins: bool,
     place: Place,
 }
@@ -53,7 +53,7 @@ impl Feed {
         Self { inner: Arc::new(Inner { map, ring, newest: watch::Sender::new(None) }) }
     }
 
-    /// A stream from now on, or from the frame on after the one with this id, if it is still there.
+    /// Opens a stream that begins now, or after the frame with this id if the ring still has the next one.
     pub fn stream(&self, last_event_id: Option<&str>) -> Stream {
         let newest = self.inner.newest.subscribe();
         let mut ring = self.ring();
@@ -73,8 +73,8 @@ impl Feed {
             Some(Err(Refusal::TooOld)) => first.push_back(reset("too-old")),
             None | Some(Ok(_)) => {}
         }
-        // A new stream starts where the history ends, even if the tail knows its beginning only later: it would otherwise miss
-        // frames that were cut in between.
+        // A new stream starts where the history ends, even if the tail knows its beginning only later: it would
+        // otherwise miss frames that were cut in between.
         let begins = place.is_none();
         let place = place.unwrap_or_else(|| ring.newest());
         drop(ring);
@@ -90,18 +90,18 @@ impl Feed {
         self.ring().epoch()
     }
 
-    /// Notifications since the epoch began, and per second over the last 10 s.
+    /// Returns the notifications since the epoch began, and per second over the last 10 s.
     pub fn figures(&self) -> (u64, f64) {
         let mut ring = self.ring();
         (ring.newest().total, ring.pace(Instant::now()))
     }
 
-    /// The notification of an order, if it was one of the latest that were shown.
+    /// Returns the notification of an order, if it is one of the latest that were shown.
     pub fn notification(&self, order_id: OrderId) -> Option<Notification> {
         json::from_object(self.ring().find(order_id)?.as_bytes()).ok()
     }
 
-    /// From here on streams know where they are: after these notifications. `gap`: others were missed before.
+    /// Begins the epoch after these notifications: from now on streams have a place. `gap`: others were missed before.
     fn begin(&self, latest: Latest, gap: bool) {
         let mut ring = self.ring();
         ring.begin(latest);
@@ -123,7 +123,7 @@ impl Feed {
 }
 
 impl Stream {
-    /// The next event, as it is sent. Can be dropped while it waits, and called again.
+    /// Returns the next event, as it is sent. Cancel-safe.
     pub async fn next(&mut self) -> Bytes {
         loop {
             if let Some(event) = self.first.pop_front() {

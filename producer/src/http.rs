@@ -1,5 +1,6 @@
-//! The API's routes, what every request passes, and the OpenAPI document that is made from the same code. With one port
-//! it serves all routes; with two, the public one serves what clients need and the internal one all.
+//! The API's routes, the layers that every request passes, and the OpenAPI document, which is made from the same code.
+//! A single port serves all routes; with two, the public port serves the routes that clients need, and the internal
+//! port all.
 
 mod app;
 mod body;
@@ -89,7 +90,7 @@ pub fn deadline(settings: &Settings) -> Duration {
 pub fn router(app: Shared, settings: &Settings, exposure: Exposure) -> anyhow::Result<Router> {
     let cors_origins = &settings.cors_allow_origin;
     let (api, document) = routes(exposure).split_for_parts();
-    // Bytes are shared by all who read them, however slowly.
+    // All readers share these bytes, however slowly they read.
     let document = Bytes::from(document.to_json().context("encode the OpenAPI document")?);
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     let requests = app.metrics.requests.clone();
@@ -156,7 +157,7 @@ async fn health() -> Json<Health> {
 }
 
 async fn no_such_path(request: Request) -> Problem {
-    Problem::not_found(format!("there is nothing at {}", request.uri().path()))
+    Problem::not_found(format!("there is no resource at {}", request.uri().path()))
 }
 
 async fn no_such_method(method: Method, request: Request) -> Problem {
@@ -171,8 +172,8 @@ async fn within_deadline(State(app): State<Shared>, request: Request, next: Next
     }
 }
 
-/// Counts each answer, names it with the request's id, and logs what went wrong on our side (at level `debug` what clients caused
-/// themselves, who could flood the log); marks answers as not to be guessed at by browsers.
+/// Counts each response, adds the request's id, and logs errors of the server (at level `debug` those that clients
+/// caused, since they could flood the log). Keeps browsers from guessing content types.
 async fn observe(
     State(requests): State<Requests>,
     route: Option<MatchedPath>,
@@ -188,23 +189,23 @@ async fn observe(
     if status.is_server_error() {
         let (status, request_id) = (status.as_u16(), request_id.to_str().unwrap_or_default());
         let cause = response.extensions().get::<Cause>().map(|cause| cause.0.as_str());
-        // Each of these places has a rate limit of its own: many 503s of an outage hide no 500.
+        // Each of these calls has a rate limit of its own: many 503s of an outage hide no 500.
         if response.extensions().get::<ByClients>().is_some() {
             tracing::debug!(%method, route, status, request_id, cause, "answered");
         } else if status == StatusCode::SERVICE_UNAVAILABLE {
             tracing::warn!(%method, route, status, request_id, cause, "answered");
         } else {
-            tracing::warn!(%method, route, status, request_id, cause, "answered with an error of ours");
+            tracing::warn!(%method, route, status, request_id, cause, "answered with an internal error");
         }
     }
-    let labels = RequestLabels { method: label_of(&method), route, status: status.as_u16() };
+    let labels = RequestLabels { method: method_label(&method), route, status: status.as_u16() };
     requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
     response.headers_mut().insert(REQUEST_ID, request_id);
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// The client's own if it is short and plain, as it is echoed and logged; else a new one.
+/// Returns the client's id if it is short and plain, since it is echoed and logged; else a new one.
 fn request_id(request: &Request) -> HeaderValue {
     let plain = |id: &&HeaderValue| {
         (1..=128).contains(&id.len())
@@ -214,8 +215,8 @@ fn request_id(request: &Request) -> HeaderValue {
     request.headers().get(REQUEST_ID).filter(plain).cloned().unwrap_or_else(new)
 }
 
-/// A method can be any word; each one that became a label would be kept for good.
-fn label_of(method: &Method) -> String {
+/// Returns the label of a method, which can be any word: each one that became a label would be kept for ever.
+fn method_label(method: &Method) -> String {
     let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }

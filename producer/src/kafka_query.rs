@@ -15,7 +15,7 @@ use rdkafka::{ClientConfig, consumer::Consumer, message::BorrowedMessage};
 /// The time that a query may take beyond its deadline: a call of librdkafka notices it a little late.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// Runs queries that share a client and what they have learned.
+/// Runs queries that share a client and their earlier results.
 pub struct Queries<Known> {
     config: Arc<ClientConfig>,
     kept: Arc<Mutex<Kept<Known>>>,
@@ -106,7 +106,8 @@ impl<Known> Query<'_, Known> {
         self.reader.committed(topic, partitions, Deadline::At(self.deadline))
     }
 
-    /// Reads ranges until `visit` returns false. Returns true if all was read, and false if `visit` or the deadline ended it.
+    /// Reads ranges until `visit` returns false. Returns true if all was read, and false if `visit` or the deadline
+    /// ended it.
     pub fn read(
         &mut self,
         topic: &str,

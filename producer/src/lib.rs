@@ -1,6 +1,7 @@
 //! The producer: REST API, shards, relay, receipts, feed and dashboard of OrderFlow.
 //!
-//! `run` is the table of contents: it makes the parts, starts them, and stops them in the order in which an order passes.
+//! `run` is the table of contents: it makes the parts, starts them, and stops them in the order in which an order
+//! passes.
 
 mod backlog;
 mod cli;
@@ -34,7 +35,6 @@ pub use http::{PROBLEM_KINDS, ProblemKind, openapi, public_openapi};
 pub use settings::Settings;
 
 use crate::{
-    dead_letters::Office,
     feed::{Feed, Tail},
     http::{Exposure, server::Connections},
     metrics::Metrics,
@@ -52,11 +52,11 @@ const DRAIN: Duration = Duration::from_secs(8);
 /// Connections of the internal port that are served at once.
 const INTERNAL_CONNECTIONS: usize = 256;
 
-/// Longest wait for the writers, and then for the relays and receipt workers, to end what they have in hand.
+/// Longest wait for the writers, and then for the relays and receipt workers, to finish their work in progress.
 const SETTLE: Duration = Duration::from_secs(4);
 
-/// Runs the producer until `stop` is cancelled and everything in flight has ended, or until restarts do not keep a task
-/// running.
+/// Runs the producer until `stop` is cancelled and everything in flight has ended, or until a task fails in spite of
+/// its restarts.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     settings.check()?;
     let topics = Topics::named(&settings.kafka.kafka_topic);
@@ -89,7 +89,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
             shard: shard.clone(),
             topics: topics.clone(),
             options,
-            expected: Expected::of(shard, &settings.shards),
+            expected: Expected::new(shard, &settings.shards),
             kafka: settings.kafka.clone(),
             doorbell: doorbells.relay,
             dependency: kafka.clone(),
@@ -109,20 +109,21 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         working.run(named("receipts"), move |stop| done(receipts.clone().run(stop)));
         let (pool, name) = (handle.pool().clone(), shard.name.clone());
         working.run(named("purge"), move |stop| done(purge::run(pool.clone(), name.clone(), stop)));
-        let (backlog_of, backlog) = (handle.clone(), metrics.backlog(&shard.name));
-        observing.run(named("backlog"), move |stop| done(backlog::watch(backlog_of.clone(), backlog.clone(), stop)));
+        let (measured, backlog) = (handle.clone(), metrics.backlog(&shard.name));
+        observing.run(named("backlog"), move |stop| done(backlog::watch(measured.clone(), backlog.clone(), stop)));
         shards.push(handle);
     }
-    let (of_kafka, probed) = (settings.kafka.clone(), topics.clone());
-    observing
-        .run("probe kafka", move |stop| done(probe::topics(of_kafka.clone(), probed.clone(), kafka.clone(), stop)));
+    let (kafka_settings, probed) = (settings.kafka.clone(), topics.clone());
+    observing.run("probe kafka", move |stop| {
+        done(probe::topics(kafka_settings.clone(), probed.clone(), kafka.clone(), stop))
+    });
     let (s3, name) = (client.clone(), settings.s3.s3_bucket.clone());
     observing.run("probe s3", move |stop| done(probe::bucket(s3.clone(), name.clone(), bucket.clone(), stop)));
 
     let feed = Feed::new(settings.shards.clone());
-    let (tailed, of_kafka, notifications) = (feed.clone(), settings.kafka.clone(), topics.notifications.clone());
+    let (tailed, kafka_settings, notifications) = (feed.clone(), settings.kafka.clone(), topics.notifications.clone());
     observing.run_blocking("feed", move |stop| {
-        Tail::new(tailed.clone(), of_kafka.clone(), notifications.clone()).run(stop);
+        Tail::new(tailed.clone(), kafka_settings.clone(), notifications.clone()).run(stop);
         Ok(())
     });
 
@@ -130,14 +131,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
     let letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
     let share = settings.address_share;
-    let office = Office::new(letters, settings.dead_letter_replay, share, stop.clone());
+    let dead_letters = dead_letters::Handle::new(letters, settings.dead_letter_replay, share, stop.clone());
     let sources = Sources {
         shards: shards.clone(),
         feed: feed.clone(),
         s3: client.clone(),
         bucket: bucket.clone(),
         consumer: GroupProgress::new(&settings.kafka, &settings.kafka_group_id, &topics),
-        dead_letters: office.clone(),
+        dead_letters: dead_letters.clone(),
     };
     let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone(), share);
     let app = Arc::new(http::App {
@@ -145,14 +146,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         shards,
         s3: client,
         bucket,
-        dead_letters: office,
+        dead_letters,
         feed,
         feeds: Quota::new(settings.max_feeds, share),
         memory: http::Memory::new(settings.body_memory_mb, share),
         stats: Stats::new(sources),
         trails: Arc::new(trails),
-        config: http::Config::of(&settings),
-        parameters: http::KnownNames::of(&http::openapi()),
+        config: http::Config::new(&settings),
+        parameters: http::KnownNames::from_document(&http::openapi()),
         deadline: http::deadline(&settings),
         metrics,
         stop: stop.clone(),
@@ -167,16 +168,16 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     admin::serve(&administering, &supervisor, admin, dependencies, registry);
 
     let exposure = if internal.is_some() { Exposure::Public } else { Exposure::Internal };
-    // Bounds of their own, so that clients who hold all connections do not keep operators out.
+    // Separate bounds: clients that hold all connections must not keep operators out.
     let connections =
         |places| Connections { places: Quota::new(places, share), refused: app.metrics.connections_refused.clone() };
-    let (of_clients, of_operators) = (connections(settings.max_connections), connections(INTERNAL_CONNECTIONS));
+    let (for_clients, for_operators) = (connections(settings.max_connections), connections(INTERNAL_CONNECTIONS));
     let router = http::router(app.clone(), &settings, exposure)?;
-    let serving_clients = http::server::serve(listener, router, of_clients, stop.clone(), DRAIN);
+    let serving_clients = http::server::serve(listener, router, for_clients, stop.clone(), DRAIN);
     let serving_operators = match internal {
         Some(listener) => {
             let router = http::router(app.clone(), &settings, Exposure::Internal)?;
-            Some(http::server::serve(listener, router, of_operators, stop.clone(), DRAIN))
+            Some(http::server::serve(listener, router, for_operators, stop.clone(), DRAIN))
         }
         None => None,
     };
@@ -185,7 +186,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let failure = tokio::select! {
         _ = &mut serving => None,
         failure = supervisor.failed() => {
-            // The process ends in good order: the other tasks and the requests in flight are not to blame.
+            // The process still ends in order: the other tasks and the requests in flight have not failed.
             tracing::error!(error = format!("{failure:#}"), "stopping");
             stop.cancel();
             serving.await;
@@ -194,13 +195,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     };
 
     observing.stop();
-    // Unless requests were still under way the handles of the queues are gone with the router, and the writers end when they have stored
-    // what was accepted.
+    // The router held the handles of the queues. Unless requests are still in flight, the writers end once they have
+    // stored all accepted orders.
     if !writing.ended(SETTLE).await {
         writing.stop();
     }
     working.stop();
-    // What a relay or a worker cannot end in time (Kafka or S3 is frozen) stays in the shard, for the next process.
+    // Work that a relay or a worker cannot finish in time (Kafka or S3 is frozen) stays in the shard, for the next
+    // process.
     if !working.ended(SETTLE).await {
         tracing::info!("Kafka or S3 did not answer: events and receipts wait in their shards");
     }

@@ -27,13 +27,13 @@ fn main() -> ExitCode {
             let served = runtime.block_on(serve(settings)).map(|()| true);
             (served.inspect_err(|error| tracing::error!(error = format!("{error:#}"), "stopped")), ExitCode::FAILURE)
         }
-        // A signal ends it at once, which is fine at any time.
+        // A signal ends it at once, which is safe at any time.
         Some(Command::Verify(options)) => {
             let mut stdout = std::io::stdout();
             (runtime.block_on(verify::run(&settings, &options, &mut stdout)), ExitCode::from(2))
         }
     };
-    // A client library stuck on a dead peer must not keep the process: all that matters has been written.
+    // A client library that hangs on a dead peer must not hold up the exit: everything important has been written.
     runtime.shutdown_background();
     if let Err(error) = &result {
         eprintln!("orderflow-producer: {error:#}");

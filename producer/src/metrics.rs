@@ -1,4 +1,4 @@
-//! Every metric of the producer, by name; beside them `orderflow_dependency_up`, which every program has.
+//! Every metric of the producer, by name, except `orderflow_dependency_up`, which every program has.
 
 use std::{
     collections::BTreeSet,
@@ -81,7 +81,7 @@ impl MetricConstructor<Histogram> for Sizes {
 
 pub type Requests = Family<RequestLabels, Histogram, Seconds>;
 
-/// Cheap to clone; clones share.
+/// The metrics of a producer; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     pub requests: Requests,
@@ -102,17 +102,17 @@ pub struct Metrics {
     unsafe_setting: Family<SettingLabels, Gauge>,
 }
 
-/// In seconds.
+/// An age, in seconds.
 type Age = Gauge<f64, AtomicU64>;
 
-/// What waits in one shard.
+/// The metrics of one shard's backlog.
 #[derive(Clone)]
 pub struct BacklogMetrics {
     pub outbox_oldest: Age,
     pub receipt_jobs_oldest: Age,
 }
 
-/// The metrics of one shard, looked up once.
+/// The metrics of one shard, resolved once.
 #[derive(Clone)]
 pub struct ShardMetrics {
     pub batch_size: Histogram,
@@ -135,7 +135,7 @@ pub struct UnsafeSettings {
 }
 
 impl UnsafeSettings {
-    /// Returns those that were safe until now.
+    /// Records the unsafe settings, and returns those that were safe until now.
     pub fn replace(&self, settings: BTreeSet<&'static str>) -> Vec<&'static str> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let new = settings.difference(&last).copied().collect();

@@ -1,4 +1,4 @@
-//! Asks Kafka and S3 now and then whether they are there, so that `/readyz` tells the truth on a quiet day too.
+//! Probes Kafka and S3 periodically, so that `/readyz` is right even while no orders arrive.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub async fn bucket(client: Client, bucket: String, dependency: Dependency, stop: CancellationToken) {
-    let ask = async || match client.head_bucket().bucket(&bucket).send().await {
+    let probe = async || match client.head_bucket().bucket(&bucket).send().await {
         Ok(_) => dependency.up(),
         Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => {
-            dependency.down(format!("the bucket {bucket} is not there: run orderflow-provision"));
+            dependency.down(format!("the bucket {bucket} does not exist: run orderflow-provision"));
         }
         Err(error) => dependency.down(s3::explain(&error)),
     };
     loop {
-        ask().await;
+        probe().await;
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = stop.cancelled() => return,
@@ -39,21 +39,24 @@ pub async fn topics(settings: kafka::Settings, topics: Topics, dependency: Depen
     let (mut client, mut made) = (None, false);
     loop {
         let (kept, config, topics) = (client.take(), config.clone(), topics.clone());
-        match tokio::task::spawn_blocking(move || ask(kept, &config, &topics)).await {
+        match tokio::task::spawn_blocking(move || probe(kept, &config, &topics)).await {
             Ok(Ok((consumer, missing))) => {
                 (client, made) = (Some(consumer), true);
                 match missing {
                     None => dependency.up(),
-                    Some(topic) => dependency.down(format!("the topic {topic} is not there: run orderflow-provision")),
+                    Some(topic) => {
+                        dependency.down(format!("the topic {topic} does not exist: run orderflow-provision"));
+                    }
                 }
             }
-            Ok(Err(Unasked::Answer(error, kept))) => {
+            Ok(Err(ProbeError::Answer(error, kept))) => {
                 (client, made) = (kept, true);
                 dependency.down(error);
             }
-            // The settings were good once: what else fails must not make a pod unready whose orders wait for no Kafka.
-            Ok(Err(Unasked::Client(error))) if made => dependency.down(error),
-            Ok(Err(Unasked::Client(error))) => dependency.unusable(error),
+            // The settings worked once. A later failure must not make the pod unready: its orders do not wait for
+            // Kafka.
+            Ok(Err(ProbeError::Client(error))) if made => dependency.down(error),
+            Ok(Err(ProbeError::Client(error))) => dependency.unusable(error),
             Err(_) => return,
         }
         tokio::select! {
@@ -63,28 +66,28 @@ pub async fn topics(settings: kafka::Settings, topics: Topics, dependency: Depen
     }
 }
 
-enum Unasked {
-    /// One could not be made.
+enum ProbeError {
+    /// A client could not be made.
     Client(KafkaError),
-    /// With the client, unless a new one has to be made: that reads its CA file again, which may have been mended. Any other
-    /// goes on trying to connect, for which one look may be too short.
+    /// Kafka did not answer. The client is kept, since a single probe may be too short to connect, unless the
+    /// certificate is to blame: a new client reads the CA file again.
     Answer(kafka::Unanswered, Option<BaseConsumer<Quiet>>),
 }
 
-/// Returns the client and the topic that is not there.
-fn ask(
+/// Returns the client, and the first topic that does not exist.
+fn probe(
     kept: Option<BaseConsumer<Quiet>>,
     config: &ClientConfig,
     topics: &Topics,
-) -> Result<(BaseConsumer<Quiet>, Option<String>), Unasked> {
-    let make = || BaseConsumer::from_config_and_context(config, Quiet::default()).map_err(Unasked::Client);
+) -> Result<(BaseConsumer<Quiet>, Option<String>), ProbeError> {
+    let make = || BaseConsumer::from_config_and_context(config, Quiet::default()).map_err(ProbeError::Client);
     let consumer = kept.map_or_else(make, Ok)?;
     for topic in [&topics.orders, &topics.relay] {
         let metadata = match kafka::fetch_metadata(&consumer, topic, TIMEOUT) {
             Ok(metadata) => metadata,
             Err(error) => {
                 let kept = (error.trouble != Some(kafka::Trouble::Certificate)).then_some(consumer);
-                return Err(Unasked::Answer(error, kept));
+                return Err(ProbeError::Answer(error, kept));
             }
         };
         if !metadata.topics().iter().any(|topic| topic.error().is_none()) {

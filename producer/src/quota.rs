@@ -1,4 +1,4 @@
-//! Bounds what clients hold at once (connections, feeds, look-ups, memory), in all and for each address.
+//! Bounds what clients hold at once (connections, feeds, trails, memory), in all and for each address.
 
 use std::{
     collections::HashMap,
@@ -12,15 +12,15 @@ use tokio::{
     time::timeout,
 };
 
-/// A number of units, of which no address may hold more than its share. Cheap to clone; clones share.
+/// A number of units, of which no address may hold more than its share; clones share the units.
 #[derive(Clone, Debug)]
 pub struct Quota {
     free: Arc<Semaphore>,
-    of_one: usize,
+    address_limit: usize,
     held: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
-/// Units that somebody holds, until this is dropped.
+/// Units of a quota, held until this is dropped.
 #[derive(Debug)]
 pub struct Held {
     units: OwnedSemaphorePermit,
@@ -36,61 +36,62 @@ pub struct Share {
 }
 
 impl Quota {
-    /// `share`: what one address may hold, in percent; at least one unit.
+    /// Creates a quota. `share` is the percentage that one address may hold, at least one unit.
     pub fn new(units: usize, share: u8) -> Self {
         Self::with_least(units, share, 1)
     }
 
-    /// The same where one address may always hold so many.
+    /// Creates a quota in which one address may always hold `least` units.
     pub fn with_least(units: usize, share: u8, least: usize) -> Self {
-        let of_one = (units * usize::from(share) / 100).max(least);
-        Self { free: Arc::new(Semaphore::new(units)), of_one, held: Arc::default() }
+        let address_limit = (units * usize::from(share) / 100).max(least);
+        Self { free: Arc::new(Semaphore::new(units)), address_limit, held: Arc::default() }
     }
 
-    /// Takes units for a client, or for the process itself. `None` if too few are free, or the address would have more than
-    /// its share.
+    /// Takes units for a client, or for the process itself. `None` if too few are free, or the address would have more
+    /// than its share.
     pub fn try_take(&self, units: u32, client: Option<IpAddr>) -> Option<Held> {
         let share = self.share(units, client)?;
         let units = self.free.clone().try_acquire_many_owned(units).ok()?;
         Some(Held { units, share })
     }
 
-    /// The same, but waits until enough are free.
-    pub async fn take(&self, units: u32, client: Option<IpAddr>, patience: Duration) -> Option<Held> {
+    /// Takes units as [`Self::try_take`] does, but waits until enough are free.
+    pub async fn take(&self, units: u32, client: Option<IpAddr>, longest: Duration) -> Option<Held> {
         let share = self.share(units, client)?;
-        let units = timeout(patience, self.free.clone().acquire_many_owned(units)).await.ok()?.ok()?;
+        let units = timeout(longest, self.free.clone().acquire_many_owned(units)).await.ok()?.ok()?;
         Some(Held { units, share })
     }
 
-    /// Waits for a unit whose holder is not known yet. [`Self::hold`] says it.
+    /// Waits for a unit whose holder is not known yet; [`Self::hold`] assigns it.
     pub async fn next(&self) -> OwnedSemaphorePermit {
         self.free.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
+    /// Assigns a unit to a client. `None` if its address has its share.
     pub fn hold(&self, unit: OwnedSemaphorePermit, client: IpAddr) -> Option<Held> {
         Some(Held { share: self.share(1, Some(client))?, units: unit })
     }
 
-    #[expect(clippy::option_option, reason = "no share is needed, or there is none")]
+    #[expect(clippy::option_option, reason = "no share is needed, or none is left")]
     fn share(&self, units: u32, client: Option<IpAddr>) -> Option<Option<Share>> {
         let Some(client) = client else { return Some(None) };
         let (address, units) = (network_of(client), units as usize);
         let mut held = lock(&self.held);
-        let of_this = held.entry(address).or_default();
-        if *of_this + units > self.of_one {
-            if *of_this == 0 {
+        let units_held = held.entry(address).or_default();
+        if *units_held + units > self.address_limit {
+            if *units_held == 0 {
                 held.remove(&address);
             }
             return None;
         }
-        *of_this += units;
+        *units_held += units;
         drop(held);
         Some(Some(Share { address, units, held: self.held.clone() }))
     }
 }
 
 impl Held {
-    /// Gives back all but so many.
+    /// Gives back all but `units`.
     pub fn shrink_to(&mut self, units: usize) {
         let surplus = self.units.num_permits().saturating_sub(units);
         drop(self.units.split(surplus));
@@ -104,10 +105,10 @@ impl Share {
     fn give_back(&mut self, units: usize) {
         let mut held = lock(&self.held);
         self.units -= units;
-        if let Some(of_this) = held.get_mut(&self.address) {
-            *of_this -= units;
+        if let Some(units_held) = held.get_mut(&self.address) {
+            *units_held -= units;
             // Addresses that hold nothing are forgotten, so that the map is no larger than the quota.
-            if *of_this == 0 {
+            if *units_held == 0 {
                 held.remove(&self.address);
             }
         }
@@ -124,7 +125,7 @@ fn lock(held: &Mutex<HashMap<IpAddr, usize>>) -> MutexGuard<'_, HashMap<IpAddr, 
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The IPv4 address, or the /64 network of an IPv6 address: a host has all addresses of that.
+/// Returns an IPv4 address, or the /64 network of an IPv6 address: a host has all addresses of its network.
 fn network_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_early_is_given_back_once() {
+    fn units_that_are_given_back_early_are_given_back_once() {
         let quota = Quota::with_least(10, 1, 8);
         let mut held = take(&quota, 8, "10.0.0.1").unwrap();
         assert!(take(&quota, 1, "10.0.0.1").is_none());

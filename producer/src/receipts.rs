@@ -1,8 +1,8 @@
 //! The receipt worker of one shard: claims jobs, PUTs receipts, deletes the jobs. A receipt is a pure function of its
 //! order, so a job that is done twice writes the same object.
 //!
-//! While S3 is down the worker holds one job, tries that one again with growing pauses, and then another one; the rest stays where
-//! it is. One receipt that S3 refuses holds up no other. An S3 that is slower than the worker is asked less at once (see
+//! While S3 is down the worker retries one job with growing pauses, and then another one; all other jobs stay in the
+//! table. A receipt that S3 refuses delays no other. If S3 is slower than the worker, fewer PUTs are in flight (see
 //! [`Window`]).
 
 use std::{
@@ -41,34 +41,35 @@ const IN_FLIGHT: usize = 32;
 /// Jobs claimed at once, for each PUT that may be in flight.
 const CLAIMED_FOR_EACH: usize = 8;
 
-/// Failures of a claim until nothing more of it is begun: one may be the receipt's own.
+/// Failures of a claim after which it starts no further PUT; a single failure may be the receipt's own.
 const MOST_FAILURES: usize = 2;
 
-/// Tries of one receipt while nothing is stored, until another one is tried: 250 ms to 4 s apart.
+/// Retries of one receipt while nothing is stored, 250 ms to 4 s apart, before another one is tried.
 const PROBES: usize = 5;
 
-/// How long a worker with nothing to do waits before it looks by itself.
+/// Longest time for which an idle worker waits before it polls.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Shortest time between the beginnings of two claims that are not full: it is two statements for one receipt as for dozens. The
-/// PUTs of such a claim are spread over it, since all at once they would hold up the requests that this process serves.
+/// Shortest time between the beginnings of two claims that are not full: a claim is two statements for one receipt as
+/// for dozens. Its PUTs are spread over this time, since at once they would delay the requests that this process
+/// serves.
 const PACE: Duration = Duration::from_millis(50);
 
 /// Longest wait for an answer of the database.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest pause before a single receipt is tried again that failed while others were stored. Most of those failed because
-/// S3 was going away just then, and should not wait long when it is back; one that S3 refuses costs a request each time.
+/// Longest pause before the retry of a receipt that failed while others were stored. Most of these failed because S3
+/// was just going down, and should not wait long once it is back; one that S3 refuses costs a request each time.
 const RETRY_CAP_SECONDS: f64 = 30.0;
 
-/// What one claim takes at the longest.
+/// Returns the longest time of one claim.
 pub fn longest_batch(put_timeout: Duration) -> Duration {
     put_timeout * CLAIMED_FOR_EACH as u32
 }
 
-/// How many PUTs may be in flight: halved by a claim of which some failed, and widened again by those that all succeed, as TCP does
-/// it with packets. An S3 that cannot answer in time does the work of a request that nobody waits for any more all the same: were
-/// it asked as much again, all its work could be of that kind, for ever.
+/// The number of PUTs that may be in flight: halved by a claim with failures, and widened by full claims without any,
+/// like the congestion window of TCP. An overloaded S3 also works on requests that have timed out: with as many PUTs as
+/// before it might work on nothing else, for ever.
 #[derive(Debug)]
 struct Window(usize);
 
@@ -95,16 +96,16 @@ pub struct Receipts {
     pub pool: Pool,
     pub client: Client,
     pub bucket: String,
-    /// How long a claimed job is this worker's.
+    /// Time for which a claimed job belongs to this worker.
     pub lease: Duration,
     pub doorbell: Arc<Notify>,
     pub dependency: Dependency,
     pub metrics: ShardMetrics,
 }
 
-/// What a claim found.
+/// The result of a claim.
 enum Work {
-    /// All that was asked for was there, so there may be more.
+    /// The claim was full, so more jobs may wait.
     Full,
     Rest,
 }
@@ -130,7 +131,11 @@ impl Receipts {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(shard = self.shard.name, error = format!("{error:#}"), "receipts wait");
+                    tracing::debug!(
+                        shard = self.shard.name,
+                        error = format!("{error:#}"),
+                        "cannot write receipts; retrying"
+                    );
                     tokio::select! {
                         () = backoff.wait() => {}
                         () = stop.cancelled() => {}
@@ -140,7 +145,7 @@ impl Receipts {
         }
     }
 
-    /// One claim, from start to end.
+    /// Handles one claim from start to end.
     async fn work(&self, window: &mut Window, stop: &CancellationToken) -> anyhow::Result<Work> {
         let most = window.claim();
         let jobs = self.claim(most).await.context("claim receipt jobs")?;
@@ -156,7 +161,7 @@ impl Receipts {
         let results: Vec<_> = stream::iter(jobs.into_iter().zip(0..))
             .map(async |(job, position)| {
                 sleep_until(began + apart * position).await;
-                // An S3 that is down is not asked 256 times.
+                // An S3 that is down does not get 256 requests.
                 if failures.load(Ordering::Relaxed) >= MOST_FAILURES || stop.is_cancelled() {
                     return (job, None);
                 }
@@ -177,7 +182,7 @@ impl Receipts {
             }
         }
         match failed.len() {
-            // A claim that was not full says nothing about more at once.
+            // A claim that was not full does not show whether S3 can take more.
             0 if claimed == most => window.widen(),
             0 => {}
             _ => window.halve(),
@@ -199,14 +204,19 @@ impl Receipts {
             }
         } else {
             for (job, reason) in failed {
-                tracing::warn!(order_id = %job.order.id, attempts = job.attempts, reason, "a receipt is tried again later");
+                tracing::warn!(
+                    order_id = %job.order.id,
+                    attempts = job.attempts,
+                    reason,
+                    "cannot write a receipt; retrying later"
+                );
                 self.postpone(&job).await.context("postpone a receipt job")?;
             }
         }
         Ok(if claimed == most { Work::Full } else { Work::Rest })
     }
 
-    /// Tries one receipt until S3 takes it, or it is another one's turn. True: S3 took it.
+    /// Retries one receipt until S3 stores it, or another one is due. Returns true if S3 stored it.
     async fn probe(&self, job: &Job, stop: &CancellationToken) -> anyhow::Result<bool> {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
         for _ in 0..PROBES {
@@ -247,8 +257,8 @@ impl Receipts {
         }
     }
 
-    /// Claims the jobs that waited longest, by moving them into the future: whoever claims after sees them again only when
-    /// the lease is over.
+    /// Claims the jobs that have waited longest, by moving them into the future: other workers see them again only
+    /// after the lease.
     async fn claim(&self, most: usize) -> anyhow::Result<Vec<Job>> {
         const CLAIM_JOBS: &str = concat!(
             "WITH due AS ( \
@@ -277,7 +287,7 @@ impl Receipts {
         self.ask(async |connection| sqlx::query(DELETE).bind(done).execute(connection).await).await.map(drop)
     }
 
-    /// Ends the lease of jobs that nothing was tried for.
+    /// Ends the lease of jobs that were not tried.
     async fn give_back(&self, jobs: &[OrderId]) -> anyhow::Result<()> {
         if jobs.is_empty() {
             return Ok(());
@@ -299,9 +309,9 @@ impl Receipts {
 
     async fn ask<T>(
         &self,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
+        query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
     ) -> anyhow::Result<T> {
-        Ok(self.pool.ask(ANSWER_TIMEOUT, question).await?)
+        Ok(self.pool.ask(ANSWER_TIMEOUT, query).await?)
     }
 }
 
@@ -311,7 +321,7 @@ struct Job {
 }
 
 impl FromRow<'_, PgRow> for Job {
-    /// As [`StoredOrder`], and behind its columns the attempts.
+    /// Reads the columns of [`StoredOrder`], and after them the attempts.
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self { order: StoredOrder::from_row(row)?.order, attempts: row.try_get("attempts")? })
     }

@@ -1,12 +1,13 @@
 //! The relay of one shard: moves events from the outbox into Kafka, each exactly once, in the order of their `seq`.
 //!
-//! One Kafka transaction holds a batch of events and a progress record that lists them; only after its commit are the rows
-//! deleted. So at most one batch, the last, can be published and not deleted, and its list is in the last committed
-//! progress record. At any doubt (unknown commit, lost session, fenced) everything is dropped and the relay starts anew:
-//! take the lock, fence whoever came before, read that record, delete what it lists, go on.
+//! One Kafka transaction holds a batch of events and a progress record that lists them; only after its commit are the
+//! rows deleted. So at most one batch, the last, can be published and not deleted, and its list is in the last
+//! committed progress record. In any doubt (unknown commit, lost session, fenced) the relay drops everything and
+//! restarts: it takes the lock, fences its predecessor, reads that record, deletes the events that it lists, and goes
+//! on.
 //!
-//! Several processes run a relay for a shard; the advisory lock keeps all but one waiting. What makes it safe is Kafka's
-//! fencing, not the lock: a leader that was frozen and wakes up finds its transactional id taken.
+//! Several processes run a relay for a shard; the advisory lock keeps all but one waiting. What makes it safe is
+//! Kafka's fencing, not the lock: a leader that was frozen and wakes up finds its transactional id taken.
 
 mod outbox;
 mod progress;
@@ -30,11 +31,12 @@ use publisher::{Published, Publisher};
 pub use session::CHANNEL;
 use session::{BATCH, KEEPALIVE, LeaderSession, OutboxListener};
 
-/// How long a quiet relay waits before it looks by itself: only a safety net, it is woken by the writers.
+/// Longest time for which an idle relay waits before it polls: a safety net, since the writers wake it.
 const POLL: Duration = Duration::from_secs(1);
 
-/// Shortest time between the beginnings of two transactions, and between two notifications of another process's relay. The first
-/// event after a pause goes at once; under load a transaction costs Kafka and this process much the same for one event as for dozens.
+/// Shortest time between the beginnings of two transactions, and between two notifications of another process's relay.
+/// The first event after a pause is published at once; under load a transaction costs Kafka and this process much the
+/// same for one event as for dozens.
 const PACE: Duration = Duration::from_millis(20);
 
 #[derive(Clone)]
@@ -42,10 +44,10 @@ pub struct Relay {
     pub shard: orderflow_core::Shard,
     pub topics: Topics,
     pub options: PgConnectOptions,
-    /// What the database must say of itself.
+    /// The shard that the database must be.
     pub expected: Expected,
     pub kafka: kafka::Settings,
-    /// Rung by this process's writers.
+    /// The doorbell that this process's writers ring.
     pub doorbell: Arc<Notify>,
     pub dependency: Dependency,
     pub metrics: ShardMetrics,
@@ -78,9 +80,9 @@ impl Relay {
         }
     }
 
-    /// Waits until this process may lead. Meanwhile its writers' events are announced to whoever leads: a NOTIFY in the
-    /// writers' own statement would make their commits queue behind one another (it holds a lock over the sync).
-    /// `None`: stopped.
+    /// Waits until this process may lead; `None` if it is stopped before. Until then it notifies the leader of its
+    /// writers' events: a NOTIFY in the writers' own statement would serialize their commits (it holds a lock over the
+    /// sync).
     async fn stand_by(&self, stop: &CancellationToken) -> anyhow::Result<Option<LeaderSession>> {
         let mut session = LeaderSession::open(&self.options, &self.expected, &self.metrics.unsafe_settings).await?;
         let mut next_try = Instant::now();
@@ -101,7 +103,8 @@ impl Relay {
         }
     }
 
-    /// A publisher that fences every other, our former one too, and the last batch that was committed.
+    /// Starts a publisher, which fences every other, including this process's former one. Returns it with the last
+    /// committed batch.
     async fn take_over(&self, session: &mut LeaderSession) -> anyhow::Result<(Publisher, Option<Progress>)> {
         let (settings, topics, shard) = (self.kafka.clone(), self.topics.clone(), self.shard.clone());
         let start = move || Publisher::start(&settings, &topics, &shard);
@@ -122,15 +125,15 @@ impl Relay {
         let (mut publisher, last) = self.take_over(&mut session).await?;
         if let Some(last) = last.filter(|_| !defect("relay::ignores-progress")) {
             let deleted = session.delete_published(&last).await.context("delete what had been published")?;
-            tracing::debug!(shard = self.shard.name, deleted, "settled the last batch of the relay before");
+            tracing::debug!(shard = self.shard.name, deleted, "settled the last batch of the previous relay");
         }
         tracing::info!(shard = self.shard.name, "leads the relay");
         self.metrics.relay_leads.set(1);
-        let mut announced = OutboxListener::new(&self.options);
-        // After a refusal fewer are published together, until the event that is meant is alone: Kafka's limit is on what is sent
-        // together.
+        let mut listener = OutboxListener::new(&self.options);
+        // After a refusal fewer events are published together, until the refused one is alone: Kafka's limit applies to
+        // events that are sent together.
         let mut most = BATCH;
-        // Read while Kafka was busy with the batch before.
+        // The rows that were read while Kafka was busy with the previous batch.
         let mut ahead = Vec::new();
 
         while !stop.is_cancelled() {
@@ -142,11 +145,11 @@ impl Relay {
                 let woken = async {
                     tokio::select! {
                         () = self.doorbell.notified() => {}
-                        () = announced.next() => {}
+                        () = listener.next() => {}
                         () = stop.cancelled() => {}
                     }
                 };
-                // A timeout is the safety net, and keeps the session from falling silent.
+                // The timeout is the safety net, and keeps the session from idling too long.
                 let _ = timeout(POLL, woken).await;
                 continue;
             }
@@ -159,12 +162,12 @@ impl Relay {
                 let published = publisher.publish(&batch);
                 (publisher, batch, published)
             };
-            // Only behind a full one there may be more already.
+            // Only after a full batch more rows may already wait.
             let read_ahead = async |session: &mut LeaderSession| match last {
                 Some(last) => session.batch_after(last).await,
                 None => Ok(Vec::new()),
             };
-            let published = session.run_and_ask(publish, read_ahead).await.context("keep the relay's session")?;
+            let published = session.run_and_query(publish, read_ahead).await.context("keep the relay's session")?;
             let ((back, batch, published), next) = published;
             publisher = back;
             match published {
@@ -192,13 +195,13 @@ impl Relay {
                     publisher = self.take_over(&mut session).await?.0;
                 }
                 Ok(Published::Refused { seq, reason }) => {
-                    let event_id = session.move_to_dead(seq, &reason).await.context("put an event aside")?;
+                    let event_id = session.move_to_dead(seq, &reason).await.context("move an event to outbox_dead")?;
                     self.metrics.relay_dead.inc();
                     tracing::error!(
                         shard = self.shard.name,
                         ?event_id,
                         reason,
-                        "Kafka refuses an event for good: it is in outbox_dead now, and its order has no notification"
+                        "Kafka refused an event for good: it is in outbox_dead, and its order has no notification"
                     );
                     publisher = self.take_over(&mut session).await?.0;
                 }
@@ -210,10 +213,10 @@ impl Relay {
             self.dependency.up();
             backoff.reset();
             if !full {
-                // What is announced meanwhile is heard, so that it does not pile up.
+                // Notifications that arrive now are drained, so that they do not pile up.
                 tokio::select! {
                     () = sleep_until(began + PACE) => {}
-                    () = announced.drain() => {}
+                    () = listener.drain() => {}
                     () = stop.cancelled() => {}
                 }
             }

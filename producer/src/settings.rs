@@ -7,15 +7,15 @@ use clap::Args;
 use orderflow_core::ShardMap;
 use orderflow_service::{admin, kafka, s3, secret::Secrets, telemetry};
 
-/// The settings of a producer. [`Settings::check`] refuses combinations that could not work.
+/// The settings of a producer. [`Settings::check`] refuses combinations that cannot work.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// Port of the API and, without INTERNAL_PORT, of the dashboard; 0 takes a free one
+    /// Port of the API and, without INTERNAL_PORT, of the dashboard; 0 chooses a free one
     #[arg(long, env = "PORT", default_value_t = 8080, help_heading = "Addresses")]
     pub port: u16,
 
-    /// Port of the dashboard and of all routes; PORT then serves clients alone: place an order, a user's orders, an order,
-    /// its receipt. 0 takes a free one; absent: PORT serves all
+    /// Port of the dashboard and of all routes; PORT then serves only clients: place an order, a user's orders, an
+    /// order, its receipt. 0 chooses a free one; absent: PORT serves all
     #[arg(long, env = "INTERNAL_PORT", help_heading = "Addresses")]
     pub internal_port: Option<u16>,
 
@@ -38,28 +38,29 @@ pub struct Settings {
     #[arg(long, env = "MAX_FEEDS", default_value_t = 256, help_heading = "API")]
     pub max_feeds: usize,
 
-    /// Memory for large bodies in flight (lists that are made or not read yet, large requests), in MiB; over it 503
+    /// Memory for large bodies in flight (lists being made or not read yet, large requests), in MiB; beyond it 503
     #[arg(long, env = "BODY_MEMORY_MB", default_value_t = 64, help_heading = "API")]
     pub body_memory_mb: usize,
 
-    /// Percent of the connections, feeds, trails, lists of dead letters and body memory that one client address may hold;
-    /// below 100 only where clients connect directly: behind a proxy all have its address
+    /// Percent of the connections, feeds, trails, lists of dead letters and body memory that one client address may
+    /// hold. Set it below 100 only where clients connect directly: behind a proxy all share its address
     #[arg(long, env = "ADDRESS_SHARE", default_value_t = 100, help_heading = "API")]
     pub address_share: u8,
 
-    /// Let dead letters be replayed by whoever can reach the API
+    /// Let everyone who can reach the API replay dead letters
     #[arg(long, env = "DEAD_LETTER_REPLAY", default_value_t = false, help_heading = "Dashboard")]
     pub dead_letter_replay: bool,
 
-    /// Where a local stack lets its services be stopped and started, as in http://127.0.0.1:8082; the dashboard may call it
+    /// Origin of the controls that stop and start a local stack's services, as in http://127.0.0.1:8082; the dashboard
+    /// may call it
     #[arg(long, env = "CONTROLS_URL", value_name = "ORIGIN", help_heading = "Dashboard")]
     pub controls_url: Option<String>,
 
-    /// The shards and the first letters of their users; what no range names goes to the last
+    /// The shards and the first letters of their users; users outside all ranges go to the last shard
     #[arg(long, env = "SHARDS", default_value = "shard1=A-M,shard2=N-Z", help_heading = "Shards")]
     pub shards: ShardMap,
 
-    /// Orders that may wait for one shard; over it 503
+    /// Orders that may wait for one shard; beyond it 503
     #[arg(long, env = "SHARD_QUEUE", default_value_t = 4096, help_heading = "Shards")]
     pub shard_queue: usize,
 
@@ -74,14 +75,14 @@ pub struct Settings {
     #[command(flatten)]
     pub kafka: kafka::Settings,
 
-    /// Group of the consumers that notify, whose progress is shown and verified
+    /// Consumer group whose progress is shown and verified
     #[arg(long, env = "KAFKA_GROUP_ID", default_value = "order-consumer-group", help_heading = "Kafka")]
     pub kafka_group_id: String,
 
     #[command(flatten)]
     pub s3: s3::Settings,
 
-    /// How long a claimed receipt is left to its worker, in milliseconds
+    /// Lease of a claimed receipt job, in milliseconds: until it ends no other worker claims the job
     #[arg(long, env = "RECEIPT_LEASE_MS", default_value_t = 60_000, help_heading = "S3")]
     pub receipt_lease_ms: u64,
 
@@ -105,7 +106,7 @@ impl Settings {
         Duration::from_millis(self.receipt_lease_ms)
     }
 
-    /// Refuses combinations that could not work, by name.
+    /// Returns an error that names the first setting that cannot work.
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!((1..=16).contains(&self.shard_writers), "SHARD_WRITERS: must be from 1 to 16");
         ensure!((1..=1_000_000).contains(&self.shard_queue), "SHARD_QUEUE: must be from 1 to 1000000");
@@ -134,14 +135,15 @@ impl Settings {
         let longest = crate::receipts::longest_batch(self.s3.timeout());
         ensure!(
             self.receipt_lease() > longest,
-            "RECEIPT_LEASE_MS: must be more than {} (what one claim takes when each PUT runs into S3_TIMEOUT_MS)",
+            "RECEIPT_LEASE_MS: must be more than {} (the longest claim: each PUT runs into S3_TIMEOUT_MS)",
             longest.as_millis()
         );
         Ok(())
     }
 }
 
-/// It becomes part of the page's policy, where a blank or a semicolon would begin another rule.
+/// Returns true for a scheme, a host and an optional port alone. The URL becomes part of the page's policy, where a
+/// blank or a semicolon would begin another rule.
 fn is_origin(url: &str) -> bool {
     let Some(place) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
     let host = match place.rsplit_once(':') {
@@ -173,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_that_cannot_hold_is_refused_by_name() {
+    fn a_setting_outside_its_bounds_is_refused_by_name() {
         let checked = |flag: &str, value: &str| {
             Cli::try_parse_from(["orderflow-producer", flag, value])
                 .unwrap()
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_controls_are_an_origin_and_nothing_else() {
+    fn the_controls_url_must_be_an_origin() {
         for url in ["http://127.0.0.1:8082", "http://localhost", "https://dev.example.com:443", "http://[::1]:8082"] {
             assert!(is_origin(url), "{url}");
         }

@@ -1,6 +1,7 @@
-//! One shard as the API sees it: place an order, read orders. Behind it a bounded queue, writers that own one connection
-//! each, and a small pool for reading.
+//! One shard as the API sees it: place an order, read orders. Behind it are a bounded queue, writers that own one
+//! connection each, and a small pool for reading.
 
+mod bisect;
 pub(crate) mod durability;
 pub(crate) mod meta;
 mod order_row;
@@ -28,13 +29,13 @@ use uuid::Uuid;
 
 pub use order_row::StoredOrder;
 pub(crate) use order_row::order_columns;
-pub use reader::{Announcements, Figures, MOST_COUNTED, Position, Queued, ReadError};
+pub use reader::{Figures, MOST_COUNTED, Position, Queued, QueuedEvents, ReadError};
 pub use writer::Writer;
 
 use crate::metrics::Metrics;
 use queue::{Submission, Ticket};
 
-/// A cheap handle; clones share.
+/// A handle of a shard; clones share its queue and its pool.
 #[derive(Clone)]
 pub struct Shard {
     inner: Arc<Inner>,
@@ -46,45 +47,45 @@ struct Inner {
     order_timeout: Duration,
     health: Health,
     pool: Pool,
-    /// One permit for each question of a request that may be asked at once.
+    /// One permit for each concurrent query of a request.
     readers: Arc<Semaphore>,
     metrics: Metrics,
 }
 
-/// What writing and reading know of the shard's database.
+/// The state of the shard's database, as writers and readers know it.
 #[derive(Clone)]
 pub struct Health {
     dependency: Dependency,
-    /// Writers that hold a connection; orders are refused at once only while there is none.
+    /// Number of writers that hold a connection; orders are refused at once only while it is 0.
     connected: Arc<AtomicUsize>,
     reachable: Arc<AtomicBool>,
 }
 
-/// Rung after each batch that stored orders: there are events to publish and receipts to write.
+/// The doorbells of a shard, rung after each batch: events wait to be published, and receipts to be written.
 #[derive(Clone, Default)]
 pub struct Doorbells {
     pub relay: Arc<Notify>,
     pub receipts: Arc<Notify>,
 }
 
-/// How an order came to be there.
+/// The result of placing an order.
 #[derive(Clone, Debug)]
 pub enum Placed {
     Created(Order),
-    /// Its key had been used for an equal order: that one.
+    /// The equal order that was stored with the same key before.
     Replayed(Order),
 }
 
-/// Why an order was not answered with a 201.
+/// The reason why an order did not get a 201.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PlaceError {
     /// Definite: nothing was stored and nothing will be.
     #[error("{0}")]
     NotAccepted(String),
-    /// Definite, too: the shard's queue is full.
+    /// Definite: the shard's queue is full.
     #[error("too many orders are waiting for {0}")]
     QueueFull(String),
-    /// Handed to the database, which did not answer: it may be stored.
+    /// Indefinite: the database did not answer, so the order may be stored.
     #[error("the shard did not answer in time; the order {0} may have been stored")]
     OutcomeUnknown(OrderId),
     /// The key had been used for other fields.
@@ -96,7 +97,7 @@ pub enum PlaceError {
 }
 
 impl Shard {
-    /// The handle, and the writers to run beside it.
+    /// Creates the handle, and the writers to run beside it.
     pub fn new(
         shard: orderflow_core::Shard,
         map: &ShardMap,
@@ -107,13 +108,13 @@ impl Shard {
         settings: &crate::Settings,
     ) -> (Self, Vec<Writer>) {
         let (queue, submissions) = queue::bounded(settings.shard_queue);
-        // Until a writer has tried, orders wait for it rather than being turned away.
+        // Until a writer has tried to connect, orders wait rather than being refused.
         let health = Health { dependency, connected: Arc::default(), reachable: Arc::new(AtomicBool::new(true)) };
-        let expected = meta::Expected::of(&shard, map);
-        // One of the readers is the relay's, which listens. Two remain at least: one for requests, one for the rest.
+        let expected = meta::Expected::new(&shard, map);
+        // The relay's listener uses one connection. At least two remain: one for requests, one for receipts and purge.
         let connections = (settings.shard_readers - 1).max(2);
         let pool = pool(connections, options, &expected);
-        // One connection is left to receipts and purge, however many requests read.
+        // Requests leave one connection to receipts and purge.
         let readers = Arc::new(Semaphore::new(connections - 1));
         let writers = (0..settings.shard_writers)
             .map(|_| {
@@ -153,7 +154,7 @@ impl Shard {
         traceparent: Option<String>,
     ) -> Result<Placed, PlaceError> {
         let inner = &*self.inner;
-        // An outage answers at once: requests must not pile up behind a shard that is known to be gone.
+        // During an outage the answer is immediate: requests must not queue for a shard that is down.
         if !inner.health.reachable.load(Ordering::Relaxed) {
             return Err(PlaceError::NotAccepted(format!("{} is down", self.name())));
         }
@@ -171,20 +172,21 @@ impl Shard {
             inner.metrics.queue_full.inc();
             return Err(PlaceError::QueueFull(self.name().to_owned()));
         }
-        // Dropped before the answer (the client went away), it takes an order that still waits out of the queue.
+        // If it is dropped before the answer (the client disconnected), it withdraws an order that still waits in the
+        // queue.
         let withdrawal = ticket.withdraw_on_drop();
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(Ok(outcome)) => outcome,
             // No answer in time, or the writer is gone.
             Ok(Err(_)) | Err(_) if withdrawal.withdraw() => {
-                Err(PlaceError::NotAccepted(format!("{} did not get to the order in time", self.name())))
+                Err(PlaceError::NotAccepted(format!("{} did not take the order in time", self.name())))
             }
             Ok(Err(_)) | Err(_) => Err(PlaceError::OutcomeUnknown(id)),
         }
     }
 }
 
-/// Connections that are all known to lead to the right database.
+/// Creates a pool whose connections all lead to the right database.
 fn pool(most: usize, options: &PgConnectOptions, expected: &meta::Expected) -> Pool {
     let expected = Arc::new(expected.clone());
     Pool::new(most, options.clone(), move |connection| {
@@ -193,21 +195,21 @@ fn pool(most: usize, options: &PgConnectOptions, expected: &meta::Expected) -> P
     })
 }
 
-/// Why a writer cannot store orders.
-enum Trouble {
-    /// It comes back by itself.
+/// The reason why a writer has no usable connection.
+enum ConnectionProblem {
+    /// The database is down, and may recover without help.
     Down(String),
-    /// Somebody has to mend it.
+    /// An operator has to fix it.
     Unusable(String),
 }
 
-impl Trouble {
+impl ConnectionProblem {
     fn no_answer() -> Self {
         Self::Down("no answer in time".to_owned())
     }
 }
 
-/// Held by a writer as long as it has a connection.
+/// The mark of a writer that has a connection, held as long as that.
 struct Presence(Arc<AtomicUsize>);
 
 impl Drop for Presence {
@@ -217,7 +219,7 @@ impl Drop for Presence {
 }
 
 impl Health {
-    fn present(&self) -> Presence {
+    fn mark_connected(&self) -> Presence {
         self.connected.fetch_add(1, Ordering::Relaxed);
         Presence(self.connected.clone())
     }
@@ -227,18 +229,18 @@ impl Health {
         self.dependency.up();
     }
 
-    /// One writer that finds no connection is not an outage while another has one; a database that is the wrong one is wrong
-    /// for all.
-    fn report(&self, trouble: &Trouble) {
-        match trouble {
-            Trouble::Down(reason) if self.connected.load(Ordering::Relaxed) > 0 => {
-                tracing::debug!(reason, "a writer is without a connection");
+    /// Records a problem of one writer. It is no outage while another writer has a connection; a wrong database is
+    /// wrong for all.
+    fn record(&self, problem: &ConnectionProblem) {
+        match problem {
+            ConnectionProblem::Down(reason) if self.connected.load(Ordering::Relaxed) > 0 => {
+                tracing::debug!(reason, "a writer has no connection");
             }
-            Trouble::Down(reason) => {
+            ConnectionProblem::Down(reason) => {
                 self.reachable.store(false, Ordering::Relaxed);
                 self.dependency.down(reason);
             }
-            Trouble::Unusable(reason) => {
+            ConnectionProblem::Unusable(reason) => {
                 self.reachable.store(false, Ordering::Relaxed);
                 self.dependency.unusable(reason);
             }

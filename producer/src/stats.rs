@@ -1,5 +1,5 @@
-//! How all parts do, found out at most once a second for all who ask. Each part has a deadline of its own and is asked beside
-//! the others, so that one that is down is named and hides nothing else.
+//! The state of all parts, queried at most once a second however many clients ask. All parts are queried concurrently,
+//! each with its own deadline, so that a part that is down is named and hides nothing else.
 
 mod group;
 mod snapshot;
@@ -20,7 +20,7 @@ use orderflow_service::{failpoint, s3};
 use tokio::sync::watch;
 
 use crate::{
-    dead_letters::Office,
+    dead_letters,
     feed::Feed,
     shard::{Figures, MOST_COUNTED, ReadError, Shard},
 };
@@ -30,10 +30,10 @@ use snapshot::{DeadLetterCounts, Dependency, Notifications, ShardFigures};
 
 pub use snapshot::Snapshot;
 
-/// How old an answer may be before the next one who asks gets a new one.
+/// Age from which a round is too old for another client, so that a new one starts.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Longest wait for S3, and for Kafka. A shard has its own.
+/// Longest wait for S3, and for Kafka. Shards have a deadline of their own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest wait for a round of queries. It exceeds all deadlines in the round.
@@ -48,40 +48,40 @@ const STALE: Duration = Duration::from_secs(5);
 /// Most [`Ends`] that are remembered: five minutes of a page that asks each second.
 const MOST_ENDS: usize = 300;
 
-/// Cheap to clone; clones share.
+/// The statistics of all parts; clones share the latest round.
 #[derive(Clone)]
 pub struct Stats {
     sources: Arc<Sources>,
     latest: Arc<Mutex<Option<Flight>>>,
     /// The last round that was finished.
-    done: Arc<Mutex<Option<Arc<Look>>>>,
+    done: Arc<Mutex<Option<Arc<Round>>>>,
     ends: Arc<Mutex<VecDeque<Ends>>>,
 }
 
-/// Who is asked.
+/// The sources that a round queries.
 pub struct Sources {
     pub shards: Arc<[Shard]>,
     pub feed: Feed,
     pub s3: aws_sdk_s3::Client,
     pub bucket: Arc<str>,
     pub consumer: GroupProgress,
-    pub dead_letters: Office,
+    pub dead_letters: dead_letters::Handle,
 }
 
 /// The progress of the consumer group at the time of a round of queries.
 #[derive(Clone, Debug)]
-pub struct GroupLook {
-    /// In the order of the partitions.
+pub struct GroupState {
+    /// Unhandled events, in the order of the partitions.
     pub partitions: Vec<Unhandled>,
-    /// By shard: all orders accepted up to this moment had been published before the round. `None`: the shard gave no
+    /// Times by shard, up to which all accepted orders had been published before the round. `None`: the shard gave no
     /// figures.
     pub published_through: Vec<Option<Timestamp>>,
 }
 
-struct Look {
+struct Round {
     ended: Instant,
     snapshot: Snapshot,
-    group: Option<GroupLook>,
+    group: Option<GroupState>,
 }
 
 /// The end offsets of the partitions in one round, and the moments up to which orders had been published by then.
@@ -90,10 +90,10 @@ struct Ends {
     ends: Vec<i64>,
 }
 
-/// One look, under way or done, and who waits for it.
+/// A round that runs or is done, and the channel on which its clients wait.
 struct Flight {
     began: Instant,
-    found: watch::Receiver<Option<Arc<Look>>>,
+    found: watch::Receiver<Option<Arc<Round>>>,
 }
 
 impl Stats {
@@ -103,28 +103,28 @@ impl Stats {
 
     /// Returns the current figures, or `None` if there are none in time, whatever delays them.
     pub async fn snapshot(&self) -> Option<Snapshot> {
-        Some(self.look(LONGEST).await?.snapshot.clone())
+        Some(self.await_round(LONGEST).await?.snapshot.clone())
     }
 
     /// Returns the progress of the consumer group, or `None` while Kafka does not report it.
-    pub async fn group(&self) -> Option<GroupLook> {
-        let done = |age: Duration| lock(&self.done).clone().filter(|look| look.ended.elapsed() < age);
-        let look = match done(FRESH) {
+    pub async fn group(&self) -> Option<GroupState> {
+        let done = |age: Duration| lock(&self.done).clone().filter(|round| round.ended.elapsed() < age);
+        let round = match done(FRESH) {
             Some(fresh) => fresh,
-            // An S3 or a shard that does not answer delays the round. It says nothing about the group.
-            None => self.look(GROUP_TIMEOUT).await.or_else(|| done(STALE))?,
+            // An S3 or a shard that does not answer delays the round, but not the progress of the group.
+            None => self.await_round(GROUP_TIMEOUT).await.or_else(|| done(STALE))?,
         };
-        look.group.clone()
+        round.group.clone()
     }
 
-    async fn look(&self, longest: Duration) -> Option<Arc<Look>> {
+    async fn await_round(&self, longest: Duration) -> Option<Arc<Round>> {
         let mut flight = self.join_flight();
         // The channel closes without an answer if the round panicked or the process ends.
         let found = tokio::time::timeout(longest, flight.wait_for(Option::is_some)).await.ok()?.ok()?;
         found.clone()
     }
 
-    fn join_flight(&self) -> watch::Receiver<Option<Arc<Look>>> {
+    fn join_flight(&self) -> watch::Receiver<Option<Arc<Round>>> {
         let mut latest = lock(&self.latest);
         if let Some(flight) = &*latest {
             let is_done = flight.found.borrow().is_some();
@@ -135,11 +135,12 @@ impl Stats {
         }
         let (answer, found) = watch::channel(None);
         let (sources, ends, done) = (self.sources.clone(), self.ends.clone(), self.done.clone());
-        // A separate task: the client that started the round may disconnect while others wait for it. Its deadlines end it.
+        // A separate task: the client that started the round may disconnect while others wait for it. Its deadlines end
+        // it.
         tokio::spawn(async move {
-            let look = Arc::new(sources.look(&ends).await);
-            *lock(&done) = Some(look.clone());
-            answer.send(Some(look))
+            let round = Arc::new(sources.query(&ends).await);
+            *lock(&done) = Some(round.clone());
+            answer.send(Some(round))
         });
         *latest = Some(Flight { began: Instant::now(), found: found.clone() });
         found
@@ -147,16 +148,16 @@ impl Stats {
 }
 
 impl Sources {
-    async fn look(&self, ends: &Mutex<VecDeque<Ends>>) -> Look {
-        let asked = async {
+    async fn query(&self, ends: &Mutex<VecDeque<Ends>>) -> Round {
+        let queried = async {
             let at = Timestamp::now();
-            let shards = join_all(self.shards.iter().map(|shard| guarded(shard.figures()))).await;
-            // Asked after the shards, so that everything they had published is before the end offsets.
-            let group = guarded(self.consumer.look(ANSWER_TIMEOUT)).await.unwrap_or_else(|| Err(FAULT.to_owned()));
+            let shards = join_all(self.shards.iter().map(|shard| catch_panic(shard.figures()))).await;
+            // Queried after the shards, so that everything they had published is before the end offsets.
+            let group = catch_panic(self.consumer.query(ANSWER_TIMEOUT)).await.unwrap_or_else(|| Err(FAULT.to_owned()));
             (at, shards, group)
         };
-        let counts = guarded(self.dead_letters.counts(ANSWER_TIMEOUT));
-        let ((at, figures, group), bucket, dead_letters) = join3(asked, guarded(self.bucket()), counts).await;
+        let counts = catch_panic(self.dead_letters.counts(ANSWER_TIMEOUT));
+        let ((at, figures, group), bucket, dead_letters) = join3(queried, catch_panic(self.bucket()), counts).await;
         let dead_letters = dead_letters.flatten();
         let published_through: Vec<_> = std::iter::zip(&*self.shards, &figures)
             .map(|(shard, figures)| published_through(shard, figures.as_ref()?.as_ref().ok()?, at))
@@ -165,7 +166,7 @@ impl Sources {
         let (kafka, consumer, partitions, group) = match group {
             Ok(Answer { consumer, partitions, reach }) => {
                 let group =
-                    GroupLook { partitions: remember(&mut lock(ends), &published_through, reach), published_through };
+                    GroupState { partitions: remember(&mut lock(ends), &published_through, reach), published_through };
                 (Dependency::up(), consumer, partitions, Some(group))
             }
             Err(reason) => (Dependency::down(reason), self.consumer.unknown(), Vec::new(), None),
@@ -186,17 +187,17 @@ impl Sources {
                 total: dead_letters.map(|counts| counts.total),
             },
         };
-        Look { ended: Instant::now(), snapshot, group }
+        Round { ended: Instant::now(), snapshot, group }
     }
 
     async fn bucket(&self) -> Dependency {
         failpoint::panics("stats::bucket", "s3");
         failpoint::held_up("stats::held-up").await;
-        let asked = self.s3.head_bucket().bucket(&*self.bucket).send();
-        match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        let head = self.s3.head_bucket().bucket(&*self.bucket).send();
+        match tokio::time::timeout(ANSWER_TIMEOUT, head).await {
             Ok(Ok(_)) => Dependency::up(),
             Ok(Err(error)) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => {
-                Dependency::down(format!("the bucket {} is not there: run orderflow-provision", self.bucket))
+                Dependency::down(format!("the bucket {} does not exist: run orderflow-provision", self.bucket))
             }
             Ok(Err(error)) => Dependency::down(s3::explain(&error)),
             Err(_) => Dependency::down("no answer in time".to_owned()),
@@ -205,21 +206,22 @@ impl Sources {
 }
 
 /// The reason that is reported for a source whose query panicked.
-const FAULT: &str = "a fault of the producer's own; its log has a line with the backtrace";
+const FAULT: &str = "internal error of the producer: its log has the backtrace";
 
-/// Awaits a query and returns `None` if it panics. A panic then costs one source, not the round and the requests that wait
-/// for it.
-async fn guarded<T>(question: impl Future<Output = T>) -> Option<T> {
-    AssertUnwindSafe(question).catch_unwind().await.ok()
+/// Awaits a query and returns `None` if it panics. A panic then costs one source, not the round and the requests that
+/// wait for it.
+async fn catch_panic<T>(query: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(query).catch_unwind().await.ok()
 }
 
-/// Returns the moment up to which the shard's orders had been published when its outbox was read. `at` is just before the
-/// read.
+/// Returns the moment up to which the shard's orders had been published when its outbox was read. `at` is just before
+/// the read.
 fn published_through(shard: &Shard, figures: &Figures, at: Timestamp) -> Option<Timestamp> {
     let moment = |microseconds: Option<i64>| microseconds.map_or(Some(at), Timestamp::from_unix_microseconds);
     // The rows of a write whose commit hangs are in no table yet, however long ago its orders were accepted.
     let (waiting, writing) = (moment(figures.outbox_oldest)?, moment(figures.oldest_write)?);
-    // An order that was accepted before that moment is committed by then, and its event is in the outbox or has left it.
+    // An order that was accepted before that moment is committed by then, and its event is in the outbox or has left
+    // it.
     Some(at.min(waiting).min(writing).before(shard.longest_wait()))
 }
 
@@ -257,10 +259,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn shard_figures(shard: &Shard, figures: Option<Result<Figures, ReadError>>) -> ShardFigures {
     let found = figures.map_or(Err(FAULT.to_owned()), |figures| figures.map_err(|error| error.reason));
-    let (figures, reason) = match (found, shard.trouble()) {
+    let (figures, reason) = match (found, shard.down_reason()) {
         (Ok(figures), None) => (Some(figures), None),
-        // What writing has found out says more than that there was no answer.
-        (_, Some(trouble)) => (None, Some(trouble)),
+        // The reason from the writers is more precise than a missing answer.
+        (_, Some(down_reason)) => (None, Some(down_reason)),
         (Err(reason), None) => (None, Some(reason)),
     };
     let estimated = figures.is_some_and(|figures| figures.orders_counted > MOST_COUNTED);
@@ -278,7 +280,7 @@ fn shard_figures(shard: &Shard, figures: Option<Result<Figures, ReadError>>) -> 
         outbox_age_seconds: figures.and_then(|figures| figures.outbox_age),
         receipt_jobs: figures.map(|figures| figures.receipt_jobs),
         receipt_jobs_age_seconds: figures.and_then(|figures| figures.receipt_jobs_age),
-        dead_events: figures.map(|figures| figures.dead_events),
+        dead_events: figures.map(|figures| figures.refused_events),
     }
 }
 
@@ -287,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_published_before_an_end_that_the_group_has_passed_is_handled() {
+    fn events_published_before_a_passed_end_offset_are_handled() {
         let moment = |seconds: i64| Timestamp::from_unix_microseconds(seconds * 1_000_000);
         let reach = |position, high| vec![Reach { position: Some(position), high, unhandled: Unhandled::default() }];
         let mut before = VecDeque::new();

@@ -1,5 +1,6 @@
-//! How far an order's event and notification are: as the feed remembers it, else as the shard's queue says, else as the topics
-//! do, which are read from the time of the order on, not far and not for long. Few look-ups at once.
+//! The state of an order's event and notification, from the feed's memory, else from the shard's queue tables, else
+//! from the topics, which are read from the time of the order on, within bounds of records and time. Few searches run
+//! at once.
 
 use std::{
     collections::BTreeMap,
@@ -18,17 +19,17 @@ use orderflow_core::{Notification, Order, OrderCreated, OrderId, Timestamp, Topi
 use orderflow_service::kafka;
 use rdkafka::{ClientConfig, Message, message::BorrowedMessage};
 
-/// Look-ups at once; each may hold a client of Kafka and read megabytes.
+/// Concurrent searches; each may hold a Kafka client and read megabytes.
 const AT_ONCE: usize = 4;
 
-/// Longest look at Kafka.
+/// Longest search in Kafka.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Records that are read of each of the two topics. An event is usually notified within a tenth of a second, in which far
-/// fewer of others are.
+/// Most records that are read of each of the two topics. An event is usually notified within a tenth of a second, in
+/// which far fewer other events are.
 const MOST_RECORDS: usize = 10_000;
 
-/// How far the clocks of two machines that keep time may be apart, in milliseconds.
+/// Largest difference between the clocks of two synchronized machines, in milliseconds.
 const SKEW: i64 = 1000;
 
 pub struct Trails {
@@ -36,20 +37,20 @@ pub struct Trails {
     topics: Topics,
     config: ClientConfig,
     places: Quota,
-    /// Clients that nobody uses right now, at most [`AT_ONCE`].
+    /// Idle clients, at most [`AT_ONCE`].
     idle: Mutex<Vec<Queries<()>>>,
 }
 
-/// What has become of an order's event.
+/// The state of an order's event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Announced {
-    /// It waits in the outbox.
+pub enum EventState {
+    /// The event waits in the outbox.
     Waiting,
-    /// Kafka refused it for good.
-    Dead(Timestamp),
+    /// Kafka refused the event for good.
+    Refused(Timestamp),
     Published(Published),
     Notified(Published, Timestamp),
-    /// With how far was looked.
+    /// The state is not known; the text describes the searched records.
     Unknown(String),
 }
 
@@ -58,92 +59,99 @@ pub struct Published {
     pub at: Timestamp,
     pub partition: i32,
     pub offset: i64,
-    /// Why it is not known whether it was notified.
+    /// The reason, if the state of its notification is not known.
     pub note: Option<String>,
 }
 
 impl Trails {
     pub fn new(feed: Feed, settings: &kafka::Settings, topics: Topics, share: u8) -> Self {
         let mut config = settings.consumer("orderflow.trail");
-        // All partitions side by side, rather than the first thousands of one.
+        // Small fetches read all partitions concurrently, not thousands of records of the first one.
         config.set("fetch.message.max.bytes", "65536");
         Self { feed, topics, config, places: Quota::new(AT_ONCE, share), idle: Mutex::default() }
     }
 
-    /// A place for one look-up; `None` if all are taken, or this client has its share.
+    /// Reserves a place for one search. `None` if all are taken, or the client's address has its share.
     pub fn begin(&self, client: Option<IpAddr>) -> Option<Held> {
         self.places.try_take(1, client)
     }
 
-    /// `queued`: what the order's shard said before.
-    pub async fn follow(&self, order: &Order, queued: Option<Queued>) -> Announced {
+    /// Returns the state of an order's event. `queued`: its state in the queue tables, read before.
+    pub async fn follow(&self, order: &Order, queued: Option<Queued>) -> EventState {
         if let Some(notification) = self.feed.notification(order.id) {
             return notified(&notification);
         }
         match queued {
-            Some(Queued { dead_since: Some(since), .. }) => return Announced::Dead(since.into()),
-            Some(Queued { in_outbox: true, .. }) => return Announced::Waiting,
+            Some(Queued { refused_since: Some(since), .. }) => return EventState::Refused(since.into()),
+            Some(Queued { in_outbox: true, .. }) => return EventState::Waiting,
             _ => {}
         }
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let queries = idle().pop().unwrap_or_else(|| Queries::new(self.config.clone()));
         let (topics, id, accepted_at) = (self.topics.clone(), order.id, order.created_at);
-        let found = queries.run(TIMEOUT, move |query| look(query, &topics, id, accepted_at)).await;
+        let found = queries.run(TIMEOUT, move |query| find_event(query, &topics, id, accepted_at)).await;
         idle().push(queries);
-        found.unwrap_or_else(|reason| Announced::Unknown(format!("Kafka could not be asked: {reason}")))
+        found.unwrap_or_else(|reason| EventState::Unknown(format!("cannot search Kafka: {reason}")))
     }
 }
 
-fn notified(notification: &Notification) -> Announced {
+fn notified(notification: &Notification) -> EventState {
     let published = Published {
         at: notification.published_at,
         partition: notification.partition,
         offset: notification.offset,
         note: None,
     };
-    Announced::Notified(published, notification.notified_at)
+    EventState::Notified(published, notification.notified_at)
 }
 
-fn look(query: &mut Query<'_, ()>, topics: &Topics, id: OrderId, accepted_at: Timestamp) -> Result<Announced, String> {
+/// Searches the topics for an order's notification, else for its event.
+fn find_event(
+    query: &mut Query<'_, ()>,
+    topics: &Topics,
+    id: OrderId,
+    accepted_at: Timestamp,
+) -> Result<EventState, String> {
     let text = id.to_string();
-    let mentions = |record: &BorrowedMessage<'_>| {
+    let contains_id = |record: &BorrowedMessage<'_>| {
         record.payload_view::<str>().and_then(Result::ok).is_some_and(|value| value.contains(&text))
     };
     let notification = search(query, &topics.notifications, accepted_at, |record| {
-        let value = mentions(record).then(|| record.payload()).flatten()?;
+        let value = contains_id(record).then(|| record.payload()).flatten()?;
         json::from_object::<Notification>(value).ok().filter(|notification| notification.order_id == id)
     })?;
     if let Some(notification) = notification.found {
         return Ok(notified(&notification));
     }
-    // Only what was read to its end is known not to be there.
-    let note = (!notification.is_complete).then(|| notification.told(&topics.notifications, accepted_at));
+    // Only a topic that was read to its end is known not to have the notification.
+    let note = (!notification.is_complete).then(|| notification.describe(&topics.notifications, accepted_at));
     let event = search(query, &topics.orders, accepted_at, |record| {
-        let value = mentions(record).then(|| record.payload());
+        let value = contains_id(record).then(|| record.payload());
         OrderCreated::decode(value?, None).ok().filter(|event| event.order_id == id)?;
         let milliseconds = record.timestamp().to_millis()?;
         let at = Timestamp::from_unix_microseconds(milliseconds.saturating_mul(1000))?;
         Some(Published { at, partition: record.partition(), offset: record.offset(), note: None })
     })?;
-    let told = event.told(&topics.orders, accepted_at);
+    let searched = event.describe(&topics.orders, accepted_at);
     Ok(match event.found {
-        Some(published) => Announced::Published(Published { note, ..published }),
-        None => Announced::Unknown(note.map_or(told.clone(), |note| format!("{note}; {told}"))),
+        Some(published) => EventState::Published(Published { note, ..published }),
+        None => EventState::Unknown(note.map_or(searched.clone(), |note| format!("{note}; {searched}"))),
     })
 }
 
 struct Search<T> {
     found: Option<T>,
     records: usize,
-    /// All there was at the time.
+    /// True if the topic was read to its end.
     is_complete: bool,
 }
 
 impl<T> Search<T> {
-    fn told(&self, topic: &str, accepted_at: Timestamp) -> String {
+    /// Describes a search without a result.
+    fn describe(&self, topic: &str, accepted_at: Timestamp) -> String {
         let records = self.records;
         let how = if self.is_complete { "all" } else { "the first" };
-        format!("it is not among {how} {records} records of {topic} since {accepted_at}")
+        format!("not found in {how} {records} records of {topic} since {accepted_at}")
     }
 }
 

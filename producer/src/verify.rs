@@ -1,12 +1,13 @@
 //! `orderflow-producer verify`: compares the orders of all shards with their receipts, events and notifications while
 //! everything runs, reports, and with `--repair` queues again what is missing.
 //!
-//! Of each slice of time the shards are read first, each in one snapshot, and S3 and Kafka are asked after it. An order that
-//! has no receipt job in the snapshot has its object by then, and one without an outbox row has its event in Kafka, below an
-//! end of the log that is read afterwards. So nothing that is merely on its way looks missing, and no clock has to be right.
+//! The shards are read first for each slice of time, each in one snapshot, and then S3 and Kafka. By then an order
+//! without a receipt job in the snapshot has its object, and one without an outbox row has its event in Kafka, below an
+//! end of the log that is read afterwards. So nothing that is still in progress seems missing, and no clock has to be
+//! right.
 
-mod announced;
 mod finding;
+mod kafka_findings;
 mod options;
 mod progress;
 mod receipts;
@@ -24,7 +25,7 @@ use orderflow_service::postgres;
 pub use options::Options;
 
 use crate::Settings;
-use announced::Announced;
+use kafka_findings::KafkaFindings;
 use options::Part;
 use progress::Progress;
 use receipts::Bucket;
@@ -32,8 +33,8 @@ use report::Report;
 use slice::{Session, Slice};
 use topics::Kafka;
 
-/// Runs the command, with its report on `out`. True: nothing is wrong, or all that was is queued again. It can be ended at
-/// any time: each of its writes is one statement.
+/// Runs the command, and writes its report to `out`. Returns true if nothing is wrong, or everything that was is queued
+/// again. It can be killed at any time: each of its writes is one statement.
 pub async fn run(settings: &Settings, options: &Options, out: &mut impl Write) -> anyhow::Result<bool> {
     settings.check()?;
     let topics = Topics::named(&settings.kafka.kafka_topic);
@@ -44,7 +45,7 @@ pub async fn run(settings: &Settings, options: &Options, out: &mut impl Write) -
         }
     }
     if options.renotify {
-        eprintln!("Second notifications are possible: what Kafka no longer has may have been notified before.");
+        eprintln!("Second notifications are possible: events that Kafka no longer has may have been notified before.");
     }
     let bucket = match options.only {
         Some(Part::Events) => None,
@@ -58,19 +59,21 @@ pub async fn run(settings: &Settings, options: &Options, out: &mut impl Write) -
 
     let mut from = options.since();
     loop {
-        let to = slice::end(&mut shards, from).await?;
+        let to = slice::find_end(&mut shards, from).await?;
         progress.begin(from, to);
         let mut slice = Slice::read(&mut shards, from, to).await?;
         if let Some(bucket) = &bucket {
-            bucket.look(&mut slice, &progress).await?;
+            bucket.check(&mut slice, &progress).await?;
         }
-        let announced = match &kafka {
-            Some(kafka) => Some(Announced::look(kafka, &mut slice, &mut shards, &settings.shards, &progress).await?),
+        let in_kafka = match &kafka {
+            Some(kafka) => {
+                Some(KafkaFindings::collect(kafka, &mut slice, &mut shards, &settings.shards, &progress).await?)
+            }
             None => None,
         };
-        report.add(&slice, announced.as_ref());
+        report.add(&slice, in_kafka.as_ref());
         if options.repair {
-            repair::run(&mut shards, &slice, announced.as_ref(), options, &mut report).await?;
+            repair::run(&mut shards, &slice, in_kafka.as_ref(), options, &mut report).await?;
         }
         progress.end(slice.orders.len());
         let Some(next) = to else { break };

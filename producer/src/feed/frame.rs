@@ -1,5 +1,5 @@
-//! A frame: the notifications of one cut, all of them counted and the latest shown, rendered once for every stream that
-//! will ever send it. Pure.
+//! A frame: the notifications of one cut, all of them counted and the latest shown, rendered once for all streams
+//! that will ever send it. Pure.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,7 +15,8 @@ use uuid::Uuid;
 /// Notifications that a frame shows, and that a new stream begins with. A page shows no more at a time.
 pub const SHOWN: usize = 20;
 
-/// Ours have at most 3 KiB; one that is larger than this is counted and not shown, so that no frame is large.
+/// Largest notification that is shown, so that no frame is large; ours have at most 3 KiB. A larger one is only
+/// counted.
 const LARGEST_SHOWN: usize = 8 * 1024;
 
 /// Upper bounds of the classes of latency, in milliseconds: three to a decade, which is as fine as a chart of it needs.
@@ -24,7 +25,7 @@ const BOUNDS_MS: [i64; 28] = [
     15_000, 20_000, 30_000, 60_000,
 ];
 
-/// Stands for the class above the last bound.
+/// The bound that stands for the class above the last one.
 const ABOVE: i64 = -1;
 
 /// A notification to show: its text as on the topic, on one line.
@@ -43,28 +44,28 @@ pub struct Latest(VecDeque<Shown>);
 #[derive(Clone, Debug, Default)]
 pub struct Latency([u64; BOUNDS_MS.len() + 1]);
 
-/// What a frame will be made of.
+/// The notifications of the next frame.
 #[derive(Debug)]
 pub struct Pending {
     count: u64,
     latest: Latest,
     /// Count and latency of the notifications, by the Unix second of notification.
     seconds: BTreeMap<i64, (u64, Latency)>,
-    /// In the order of the map.
+    /// Counts by shard, in the order of the map.
     shards: Vec<u64>,
 }
 
-/// As it is sent.
+/// A frame, as it is sent.
 #[derive(Debug)]
 pub struct Frame {
     pub count: u64,
     pub text: Bytes,
-    /// Where in the text the notification of an order stands.
+    /// Places in the text of the notifications of orders.
     shown: Vec<(OrderId, Range<usize>)>,
 }
 
 impl Shown {
-    /// `None` for what is too large to be shown.
+    /// Prepares a notification. `None` if it is too large to be shown.
     pub fn new(notification: &Notification, text: &str) -> Option<Self> {
         // A line break between two tokens of JSON, which ours do not have, would end the event's line.
         let text = if text.contains(['\n', '\r']) { text.replace(['\n', '\r'], " ").into() } else { text.into() };
@@ -92,7 +93,7 @@ impl Latest {
         self.0.iter().find(|shown| shown.order_id == order_id).map(|shown| &*shown.text)
     }
 
-    /// As the `recent` event.
+    /// Renders the `recent` event.
     pub fn render(&self) -> Bytes {
         let mut text = b"event: recent\ndata: {\"notifications\":[".to_vec();
         self.write(&mut text);
@@ -100,7 +101,7 @@ impl Latest {
         text.into()
     }
 
-    /// Returns where each stands.
+    /// Appends the notifications, and returns the place of each.
     fn write(&self, text: &mut Vec<u8>) -> Vec<(OrderId, Range<usize>)> {
         let mut places = Vec::with_capacity(self.0.len());
         for shown in &self.0 {
@@ -151,7 +152,7 @@ impl Pending {
         self.seconds.iter().map(|(second, (count, latency))| (*second, *count, latency))
     }
 
-    /// The frame with this number, after which `total` notifications were sent.
+    /// Renders the frame with this number, with which `total` notifications were sent.
     pub fn render(&self, map: &ShardMap, epoch: Uuid, number: u64, total: u64) -> Frame {
         let mut text = format!(
             "id: {epoch}:{number}\nevent: frame\ndata: {{\"count\":{},\"total\":{total},\"notifications\":[",
@@ -184,7 +185,7 @@ impl Latency {
 }
 
 impl Frame {
-    /// An event that counts nothing and has a frame's place in the order.
+    /// Creates an event that counts nothing and takes the place of a frame.
     pub fn bare(text: String) -> Self {
         Self { count: 0, text: text.into(), shown: Vec::new() }
     }
@@ -263,7 +264,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_a_frame_shows_can_be_found_in_it() {
+    fn a_notification_that_a_frame_shows_is_found_in_it() {
         let frame = pending(0..37).render(&map(), Uuid::nil(), 1, 37);
         assert_eq!(frame.find(Uuid::from_u128(20)), Some(notification(20, 0).1.as_str()));
         assert_eq!(frame.find(Uuid::from_u128(3)), None);

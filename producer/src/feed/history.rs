@@ -1,6 +1,6 @@
 //! Counts the notifications of the last five minutes and how long they took, in one bin for each second. The dashboard
-//! starts its charts with these bins. The counts are exact, and the number of bins is bounded. Pure: time comes from the
-//! caller.
+//! starts its charts with these bins. The counts are exact, and the number of bins is bounded. Pure: time comes from
+//! the caller.
 
 use std::collections::VecDeque;
 
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_five_minutes_are_kept_and_nothing_is_lost_of_them() {
+    fn five_minutes_are_kept_and_every_notification_of_them_counts() {
         let mut history = History::new(at(-10));
         history.add(&pending(1), at(0));
         let value = rendered(&mut history, SECONDS - 1);

@@ -1,5 +1,6 @@
-//! The ring: the latest frames of this process, numbered from 1, which all streams read from. Bounded in frames and in bytes,
-//! and it knows of no stream: one that reads too slowly finds out here how many notifications it missed. Pure.
+//! The ring: the latest frames of this process, numbered from 1, which all streams read from. It is bounded in frames
+//! and in bytes, and knows no streams: a stream that reads too slowly learns here how many notifications it missed.
+//! Pure.
 
 use std::{
     collections::VecDeque,
@@ -15,54 +16,55 @@ use super::{
     history::History,
 };
 
-/// At 5 frames a second what a stream may be behind: 51 s, longer than it takes to come back after a cut.
+/// Most frames that a stream may be behind: 51 s at 5 frames a second, longer than a reconnect takes.
 const MOST_FRAMES: usize = 256;
 
-/// A frame has at most 160 KiB, and usually less than 10.
+/// Most bytes of all frames; a frame has at most 160 KiB, and usually less than 10.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// Over which the pace is taken.
+/// Time over which the pace is measured.
 const PACE: Duration = Duration::from_secs(10);
 
 pub struct Ring {
     epoch: Uuid,
-    frames: VecDeque<Kept>,
+    frames: VecDeque<Entry>,
     bytes: usize,
     newest: Place,
     recent: Latest,
-    /// When frames of the last [`PACE`] were cut, and what they count.
+    /// Times and counts of the frames of the last [`PACE`].
     paces: VecDeque<(Instant, u64)>,
     history: History,
 }
 
-struct Kept {
+struct Entry {
     frame: Frame,
+    /// Notifications of the epoch before this frame.
     before: u64,
 }
 
-/// How far a stream is: after this frame, and so many notifications of the epoch.
+/// The place of a stream: after this frame, and after so many notifications of the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     pub number: u64,
     pub total: u64,
 }
 
-/// What comes after a place.
+/// The next item after a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Nothing,
     Frame(Bytes, Place),
-    /// It is gone, and so many notifications with it up to the newest frame.
+    /// The frame is gone; so many notifications are missed up to the newest frame.
     Lagged {
         missed: u64,
         newest: Place,
     },
 }
 
-/// Why a stream cannot go on where another broke.
+/// The reason why a stream cannot resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The id is none of this epoch's: another process gave it.
+    /// The id is not of this epoch: another process gave it.
     OtherReplica,
     TooOld,
 }
@@ -93,12 +95,12 @@ impl Ring {
         self.newest
     }
 
-    /// What a stream begins with that begins at the newest frame.
+    /// Returns the notifications that a stream from the newest frame on begins with.
     pub fn recent(&self) -> &Latest {
         &self.recent
     }
 
-    /// Begins with what was notified before the epoch, or goes on after a gap.
+    /// Begins with the notifications from before the epoch, or goes on after a gap.
     pub fn begin(&mut self, latest: Latest) {
         self.recent = latest;
         // Nothing is known about the time before.
@@ -109,30 +111,30 @@ impl Ring {
         let frame = pending.render(map, self.epoch, self.newest.number + 1, self.newest.total + pending.count());
         self.recent.extend(pending.latest().clone());
         self.history.add(pending, Timestamp::now());
-        self.keep(frame);
+        self.push_frame(frame);
         self.forget_paces(now);
         self.paces.push_back((now, pending.count()));
     }
 
-    /// From here on something is missing, nobody knows what: every stream is told, also one that resumes over it.
+    /// Records a gap of unknown size: every stream gets a `reset`, also one that resumes across it.
     pub fn gap(&mut self) {
         let number = self.newest.number + 1;
         let text = format!("id: {}:{number}\nevent: reset\ndata: {{\"reason\":\"gap\"}}\n\n", self.epoch);
-        self.keep(Frame::bare(text));
+        self.push_frame(Frame::bare(text));
     }
 
-    fn keep(&mut self, frame: Frame) {
+    fn push_frame(&mut self, frame: Frame) {
         let before = self.newest.total;
         self.newest = Place { number: self.newest.number + 1, total: before + frame.count };
         self.bytes += frame.text.len();
-        self.frames.push_back(Kept { frame, before });
+        self.frames.push_back(Entry { frame, before });
         while self.frames.len() > MOST_FRAMES || (self.bytes > MOST_BYTES && self.frames.len() > 1) {
-            let gone = self.frames.pop_front().map_or(0, |kept| kept.frame.text.len());
+            let gone = self.frames.pop_front().map_or(0, |entry| entry.frame.text.len());
             self.bytes -= gone;
         }
     }
 
-    /// Number of the oldest frame that is still there; of the next one if there is none.
+    /// Returns the number of the oldest frame of the ring, or of the next one if it is empty.
     fn oldest(&self) -> u64 {
         self.newest.number + 1 - self.frames.len() as u64
     }
@@ -144,11 +146,11 @@ impl Ring {
         let Some(index) = (place.number + 1).checked_sub(self.oldest()) else {
             return Next::Lagged { missed: self.newest.total - place.total, newest: self.newest };
         };
-        let Kept { frame, before } = &self.frames[index as usize];
+        let Entry { frame, before } = &self.frames[index as usize];
         Next::Frame(frame.text.clone(), Place { number: place.number + 1, total: before + frame.count })
     }
 
-    /// Where a stream goes on that got the frame of this `Last-Event-ID` last.
+    /// Returns the place after the frame of this `Last-Event-ID`.
     pub fn resume(&self, last_event_id: &str) -> Result<Place, Refusal> {
         let number = last_event_id
             .split_once(':')
@@ -163,13 +165,13 @@ impl Ring {
         Ok(Place { number, total: self.frames[index as usize].before })
     }
 
-    /// The notification of an order, if a frame that is still there shows it.
+    /// Returns the notification of an order, if a frame of the ring shows it.
     pub fn find(&self, order_id: OrderId) -> Option<&str> {
-        let in_frames = || self.frames.iter().rev().find_map(|kept| kept.frame.find(order_id));
+        let in_frames = || self.frames.iter().rev().find_map(|entry| entry.frame.find(order_id));
         self.recent.find(order_id).or_else(in_frames)
     }
 
-    /// Notifications per second, over the last 10 s.
+    /// Returns the notifications per second, over the last 10 s.
     pub fn pace(&mut self, now: Instant) -> f64 {
         self.forget_paces(now);
         let count: u64 = self.paces.iter().map(|(_, count)| count).sum();
@@ -200,7 +202,7 @@ mod tests {
         Place { number, total: number * 3 }
     }
 
-    /// Numbers of the frames that a stream gets from a place on, and where it is then.
+    /// Returns the numbers of the frames that a stream gets after a place, and its place then.
     fn read(ring: &Ring, mut place: Place) -> (Vec<u64>, Place) {
         let mut numbers = Vec::new();
         while let Next::Frame(text, after) = ring.after(place) {
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_does_not_resume_over_what_is_gone() {
+    fn a_stream_does_not_resume_across_frames_that_are_gone() {
         let ring = ring(MOST_FRAMES as u128 + 10);
         let resume = |number: u64| ring.resume(&format!("{}:{number}", ring.epoch));
         assert_eq!(resume(9), Err(Refusal::TooOld));
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_another_process_gave_or_nobody_is_refused() {
+    fn an_id_of_another_process_or_of_no_frame_is_refused() {
         let ring = ring(5);
         let (epoch, other) = (ring.epoch, Uuid::from_u128(8));
         for id in [String::new(), "5".into(), format!("{other}:3"), format!("{epoch}:"), format!("{epoch}:-1")] {
@@ -250,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_lags_is_told_exactly_how_much_it_missed() {
+    fn a_stream_that_lags_learns_how_many_notifications_it_missed() {
         let ring = ring(MOST_FRAMES as u128 + 10);
         let newest = place(MOST_FRAMES as u64 + 10);
         assert_eq!(ring.after(place(9)), Next::Lagged { missed: newest.total - 27, newest });
@@ -261,11 +263,11 @@ mod tests {
     fn the_ring_is_bounded_in_bytes() {
         let mut ring = Ring::new(Uuid::nil());
         for _ in 0..MOST_FRAMES {
-            ring.keep(Frame::bare("x".repeat(100 * 1024)));
+            ring.push_frame(Frame::bare("x".repeat(100 * 1024)));
         }
         assert_eq!(ring.frames.len(), MOST_BYTES / (100 * 1024));
-        assert_eq!(ring.bytes, ring.frames.iter().map(|kept| kept.frame.text.len()).sum::<usize>());
-        ring.keep(Frame::bare("x".repeat(MOST_BYTES + 1)));
+        assert_eq!(ring.bytes, ring.frames.iter().map(|entry| entry.frame.text.len()).sum::<usize>());
+        ring.push_frame(Frame::bare("x".repeat(MOST_BYTES + 1)));
         assert_eq!(ring.frames.len(), 1);
     }
 

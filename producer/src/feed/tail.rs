@@ -1,5 +1,5 @@
-//! Tails the notifications: read_committed, all partitions, no group. It remembers how far it has read, so that a Kafka that
-//! was away, or a client that had to be made anew, leaves no gap in the feed and repeats nothing.
+//! Tails the notifications: read_committed, all partitions, no group. It remembers its positions, so that an outage of
+//! Kafka or a new client leaves no gap in the feed and repeats nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,44 +26,44 @@ use super::{
     frame::{Latest, Pending, SHOWN, Shown},
 };
 
-/// Longest time between two frames while notifications flow: a page that changes five times a second is alive, and costs the
-/// same however many there are.
+/// Time between two frames while notifications flow: five changes a second make a page live, and cost the same however
+/// many notifications there are.
 const CUT: Duration = Duration::from_millis(200);
 
-/// What is read already may still go into a frame that is due.
+/// Time for which a due frame still takes notifications that are already read.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Longest wait for a notification before `stop` is looked at.
+/// Longest wait for a notification before `stop` is checked.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How often the topic is asked whether it has grown by a partition.
+/// Time between two checks for new partitions of the topic.
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// Longest wait for one answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a position must have been found outside of its log before it is given up: after a change of leader the end of a
-/// log may lag for a moment.
+/// Number of times that a position must be outside of its log before it is given up: after a change of leader the end
+/// of a log may lag for a moment.
 const SIGHTINGS: u32 = 3;
 
 pub struct Tail {
     feed: Feed,
     kafka: kafka::Settings,
     topic: String,
-    /// The next offset of each partition; empty until the first look.
+    /// The next offset of each partition; empty until the first read.
     positions: BTreeMap<i32, i64>,
-    /// Until all that was there before the epoch is read.
+    /// Present until all notifications from before the epoch are read.
     beginning: Option<Beginning>,
     pending: Pending,
-    /// Before which no frame is cut.
+    /// The time before which no frame is cut.
     due: Instant,
-    /// In a row.
+    /// Number of times in a row that a position was outside of its log.
     lost: u32,
-    /// To be told when it is known where to go on: until then all that comes belongs to it.
+    /// True if notifications were missed: streams get a `reset` once the new positions are known.
     gap: bool,
 }
 
-/// What was notified before the epoch began is shown to streams that begin, and counted nowhere.
+/// The notifications from before the epoch, which are shown to new streams and counted nowhere.
 #[derive(Default)]
 struct Beginning {
     ends: BTreeMap<i32, i64>,
@@ -72,7 +72,7 @@ struct Beginning {
 }
 
 impl Beginning {
-    /// Nothing of a partition that came later is.
+    /// Returns true for a record from before the epoch; a partition that was added later has none.
     fn is_before_end(&self, partition: i32, offset: i64) -> bool {
         self.ends.get(&partition).is_some_and(|end| offset < *end)
     }
@@ -92,7 +92,7 @@ impl Tail {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(5));
         while !stop.is_cancelled() {
             if let Err(error) = self.read(stop, &mut backoff) {
-                tracing::debug!(error = format!("{error:#}"), "the feed asks Kafka anew");
+                tracing::debug!(error = format!("{error:#}"), "cannot read the notifications; retrying");
                 self.cut();
                 let until = Instant::now() + backoff.next_delay();
                 while Instant::now() < until && !stop.is_cancelled() {
@@ -116,7 +116,7 @@ impl Tail {
 
         let mut refresh = Instant::now() + REFRESH;
         while !stop.is_cancelled() {
-            match consumer.poll(self.patience()) {
+            match consumer.poll(self.poll_timeout()) {
                 None => self.cut_if_due(Duration::ZERO),
                 Some(Ok(record)) => {
                     backoff.reset();
@@ -124,7 +124,7 @@ impl Tail {
                     self.cut_if_due(GATHER);
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.passed(partition),
-                Some(Err(KafkaError::MessageConsumption(Code::AutoOffsetReset))) => return self.lose(),
+                Some(Err(KafkaError::MessageConsumption(Code::AutoOffsetReset))) => return self.handle_lost_position(),
                 Some(Err(error)) if kafka::passes(&error) => {}
                 Some(Err(error)) => return Err(error).context("read the notifications"),
             }
@@ -140,7 +140,7 @@ impl Tail {
         Ok(reader::partitions(consumer, &self.topic, CALL_TIMEOUT)?)
     }
 
-    /// Says where to begin each partition that has no position yet.
+    /// Determines the position of each partition that has none yet.
     fn locate(&mut self, consumer: &BaseConsumer<Quiet>, partitions: i32) -> anyhow::Result<()> {
         if !self.positions.is_empty() {
             // All of a partition that was added is new.
@@ -151,7 +151,7 @@ impl Tail {
         }
         let (mut beginning, mut positions) = (Beginning::default(), BTreeMap::new());
         for partition in 0..partitions {
-            let ends = consumer.fetch_watermarks(&self.topic, partition, CALL_TIMEOUT).context("ask for the ends")?;
+            let ends = consumer.fetch_watermarks(&self.topic, partition, CALL_TIMEOUT).context("read the ends")?;
             let (start, end) = ends;
             positions.insert(partition, start.max(end - SHOWN as i64));
             beginning.ends.insert(partition, end);
@@ -185,14 +185,14 @@ impl Tail {
                     self.pending.add(&notification, text, &self.feed.inner.map);
                 }
             },
-            Err(error) => tracing::debug!(partition, offset, %error, "no notification: left out of the feed"),
+            Err(error) => tracing::debug!(partition, offset, %error, "not a notification: left out of the feed"),
         }
         if self.beginning.as_ref().is_some_and(|beginning| !beginning.is_before_end(partition, offset + 1)) {
             self.passed(partition);
         }
     }
 
-    /// What was in this partition before the epoch is read. The last of it may be no record but the end of a transaction.
+    /// Notes that a partition is read up to the epoch. Its last offset may be a transaction marker instead of a record.
     fn passed(&mut self, partition: i32) {
         if let Some(beginning) = &mut self.beginning {
             beginning.unread.remove(&partition);
@@ -206,11 +206,11 @@ impl Tail {
         }
     }
 
-    /// Kafka has no record at a position: retention overtook the tail, or the topic was made anew.
-    fn lose(&mut self) -> anyhow::Result<()> {
+    /// Handles a position outside of its log: retention overtook the tail, or the topic was recreated.
+    fn handle_lost_position(&mut self) -> anyhow::Result<()> {
         self.lost += 1;
         if self.lost >= SIGHTINGS {
-            tracing::warn!(topic = self.topic, "the feed has a gap: its position is not in the log any more");
+            tracing::warn!(topic = self.topic, "the feed has a gap: its position is no longer in the log");
             self.cut();
             self.lost = 0;
             self.positions.clear();
@@ -219,8 +219,8 @@ impl Tail {
         bail!("a position is outside of its log")
     }
 
-    /// How long to wait for the next record: at most until a frame is due.
-    fn patience(&self) -> Duration {
+    /// Returns the time to wait for the next record, at most until a frame is due.
+    fn poll_timeout(&self) -> Duration {
         if self.pending.is_empty() {
             POLL
         } else {
@@ -228,13 +228,14 @@ impl Tail {
         }
     }
 
-    /// Cuts a frame that was due this long ago. None before the epoch begins: streams would not know what came before it.
+    /// Cuts a frame that has been due for `grace`.
     fn cut_if_due(&mut self, grace: Duration) {
         if Instant::now() >= self.due + grace {
             self.cut();
         }
     }
 
+    /// Cuts a frame, but not before the epoch begins: streams would not know what came before it.
     fn cut(&mut self) {
         if self.beginning.is_none() && !self.pending.is_empty() {
             self.feed.push(&std::mem::replace(&mut self.pending, Pending::new(&self.feed.inner.map)));

@@ -6,22 +6,20 @@ use orderflow_core::ShardMap;
 use orderflow_service::shutdown::CancellationToken;
 
 use super::{config::Config, memory::Memory, parameter::KnownNames};
-use crate::{
-    dead_letters::Office, feed::Feed, metrics::Metrics, quota::Quota, shard::Shard, stats::Stats, trail::Trails,
-};
+use crate::{dead_letters, feed::Feed, metrics::Metrics, quota::Quota, shard::Shard, stats::Stats, trail::Trails};
 
 /// The shared state. One pointer: axum clones it several times for each request.
 pub type Shared = Arc<App>;
 
 pub struct App {
     pub map: ShardMap,
-    /// In the order of the map.
+    /// The shards, in the order of the map.
     pub shards: Arc<[Shard]>,
     pub s3: aws_sdk_s3::Client,
     pub bucket: Arc<str>,
-    pub dead_letters: Office,
+    pub dead_letters: dead_letters::Handle,
     pub feed: Feed,
-    /// One unit for each feed that may be open.
+    /// A quota with one unit for each feed that may be open.
     pub feeds: Quota,
     pub memory: Memory,
     pub stats: Stats,
@@ -39,6 +37,6 @@ pub struct App {
 pub enum Exposure {
     /// Clients: they place orders, and read those of a user they name, one by its id, and receipts.
     Public,
-    /// Operators, too: the dashboard, everybody's orders, trails, figures, the feed and dead letters.
+    /// Clients and operators: also the dashboard, the orders of all users, trails, figures, the feed and dead letters.
     Internal,
 }

@@ -14,10 +14,11 @@ use super::{memory::Memory, problem::Problem};
 /// Largest body of an order.
 pub const LIMIT: usize = 64 * 1024;
 
-/// Largest body whose memory is not reserved. Orders are smaller, so that they are taken however many large bodies there are.
+/// Largest body whose memory is not reserved. Orders are smaller, so they are accepted however many large
+/// bodies there are.
 const SMALL: usize = 4 * 1024;
 
-/// What is still read of a body that is too large: a client that is cut off while it sends never sees the answer.
+/// Bytes that are read of a body that is too large: a client that is cut off while it sends never sees the response.
 const POLITE_LIMIT: usize = 16 * 1024 * 1024;
 
 /// Longest wait for a complete body.
@@ -52,7 +53,7 @@ async fn read_bytes(body: Body, memory: &Memory, client: Option<IpAddr>) -> Resu
     let mut stream = body.into_data_stream();
     let mut kept: Vec<u8> = Vec::new();
     let mut seen = 0;
-    // Once the body is large: the memory for it, or the problem that answers for it when it has been read to its end.
+    // Set once the body is large: the memory for it, or the problem to return when it has been read to its end.
     let mut reserved = None;
     loop {
         match timeout_at(deadline, stream.next()).await {

@@ -1,4 +1,4 @@
-//! `GET /api/config`: what a page must know of this process before it shows anything.
+//! `GET /api/config`: the features and limits of this process, for the page.
 
 use axum::{Json, extract::State};
 use orderflow_core::{Money, ProductName, Quantity, UserId};
@@ -9,35 +9,36 @@ use super::{app::Shared, problem::declare_responses};
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Config {
-    /// Where the services of a local stack can be stopped and started; null where there is no such thing
+    /// Origin of the controls that stop and start the services of a local stack; null without such a stack
     #[schema(example = "http://127.0.0.1:8082")]
     controls_url: Option<String>,
-    /// Whether dead letters can be replayed here
+    /// True if this process may replay dead letters
     dead_letter_replay: bool,
     limits: Limits,
 }
 
-/// What an order must keep to
+/// Limits of an order
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct Limits {
-    /// Characters
+    /// Most characters of a user
     #[schema(example = 100)]
     user_id: usize,
-    /// Characters
+    /// Most characters of a product
     #[schema(example = 255)]
     product_name: usize,
+    /// Largest quantity
     #[schema(example = 2_147_483_647)]
     quantity: i32,
-    /// Unit price, in cents
+    /// Largest unit price, in cents
     #[schema(example = 9_999_999_999_i64)]
     price_cents: i64,
-    /// Price times quantity, in cents
+    /// Largest price times quantity, in cents
     #[schema(example = 1_000_000_000_000_000_i64)]
     total_cents: i64,
 }
 
 impl Config {
-    pub fn of(settings: &crate::Settings) -> Self {
+    pub fn new(settings: &crate::Settings) -> Self {
         Self {
             controls_url: settings.controls_url.clone(),
             dead_letter_replay: settings.dead_letter_replay,
@@ -54,11 +55,11 @@ impl Config {
 
 declare_responses!(GetConfigProblems:);
 
-/// What this process allows
+/// Get the features and limits of this process
 #[utoipa::path(
     get, path = "/api/config", tag = "process",
     responses(
-        (status = 200, body = Config, description = "Fixed while the process runs"),
+        (status = 200, body = Config, description = "The configuration, which is fixed while the process runs"),
         GetConfigProblems,
     )
 )]

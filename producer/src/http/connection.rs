@@ -1,10 +1,10 @@
 //! Detects that the client of a connection has disconnected before it got its answer.
 //!
-//! A client may close its side once it has sent its request (`nc -N`, `shutdown(SHUT_WR)`) and still wait for the answer. A
-//! client that was killed looks the same: in both cases the server reads the end of the stream. Only sending tells the two
-//! apart, because the kernel of a disconnected client answers with a reset. An answer that is ready soon is therefore just
-//! sent. If it takes longer, the server first sends `100 Continue`, which every HTTP/1.1 client ignores. On a reset the
-//! request is dropped, and an order that still waits in the queue is withdrawn.
+//! A client may close its side once it has sent its request (`nc -N`, `shutdown(SHUT_WR)`) and still wait for the
+//! answer. A client that was killed looks the same: in both cases the server reads the end of the stream. Only sending
+//! tells the two apart, because the kernel of a disconnected client answers with a reset. An answer that is ready soon
+//! is therefore just sent. If it takes longer, the server first sends `100 Continue`, which every HTTP/1.1 client
+//! ignores. On a reset the request is dropped, and an order that still waits in the queue is withdrawn.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ use tokio::{
 const GRACE: Duration = Duration::from_millis(100);
 
 /// Interval between two checks of a client that is still connected.
-const AGAIN: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 const ARE_YOU_THERE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -56,8 +56,8 @@ impl Connection {
         Self(Arc::new(stream), peer)
     }
 
-    /// Waits until the client has disconnected and cannot read the answer to `request`. Drop this future when there is an
-    /// answer, before any of it is written.
+    /// Waits until the client has disconnected and cannot read the answer to `request`. Drop this future when there is
+    /// an answer, before any of it is written.
     pub async fn is_abandoned(&self, request: &Watched) {
         sleep_until(request.began + GRACE).await;
         if self.sends_no_more().await.is_err() {
@@ -74,7 +74,7 @@ impl Connection {
             }
             tokio::select! {
                 _ = self.0.ready(Interest::ERROR) => return,
-                () = sleep(AGAIN) => {}
+                () = sleep(CHECK_INTERVAL) => {}
             }
         }
     }
@@ -85,7 +85,7 @@ impl Connection {
     pub async fn sends_no_more(&self) -> io::Result<()> {
         // Any byte already belongs to the next request.
         while self.0.peek(&mut [0]).await? > 0 {
-            sleep(AGAIN).await;
+            sleep(CHECK_INTERVAL).await;
         }
         Ok(())
     }

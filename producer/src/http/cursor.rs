@@ -5,11 +5,11 @@ use orderflow_core::{OrderId, Timestamp};
 
 use crate::shard::Position;
 
-/// Opaque to clients.
+/// A cursor, opaque to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     pub after: Position,
-    /// Bit n: shard n did not answer for this page or one before; its newer orders were not in them.
+    /// Bits of the shards that did not answer for this page or one before: these pages do not have their newer orders.
     pub missing: u32,
 }
 
@@ -26,8 +26,9 @@ impl Cursor {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Decodes the form that the API documents: base64url of 29 bytes, of which the first is [`VERSION`]. Returns `None`
-    /// for any other form. A time that no order can have stands for the first or last time that an order can have.
+    /// Decodes the form that the API documents: base64url of 29 bytes, of which the first is [`VERSION`]. Returns
+    /// `None` for any other form. A time that no order can have stands for the first or last time that an order can
+    /// have.
     pub fn decode(text: &str) -> Option<Self> {
         let bytes: [u8; LENGTH] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (version, rest) = bytes.split_first()?;
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_survives_encoding_and_nothing_else_is_one() {
+    fn a_cursor_survives_encoding_and_any_other_text_is_refused() {
         let cursor = Cursor { after: Position { created_at: Timestamp::now(), id: OrderId::now_v7() }, missing: 0b10 };
         assert_eq!(Cursor::decode(&cursor.encode()), Some(cursor));
         for text in ["", "x", "AAAA", "%%%", &"A".repeat(39), &format!("{}A", cursor.encode())] {
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_before_1970_or_outside_of_all_time_is_one() {
+    fn a_cursor_may_be_before_1970_or_outside_of_all_time() {
         let at = |microseconds: i64| {
             let created_at = Timestamp::from_unix_microseconds(microseconds).unwrap();
             Cursor { after: Position { created_at, id: OrderId::nil() }, missing: 0 }

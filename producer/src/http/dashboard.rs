@@ -1,5 +1,5 @@
-//! The dashboard: static files embedded in the binary, under a policy that lets a page run nothing but them. Compressed for
-//! whoever asks for that: they are fetched anew with each visit, and are 60 kB then instead of 150.
+//! The dashboard: static files embedded in the binary, under a policy that lets a page run nothing but them. Each visit
+//! fetches them again, so they are compressed for browsers that accept it: 60 kB instead of 150.
 
 use anyhow::Context;
 use axum::{
@@ -15,12 +15,12 @@ use tower_http::compression::CompressionLayer;
 
 use super::{app::Shared, connection::Peer, problem::Problem};
 
-/// What the compressor of one response holds until the response is read.
+/// Bytes that the compressor of one response holds until the response is read.
 const COMPRESSOR: usize = 384 * 1024;
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/dashboard");
 
-/// `controls`: the one other origin that the page may call.
+/// Returns the routes of the dashboard. `controls` is the only other origin that the page may call.
 pub fn routes(app: &Shared, controls: Option<&str>) -> anyhow::Result<Router<Shared>> {
     let connect = controls.map_or("'self'".to_owned(), |origin| format!("'self' {origin}"));
     let policy = format!(
@@ -39,7 +39,7 @@ pub fn routes(app: &Shared, controls: Option<&str>) -> anyhow::Result<Router<Sha
         }
     };
     let files = Router::new().route("/", get(page)).route("/dashboard/{name}", get(named));
-    // These routes alone: the feed must not be held back by a compressor, and what the API answers is small.
+    // Only these routes: a compressor would delay the feed, and the API's responses are small.
     let files = files.route_layer(CompressionLayer::new());
     Ok(files.route_layer(middleware::from_fn_with_state(app.clone(), accounted)))
 }
@@ -67,7 +67,7 @@ fn file(name: &str, policy: HeaderValue) -> Response {
         (header::CONTENT_SECURITY_POLICY, policy),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
-        // The files change with the binary; asking costs nothing beside a page that mixes two versions.
+        // The files change with the binary: a request for each is better than a page that mixes two versions.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
     (headers, file.contents()).into_response()

@@ -1,4 +1,5 @@
-//! `GET /api/dead-letters` and `POST /api/dead-letters/replay`: events that no consumer could read, and sending them back.
+//! `GET /api/dead-letters` and `POST /api/dead-letters/replay`: the events that no consumer could read, and their
+//! replay.
 
 use std::fmt;
 
@@ -31,13 +32,13 @@ const MOST_BYTES: usize = 24 * 1024;
 #[derive(Serialize, ToSchema)]
 pub struct DeadLetterList {
     dead_letters: Vec<DeadLetterView>,
-    /// Of all: those that were not replayed yet
+    /// Dead letters that were not replayed yet
     waiting: u64,
-    /// Of all, replayed or not
+    /// All dead letters, replayed or not
     total: u64,
-    /// Whether all were counted for `waiting` and `total`, and not only the newest ones
+    /// True if `waiting` and `total` count all dead letters, not only the newest ones
     complete: bool,
-    /// Whether this producer may replay them
+    /// True if this producer may replay them
     replay: bool,
     /// The `before` of the next page; null on the last
     next_before: Option<i64>,
@@ -47,23 +48,23 @@ pub struct DeadLetterList {
 pub struct DeadLetterView {
     #[schema(example = 4)]
     offset: i64,
-    /// When its event could not be read
+    /// Time at which the event could not be read
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     #[schema(example = "unknown event_type \"order.updated\"")]
     reason: String,
-    /// Where its event is; null if no consumer wrote this letter
+    /// Topic of the event; null if no consumer wrote this letter
     #[schema(example = "orders")]
     source_topic: Option<String>,
     source_partition: Option<i32>,
     source_offset: Option<i64>,
     #[schema(example = "alice")]
     key: Option<String>,
-    /// The first 2 KiB, as text
+    /// First 2 KiB of the value, as text
     value: String,
-    /// Of the whole value
+    /// Length of the whole value, in bytes
     value_bytes: usize,
-    /// Not replayed yet
+    /// True until the letter is replayed
     waiting: bool,
 }
 
@@ -71,7 +72,7 @@ pub struct DeadLetterView {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
 pub struct ReplayBody {
-    /// Replay what waits up to and with this offset: the newest one that was looked at
+    /// Offset up to and including which waiting letters are replayed: the newest one that the client has seen
     #[schema(example = 4, minimum = 0, maximum = 999_999_999_999_999_999_i64)]
     through: i64,
 }
@@ -129,10 +130,10 @@ declare_responses!(ListDeadLettersProblems: NOT_IMPLEMENTED, KAFKA_UNAVAILABLE, 
     get, path = "/api/dead-letters", tag = "dead letters",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "Letters in a page; 20 by default"),
-        ("before" = Option<i64>, Query, minimum = 0, description = "`next_before` of the page before"),
+        ("before" = Option<i64>, Query, minimum = 0, description = "`next_before` of the previous page"),
     ),
     responses(
-        (status = 200, body = DeadLetterList, description = "A page"),
+        (status = 200, body = DeadLetterList, description = "A page of dead letters"),
         ListDeadLettersProblems,
     )
 )]
@@ -167,12 +168,12 @@ declare_responses!(ReplayDeadLettersProblems: MALFORMED, REPLAY_OFF, BODY_TOO_SL
 
 /// Replay dead letters
 ///
-/// Sends those that wait back to where they came from, each once, after whatever made them unreadable was mended. One that
-/// still cannot be read comes back as a new letter. Only where DEAD_LETTER_REPLAY allows it.
+/// Sends the waiting letters back to their topic, each once. Fix first what made them unreadable: an event that still
+/// cannot be read comes back as a new letter. Needs DEAD_LETTER_REPLAY.
 #[utoipa::path(
     post, path = "/api/dead-letters/replay", tag = "dead letters", request_body = ReplayBody,
     responses(
-        (status = 200, body = Replayed, description = "How many were replayed; those that could not be had their turn"),
+        (status = 200, body = Replayed, description = "The number of replayed letters; others are skipped"),
         ReplayDeadLettersProblems,
     )
 )]
@@ -182,7 +183,7 @@ pub async fn replay_dead_letters(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Replayed>, Problem> {
-    // Before the body is looked at: what may not be done need not be said well.
+    // Checked before the body: a replay that is off needs no valid body.
     if !app.dead_letters.may_replay() {
         return Err(Problem::replay_off());
     }

@@ -1,4 +1,5 @@
-//! `GET /api/feed`: notifications as server-sent events. A stream is ended by its client, or at once when the process stops.
+//! `GET /api/feed`: notifications as server-sent events. A stream is ended by its client, or at once when the process
+//! stops.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -19,7 +20,7 @@ use super::{
     problem::{Problem, declare_responses},
 };
 
-/// Shorter than what proxies usually wait for.
+/// Time between two keep-alive comments, shorter than the usual timeouts of proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 // Describes the events in the OpenAPI document only; the feed renders them itself.
@@ -50,21 +51,24 @@ declare_responses!(GetFeedProblems: TOO_MANY_FEEDS);
 
 /// Watch notifications
 ///
-/// Server-sent events. First `hello` (`epoch`: of this process; `resumed`; `total`: notifications of the epoch before what
-/// follows; `history`, unless the stream resumes or the epoch has not begun: the notifications of up to five minutes before what
-/// follows, one bin for each second from the Unix second `from` on, with its count and its `latency` as in a frame), then `recent` (the latest
-/// `notifications`, at most 20, as on their topic), then `frame`, at most five a second:
-/// `count` of its notifications, `total` with them, the latest 20 `notifications`, `latency` from accepted to notified as
-/// pairs of an upper bound in milliseconds (-1: more than all) and a count, and the count of each of the `shards`.
+/// Server-sent events, in this order:
 ///
-/// A stream that comes with the `Last-Event-ID` of a frame goes on right after it. Where that cannot be, `reset` says why
-/// (`other-replica`, `too-old`, `gap`, `lagged`): fetch anew what you show. Before a `reset` for `lagged`, the event `lagged`
-/// says how many were `missed` by a client that read too slowly.
+/// - `hello`: the `epoch` of this process, `resumed`, the `total` of notifications in the epoch so far, and `history`,
+///   unless the stream resumes or the epoch has not begun: the notifications of up to five minutes before, one bin for
+///   each second from the Unix second `from` on, each with its count and its `latency` as in a frame.
+/// - `recent`: the latest `notifications`, at most 20, as on their topic.
+/// - `frame`, at most five a second: the `count` of its notifications, the `total` including them, the latest 20
+///   `notifications`, the `latency` from acceptance to notification as pairs of an upper bound in milliseconds (-1:
+///   above all bounds) and a count, and the count of each of the `shards`.
+///
+/// A stream that is opened with the `Last-Event-ID` of a frame goes on right after it. If that is impossible, `reset`
+/// gives the reason (`other-replica`, `too-old`, `gap`, `lagged`): fetch again what you show. Before a `reset` for
+/// `lagged`, the event `lagged` gives the number that a client `missed` because it read too slowly.
 #[utoipa::path(
     get, path = "/api/feed", tag = "feed",
-    params(("Last-Event-ID" = Option<String>, Header, description = "Id of the frame to go on after")),
+    params(("Last-Event-ID" = Option<String>, Header, description = "Id of the frame after which to go on")),
     responses(
-        (status = 200, body = FeedEvent, content_type = "text/event-stream", description = "Stays open"),
+        (status = 200, body = FeedEvent, content_type = "text/event-stream", description = "The stream, which stays open"),
         GetFeedProblems,
     )
 )]
@@ -76,7 +80,7 @@ pub async fn get_feed(
 ) -> Result<Response, Problem> {
     let place = app.feeds.try_take(1, peer).ok_or_else(Problem::too_many_feeds)?;
     let counted = Counted::new(app.metrics.feeds.clone());
-    // One that is no text is none of ours, as one that cannot be parsed.
+    // An id that is no text is treated like one that cannot be parsed.
     let last_event_id = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
     let stream = app.feed.stream(last_event_id);
     let events = stream::unfold(stream, async |mut stream| {
@@ -84,7 +88,7 @@ pub async fn get_feed(
         Some((event.unwrap_or(Bytes::from_static(b": keep-alive\n\n")), stream))
     });
     let stop = app.stop.clone();
-    // A client that closes its side of an endless stream does not read it any more either.
+    // A client that closes its side of an endless stream no longer reads it.
     let ended = async move {
         match connection {
             Some(Extension(connection)) => {

@@ -1,5 +1,5 @@
-//! Accounts the memory of large bodies in flight: lists that are made or that their clients have not read yet, and requests
-//! that arrive slowly. Small bodies are bounded by the number of connections.
+//! Accounts the memory of large bodies in flight: lists that are made or that their clients have not read yet, and
+//! requests that arrive slowly. Small bodies are bounded by the number of connections.
 
 use std::{
     net::IpAddr,
@@ -24,10 +24,10 @@ const UNIT: usize = 1024;
 const LEAST: usize = 4 * 1024 * 1024;
 
 /// The longest wait for memory. Most lists need theirs for milliseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// The bytes of a body that a connection gets at once. Each piece is a copy, so that the body is freed while the last of it is still
-/// being read.
+/// The bytes of a body that a connection gets at once. Each piece is a copy, so that the body is freed while its last
+/// piece is still being read.
 const PIECE: usize = 16 * 1024;
 
 /// The time in which a client must have read a body that is accounted.
@@ -46,7 +46,7 @@ impl Memory {
 
     /// Reserves memory for a response, before any of it is made.
     pub async fn reserve(&self, bytes: usize, client: Option<IpAddr>) -> Result<Reserved, Problem> {
-        self.0.take(units(bytes) as u32, client, PATIENCE).await.map(Reserved).ok_or_else(Problem::overloaded)
+        self.0.take(units(bytes) as u32, client, MAX_WAIT).await.map(Reserved).ok_or_else(Problem::overloaded)
     }
 
     /// Reserves memory for a request that arrives, without waiting.
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_reads_drop_by_drop_is_cut_off() {
+    async fn a_client_that_reads_too_slowly_is_cut_off() {
         let memory = Memory::new(8, 100);
         let response = memory.reserve(MIB, None).await.unwrap().carry("x".repeat(MIB));
         let mut pieces = response.into_body().into_data_stream();

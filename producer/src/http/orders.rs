@@ -1,4 +1,5 @@
-//! `GET /api/orders` and `GET /api/orders/{id}`: all shards are asked side by side, and one that is down is named.
+//! `GET /api/orders` and `GET /api/orders/{id}`: all shards are queried concurrently, and a shard that is down is
+//! named.
 
 use std::collections::HashMap;
 
@@ -30,9 +31,9 @@ const MOST_BYTES: usize = 4 * 1024;
 #[derive(Serialize, ToSchema)]
 pub struct OrderList {
     orders: Vec<OrderView>,
-    /// Of the orders in this page
+    /// Number of orders in this page
     count: usize,
-    /// Gives the next page; absent on the last
+    /// Cursor of the next page; absent on the last
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
     /// Shards whose orders are missing from this page, or from a page before it
@@ -47,10 +48,10 @@ declare_responses!(ListOrdersProblems: SHARD_UNAVAILABLE, OVERLOADED);
     get, path = "/api/orders", tag = "orders",
     params(
         ("user_id" = Option<String>, Query, min_length = 1, max_length = 100, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$",
-         description = "Only this user's orders; required where the port is a public one"),
+         description = "The user whose orders are listed; required on a public port"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Orders in a page; 50 by default"),
-        ("cursor" = Option<String>, Query, pattern = "^A[Q-Za-f][A-Za-z0-9_-]{36}[AEIMQUYcgkosw048]$", description = "`next_cursor` of the page before"),
-        ("progress" = Option<bool>, Query, description = "Also report for each order whether it was published and notified"),
+        ("cursor" = Option<String>, Query, pattern = "^A[Q-Za-f][A-Za-z0-9_-]{36}[AEIMQUYcgkosw048]$", description = "`next_cursor` of the previous page"),
+        ("progress" = Option<bool>, Query, description = "Report the progress of each order, too"),
     ),
     responses(
         (status = 200, body = OrderList, description = "A page. A shard that is down is named in `unavailable_shards`."),
@@ -85,16 +86,16 @@ pub async fn list_orders(
     };
 
     let memory = app.memory.reserve(limit as usize * MOST_BYTES, peer).await?;
-    let asked: Vec<&Shard> = match &user {
+    let queried: Vec<&Shard> = match &user {
         Some(user) => vec![&app.shards[app.map.shard_of(user).index.get()]],
         None => app.shards.iter().collect(),
     };
     // One more than the page, to know whether there is a next one.
     let before = cursor.map(|cursor| cursor.after);
-    let answers = join_all(asked.iter().map(|shard| shard.orders(user.as_ref(), before, limit + 1))).await;
+    let answers = join_all(queried.iter().map(|shard| shard.orders(user.as_ref(), before, limit + 1))).await;
     let mut missing = cursor.map_or(0, |cursor| cursor.missing);
     let (mut found, mut errors): (Vec<StoredOrder>, Vec<ReadError>) = (Vec::new(), Vec::new());
-    for (shard, answer) in asked.iter().zip(answers) {
+    for (shard, answer) in queried.iter().zip(answers) {
         match answer {
             Ok(orders) => found.extend(orders),
             Err(error) => {
@@ -103,7 +104,7 @@ pub async fn list_orders(
             }
         }
     }
-    if errors.len() == asked.len() {
+    if errors.len() == queried.len() {
         return Err(Problem::shards_unavailable(&errors));
     }
 
@@ -113,7 +114,7 @@ pub async fn list_orders(
     let last = found.last().map(|stored| Position { created_at: stored.order.created_at, id: stored.order.id });
     let next_cursor = last.filter(|_| more).map(|after| Cursor { after, missing }.encode());
     let is_missing = |shard: &&Shard| missing & (1 << shard.shard().index.get()) != 0;
-    let progress = if parameters.progress { progress::of(&app, &found).await } else { HashMap::new() };
+    let progress = if parameters.progress { progress::determine(&app, &found).await } else { HashMap::new() };
     let view = |stored: StoredOrder| {
         let progress = progress.get(&stored.order.id).copied();
         OrderView::new(stored.order, receipt_status(stored.receipt_pending)).with(progress)
@@ -134,7 +135,7 @@ declare_responses!(GetOrderProblems: NOT_FOUND, SHARD_UNAVAILABLE);
     get, path = "/api/orders/{id}", tag = "orders",
     params(
         ("id" = uuid::Uuid, Path, description = "The order's UUID"),
-        ("progress" = Option<bool>, Query, description = "Also report whether it was published and notified"),
+        ("progress" = Option<bool>, Query, description = "Report the progress of the order, too"),
     ),
     responses(
         (status = 200, body = OrderView, description = "The order"),
@@ -148,12 +149,12 @@ pub async fn get_order(
 ) -> Result<Json<OrderView>, Problem> {
     let (stored, _) = find(&app, id).await?;
     let found = std::slice::from_ref(&stored);
-    let progress = if parameters.progress { progress::of(&app, found).await.remove(&id) } else { None };
+    let progress = if parameters.progress { progress::determine(&app, found).await.remove(&id) } else { None };
     Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending)).with(progress)))
 }
 
-/// The order and its shard, or the problem that answers for it. Whoever has it answers for all: a shard that hangs is waited for
-/// only by orders that may be its own.
+/// Finds an order and its shard. The first shard that has the order ends the search: only orders that no other shard
+/// has wait for a shard that hangs.
 pub async fn find(app: &App, id: OrderId) -> Result<(StoredOrder, Shard), Problem> {
     let ask = async |shard: &Shard| (shard.order(id).await, shard.clone());
     let mut answers: FuturesUnordered<_> = app.shards.iter().map(ask).collect();

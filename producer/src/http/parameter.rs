@@ -1,5 +1,5 @@
-//! Reads the parameters in the path and the query of a request. A value that cannot be read gets a problem that names its
-//! parameter. So does an unknown name: `?userId=alice` would otherwise list the orders of all users.
+//! Reads the parameters in the path and the query of a request. A value that cannot be read gets a problem that names
+//! its parameter. So does an unknown name: `?userId=alice` would otherwise list the orders of all users.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ const MOST_NAME: usize = 100;
 /// The `{id}` of a path.
 pub struct IdOfPath(pub OrderId);
 
-/// The query of a list of orders, each value still as it came.
+/// The query of a list of orders, with unparsed values.
 pub struct ListParameters {
     pub user_id: Option<String>,
     pub limit: Option<String>,
@@ -34,7 +34,7 @@ pub struct OrderParameters {
     pub progress: bool,
 }
 
-/// The query of a list of dead letters, each value still as it came.
+/// The query of a list of dead letters, with unparsed values.
 pub struct DeadLetterParameters {
     pub limit: Option<String>,
     pub before: Option<String>,
@@ -48,7 +48,7 @@ pub struct KnownNames(HashMap<(Method, String), Vec<String>>);
 struct Query(Vec<(String, String)>);
 
 impl KnownNames {
-    pub fn of(document: &OpenApi) -> Self {
+    pub fn from_document(document: &OpenApi) -> Self {
         let mut known = HashMap::new();
         for (path, item) in &document.paths.paths {
             for (method, operation) in [(Method::GET, &item.get), (Method::POST, &item.post)] {
@@ -115,7 +115,8 @@ fn parse(query: &str, known: &[String]) -> Result<Query, Problem> {
 
 const NOT_DECODABLE: &str = "must be percent-encoded UTF-8";
 
-/// Decodes a name or value as a form does, but strictly: two hexadecimal digits follow each `%`, and the bytes are UTF-8.
+/// Decodes a name or value as a form does, but strictly: two hexadecimal digits follow each `%`, and the bytes are
+/// UTF-8.
 fn decode(text: &str) -> Option<String> {
     let digits = |escape: &str| escape.len() >= 2 && escape.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     if !text.split('%').skip(1).all(digits) {

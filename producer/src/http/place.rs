@@ -1,4 +1,4 @@
-//! `POST /api/orders`
+//! `POST /api/orders`: places an order.
 
 use axum::{
     Json,
@@ -28,8 +28,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-// Read by hand, for exact money and errors that name the field.
-/// An order to place. Fields that are not known are ignored.
+// Parsed by hand, for exact money and errors that name the field.
+/// An order to place. Unknown fields are ignored.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only described")]
 pub struct NewOrderBody {
@@ -78,8 +78,8 @@ declare_responses!(PlaceOrderProblems: MALFORMED, INVALID_ORDER, BODY_TOO_SLOW, 
         ("traceparent" = Option<String>, Header, description = "W3C trace context, passed on with the event"),
     ),
     responses(
-        (status = 201, body = PlacedOrder, description = "Stored",
-         headers(("Idempotency-Replayed" = bool, description = "true: the key was known, this is the first reply again"))),
+        (status = 201, body = PlacedOrder, description = "The order is stored",
+         headers(("Idempotency-Replayed" = bool, description = "true if this repeats the first reply"))),
         PlaceOrderProblems,
     )
 )]
@@ -124,7 +124,7 @@ pub async fn place_order(
     }
 }
 
-/// The first reply, also when it is given again: at that moment the receipt was still to be written.
+/// Returns the first reply, also when it is repeated: at that time the receipt was still to be written.
 fn created(order: Order, shard: &Shard) -> (StatusCode, Json<PlacedOrder>) {
     let reply = PlacedOrder {
         shard: shard.name().to_owned(),
@@ -145,7 +145,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     IdempotencyKey::parse(value.as_bytes()).map(Some).map_err(refused)
 }
 
-/// A trace context of version 00 is passed on; anything else is not ours to repair.
+/// Returns a trace context of version 00, which is passed on; any other is dropped.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
     let lengths = [2, 32, 16, 2];

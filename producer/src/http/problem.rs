@@ -1,5 +1,6 @@
-//! Every error of the API: RFC 9457 `application/problem+json`, with the demo's `error` member beside it. What Postgres, Kafka
-//! or S3 said of an error goes to the log alone: it names users, addresses and constraints, and a client is a stranger.
+//! Every error of the API: RFC 9457 `application/problem+json`, with the demo's `error` member beside it. The messages
+//! of Postgres, Kafka and S3 go only to the log: they name users, addresses and constraints, which clients must not
+//! see.
 
 pub mod kind;
 
@@ -26,7 +27,7 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 /// An error, as RFC 9457 describes it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// Says which kind of problem it is.
+    /// URI of the problem type.
     #[serde(rename = "type")]
     #[schema(example = "https://orderflow.dev/problems/invalid-order")]
     kind: String,
@@ -35,31 +36,32 @@ pub struct Problem {
     status: u16,
     #[schema(example = "price must have at most two decimals")]
     detail: String,
-    /// The same as `detail`, where clients of the demo look for it.
+    /// Copy of `detail`, for clients of the demo.
     error: String,
-    /// Which fields broke which rule.
+    /// Fields that broke a rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
-    /// The order that may have been stored: look it up, or send it again with the same Idempotency-Key.
+    /// Order that may have been stored: get it by this id, or send it again with the same Idempotency-Key.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<uuid::Uuid>)]
     order_id: Option<OrderId>,
-    /// Of the order whose receipt is not there: `pending` (it will be) or `missing` (it was written and is gone).
+    /// State of a receipt that cannot be read: `pending` (it will be written) or `missing` (it was written and is
+    /// gone).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "pending")]
     receipt_status: Option<&'static str>,
-    /// The shards that did not answer.
+    /// Shards that did not answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unavailable_shards: Vec<String>,
-    /// Keeps what a server said, for the log.
+    /// The message of a server, for the log.
     #[serde(skip)]
     cause: Option<String>,
-    /// Says that clients caused it, by asking for more than is served at once.
+    /// True if clients caused it, by asking for more than is served at once.
     #[serde(skip)]
     is_by_clients: bool,
 }
 
-/// Carries what a server said of an error beside the response, which does not show it.
+/// The message of a server about an error, carried beside the response, which does not show it.
 #[derive(Clone, Debug)]
 pub struct Cause(pub String);
 
@@ -111,11 +113,11 @@ impl Problem {
     }
 
     pub fn internal() -> Self {
-        let detail = "an error of ours; it is in the log under the request id";
+        let detail = "internal error: the log has it under the request id";
         Self::new(&kind::INTERNAL, detail)
     }
 
-    /// A query parameter, header or path segment that breaks a rule.
+    /// Returns the problem of a query parameter, header or path segment that breaks a rule.
     pub fn invalid_parameter(name: &str, rule: impl Into<String>) -> Self {
         let rule = rule.into();
         let problem = Self::new(&kind::INVALID_PARAMETER, format!("{name} {rule}"));
@@ -136,7 +138,7 @@ impl Problem {
 
     /// Returns the problem for a request that was still in progress at its deadline, whatever delayed it.
     pub fn no_answer_in_time(seconds: u64) -> Self {
-        let detail = format!("there was no answer within {seconds} s");
+        let detail = format!("no answer within {seconds} s");
         Self::new(&kind::NO_ANSWER_IN_TIME, detail)
     }
 
@@ -154,7 +156,8 @@ impl Problem {
     }
 
     pub fn overloaded() -> Self {
-        let detail = "too many large lists and bodies are in flight: ask for a smaller page, or send it again later";
+        let detail =
+            "too many large lists and bodies are in flight: ask for a smaller page, or send the request again later";
         Self::overload(&kind::OVERLOADED, detail)
     }
 
@@ -164,17 +167,17 @@ impl Problem {
     }
 
     pub fn too_many_look_ups() -> Self {
-        let detail = "too many trails are being looked up";
+        let detail = "too many trails are being read";
         Self::overload(&kind::TOO_MANY_LOOK_UPS, detail)
     }
 
-    /// A body that is not the JSON that was asked for.
+    /// Returns the problem of a body that is not the required JSON.
     pub fn malformed(title: &'static str, detail: impl Into<String>) -> Self {
         Self { title, ..Self::new(&kind::MALFORMED, detail) }
     }
 
     pub fn kafka_unavailable(reason: &str) -> Self {
-        let detail = "Kafka is down: the producer's /readyz and its log say why";
+        let detail = "Kafka is down: see the producer's /readyz and its log for the reason";
         Self::new(&kind::KAFKA_UNAVAILABLE, detail).caused_by(reason)
     }
 
@@ -189,7 +192,7 @@ impl Problem {
     }
 
     pub fn replay_under_way() -> Self {
-        let detail = "another replay is under way; when it has ended, this one may be sent again: no letter goes twice";
+        let detail = "another replay is in progress: repeat the request when it has ended; no letter is replayed twice";
         Self::new(&kind::REPLAY_UNDER_WAY, detail)
     }
 
@@ -200,7 +203,7 @@ impl Problem {
     pub fn receipt_absent(status: &'static str) -> Self {
         let detail = match status {
             "pending" => "the receipt is not written yet",
-            _ => "the receipt was written, and is not in the bucket any more",
+            _ => "the receipt was written, but is no longer in the bucket",
         };
         let problem = Self::new(&kind::RECEIPT_ABSENT, detail);
         Self { receipt_status: Some(status), ..problem }
@@ -276,14 +279,14 @@ impl From<PlaceError> for Problem {
         match error {
             PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => Self {
                 is_by_clients: matches!(error, PlaceError::QueueFull(_)),
-                ..Self::new(&kind::NOT_ACCEPTED, format!("{error}; nothing was stored, it can be sent again"))
+                ..Self::new(&kind::NOT_ACCEPTED, format!("{error}; nothing was stored, so the order can be sent again"))
             },
             PlaceError::OutcomeUnknown(order_id) => {
                 let problem = Self::new(
                     &kind::OUTCOME_UNKNOWN,
                     format!(
-                        "the shard did not answer in time, the order may still appear: look for {order_id}, or send it \
-                         again with the same Idempotency-Key"
+                        "the shard did not answer in time, so the order may be stored: get it by the id {order_id}, or send \
+                         it again with the same Idempotency-Key"
                     ),
                 );
                 Self { order_id: Some(order_id), ..problem }

@@ -1,6 +1,6 @@
-//! Determines for each order of a page whether it was published and notified. The queue tables of its shard show whether it
-//! was published, and the offsets of the consumer group whether it was notified. That takes one more query to each shard
-//! and one shared query to Kafka, whatever the number of orders. A state that is not certain is unknown.
+//! Determines for each order of a page whether it was published and notified. The queue tables of its shard show
+//! whether it was published, and the offsets of the consumer group whether it was notified. That takes one more query
+//! to each shard and one shared query to Kafka, whatever the number of orders. A state that is not certain is unknown.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 
 use super::app::App;
 use crate::{
-    shard::{Announcements, Shard, StoredOrder},
-    stats::{GroupLook, Unhandled},
+    shard::{QueuedEvents, Shard, StoredOrder},
+    stats::{GroupState, Unhandled},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,22 +42,22 @@ pub enum NotifiedState {
 
 /// Returns the progress of each order in `found`. Read `found` first: only then an event that is in no queue has been
 /// published.
-pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> {
+pub async fn determine(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> {
     let mut of_shard: HashMap<usize, Vec<&StoredOrder>> = HashMap::new();
     for stored in found {
         of_shard.entry(app.map.shard_of(&stored.order.user_id).index.get()).or_default().push(stored);
     }
     let of_shard: Vec<_> = of_shard.into_iter().map(|(index, orders)| (&app.shards[index], orders)).collect();
-    let announcements = join_all(of_shard.iter().map(|(shard, orders)| {
+    let queued = join_all(of_shard.iter().map(|(shard, orders)| {
         let ids: Vec<OrderId> = orders.iter().map(|stored| stored.order.id).collect();
         let shard = Shard::clone(shard);
-        async move { shard.announcements(ids).await.ok() }
+        async move { shard.queued_events(ids).await.ok() }
     }));
-    let (announcements, group) = tokio::join!(announcements, app.stats.group());
+    let (queued, group) = tokio::join!(queued, app.stats.group());
     let mut progress = HashMap::new();
-    for ((shard, orders), announcements) in of_shard.into_iter().zip(announcements) {
+    for ((shard, orders), queued) in of_shard.into_iter().zip(queued) {
         for stored in orders {
-            let published = published(stored, shard, announcements.as_ref());
+            let published = published(stored, shard, queued.as_ref());
             let notified = match published {
                 PublishedState::Waiting | PublishedState::Refused => NotifiedState::Waiting,
                 PublishedState::Unknown => NotifiedState::Unknown,
@@ -78,8 +78,8 @@ pub async fn of(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> 
     progress
 }
 
-fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announcements>) -> PublishedState {
-    let Some(Announcements { waiting, refused, oldest, is_complete }) = announcements else {
+fn published(stored: &StoredOrder, shard: &Shard, queued: Option<&QueuedEvents>) -> PublishedState {
+    let Some(QueuedEvents { waiting, refused, oldest, is_complete }) = queued else {
         return PublishedState::Unknown;
     };
     let order = &stored.order;
@@ -94,9 +94,10 @@ fn published(stored: &StoredOrder, shard: &Shard, announcements: Option<&Announc
     }
 }
 
-/// Returns the state of the notification of an order whose event was published. An order counts as notified only once the group
-/// has passed what every partition had then: in a topic that has grown, older events of a user are in another partition.
-fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupLook) -> NotifiedState {
+/// Returns the state of the notification of an order whose event was published. An order counts as notified only once
+/// the group has passed what every partition had then: in a topic that has grown, older events of a user are in another
+/// partition.
+fn notified(stored: &StoredOrder, shard: &Shard, group: &GroupState) -> NotifiedState {
     let (order, index) = (&stored.order, shard.shard().index.get());
     let reaches = |through: Option<Timestamp>| through.is_some_and(|through| order.created_at <= through);
     let is_passed = |partition: &Unhandled| {

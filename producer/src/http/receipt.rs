@@ -1,4 +1,4 @@
-//! `GET /api/orders/{id}/receipt`: the stored object, as it is.
+//! `GET /api/orders/{id}/receipt`: the stored object, unchanged.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use super::{
     view::{MISSING, PENDING},
 };
 
-/// A receipt is a few hundred bytes; what is larger is none of ours.
+/// Largest object that is served as a receipt, in bytes; ours have a few hundred.
 const LIMIT: usize = 64 * 1024;
 
-/// Longest wait for the text of an object whose head is there; until then the client of S3 has a deadline of its own.
+/// Longest wait for the text of an object after its head, for which the S3 client has a deadline of its own.
 const TEXT_TIMEOUT: Duration = Duration::from_secs(5);
 
 declare_responses!(GetReceiptProblems: NOT_FOUND, RECEIPT_ABSENT, SHARD_UNAVAILABLE, S3_UNAVAILABLE);
@@ -48,13 +48,15 @@ pub async fn get_receipt(State(app): State<Shared>, IdOfPath(id): IdOfPath) -> R
         Err(error) => return Err(Problem::s3_unavailable(&s3::explain(&error))),
     };
     let text = timeout(TEXT_TIMEOUT, read(object.body));
-    Ok(plain_text(text.await.unwrap_or_else(|_| Err(Problem::s3_unavailable("the object does not come to its end")))?))
+    Ok(plain_text(
+        text.await.unwrap_or_else(|_| Err(Problem::s3_unavailable("the object was not read to its end in time")))?,
+    ))
 }
 
 async fn read(mut body: ByteStream) -> Result<Bytes, Problem> {
     let mut text = Vec::new();
     while let Some(chunk) = body.next().await {
-        text.extend_from_slice(&chunk.map_err(|_| Problem::s3_unavailable("the object broke off"))?);
+        text.extend_from_slice(&chunk.map_err(|_| Problem::s3_unavailable("the object ended early"))?);
         if text.len() > LIMIT {
             return Err(Problem::s3_unavailable("the object at the receipt's key is too large"));
         }

@@ -24,11 +24,11 @@ use crate::quota::Quota;
 /// Longest wait for the head of a request; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a connection may hold of an answer that its client does not read, before more of it is asked for: a feed is to be
-/// held by its ring alone. Also the longest head of a request. Every connection may hold as much in each direction.
+/// Bytes of a response that a connection holds while its client does not read, since only the ring may hold the feed.
+/// It is also the longest head of a request. Every connection may hold as much in each direction.
 const BUFFER: usize = 16 * 1024;
 
-/// How long a client may leave what is sent to it unread, or unacknowledged, before its connection is given to others.
+/// Longest time for which a client may leave data unread, or unacknowledged, before its connection ends.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The response to a client whose address already has its share of the connections.
@@ -55,7 +55,7 @@ pub async fn serve(
     let connections = GracefulShutdown::new();
     loop {
         let accepted = async {
-            // First a place, then a connection: what waits, waits in the kernel's queue.
+            // First a place, then a connection: further connections wait in the kernel's queue.
             let place = bound.places.next().await;
             (listener.accept().await, place)
         };
@@ -66,14 +66,14 @@ pub async fn serve(
         let (stream, peer) = match accepted {
             Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
-                // Out of file descriptors, or gone before it was accepted: no reason to end, nor to spin.
-                tracing::warn!(%error, "accept a connection");
+                // Out of file descriptors, or closed before it was accepted: no reason to end, nor to spin.
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
         let Some(place) = bound.places.hold(place, peer) else {
-            tracing::debug!(%peer, "refuse a connection: its address has its share of them");
+            tracing::debug!(%peer, "refused a connection: its address has its share");
             bound.refused.inc();
             let _ = stream.try_write(REFUSAL);
             continue;
@@ -82,7 +82,7 @@ pub async fn serve(
         let _ = stream.set_nodelay(true);
         let socket = SockRef::from(&stream);
         let _ = socket.set_tcp_user_timeout(Some(UNREAD_TIMEOUT));
-        // Else the kernel takes megabytes that a client does not read, which count as the pod's memory, too.
+        // Otherwise the kernel holds megabytes that a client does not read, and they count as the pod's memory.
         let _ = socket.set_tcp_notsent_lowat(BUFFER as u32);
         let stream = Connection::new(stream, peer);
         let service = answer(router.clone(), stream.clone());
@@ -115,7 +115,7 @@ fn answer(
                 biased;
                 answered = answered => Ok(answered.unwrap_or_else(|never| match never {})),
                 () = connection.is_abandoned(&watched) => {
-                    tracing::debug!("the client is gone, and its request is dropped");
+                    tracing::debug!("the client has disconnected: its request is dropped");
                     Err(Abandoned)
                 }
             }
@@ -125,5 +125,5 @@ fn answer(
 
 /// Ends the connection of a client that has disconnected.
 #[derive(Debug, thiserror::Error)]
-#[error("the client is gone")]
+#[error("the client has disconnected")]
 struct Abandoned;

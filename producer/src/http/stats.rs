@@ -1,4 +1,4 @@
-//! What the dashboard shows of the shards, and of everything else that is at work.
+//! `GET /api/shards` and `GET /api/stats`: the shards, and the state of all parts.
 
 use axum::{Json, extract::State};
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub struct ShardList {
 pub struct ShardView {
     #[schema(example = "shard1")]
     name: String,
-    /// First letters of its users; who is named by no shard is on the last
+    /// First letters of its users; users outside all ranges are on the last shard
     #[schema(example = "A-M")]
     users: String,
 }
@@ -30,7 +30,7 @@ declare_responses!(ListShardsProblems:);
 #[utoipa::path(
     get, path = "/api/shards", tag = "shards",
     responses(
-        (status = 200, body = ShardList, description = "All shards, in their order"),
+        (status = 200, body = ShardList, description = "All shards, in the order of the shard map"),
         ListShardsProblems,
     )
 )]
@@ -41,14 +41,14 @@ pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
 
 declare_responses!(GetStatsProblems:);
 
-/// How all parts do
+/// Get the state of all parts
 ///
-/// Found out at most once a second, for all who ask. What does not answer in time is `up: false`, with the reason, and its
-/// numbers are null.
+/// All parts are queried at most once a second, however many clients ask. A part that does not answer in time has `up:
+/// false`, a reason, and null in place of its numbers.
 #[utoipa::path(
     get, path = "/api/stats", tag = "process",
     responses(
-        (status = 200, body = Snapshot, description = "As of `at`"),
+        (status = 200, body = Snapshot, description = "The state, as of `at`"),
         GetStatsProblems,
     )
 )]

@@ -1,4 +1,4 @@
-//! `GET /api/orders/{id}/trail`: how far an order has come, station by station.
+//! `GET /api/orders/{id}/trail`: the trail of an order, with the state and time of each step.
 
 use axum::{Json, extract::State};
 use futures_util::future::join;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     shard::{Queued, StoredOrder},
-    trail::{Announced, Published},
+    trail::{EventState, Published},
 };
 
 const WAITING: &str = "waiting";
@@ -32,7 +32,7 @@ pub struct TrailView {
     receipt: Receipt,
     published: Publication,
     notified: Notified,
-    /// How far was looked for what is unknown
+    /// Records that were searched, if a state is unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
 }
@@ -53,7 +53,7 @@ struct Receipt {
     /// `pending`, `stored`, `missing` or `unknown` (S3 is down)
     #[schema(example = "stored")]
     state: &'static str,
-    /// When S3 got it
+    /// Time at which S3 stored it
     #[schema(value_type = Option<String>, format = DateTime)]
     at: Option<Timestamp>,
     /// Tries so far, while it is pending
@@ -62,7 +62,7 @@ struct Receipt {
 
 #[derive(Serialize, ToSchema)]
 struct Publication {
-    /// `waiting`, `published`, `dead` (Kafka refuses it) or `unknown`
+    /// `waiting`, `published`, `dead` (Kafka refused it for good) or `unknown`
     #[schema(example = "published")]
     state: &'static str,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -82,12 +82,12 @@ struct Notified {
 
 declare_responses!(GetTrailProblems: NOT_FOUND, SHARD_UNAVAILABLE, TOO_MANY_LOOK_UPS);
 
-/// Follow an order
+/// Get the trail of an order
 #[utoipa::path(
     get, path = "/api/orders/{id}/trail", tag = "orders",
     params(("id" = uuid::Uuid, Path, description = "The order's UUID")),
     responses(
-        (status = 200, body = TrailView, description = "How far it has come"),
+        (status = 200, body = TrailView, description = "The trail"),
         GetTrailProblems,
     )
 )]
@@ -100,14 +100,14 @@ pub async fn get_trail(
     let (stored, shard) = orders::find(&app, id).await?;
     let queued = shard.queued(id).await.ok();
     let (trails, order) = (app.trails.clone(), stored.order.clone());
-    // A task of its own: a client that goes away does not end the look at Kafka, and its place is taken until then.
-    let announced = tokio::spawn(async move {
+    // A task of its own: if the client disconnects, the search in Kafka goes on and keeps its place until it ends.
+    let event = tokio::spawn(async move {
         let _place = place;
         trails.follow(&order, queued).await
     });
-    let (receipt, announced) = join(receipt(&app, &stored, queued), announced).await;
-    let announced = announced.map_err(|_| Problem::internal())?;
-    let (published, notified, note) = stations(announced);
+    let (receipt, event) = join(receipt(&app, &stored, queued), event).await;
+    let event = event.map_err(|_| Problem::internal())?;
+    let (published, notified, note) = steps(event);
     let shard = shard.name().to_owned();
     Ok(Json(TrailView {
         accepted: Accepted { at: stored.order.created_at },
@@ -126,8 +126,8 @@ async fn receipt(app: &App, stored: &StoredOrder, queued: Option<Queued>) -> Rec
         let attempts = queued.and_then(|queued| queued.receipt_attempts);
         return Receipt { state: PENDING, at: None, attempts };
     }
-    let asked = app.s3.head_object().bucket(&*app.bucket).key(&stored.order.receipt_s3_key).send().await;
-    let (state, at) = match asked {
+    let head = app.s3.head_object().bucket(&*app.bucket).key(&stored.order.receipt_s3_key).send().await;
+    let (state, at) = match head {
         Ok(object) => {
             let at =
                 object.last_modified().and_then(|at| Timestamp::from_unix_microseconds((at.as_nanos() / 1000) as i64));
@@ -139,7 +139,7 @@ async fn receipt(app: &App, stored: &StoredOrder, queued: Option<Queued>) -> Rec
     Receipt { state, at, attempts: None }
 }
 
-fn stations(announced: Announced) -> (Publication, Notified, Option<String>) {
+fn steps(event: EventState) -> (Publication, Notified, Option<String>) {
     let nowhere = |state, at| Publication { state, at, partition: None, offset: None };
     let there = |published: &Published| Publication {
         state: "published",
@@ -148,14 +148,14 @@ fn stations(announced: Announced) -> (Publication, Notified, Option<String>) {
         offset: Some(published.offset),
     };
     let not_yet = |state| Notified { state, at: None };
-    match announced {
-        Announced::Waiting => (nowhere(WAITING, None), not_yet(WAITING), None),
-        Announced::Dead(since) => (nowhere("dead", Some(since)), not_yet(WAITING), None),
-        Announced::Published(published) => {
+    match event {
+        EventState::Waiting => (nowhere(WAITING, None), not_yet(WAITING), None),
+        EventState::Refused(since) => (nowhere("dead", Some(since)), not_yet(WAITING), None),
+        EventState::Published(published) => {
             let notified = if published.note.is_some() { UNKNOWN } else { WAITING };
             (there(&published), not_yet(notified), published.note)
         }
-        Announced::Notified(published, at) => (there(&published), Notified { state: "notified", at: Some(at) }, None),
-        Announced::Unknown(note) => (nowhere(UNKNOWN, None), not_yet(UNKNOWN), Some(note)),
+        EventState::Notified(published, at) => (there(&published), Notified { state: "notified", at: Some(at) }, None),
+        EventState::Unknown(note) => (nowhere(UNKNOWN, None), not_yet(UNKNOWN), Some(note)),
     }
 }

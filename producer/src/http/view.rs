@@ -38,11 +38,13 @@ pub struct OrderView {
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
-    /// Event state: `waiting` in the outbox, `published`, `refused` by Kafka for good, or `unknown`. Only with `progress=true`
+    /// Event state: `waiting` in the outbox, `published`, `refused` by Kafka for good, or `unknown`. Only with
+    /// `progress=true`
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     published: Option<PublishedState>,
-    /// Notification state: `waiting`, `notified` (the consumers have passed its event) or `unknown`. Only with `progress=true`
+    /// Notification state: `waiting`, `notified` (the consumers have passed its event) or `unknown`. Only with
+    /// `progress=true`
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     notified: Option<NotifiedState>,

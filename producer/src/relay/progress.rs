@@ -1,4 +1,4 @@
-//! The progress record: which events the last transaction of a shard's relay published.
+//! The progress record: the events that the last transaction of a shard's relay published.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The value of a record in the relay topic, as JSON; its key is the shard's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Range of the outbox in which the events stood.
+    /// Range of the outbox that held the events.
     pub first_seq: i64,
     pub last_seq: i64,
     pub event_ids: Vec<Uuid>,
@@ -28,7 +28,7 @@ pub struct Progress {
 
 impl Progress {
     /// Lists the events of a batch that is not empty.
-    pub fn of(batch: &[OutboxRow]) -> Self {
+    pub fn new(batch: &[OutboxRow]) -> Self {
         Self {
             first_seq: batch.first().map_or(0, |row| row.seq),
             last_seq: batch.last().map_or(0, |row| row.seq),
@@ -36,15 +36,16 @@ impl Progress {
         }
     }
 
-    /// Reads the last committed record of a shard from the end of its partition backwards. Call it after `init_transactions`,
-    /// which has settled whatever transaction was open. Any failure ends it: the relay then starts again.
+    /// Reads the last committed record of a shard from the end of its partition backwards. Call it after
+    /// `init_transactions`, which has settled any open transaction. Any failure ends the read: the relay then restarts.
     pub fn read_last(settings: &kafka::Settings, topics: &Topics, shard: &Shard) -> anyhow::Result<Option<Self>> {
         let mut config = settings.consumer(&format!("{}.reader", topics.relay));
         config.set("fetch.wait.max.ms", "10");
         let reader = Reader::new(config).context("make a consumer")?;
         let deadline = Deadline::At(Instant::now() + TIMEOUT);
         let (topic, partition) = (topics.relay.as_str(), shard.index.relay_partition());
-        // The high-water mark, and not where a poll ends: the record behind that would list what is already published.
+        // Up to the high-water mark, not to the end of a poll: a later record would list events that are already
+        // published.
         let (low, high) = reader.extent(topic, partition, deadline)?;
         // A transaction of the relay is one record and one marker here; an aborted one leaves both behind, unread.
         let mut reach = 4;

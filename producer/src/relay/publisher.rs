@@ -21,40 +21,42 @@ use rdkafka::{
 
 use super::{outbox::OutboxRow, progress::Progress};
 
-/// Longest time for the first answer of the transaction coordinator: it may first have to end a predecessor's transaction.
+/// Longest time for the first answer of the transaction coordinator: it may first have to end a predecessor's
+/// transaction.
 const INIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Longest time for one transaction. The broker aborts one after 10 s (`transaction.timeout.ms`).
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Long enough to be handed the events that are there.
+/// Time of a poll that is long enough to receive the pending events.
 const EVENTS: Duration = Duration::from_millis(20);
 
 /// The position of the progress record among the delivery reports.
 const PROGRESS: usize = usize::MAX;
 
 pub struct Publisher {
-    /// `None` only while it is dropped.
+    /// The client; `None` only while it is dropped.
     producer: Option<BaseProducer<Reports>>,
     topics: Topics,
     shard: orderflow_core::Shard,
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 pub enum Published {
     All,
-    /// Nothing was published, and nothing will be while this event is in the batch. The publisher is of no more use, nor would it be after
-    /// an abort: what was refused has sequence numbers that Kafka never took, and will miss before all that follows.
+    /// Nothing was published, and nothing will be while this event is in the batch. The publisher is unusable, even
+    /// after an abort: the refused records have sequence numbers that Kafka never took and would miss before all later
+    /// ones.
     Refused {
         seq: i64,
         reason: String,
     },
     /// Nothing was published: the progress record, which lists the batch, is larger than the relay topic takes. The
-    /// publisher is of no more use.
+    /// publisher is unusable.
     TooMany,
 }
 
-/// What was not delivered: its position in the batch, and why.
+/// A record that was not delivered: its position in the batch, and the error.
 type Failed = (usize, KafkaError);
 
 /// Collects the deliveries that failed.
@@ -65,7 +67,7 @@ struct Reports {
 }
 
 impl Publisher {
-    /// Fences every other publisher of this shard, and tells which batch the last of them committed.
+    /// Fences every other publisher of this shard, and returns the last batch that one of them committed.
     pub fn start(
         settings: &kafka::Settings,
         topics: &Topics,
@@ -75,12 +77,12 @@ impl Publisher {
         let mut config = settings.transactional_producer(&transactional_id);
         if defect("relay::fences-nobody") {
             config.set("transactional.id", format!("{transactional_id}.{}", std::process::id()));
-            // The frozen one's must still be open when it wakes.
+            // The transaction of a frozen relay must still be open when it wakes.
             config.set("transaction.timeout.ms", "60000");
         }
         let producer = BaseProducer::from_config_and_context(&config, Reports::default()).context("make a producer")?;
         if let Err(error) = retry(INIT_TIMEOUT, |left| producer.init_transactions(left)) {
-            // It says no more than that it timed out; the reason is among the events.
+            // The error only reports a timeout; the reason is among the events.
             producer.poll(EVENTS);
             bail!("init_transactions: {}", kafka::why(&error, producer.context().troubles.last().as_ref()));
         }
@@ -88,20 +90,20 @@ impl Publisher {
         Ok((Self { producer: Some(producer), topics: topics.clone(), shard: shard.clone() }, last))
     }
 
-    /// Publishes a batch and its progress record in one transaction. `Err` leaves its outcome unknown, and this publisher of
-    /// no more use.
+    /// Publishes a batch and its progress record in one transaction. `Err`: its outcome is unknown, and this publisher
+    /// is unusable.
     pub fn publish(&self, batch: &[OutboxRow]) -> anyhow::Result<Published> {
         let deadline = Instant::now() + TRANSACTION_TIMEOUT;
         self.reports().clear();
         self.producer().begin_transaction().context("begin a transaction")?;
         let sent = self.produce(batch, deadline);
-        // Also if not all could be sent: what Kafka refuses takes with it what has not been sent by then, and only the reports tell the one
-        // from the other.
+        // Also after a failed send: a record that Kafka refuses makes all unsent ones fail too, and only the reports
+        // show which one it is.
         let drained = drain(self.producer(), deadline);
         let mut failed = std::mem::take(&mut *self.reports());
         failed.extend(sent.err());
         if let Some(cause) = cause(failed) {
-            return refused_or(cause, batch);
+            return outcome_of(cause, batch);
         }
         if !drained {
             bail!("Kafka did not take a batch within {} s", TRANSACTION_TIMEOUT.as_secs());
@@ -118,7 +120,7 @@ impl Publisher {
         for (position, row) in batch.iter().enumerate() {
             self.produce_event(position, row, deadline).map_err(|error| (position, error))?;
         }
-        let progress = serde_json::to_vec(&Progress::of(batch)).expect("a list of ids is JSON");
+        let progress = serde_json::to_vec(&Progress::new(batch)).expect("a list of ids is JSON");
         let record = BaseRecord::with_opaque_to(&self.topics.relay, PROGRESS)
             .partition(self.shard.index.relay_partition())
             .key(self.shard.name.as_str())
@@ -198,35 +200,36 @@ impl ProducerContext for Reports {
     }
 }
 
-/// An event that is too large or invalid is refused for good. Everything else waits and is tried again from the start.
-fn refused_or((position, error): Failed, batch: &[OutboxRow]) -> anyhow::Result<Published> {
+/// Returns the outcome of a batch with this failure. An event that is too large or invalid is refused for good. After
+/// any other failure the relay restarts, and its events wait for that.
+fn outcome_of((position, error): Failed, batch: &[OutboxRow]) -> anyhow::Result<Published> {
     match batch.get(position) {
-        Some(row) if is_for_good(&error) => Ok(Published::Refused { seq: row.seq, reason: error.to_string() }),
+        Some(row) if is_permanent(&error) => Ok(Published::Refused { seq: row.seq, reason: error.to_string() }),
         Some(_) => Err(error).context("produce an event"),
-        None if is_for_good(&error) && batch.len() > 1 => Ok(Published::TooMany),
+        None if is_permanent(&error) && batch.len() > 1 => Ok(Published::TooMany),
         None => Err(error).context("produce the progress record"),
     }
 }
 
-/// Of all that was not delivered, what the rest may have followed from.
+/// Returns the failure from which the others may have followed.
 fn cause(mut failed: Vec<Failed>) -> Option<Failed> {
-    let refused = failed.iter().position(|(_, error)| is_for_good(error)).unwrap_or(0);
+    let refused = failed.iter().position(|(_, error)| is_permanent(error)).unwrap_or(0);
     (refused < failed.len()).then(|| failed.swap_remove(refused))
 }
 
-fn is_for_good(error: &KafkaError) -> bool {
+fn is_permanent(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
     matches!(code, Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord))
 }
 
-/// Calls again what may be called again, within `timeout`. A commit that timed out is unknown: asking again is right,
-/// aborting would not be.
+/// Retries a call while its error is retriable, within `timeout`. The outcome of a commit that timed out is unknown: it
+/// must be called again, not aborted.
 fn retry(timeout: Duration, mut call: impl FnMut(Duration) -> KafkaResult<()>) -> KafkaResult<()> {
     let deadline = Instant::now() + timeout;
     loop {
         match call(deadline.saturating_duration_since(Instant::now())) {
             Err(error) if TransactionError::of(&error) == TransactionError::Retriable && Instant::now() < deadline => {
-                tracing::debug!(%error, "called again");
+                tracing::debug!(%error, "retrying a call");
             }
             result => return result,
         }

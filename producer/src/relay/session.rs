@@ -1,5 +1,5 @@
-//! The relay's one connection to its shard: holds the lock, reads and deletes the outbox. The server ends it soon after it
-//! falls silent, so that a frozen leader loses the lock.
+//! The relay's one connection to its shard: it holds the lock, reads and deletes the outbox. The server soon ends an
+//! idle session, so that a frozen leader loses the lock.
 
 use std::{future::Future, time::Duration};
 
@@ -21,20 +21,20 @@ use crate::{
     },
 };
 
-/// Most events in one Kafka transaction. The drain of a backlog was twice as fast as with 1,000, for the reasons that the consumer's
-/// batch has as well; the progress record, which lists them, stays below 200 KB.
+/// Most events in one Kafka transaction. A backlog drained twice as fast as with 1,000, for the same reasons as with
+/// the consumer's batch; the progress record, which lists the events, stays below 200 KB.
 pub const BATCH: usize = 4000;
 
-/// Longest time between two uses of a session. The server ends one that is silent for [`IDLE_TIMEOUT`].
+/// Longest time between two uses of a session. The server ends one that is idle for [`IDLE_TIMEOUT`].
 pub const KEEPALIVE: Duration = Duration::from_secs(1);
 
-/// After this much silence the server ends the session and frees its lock.
+/// Idle time after which the server ends the session and frees its lock.
 const IDLE_TIMEOUT: &str = "5s";
 
-/// Longest wait for an answer of the database. Deleting what was published before may have to pass by a large outbox.
+/// Longest wait for an answer of the database. Deleting published events may have to scan a large outbox.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The channel on which new events are announced by whoever does not lead.
+/// The channel on which processes that do not lead notify the leader of new events.
 pub const CHANNEL: &str = "orderflow_outbox";
 
 /// Key of the advisory lock (`orderflw` in ASCII): part of the contract between versions.
@@ -53,36 +53,37 @@ impl LeaderSession {
         let options =
             options.clone().application_name("orderflow-relay").options([("idle_session_timeout", IDLE_TIMEOUT)]);
         let mut connection = postgres::connect(&options).await?;
-        // Publishing another shard's events would be fenced against nobody.
+        // A relay that published another shard's events would not fence that shard's relay.
         answer(async { expected.check(&mut connection).await.map_err(MetaError::into_sqlx) }).await?;
-        // A delete that a crash undoes brings back events of which only the last batch is known to be published.
+        // A crash that undoes deletes brings back events, and only the last batch is known to be published.
         answer(durability::require(&mut connection, expected.shard_name(), unsafe_settings)).await?;
         Ok(Self { connection })
     }
 
-    /// True if this session holds the lock from now on.
+    /// Tries to take the lock. Returns true if this session now holds it.
     pub async fn try_lead(&mut self) -> anyhow::Result<bool> {
         let query = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(LOCK).fetch_one(&mut self.connection);
         answer(query).await
     }
 
-    /// Tells the process that leads that there are events.
+    /// Notifies the leading process of new events.
     pub async fn notify(&mut self) -> anyhow::Result<()> {
         let query = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(&mut self.connection);
         answer(query).await.map(drop)
     }
 
-    /// The oldest events. Never "those after the last one": a transaction that began earlier may commit later.
+    /// Reads the oldest events. It never continues after the last one: a transaction that began earlier may commit
+    /// later.
     pub async fn next_batch(&mut self, limit: usize) -> anyhow::Result<Vec<OutboxRow>> {
         self.oldest(limit, 0).await
     }
 
-    /// The batch after a full one that ends with `last` and is not deleted yet. Empty, too, if an event was committed meanwhile that
-    /// belongs before `last`: then only `next_batch` says what is next.
+    /// Reads the batch after a full one that ends with `last` and is not deleted yet. It is also empty if an event
+    /// before `last` was committed in the meantime: then only `next_batch` reads the next one.
     pub async fn batch_after(&mut self, last: i64) -> anyhow::Result<Vec<OutboxRow>> {
         held_up("relay::before-read-ahead").await;
         let mut rows = self.oldest(BATCH, BATCH).await?;
-        // All of that batch are among the rows passed over, unless its end comes again because of one between them.
+        // The skipped rows are that batch, unless a new row among them moved its end behind them.
         if rows.first().is_some_and(|first| first.seq <= last) {
             rows.clear();
         }
@@ -96,8 +97,8 @@ impl LeaderSession {
         answer(query.fetch_all(&mut self.connection)).await
     }
 
-    /// Deletes a batch that was published. The range is what makes the index cheaper than reading the whole table; the list says what of the
-    /// range was in the batch. As `= ANY` it would be searched from one end to the other for each row, once the plan is a generic one.
+    /// Deletes a published batch. The range makes the index cheaper than reading the whole table; the list selects the
+    /// rows of the batch in it. As `= ANY` the list would be scanned for each row once the plan is generic.
     pub async fn delete(&mut self, batch: &[OutboxRow]) -> anyhow::Result<()> {
         const DELETE: &str = "DELETE FROM outbox WHERE seq BETWEEN $1 AND $2 AND seq IN (SELECT unnest($3::bigint[]))";
         let (Some(first), Some(last)) = (batch.first(), batch.last()) else { return Ok(()) };
@@ -106,7 +107,7 @@ impl LeaderSession {
         answer(query).await.map(drop)
     }
 
-    /// Deletes what the last progress record lists, and tells how many of it were still there.
+    /// Deletes the events that the last progress record lists, and returns how many of them still existed.
     pub async fn delete_published(&mut self, progress: &Progress) -> anyhow::Result<u64> {
         const DELETE: &str = "DELETE FROM outbox WHERE seq BETWEEN $1 AND $2 AND event_id = ANY($3)";
         let query = sqlx::query(DELETE)
@@ -117,7 +118,7 @@ impl LeaderSession {
         Ok(answer(query).await?.rows_affected())
     }
 
-    /// Moves an event that Kafka refuses for good to `outbox_dead`.
+    /// Moves an event that Kafka refused for good to `outbox_dead`.
     pub async fn move_to_dead(&mut self, seq: i64, reason: &str) -> anyhow::Result<Option<Uuid>> {
         const MOVE: &str = "WITH moved AS (DELETE FROM outbox WHERE seq = $1 RETURNING *) \
             INSERT INTO outbox_dead (event_id, order_id, user_id, payload, traceparent, created_at, reason) \
@@ -126,23 +127,23 @@ impl LeaderSession {
         answer(sqlx::query_scalar(MOVE).bind(seq).bind(reason).fetch_optional(&mut self.connection)).await
     }
 
-    /// Runs blocking work on a thread of its own and keeps the session from falling silent meanwhile. `Err` when the session
-    /// was lost; the work has ended even then, so that nothing of it goes on beside a new start.
+    /// Runs blocking work on a thread of its own, and pings the session while it runs. `Err`: the session was lost. The
+    /// work has ended even then, so that it does not run beside a restarted relay.
     pub async fn run_with_keepalive<T: Send + 'static>(
         &mut self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> anyhow::Result<T> {
-        self.run_and_ask(work, async |_| Ok(())).await.map(|(done, ())| done)
+        self.run_and_query(work, async |_| Ok(())).await.map(|(done, ())| done)
     }
 
-    /// Runs blocking work like [`Self::run_with_keepalive`], and asks the shard a question meanwhile.
-    pub async fn run_and_ask<T: Send + 'static, A>(
+    /// Runs blocking work like [`Self::run_with_keepalive`], and queries the shard at the same time.
+    pub async fn run_and_query<T: Send + 'static, A>(
         &mut self,
         work: impl FnOnce() -> T + Send + 'static,
-        question: impl AsyncFnOnce(&mut Self) -> anyhow::Result<A>,
+        query: impl AsyncFnOnce(&mut Self) -> anyhow::Result<A>,
     ) -> anyhow::Result<(T, A)> {
         let mut work = tokio::task::spawn_blocking(work);
-        let answered = question(self).await;
+        let answered = query(self).await;
         loop {
             match timeout(KEEPALIVE, &mut work).await {
                 Ok(done) => return Ok((done.context("the blocking work panicked")?, answered?)),
@@ -157,9 +158,10 @@ impl LeaderSession {
     }
 }
 
-/// OutboxListener of other processes' writers. Losing some, or the connection, only costs the time until the next poll.
+/// A listener for the events of other processes' writers. A lost notification or connection only costs the time until
+/// the next poll.
 pub struct OutboxListener {
-    /// Of one connection: sqlx listens only over a pool's.
+    /// A pool of one connection: sqlx listens only on a pool's connection.
     pool: PgPool,
     listener: Option<PgListener>,
 }
@@ -170,7 +172,7 @@ impl OutboxListener {
         Self { pool: pool.connect_lazy_with(options.clone()), listener: None }
     }
 
-    /// Cancel-safe.
+    /// Waits for the next notification. Cancel-safe.
     pub async fn next(&mut self) {
         loop {
             let heard = match &mut self.listener {
@@ -190,7 +192,7 @@ impl OutboxListener {
         }
     }
 
-    /// Takes what comes and does not end. Connects to nothing: who cancels this soon would never let it.
+    /// Drops notifications, and never ends. It does not connect, since it is cancelled too soon for that.
     pub async fn drain(&mut self) {
         while let Some(listener) = &mut self.listener {
             if !listener.try_recv().await.is_ok_and(|heard| heard.is_some()) {

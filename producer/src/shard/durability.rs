@@ -1,5 +1,5 @@
-//! Raises `synchronous_commit` for a session that acknowledges orders, and finds the settings of its server that can lose
-//! what was acknowledged.
+//! Raises `synchronous_commit` for a session that acknowledges orders, and finds the settings of its server that can
+//! lose acknowledged orders.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use sqlx::{FromRow, PgConnection};
 
 use crate::metrics::{UnsafeSettings, WATCHED_SETTINGS};
 
-/// Raised, not set: `remote_apply` waits for more than `on`. The standbys are only counted, because their state is hidden
-/// from a role without `pg_read_all_stats`.
+/// The query that raises the setting and reads the others. A stronger setting stays: `remote_apply` waits for more than
+/// `on`. The standbys are only counted, because their state is hidden from a role without `pg_read_all_stats`.
 const REQUIRE: &str = "SELECT \
     CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') \
         THEN set_config('synchronous_commit', 'on', false) END AS raised, \
@@ -26,8 +26,8 @@ struct Answer {
     standbys: bool,
 }
 
-/// Makes each commit of this session wait until it survives a crash, and reports what the server's settings put at risk: as
-/// a metric, and once as a warning.
+/// Makes each commit of this session wait until it survives a crash, and reports what the server's settings put at
+/// risk: as a metric, and once as a warning.
 pub async fn require(connection: &mut PgConnection, shard: &str, metric: &UnsafeSettings) -> Result<(), sqlx::Error> {
     let found: Answer = sqlx::query_as(REQUIRE).fetch_one(connection).await?;
     if found.raised.is_some() {

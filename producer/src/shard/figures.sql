@@ -1,7 +1,7 @@
--- What a shard has and what waits in it, in some 20 ms at most, whatever its size: counts stop at $1, and ages are read
--- from the left end of an index. Orders only ever come, so that of two estimates of many the larger is the better one: the
--- planner's (right after the last ANALYZE) and the counted inserts (forgotten when Postgres crashes).
--- Ids are UUIDv7, so that the least of the receipt jobs belongs to the order that has waited longest.
+-- Reads the figures of a shard and its backlog, in some 20 ms at most, whatever its size: counts stop at $1, and ages
+-- are read from the left end of an index. Orders are never deleted, so the larger of two estimates is the better one:
+-- the planner's (right after the last ANALYZE) and the counted inserts (lost when Postgres crashes). Ids are UUIDv7, so
+-- the smallest id of the receipt jobs belongs to the order that has waited longest.
 SELECT
     (SELECT count(*) FROM (SELECT FROM orders LIMIT $1 + 1) AS counted) AS orders_counted,
     (SELECT greatest(
@@ -20,4 +20,4 @@ SELECT
     (SELECT count(*) FROM (SELECT FROM receipt_jobs LIMIT $1) AS counted) AS receipt_jobs,
     (SELECT greatest(extract(epoch FROM now() - created_at), 0)::float8 FROM orders
      WHERE id = (SELECT order_id FROM receipt_jobs ORDER BY order_id LIMIT 1)) AS receipt_jobs_age,
-    (SELECT count(*) FROM (SELECT FROM outbox_dead LIMIT $1) AS counted) AS dead_events
+    (SELECT count(*) FROM (SELECT FROM outbox_dead LIMIT $1) AS counted) AS refused_events

@@ -1,6 +1,6 @@
 -- Stores a batch of orders in one transaction: key, order, outbox row and receipt job together or not at all.
--- Rows come sorted by (user_id, key), so that two writers lock keys in the same order.
--- Sent twice (its first outcome was unknown) it changes nothing: what is there keeps its id and is not returned.
+-- Rows are sorted by (user_id, key), so that two writers lock keys in the same order.
+-- A batch that is sent twice (its first outcome was unknown) changes nothing: existing orders are not returned.
 WITH input AS MATERIALIZED (
     SELECT *
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::text[], $7::timestamptz[],
@@ -9,7 +9,7 @@ WITH input AS MATERIALIZED (
                key, fingerprint, payload, traceparent)
 ),
 claimed AS (
-    -- Aged by the database's clock, which the purge uses too: a producer's may be a day behind.
+    -- The database's clock dates keys, and the purge uses it too: a producer's clock may be a day behind.
     INSERT INTO idempotency_keys (user_id, key, fingerprint, order_id, created_at)
     SELECT user_id, key, fingerprint, id, now() FROM input WHERE key IS NOT NULL
     ON CONFLICT DO NOTHING
@@ -23,7 +23,7 @@ stored AS (
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ),
-announced AS (
+to_publish AS (
     INSERT INTO outbox (event_id, order_id, user_id, payload, traceparent, created_at)
     SELECT id, id, user_id, payload, traceparent, created_at FROM input WHERE id IN (SELECT id FROM stored)
 ),

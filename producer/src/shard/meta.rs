@@ -1,10 +1,10 @@
-//! Is this database the shard that it should be, in a schema that this build can use? Asked at each connect and while
-//! idle, so that a swapped DSN or an old schema is noticed before an order goes wrong.
+//! Checks that a database is the expected shard, in a schema that this build can use. The check runs at each connect
+//! and while a connection is idle, so that a swapped DSN or an old schema is noticed before it harms an order.
 
 use orderflow_core::{ShardMap, schema};
 use sqlx::PgConnection;
 
-/// What `orderflow_meta` must say.
+/// The values that `orderflow_meta` must have.
 #[derive(Clone, Debug)]
 pub struct Expected {
     shard_name: String,
@@ -14,7 +14,7 @@ pub struct Expected {
 
 #[derive(Debug, thiserror::Error)]
 pub enum MetaError {
-    /// Somebody has to mend it.
+    /// An operator has to fix it.
     #[error("{0}")]
     Unusable(String),
     #[error(transparent)]
@@ -22,7 +22,7 @@ pub enum MetaError {
 }
 
 impl MetaError {
-    /// For where a pool wants its own kind of error.
+    /// Converts the error into the kind that a pool expects.
     pub fn into_sqlx(self) -> sqlx::Error {
         match self {
             Self::Unusable(reason) => sqlx::Error::Configuration(reason.into()),
@@ -32,7 +32,7 @@ impl MetaError {
 }
 
 impl Expected {
-    pub fn of(shard: &orderflow_core::Shard, map: &ShardMap) -> Self {
+    pub fn new(shard: &orderflow_core::Shard, map: &ShardMap) -> Self {
         Self { shard_name: shard.name.clone(), shard_index: shard.index.get() as i32, shard_map: map.to_string() }
     }
 

@@ -6,8 +6,8 @@ use orderflow_core::{Money, Order, ProductName, Quantity, UserId};
 use sqlx::{FromRow, Row, postgres::PgRow};
 use time::OffsetDateTime;
 
-/// What [`StoredOrder`] reads, from `orders`; the price leaves the database as whole cents. Not EXISTS: for a page of them, the
-/// planner would first read all receipt jobs that there are, be it a million.
+/// The columns that [`StoredOrder`] reads from `orders`; the price leaves the database as whole cents. It has a
+/// subselect: with EXISTS, for a page of orders, the planner would first read all receipt jobs, be it a million.
 macro_rules! order_columns {
     () => {
         "orders.id, orders.user_id, orders.product_name, orders.quantity, (orders.price * 100)::bigint AS cents, \
@@ -24,7 +24,7 @@ pub struct StoredOrder {
     pub receipt_pending: bool,
 }
 
-/// By position, so that these columns come first: by name each is a look into a hash table, hundreds for a page.
+/// Reads by position, so these columns come first: by name each would be a search in a hash table, hundreds for a page.
 impl FromRow<'_, PgRow> for StoredOrder {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         let status: &str = row.try_get(5)?;

@@ -23,7 +23,7 @@ pub struct Submission {
     pub payload: Vec<u8>,
     /// W3C trace context.
     pub traceparent: String,
-    /// When its request gives up.
+    /// The time at which its request gives up.
     pub deadline: Instant,
     pub ticket: Ticket,
     pub reply: oneshot::Sender<Result<Placed, PlaceError>>,
@@ -41,12 +41,12 @@ const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
-/// Waiting → taken, or waiting → withdrawn; never both.
+/// The state of a submission: waiting → taken, or waiting → withdrawn; never both.
 #[derive(Clone, Default)]
 pub struct Ticket(Arc<AtomicU8>);
 
 impl Ticket {
-    /// By a writer. False if the request has withdrawn the order.
+    /// Takes the order, for a writer. Returns false if the request has withdrawn it.
     pub fn take(&self) -> bool {
         self.leave_waiting(TAKEN)
     }
@@ -64,7 +64,7 @@ impl Ticket {
 pub struct Withdrawal(Ticket);
 
 impl Withdrawal {
-    /// True if the order was still waiting: then it is certain that it will not be stored.
+    /// Withdraws the order. Returns true if it was still waiting, so that it will certainly not be stored.
     pub fn withdraw(&self) -> bool {
         self.0.leave_waiting(WITHDRAWN)
     }

@@ -1,4 +1,4 @@
-//! Reading of one shard: orders by id, orders newest first, and the figures of what there is and what waits.
+//! Reading from one shard: orders by id, orders newest first, and the figures of its contents and its backlog.
 
 use std::{collections::HashSet, pin::Pin, sync::atomic::Ordering, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
     order_row::{StoredOrder, order_columns},
 };
 
-/// Longest wait for a shard's answer to a question, the wait for a connection included.
+/// Longest wait for a shard's answer to a query, including the wait for a connection.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A place in the list of orders, newest first.
@@ -22,7 +22,7 @@ pub struct Position {
     pub id: OrderId,
 }
 
-/// The shard gave no answer.
+/// The error of a shard that gave no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {reason}", self.without_reason())]
 pub struct ReadError {
@@ -30,7 +30,7 @@ pub struct ReadError {
     pub reason: String,
     /// True if the shard does not answer or refuses every query. False if it answered this query with an error.
     pub is_down: bool,
-    /// True if the shard was never asked, because too many questions were before this one.
+    /// True if the query was not sent, because too many others waited for the shard.
     pub is_crowded: bool,
 }
 
@@ -41,10 +41,10 @@ impl ReadError {
     }
 }
 
-/// What a shard has, and what waits in it. Counts stop at [`MOST_COUNTED`]; ages are in seconds, by the shard's clock.
+/// The figures of a shard and its backlog. Counts stop at [`MOST_COUNTED`]; ages are in seconds, by the shard's clock.
 #[derive(Clone, Copy, Debug, PartialEq, FromRow)]
 pub struct Figures {
-    /// One more than can be counted stands for many.
+    /// Number of orders; [`MOST_COUNTED`] + 1 stands for any larger number.
     pub orders_counted: i64,
     pub orders_estimate: i64,
     pub outbox: i64,
@@ -55,22 +55,22 @@ pub struct Figures {
     pub oldest_write: Option<i64>,
     pub receipt_jobs: i64,
     pub receipt_jobs_age: Option<f64>,
-    pub dead_events: i64,
+    pub refused_events: i64,
 }
 
-/// What a shard has still to do for one order.
+/// The work that a shard still has to do for one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
 pub struct Queued {
     /// Tries so far to write its receipt; `None` if it is written.
     pub receipt_attempts: Option<i32>,
     pub in_outbox: bool,
-    /// Since when its event is one that Kafka refuses for good.
-    pub dead_since: Option<OffsetDateTime>,
+    /// The time at which Kafka refused its event for good.
+    pub refused_since: Option<OffsetDateTime>,
 }
 
 /// The result of a search for the events of some orders in the shard's queue tables.
 #[derive(Clone, Debug)]
-pub struct Announcements {
+pub struct QueuedEvents {
     pub waiting: HashSet<OrderId>,
     pub refused: HashSet<OrderId>,
     /// The time of acceptance of the order whose event is first in the outbox.
@@ -79,7 +79,7 @@ pub struct Announcements {
     pub is_complete: bool,
 }
 
-/// Counting further would cost more than the number is worth.
+/// Largest number that is counted; a larger one would cost more than it is worth.
 pub const MOST_COUNTED: i64 = 10_000;
 
 impl Shard {
@@ -88,7 +88,7 @@ impl Shard {
         self.read(move |connection| Box::pin(sqlx::query_as(SELECT).bind(id).fetch_optional(connection))).await
     }
 
-    /// At most `limit` orders older than `before`, newest first.
+    /// Returns at most `limit` orders older than `before`, newest first.
     pub async fn orders(
         &self,
         user: Option<&UserId>,
@@ -119,23 +119,24 @@ impl Shard {
     }
 
     pub async fn queued(&self, id: OrderId) -> Result<Queued, ReadError> {
-        // The outbox has no index over its events. It is nearly empty, or all of it waits, and then the deadline holds.
+        // The outbox has no index by event. It is nearly empty, or long after an outage, when the deadline bounds the
+        // query.
         const QUEUED: &str = "SELECT (SELECT attempts FROM receipt_jobs WHERE order_id = $1) AS receipt_attempts, \
                               EXISTS (SELECT FROM outbox WHERE event_id = $1) AS in_outbox, \
-                              (SELECT died_at FROM outbox_dead WHERE event_id = $1) AS dead_since";
+                              (SELECT died_at FROM outbox_dead WHERE event_id = $1) AS refused_since";
         self.read(move |connection| Box::pin(sqlx::query_as(QUEUED).bind(id).fetch_one(connection))).await
     }
 
     /// Searches the queue tables for the events of these orders, which were read before. If the outbox is long after an
     /// outage, only its newest events are searched.
-    pub async fn announcements(&self, ids: Vec<OrderId>) -> Result<Announcements, ReadError> {
-        const ANNOUNCEMENTS: &str = include_str!("announcements.sql");
+    pub async fn queued_events(&self, ids: Vec<OrderId>) -> Result<QueuedEvents, ReadError> {
+        const QUEUED_EVENTS: &str = include_str!("queued_events.sql");
         type Row = (Vec<OrderId>, Vec<OrderId>, Option<i64>, i64);
         let found = self.read(move |connection| {
-            Box::pin(sqlx::query_as(ANNOUNCEMENTS).bind(ids).bind(MOST_COUNTED).fetch_one(connection))
+            Box::pin(sqlx::query_as(QUEUED_EVENTS).bind(ids).bind(MOST_COUNTED).fetch_one(connection))
         });
         let (waiting, refused, oldest, counted): Row = found.await?;
-        Ok(Announcements {
+        Ok(QueuedEvents {
             waiting: waiting.into_iter().collect(),
             refused: refused.into_iter().collect(),
             oldest: oldest.and_then(Timestamp::from_unix_microseconds),
@@ -165,17 +166,17 @@ impl Shard {
         .await
     }
 
-    /// Why the shard takes no orders.
-    pub fn trouble(&self) -> Option<String> {
+    /// Returns the reason while the shard takes no orders.
+    pub fn down_reason(&self) -> Option<String> {
         self.inner.health.dependency.trouble()
     }
 
-    /// Asks in a task of its own, which ends within [`READ_TIMEOUT`] even if nobody waits for the answer any more, and then
-    /// gives its connection back: a connection that is left before its answer cannot be used again. Each task has a place
-    /// in `readers`, which bounds their number.
+    /// Runs a query in a task of its own, which ends within [`READ_TIMEOUT`] even after its request has ended, and then
+    /// gives its connection back: a connection that is abandoned before its answer cannot be used again. Each task has
+    /// a place in `readers`, which bounds their number.
     async fn read<T: Send + 'static>(
         &self,
-        question: impl for<'connection> FnOnce(&'connection mut PgConnection) -> Asked<'connection, T>
+        query: impl for<'connection> FnOnce(&'connection mut PgConnection) -> Running<'connection, T>
         + Clone
         + Send
         + 'static,
@@ -190,24 +191,24 @@ impl Shard {
         let deadline = Instant::now() + READ_TIMEOUT;
         let place = timeout_at(deadline, self.inner.readers.clone().acquire_owned()).await.ok().and_then(Result::ok);
         let Some(place) = place else {
-            let crowded = failed("too many questions wait for it".to_owned(), false);
+            let crowded = failed("too many queries wait for it".to_owned(), false);
             return Err(ReadError { is_crowded: true, ..crowded });
         };
         let pool = self.pool().clone();
-        let asked = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let _place = place;
             let left = deadline.saturating_duration_since(Instant::now());
-            pool.ask(left, async move |connection: &mut PgConnection| question(connection).await).await
+            pool.ask(left, async move |connection: &mut PgConnection| query(connection).await).await
         });
-        match asked.await {
+        match task.await {
             Ok(answer) => answer.map_err(|error| failed(error.to_string(), error.is_down())),
-            Err(_) => Err(failed("the question panicked".to_owned(), false)),
+            Err(_) => Err(failed("the query panicked".to_owned(), false)),
         }
     }
 }
 
-/// A question that is being asked.
-type Asked<'connection, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'connection>>;
+/// A running query.
+type Running<'connection, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'connection>>;
 
 impl Position {
     const NEWEST: Self = Self { created_at: Timestamp::MAX, id: OrderId::max() };

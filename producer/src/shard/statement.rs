@@ -12,8 +12,8 @@ use crate::shard::StoredOrder;
 
 const INSERT_BATCH: &str = include_str!("insert_batch.sql");
 
-/// The first snapshot of the insert cannot see a key that another transaction won meanwhile; this one, a statement later,
-/// does.
+/// Reads the orders of known keys. The snapshot of the insert cannot see a key that another transaction won in the
+/// meantime; this statement's later snapshot can.
 const SELECT_WINNERS: &str = concat!(
     "SELECT ",
     order_columns!(),
@@ -22,11 +22,11 @@ const SELECT_WINNERS: &str = concat!(
       JOIN orders ON orders.id = idempotency_keys.order_id"
 );
 
-/// What became of each submission, in the order of the batch. `None`: its key was gone again when it was read (it had been
-/// purged), so it must be sent once more.
+/// The outcome of each submission, in the order of the batch. `None`: its key was purged before it could be read, so
+/// the submission must be sent again.
 pub type Outcomes = Vec<Option<Result<Placed, PlaceError>>>;
 
-/// Why a batch has no outcomes.
+/// The error of a batch without outcomes.
 #[derive(Debug)]
 pub struct StoreError {
     /// The meaning of the statement's error. `None`: the outcome is unknown, and the batch may have been stored.
@@ -34,13 +34,13 @@ pub struct StoreError {
     pub error: sqlx::Error,
 }
 
-/// Sorts a batch as [`store`] wants it.
+/// Sorts a batch as [`store`] requires.
 pub fn sort(batch: &mut [Submission]) {
     let key = |submission: &Submission| submission.key.as_ref().map(|key| key.as_str().to_owned());
     batch.sort_by_cached_key(|submission| (submission.order.user_id.clone(), key(submission)));
 }
 
-/// Stores a sorted batch in one transaction, and reads of its known keys, in another, which orders they stand for.
+/// Stores a sorted batch in one transaction, and in another reads the orders that its known keys stand for.
 ///
 /// `sent_before`: an earlier try may have stored some of it.
 pub async fn store(
@@ -50,7 +50,7 @@ pub async fn store(
 ) -> Result<Outcomes, StoreError> {
     let refused =
         |error| StoreError { refusal: Refusal::of(&error).filter(|refusal| *refusal != Refusal::Connection), error };
-    // By now the first one has committed: whatever is wrong with the second, it says nothing of what is stored.
+    // The first transaction has committed by now: an error of the second says nothing about the stored orders.
     let unknown = |error| StoreError { refusal: None, error };
     let stored = match insert(connection, batch).await {
         Err(error) if is_stale_plan(&error) => {
@@ -83,7 +83,7 @@ pub async fn store(
     Ok(batch.iter().enumerate().map(outcome).collect())
 }
 
-/// Orders without a key that were not stored now, because they had been stored when this batch was sent before.
+/// Returns the orders without a key that an earlier try of this batch has stored.
 async fn stored_earlier(
     connection: &mut PgConnection,
     batch: &[&Submission],
@@ -122,7 +122,7 @@ async fn insert(connection: &mut PgConnection, batch: &[&Submission]) -> Result<
     Ok(ids.into_iter().collect())
 }
 
-/// By position in the batch: the fingerprint and the order that its key stands for.
+/// Returns, by position in the batch, the fingerprint and the order that a key stands for.
 async fn winners(
     connection: &mut PgConnection,
     batch: &[&Submission],

@@ -1,4 +1,4 @@
-//! How far the consumers of the group are, asked of Kafka as one of its members would ask, without ever being one.
+//! The progress of the consumer group, queried from Kafka without joining the group.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,9 +13,9 @@ use rdkafka::{Message, consumer::Consumer as _, error::RDKafkaErrorCode as Code}
 use super::snapshot::{Consumer, Partition};
 use crate::kafka_query::{Queries, Query};
 
-/// Offsets over which events are told from the ends of transactions, which have offsets too: a group that has read
-/// everything is one of those behind. Above it the difference does not matter.
-const TOLD_APART: i64 = 100;
+/// Offsets within which the lag is counted exactly. Transaction markers have offsets too, so a group that has read
+/// everything is one offset behind. Beyond this number the difference does not matter.
+const EXACT_LAG: i64 = 100;
 
 /// Largest difference between the clocks of two synchronized machines.
 const SKEW: Duration = Duration::from_secs(1);
@@ -23,8 +23,8 @@ const SKEW: Duration = Duration::from_secs(1);
 pub struct GroupProgress {
     group: Arc<str>,
     topic: Arc<str>,
-    /// Asks for the group's offsets alone. One that reads what is committed would wait for as long as any transaction holds
-    /// offsets of the group: under load nearly always.
+    /// Queries for the group's offsets. With `read_committed` they would wait while any transaction holds offsets of
+    /// the group: under load nearly always.
     offsets: Queries<()>,
     records: Queries<Known>,
 }
@@ -32,7 +32,7 @@ pub struct GroupProgress {
 /// Unhandled events that were read, by partition: the range of offsets, and what was found in it.
 type Known = BTreeMap<i32, ((i64, i64), Found)>;
 
-/// The first events that are not handled yet, within [`TOLD_APART`] offsets.
+/// The first events that are not handled yet, within [`EXACT_LAG`] offsets.
 #[derive(Clone, Debug, Default)]
 struct Found {
     count: i64,
@@ -50,7 +50,7 @@ pub struct Unhandled {
     pub is_complete: bool,
     /// An order that was accepted after this moment was published after the first unhandled event.
     pub since: Option<Timestamp>,
-    /// By shard: the moment up to which the events of all accepted orders are handled.
+    /// Times by shard, up to which the events of all accepted orders are handled.
     pub handled_through: Vec<Option<Timestamp>>,
 }
 
@@ -64,8 +64,8 @@ pub struct Reach {
     pub unhandled: Unhandled,
 }
 
-/// Members, if Kafka reports them; the partitions; and how far the group is with each.
-type Asks = (Option<usize>, Vec<Partition>, Vec<Reach>);
+/// The members, if Kafka reports them; the partitions; and the group's progress in each.
+type GroupFigures = (Option<usize>, Vec<Partition>, Vec<Reach>);
 
 /// The state of the consumer group and its partitions.
 pub struct Answer {
@@ -76,35 +76,35 @@ pub struct Answer {
 
 impl GroupProgress {
     pub fn new(settings: &kafka::Settings, group: &str, topics: &Topics) -> Self {
-        let mut of_offsets = settings.consumer(group);
-        of_offsets.set("isolation.level", "read_uncommitted");
+        let mut config = settings.consumer(group);
+        config.set("isolation.level", "read_uncommitted");
         Self {
             group: group.into(),
             topic: topics.orders.as_str().into(),
-            offsets: Queries::new(of_offsets),
+            offsets: Queries::new(config),
             records: Queries::new(settings.consumer(group)),
         }
     }
 
-    /// While Kafka does not tell.
+    /// Returns the state to show while Kafka does not report the group.
     pub fn unknown(&self) -> Consumer {
         Consumer { group: self.group.to_string(), members: None, lag: None }
     }
 
-    /// Or the reason why Kafka does not tell.
-    pub async fn look(&self, timeout: Duration) -> Result<Answer, String> {
+    /// Returns the state of the group, or the reason why Kafka does not report it.
+    pub async fn query(&self, timeout: Duration) -> Result<Answer, String> {
         let topic = self.topic.clone();
         let committed = move |query: &mut Query<'_, ()>| {
             let count = query.partitions(&topic)?;
             let committed = query.committed(&topic, count).map_err(explain)?;
-            // The end that a reader of committed records sees is the last stable offset: an open transaction may hide events that
-            // another relay has published behind it.
+            // The end that a reader of committed records sees is the last stable offset: an open transaction may hide
+            // events that another relay has published behind it.
             let high = (0..count)
                 .map(|partition| Ok(query.extent(&topic, partition)?.1))
                 .collect::<Result<_, reader::Error>>()?;
             Ok((committed, high))
         };
-        // Before the ends: what is committed in between would be beyond them.
+        // Read before the ends: an offset that is committed in between would be beyond them.
         let (committed, high): (_, Vec<i64>) = self.offsets.run(timeout, committed).await?;
         let (group, topic) = (self.group.clone(), self.topic.clone());
         let ends = move |query: &mut Query<'_, Known>| read(query, &group, &topic, &committed, &high);
@@ -114,8 +114,8 @@ impl GroupProgress {
     }
 }
 
-/// Explains why Kafka does not return the group's offsets. Each start of Kafka passes through moments in which the group's
-/// coordinator is not found, or still reads the offsets; librdkafka's words for that sound like a fault.
+/// Explains why Kafka does not return the group's offsets. Each start of Kafka passes through moments in which the
+/// group's coordinator is not found, or still reads the offsets; librdkafka's words for that sound like a fault.
 fn explain(error: reader::Error) -> String {
     match error.code() {
         Some(
@@ -137,7 +137,7 @@ fn read(
     topic: &str,
     committed: &BTreeMap<i32, i64>,
     high: &[i64],
-) -> Result<Asks, String> {
+) -> Result<GroupFigures, String> {
     let count = query.partitions(topic)?;
     let (mut partitions, mut reach, mut behind) = (Vec::new(), Vec::new(), BTreeMap::new());
     for partition in 0..count {
@@ -145,7 +145,7 @@ fn read(
         let committed = committed.get(&partition).copied();
         let position = committed.unwrap_or(start).max(start);
         if position < end {
-            behind.insert(partition, (position, end.min(position + TOLD_APART)));
+            behind.insert(partition, (position, end.min(position + EXACT_LAG)));
         }
         partitions.push(Partition { partition, end, committed, lag: Some((end - position).max(0)) });
         // A partition that was added after the high-water marks were read has none yet.
@@ -182,7 +182,7 @@ fn read(
 
 /// Reads the events between these offsets, of the partitions for which there is time.
 fn read_first(query: &mut Query<'_, Known>, topic: &str, behind: &BTreeMap<i32, (i64, i64)>) -> BTreeMap<i32, Found> {
-    // On a quiet day nothing has changed since the last look, and nothing is read.
+    // Without new events nothing has changed since the last query, and nothing is read.
     query.known.retain(|partition, (extent, _)| behind.get(partition) == Some(extent));
     let unknown: BTreeMap<_, _> = behind
         .iter()
@@ -191,7 +191,7 @@ fn read_first(query: &mut Query<'_, Known>, topic: &str, behind: &BTreeMap<i32, 
         .collect();
     // Partitions that are nearly read first: they must not wait for those with much to read.
     let (near, far): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        unknown.into_iter().partition(|(_, (start, end))| end - start < TOLD_APART);
+        unknown.into_iter().partition(|(_, (start, end))| end - start < EXACT_LAG);
     for unknown in [near, far] {
         let mut found: BTreeMap<i32, Found> = unknown.keys().map(|partition| (*partition, Found::default())).collect();
         let read = query.read(topic, &unknown, |record| {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_reason_is_kept() {
+    fn any_other_reason_is_returned_unchanged() {
         assert_eq!(explain(refused(Code::GroupAuthorizationFailed)), "cannot read: no");
     }
 }

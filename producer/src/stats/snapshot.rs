@@ -1,4 +1,4 @@
-//! What `GET /api/stats` answers.
+//! The response of `GET /api/stats`.
 
 use orderflow_core::Timestamp;
 use serde::Serialize;
@@ -7,32 +7,32 @@ use uuid::Uuid;
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Snapshot {
-    /// When all had answered, or not within their deadlines
+    /// Time at which all parts had answered or run into their deadlines
     #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
-    /// Of the feed of the process that answers
+    /// Epoch of the feed of the process that answers
     pub epoch: Uuid,
     pub notifications: Notifications,
-    /// All, in their order
+    /// All shards, in the order of the shard map
     pub shards: Vec<ShardFigures>,
     pub s3: Dependency,
     pub kafka: Dependency,
     pub consumer: Consumer,
-    /// Of the topic of orders; empty while Kafka is down
+    /// Partitions of the topic of orders; empty while Kafka is down
     pub partitions: Vec<Partition>,
     pub dead_letters: DeadLetterCounts,
 }
 
-/// Of all users, as the feed has them
+/// Notifications of all users, as counted by the feed
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Notifications {
-    /// Since the epoch began
+    /// Notifications since the epoch began
     pub total: u64,
-    /// Over the last 10 s
+    /// Notifications per second, over the last 10 s
     pub per_second: f64,
 }
 
-/// All numbers are null while the shard is down
+/// Figures of a shard; all numbers are null while it is down
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ShardFigures {
     #[schema(example = "shard1")]
@@ -41,27 +41,27 @@ pub struct ShardFigures {
     #[schema(example = "A-M")]
     pub users: String,
     pub up: bool,
-    /// Why not
+    /// Reason, while `up` is false
     pub reason: Option<String>,
-    /// Exact up to 10000, then an estimate
+    /// Orders, exact up to 10000, then an estimate
     pub orders: Option<i64>,
     pub orders_estimated: Option<bool>,
     /// Events that wait to be published, counted up to 10000
     pub outbox: Option<i64>,
-    /// Of the oldest; null if none waits
+    /// Age of the oldest event that waits; null if none does
     pub outbox_age_seconds: Option<f64>,
     /// Receipts that wait to be written, counted up to 10000
     pub receipt_jobs: Option<i64>,
-    /// Of the oldest; null if none waits
+    /// Age of the oldest order whose receipt waits; null if none does
     pub receipt_jobs_age_seconds: Option<f64>,
-    /// Events that Kafka refuses for good, counted up to 10000
+    /// Events that Kafka refused for good, counted up to 10000
     pub dead_events: Option<i64>,
 }
 
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Dependency {
     pub up: bool,
-    /// Why not
+    /// Reason, while `up` is false
     pub reason: Option<String>,
 }
 
@@ -70,7 +70,7 @@ pub struct Dependency {
 pub struct Consumer {
     #[schema(example = "order-consumer-group")]
     pub group: String,
-    /// That Kafka counts now; one that was killed for 6 s more
+    /// Members that Kafka counts now; a member that was killed counts for 6 s more
     pub members: Option<usize>,
     /// Events of all partitions that are not notified yet
     pub lag: Option<i64>,
@@ -81,18 +81,18 @@ pub struct Partition {
     pub partition: i32,
     /// Offset behind the last committed event
     pub end: i64,
-    /// Offset of the next event to be notified; null if none ever was
+    /// Offset of the next event to be notified; null if none is committed
     pub committed: Option<i64>,
     /// Events that are not notified yet; null if unknown
     pub lag: Option<i64>,
 }
 
-/// Null while Kafka is down, or until they are counted
+/// Numbers of dead letters; null while Kafka is down, or until they are counted
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub struct DeadLetterCounts {
-    /// That were not replayed yet
+    /// Dead letters that were not replayed yet
     pub waiting: Option<u64>,
-    /// That Kafka has
+    /// Dead letters that Kafka has
     pub total: Option<u64>,
 }
 
@@ -101,7 +101,7 @@ impl Dependency {
         Self { up: true, reason: None }
     }
 
-    /// `reason` must hold no secret.
+    /// Creates the state of a dependency that is down. `reason` must hold no secret.
     pub fn down(reason: String) -> Self {
         Self { up: false, reason: Some(reason) }
     }

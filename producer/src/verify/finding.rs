@@ -1,4 +1,4 @@
-//! What `verify` can find about an order, its receipt, its event and its notification.
+//! The findings of `verify` about an order, its receipt, its event and its notification.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ impl Finding {
         }
     }
 
-    /// Returns whether a repair queues it again.
+    /// Returns true if a repair queues it again.
     pub fn is_repaired(self) -> bool {
         matches!(
             self,
@@ -84,7 +84,7 @@ impl Finding {
         )
     }
 
-    /// Returns whether only a person can know that no notification was sent.
+    /// Returns true if only a person can know that no notification was sent.
     pub fn is_deleted(self) -> bool {
         matches!(self, Self::Event(Event::Deleted) | Self::Notification(Notification::Deleted))
     }
@@ -100,7 +100,7 @@ impl Finding {
         is_too_much || self.is_repaired() || self.is_deleted()
     }
 
-    /// Returns whether the report shows examples.
+    /// Returns true if the report shows examples.
     pub fn is_shown(self) -> bool {
         self.is_wrong() || matches!(self, Self::Event(Event::Refused) | Self::Notification(Notification::DeadLetter))
     }
@@ -109,24 +109,24 @@ impl Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Receipt {
     Stored,
-    /// Still to be written.
+    /// The receipt is still to be written.
     Pending,
     Missing,
-    /// Its length is not that of the order's receipt.
+    /// The object's length is not that of the order's receipt.
     Different,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
     Published,
-    /// In the outbox.
+    /// The event is in the outbox.
     Waiting,
-    /// Refused by Kafka, in `outbox_dead`.
+    /// Kafka refused the event; it is in `outbox_dead`.
     Refused,
     Missing,
-    /// Older than the topic's retention.
+    /// The event is older than the topic's retention.
     Expired,
-    /// Younger than that, and the topic does not reach back to it: somebody deleted or cut it.
+    /// The event is younger than that, but the topic does not reach back to it: it was deleted or truncated.
     Deleted,
     Twice,
 }
@@ -134,21 +134,21 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notification {
     Sent,
-    /// Of an event that the consumers have not come to, or that is not published yet.
+    /// The event is not published yet, or the consumers have not reached it.
     Waiting,
-    /// Of an event that no consumer could read.
+    /// The event is a dead letter: no consumer could read it.
     DeadLetter,
-    /// Of an event that is not in Kafka.
+    /// The event is not in Kafka.
     NoEvent,
     Missing,
-    /// Its event is older than the notifications' retention.
+    /// The event is older than the notifications' retention.
     Expired,
-    /// Younger than that, and the notifications do not reach back to it.
+    /// The event is younger than that, but the notifications do not reach back to it.
     Deleted,
     Twice,
 }
 
-/// A record's place, and when it was produced.
+/// The place of a record, and the time at which it was produced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     pub partition: i32,
@@ -159,7 +159,7 @@ pub struct Place {
 /// Records of orders that no shard has.
 #[derive(Default)]
 pub struct Unknown {
-    /// By the shard of their users.
+    /// Numbers of records, by the shard of their users.
     pub counts: BTreeMap<usize, u64>,
     pub first: Vec<OrderId>,
 }

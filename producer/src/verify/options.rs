@@ -1,4 +1,4 @@
-//! What `verify` can be asked.
+//! The options of `verify`.
 
 use std::str::FromStr;
 
@@ -7,21 +7,22 @@ use orderflow_core::Timestamp;
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// Queue again what is missing: receipts, and events and notifications that Kafka would still have if they had ever
-    /// been there. Those that may have been deleted are left alone. Safe at any time, beside everything else
+    /// Queue missing receipts, events and notifications again. Events and notifications that Kafka may have had and
+    /// deleted are left alone. Safe at any time, while everything runs
     #[arg(long)]
     pub repair: bool,
 
-    /// Queue again also the events that the topics may have had once (expired, or deleted with their topic). Users may be
-    /// notified a second time. Needs --since, so that what retention took is not announced again
+    /// Queue events again even if the topics may have had them once (expired, or deleted with their topic). Users may
+    /// be notified a second time. Needs --since, so that not all expired events are published again
     #[arg(long, requires = "repair", requires = "since")]
     pub renotify: bool,
 
-    /// Only orders since then: a time as in 2026-11-24T18:00:00Z, or how long ago as in 90m, 24h, 7d [default: all]
+    /// Check only orders since a time as in 2026-11-24T18:00:00Z, or since a duration ago as in 90m, 24h, 7d [default:
+    /// all]
     #[arg(long, value_name = "TIME")]
     since: Option<Since>,
 
-    /// Only this part; with `receipts` Kafka is not asked at all, with `events` (and their notifications) S3 is not
+    /// Check only this part: `receipts` does not use Kafka, `events` (with their notifications) does not use S3
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,
 }
@@ -33,7 +34,7 @@ pub enum Part {
 }
 
 impl Options {
-    /// The beginning of time if nothing was asked for.
+    /// Returns the time from which on orders are checked, by default the Unix epoch.
     pub fn since(&self) -> Timestamp {
         self.since.map_or(Timestamp::EPOCH, |Since(moment)| moment)
     }
@@ -53,14 +54,14 @@ impl FromStr for Since {
             None => text.parse::<Timestamp>().ok().map(Timestamp::unix_microseconds),
         };
         moment
-            // Nothing is older, and a longer time ago is in no year that a time can hold.
+            // No order is older than the epoch, and a timestamp cannot hold every longer duration.
             .and_then(|moment| Timestamp::from_unix_microseconds(moment.max(0)))
             .map(Self)
             .ok_or_else(|| "neither a time as in 2026-11-24T18:00:00Z nor a duration as in 90m, 24h, 7d".to_owned())
     }
 }
 
-/// `90m`
+/// Parses a duration such as `90m`.
 fn seconds(duration: &str) -> Option<u64> {
     let unit = match duration.chars().last()? {
         's' => 1,
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_refused() {
+    fn since_refuses_any_other_text() {
         for text in ["", "m", "7", "7w", "-7d", "1.5h", "yesterday", "2026-11-24", "99999999999999999999d"] {
             assert!(text.parse::<Since>().is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! Says on stderr how far the command is, at most once a second.
+//! Prints the progress of the command to stderr, at most once a second.
 
 use std::{
     cell::Cell,
@@ -11,16 +11,16 @@ use orderflow_core::Timestamp;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct Progress {
-    told: Cell<Instant>,
-    /// The slice that is worked on.
+    printed: Cell<Instant>,
+    /// The slice in progress.
     slice: String,
-    /// Orders in the slices before.
+    /// Number of orders in the previous slices.
     orders: usize,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { told: Cell::new(Instant::now()), slice: String::new(), orders: 0 }
+        Self { printed: Cell::new(Instant::now()), slice: String::new(), orders: 0 }
     }
 }
 
@@ -32,13 +32,13 @@ impl Progress {
 
     pub fn end(&mut self, orders: usize) {
         self.orders += orders;
-        self.tell(|| "done".to_owned());
+        self.print(|| "done".to_owned());
     }
 
-    pub fn tell(&self, step: impl FnOnce() -> String) {
-        if self.told.get().elapsed() >= INTERVAL {
+    pub fn print(&self, step: impl FnOnce() -> String) {
+        if self.printed.get().elapsed() >= INTERVAL {
             eprintln!("{} orders so far; {}: {}", self.orders, self.slice, step());
-            self.told.set(Instant::now());
+            self.printed.set(Instant::now());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Asks S3 for the receipts of a slice. Nothing is read but the objects' sizes.
+//! Checks the receipts of a slice in S3. Only the objects' sizes are read.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,7 +18,7 @@ use super::{finding::Receipt, progress::Progress, slice::Slice};
 /// Requests in flight.
 const IN_FLIGHT: usize = 32;
 
-/// Tries of one request. An S3 that is down must not look like one that has lost everything, so what fails is never guessed.
+/// Tries of one request. Nothing is guessed from a failure: an S3 that is down must not seem to have lost everything.
 const TRIES: u32 = 5;
 
 pub struct Bucket {
@@ -32,14 +32,14 @@ type OfUser<'slice> = BTreeMap<&'slice str, OrderId>;
 impl Bucket {
     pub async fn open(settings: &s3::Settings) -> anyhow::Result<Self> {
         let bucket = Self { client: s3::client(settings, s3::http()).await, name: settings.s3_bucket.clone() };
-        let head = bucket.ask(async || bucket.client.head_bucket().bucket(&bucket.name).send().await).await?;
-        head.ok_or_else(|| bucket.is_not_there())?;
+        let head = bucket.send(async || bucket.client.head_bucket().bucket(&bucket.name).send().await).await?;
+        head.ok_or_else(|| bucket.missing())?;
         Ok(bucket)
     }
 
-    /// Notes of each order whether its receipt is there. What had a job in the shards' snapshots stays `Pending`; what had
-    /// none was stored before.
-    pub async fn look(&self, slice: &mut Slice, progress: &Progress) -> anyhow::Result<()> {
+    /// Notes the state of each order's receipt. A receipt with a job in the shards' snapshots stays `Pending`; any
+    /// other was stored before.
+    pub async fn check(&self, slice: &mut Slice, progress: &Progress) -> anyhow::Result<()> {
         for (id, size) in self.sizes(slice, progress).await? {
             if let Some(order) = slice.orders.get_mut(&id) {
                 let is_expected = usize::try_from(size) == Ok(order.receipt_length);
@@ -52,9 +52,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// Sizes, in bytes, of the receipts that are there.
+    /// Returns the sizes, in bytes, of the receipts that exist.
     async fn sizes(&self, slice: &Slice, progress: &Progress) -> anyhow::Result<Vec<(OrderId, i64)>> {
-        // A bucket that lost everything is told by one question.
+        // One request detects a bucket that has lost everything.
         if self.list(|list| list.prefix("receipts/").max_keys(1)).await?.contents().is_empty() {
             return Ok(Vec::new());
         }
@@ -63,13 +63,13 @@ impl Bucket {
             let (folder, _) = order.receipt_key.rsplit_once('/').unwrap_or_default();
             users.entry(folder).or_default().insert(&order.receipt_key, *id);
         }
-        let asked = users.len();
+        let total = users.len();
         let answers = stream::iter(users).map(async |(folder, of_user)| self.sizes_of_user(folder, &of_user).await);
         let mut answers = std::pin::pin!(answers.buffer_unordered(IN_FLIGHT).enumerate());
         let mut sizes = Vec::new();
         while let Some((number, answer)) = answers.next().await {
             sizes.extend(answer?);
-            progress.tell(|| format!("receipts of {number} of {asked} users"));
+            progress.print(|| format!("receipts of {number} of {total} users"));
         }
         Ok(sizes)
     }
@@ -80,10 +80,10 @@ impl Bucket {
         };
         if of_user.len() == 1 {
             let head =
-                self.ask(async || self.client.head_object().bucket(&self.name).key(*lowest).send().await).await?;
+                self.send(async || self.client.head_object().bucket(&self.name).key(*lowest).send().await).await?;
             return Ok(head.map(|head| (*id, head.content_length().unwrap_or_default())).into_iter().collect());
         }
-        // Ids are made in the order of time: what lies between the user's first and last of this slice is of this slice.
+        // Ids are ordered by time: all receipts between the user's first and last of this slice belong to this slice.
         let mut sizes = Vec::new();
         let mut after = just_before(lowest).to_owned();
         loop {
@@ -103,15 +103,15 @@ impl Bucket {
         what: impl FnOnce(ListObjectsV2FluentBuilder) -> ListObjectsV2FluentBuilder,
     ) -> anyhow::Result<ListObjectsV2Output> {
         let list = what(self.client.list_objects_v2().bucket(&self.name));
-        self.ask(async || list.clone().send().await).await?.ok_or_else(|| self.is_not_there())
+        self.send(async || list.clone().send().await).await?.ok_or_else(|| self.missing())
     }
 
-    fn is_not_there(&self) -> anyhow::Error {
-        anyhow!("the bucket {} is not there: run orderflow-provision", self.name)
+    fn missing(&self) -> anyhow::Error {
+        anyhow!("the bucket {} does not exist: run orderflow-provision", self.name)
     }
 
-    /// `None`: it is not there (404).
-    async fn ask<T, E>(&self, request: impl AsyncFn() -> Result<T, SdkError<E>>) -> anyhow::Result<Option<T>>
+    /// Sends a request, with retries. `None`: the object or the bucket does not exist (404).
+    async fn send<T, E>(&self, request: impl AsyncFn() -> Result<T, SdkError<E>>) -> anyhow::Result<Option<T>>
     where
         E: std::error::Error + ProvideErrorMetadata + 'static,
     {
@@ -133,7 +133,7 @@ impl Bucket {
     }
 }
 
-/// A text before a receipt's key, with no other key between the two.
+/// Returns a text that sorts before a receipt's key, with no other key between the two.
 fn just_before(key: &str) -> &str {
     key.strip_suffix(".txt").unwrap_or(&key[..key.len().saturating_sub(1)])
 }
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_begins_with_the_lowest_receipt_and_after_the_one_before() {
+    fn a_list_begins_with_the_lowest_receipt_of_the_slice() {
         let keys = [1_u128, 2, 3].map(|id| format!("receipts/alice/{}.txt", OrderId::from_u128(id)));
         let after = just_before(&keys[1]);
         assert!(keys[0].as_str() < after && after < keys[1].as_str(), "{after}");

@@ -1,12 +1,12 @@
-//! Queues again what is missing of a slice. Relays and receipt workers do the rest, as with any order; nothing is deleted,
-//! and nothing is locked but other repairs.
+//! Queues the missing receipts and events of a slice again. Relays and receipt workers do the rest, as with any order.
+//! Nothing is deleted, and only other repairs are locked out.
 
 use orderflow_core::{OrderCreated, OrderId};
 use time::OffsetDateTime;
 
 use super::{
-    announced::Announced,
     finding::{Event, Notification, Receipt},
+    kafka_findings::KafkaFindings,
     options::Options,
     report::Report,
     slice::{Accepted, Session, Slice},
@@ -19,7 +19,7 @@ const BATCH: usize = 1000;
 const INSERT_JOBS: &str = "INSERT INTO receipt_jobs (order_id, available_at) \
     SELECT id, now() FROM unnest($1::uuid[]) AS input(id) ON CONFLICT DO NOTHING";
 
-/// In the order in which they were accepted, which the relay keeps.
+/// Inserts events in the order of acceptance, which the relay keeps.
 const INSERT_EVENTS: &str = "INSERT INTO outbox (event_id, order_id, user_id, payload, traceparent, created_at) \
     SELECT id, id, user_id, payload, traceparent, created_at \
     FROM unnest($1::uuid[], $2::text[], $3::bytea[], $4::text[], $5::timestamptz[]) WITH ORDINALITY \
@@ -31,27 +31,27 @@ const INSERT_EVENTS: &str = "INSERT INTO outbox (event_id, order_id, user_id, pa
 pub async fn run(
     shards: &mut [Session],
     slice: &Slice,
-    announced: Option<&Announced>,
+    in_kafka: Option<&KafkaFindings>,
     options: &Options,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     for (index, shard) in shards.iter_mut().enumerate() {
-        let those = |wanted: &dyn Fn(&Accepted) -> bool| -> Vec<OrderId> {
+        let select = |wanted: &dyn Fn(&Accepted) -> bool| -> Vec<OrderId> {
             slice.of_shard(index).filter(|(_, order)| wanted(order)).map(|(id, _)| id).collect()
         };
-        let receipts = those(&|order| matches!(order.receipt, Some(Receipt::Missing | Receipt::Different)));
+        let receipts = select(&|order| matches!(order.receipt, Some(Receipt::Missing | Receipt::Different)));
         for ids in receipts.chunks(BATCH) {
             let query = sqlx::query(INSERT_JOBS).bind(ids);
             report.requeued.receipts +=
                 shard.ask(async |connection| query.execute(connection).await).await?.rows_affected();
         }
-        let Some(announced) = announced else { continue };
-        let events = those(&|order| match announced.event(order) {
+        let Some(in_kafka) = in_kafka else { continue };
+        let events = select(&|order| match in_kafka.event(order) {
             Event::Missing => true,
             Event::Expired | Event::Deleted => options.renotify,
             Event::Published | Event::Waiting | Event::Refused | Event::Twice => false,
         });
-        let unnotified = those(&|order| match announced.notification(order) {
+        let unnotified = select(&|order| match in_kafka.notification(order) {
             Notification::Missing => true,
             Notification::Expired | Notification::Deleted => options.renotify,
             Notification::Sent
@@ -60,8 +60,8 @@ pub async fn run(
             | Notification::NoEvent
             | Notification::Twice => false,
         });
-        report.requeued.events += announce(shard, &events).await?;
-        report.requeued.again += announce(shard, &unnotified).await?;
+        report.requeued.events += queue_events(shard, &events).await?;
+        report.requeued.again += queue_events(shard, &unnotified).await?;
         if !(events.is_empty() && unnotified.is_empty()) {
             let notify = sqlx::query("SELECT pg_notify($1, '')").bind(relay::CHANNEL);
             shard.ask(async |connection| notify.execute(connection).await).await?;
@@ -70,8 +70,8 @@ pub async fn run(
     Ok(())
 }
 
-/// Puts the events of these orders into the outbox, made again from their rows.
-async fn announce(shard: &mut Session, ids: &[OrderId]) -> anyhow::Result<u64> {
+/// Inserts the events of these orders into the outbox, made again from their rows. Returns their number.
+async fn queue_events(shard: &mut Session, ids: &[OrderId]) -> anyhow::Result<u64> {
     let mut inserted = 0;
     for ids in ids.chunks(BATCH) {
         let orders = shard.orders(ids).await?;

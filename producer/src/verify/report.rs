@@ -1,4 +1,4 @@
-//! What was found, as a table with a column for each shard, and what was done about it.
+//! The report: the findings as a table with a column for each shard, and the repairs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +9,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use orderflow_core::OrderId;
 
 use super::{
-    announced::Announced,
     finding::{EXAMPLES, Finding, Unknown},
+    kafka_findings::KafkaFindings,
     options::{Options, Part},
     slice::Slice,
 };
@@ -30,7 +30,7 @@ pub struct Report {
     repair: bool,
     renotify: bool,
     group: String,
-    /// By position in the shard map.
+    /// Numbers of findings, by position in the shard map.
     counts: BTreeMap<Finding, Vec<u64>>,
     examples: BTreeMap<Finding, Vec<OrderId>>,
     lost: BTreeSet<i32>,
@@ -52,20 +52,20 @@ impl Report {
         }
     }
 
-    pub fn add(&mut self, slice: &Slice, announced: Option<&Announced>) {
+    pub fn add(&mut self, slice: &Slice, in_kafka: Option<&KafkaFindings>) {
         for (id, order) in &slice.orders {
             let receipt = order.receipt.map(Finding::Receipt);
-            let event = announced.map(|announced| Finding::Event(announced.event(order)));
-            let notification = announced.map(|announced| Finding::Notification(announced.notification(order)));
+            let event = in_kafka.map(|findings| Finding::Event(findings.event(order)));
+            let notification = in_kafka.map(|findings| Finding::Notification(findings.notification(order)));
             for finding in [Some(Finding::Order), receipt, event, notification].into_iter().flatten() {
                 self.count(finding, order.shard, 1);
                 self.show(finding, &[*id]);
             }
         }
-        if let Some(announced) = announced {
-            self.lost.extend(&announced.lost);
-            self.add_unknown(Finding::UnknownEvent, &announced.unknown_events);
-            self.add_unknown(Finding::UnknownNotification, &announced.unknown_notifications);
+        if let Some(findings) = in_kafka {
+            self.lost.extend(&findings.lost);
+            self.add_unknown(Finding::UnknownEvent, &findings.unknown_events);
+            self.add_unknown(Finding::UnknownNotification, &findings.unknown_notifications);
         }
     }
 
@@ -91,7 +91,7 @@ impl Report {
         self.counts.get(&finding).into_iter().flatten().sum()
     }
 
-    /// Nothing is wrong, or all that was is queued again.
+    /// Returns true if nothing is wrong, or everything that was is queued again.
     pub fn is_well(&self) -> bool {
         let is_queued =
             |finding: &Finding| (self.repair && finding.is_repaired()) || (self.renotify && finding.is_deleted());
@@ -100,14 +100,14 @@ impl Report {
     }
 
     fn table(&self) -> String {
-        let is_asked = |finding: &Finding| match finding {
+        let is_checked = |finding: &Finding| match finding {
             Finding::Order => true,
             Finding::Receipt(_) => self.only != Some(Part::Events),
             _ => self.only != Some(Part::Receipts),
         };
         let mut part = "";
-        let rows = Finding::ALL.into_iter().filter(is_asked).map(|finding| {
-            // Said once.
+        let rows = Finding::ALL.into_iter().filter(is_checked).map(|finding| {
+            // Each part is named once.
             let first = if part == finding.part() { "" } else { finding.part() };
             part = finding.part();
             let counts =
@@ -135,16 +135,16 @@ impl fmt::Display for Report {
         if Finding::ALL.into_iter().any(|finding| finding.is_deleted() && self.total(finding) > 0) {
             writeln!(
                 f,
-                "\ndeleted: Kafka should have it still, and the topic does not reach back to it: it was deleted or cut.\n\
-                 Users may have been notified, so it is queued again by --repair --renotify --since TIME alone."
+                "\ndeleted: Kafka should still have it, but its topic was deleted or truncated.\n\
+                 Users may have been notified, so only --repair --renotify --since TIME queues it again."
             )?;
         }
         if !self.lost.is_empty() {
             let partitions: Vec<String> = self.lost.iter().map(ToString::to_string).collect();
             writeln!(
                 f,
-                "\nThe group {} has committed offsets beyond the end of partitions {}: the log was cut or made anew.\n\
-                 Its consumers stop and say what to do; meanwhile these events count as waiting.",
+                "\nThe group {} has committed offsets beyond the end of partitions {}: the log was cut or recreated.\n\
+                 Its consumers stop and log what to do; until then these events count as waiting.",
                 self.group,
                 partitions.join(", ")
             )?;
@@ -155,7 +155,7 @@ impl fmt::Display for Report {
             if again > 0 {
                 writeln!(
                     f,
-                    "and {again} events whose notifications are missing: these events then stand twice in their topic"
+                    "and {again} events whose notifications are missing: these events will be in their topic twice"
                 )?;
             }
         }

@@ -1,4 +1,4 @@
-//! A slice of time: its bounds, and what the shards say of its orders.
+//! A slice of time: its bounds, and the state of its orders in the shards.
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
@@ -19,12 +19,12 @@ use crate::{
     },
 };
 
-/// Orders in a slice, over all shards: about 50 MB. Far more than a slice costs besides (its margins in Kafka are 5 minutes
-/// on either side), far less than a pod has.
+/// Orders in a slice, over all shards: about 50 MB. That is far more than the overhead of a slice (its margins in Kafka
+/// are 5 minutes on either side), and far less than the memory of a pod.
 const SLICE: usize = 100_000;
 
-/// Longest wait for an answer of a shard. During an outage of Kafka the outbox, which each snapshot reads, has millions of
-/// rows.
+/// Longest wait for an answer of a shard. During an outage of Kafka the outbox, which each snapshot reads, has millions
+/// of rows.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Key of the advisory lock that one repair holds (`ordrveri` in ASCII); the relay has another.
@@ -37,7 +37,7 @@ pub struct Slice {
     pub orders: HashMap<OrderId, Accepted>,
 }
 
-/// An order, where its event was at the snapshot, and what is found out about it afterwards.
+/// An order, the state of its event at the snapshot, and the later findings about it.
 pub struct Accepted {
     /// Position in the shard map.
     pub shard: usize,
@@ -45,26 +45,27 @@ pub struct Accepted {
     pub receipt_key: String,
     /// Length of the receipt's text, in bytes.
     pub receipt_length: usize,
-    /// `None` until S3 was asked.
+    /// The state of the receipt; `None` until S3 is checked.
     pub receipt: Option<Receipt>,
     pub queued: Queued,
-    /// Where they are in their topics.
+    /// Places of the records in their topics.
     pub events: Vec<Place>,
     pub notifications: Vec<Place>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
-    /// In the outbox.
+    /// The event is in the outbox.
     Waiting,
-    /// In `outbox_dead`.
+    /// The event is in `outbox_dead`.
     Refused,
     /// The relay has published it.
     No,
 }
 
-/// Where the slice that begins with `from` ends, so that it has no more than [`SLICE`] orders; `None` if these are all.
-pub async fn end(shards: &mut [Session], from: Timestamp) -> anyhow::Result<Option<Timestamp>> {
+/// Finds the end of the slice that begins with `from`, so that it has no more than [`SLICE`] orders; `None` if it has
+/// all.
+pub async fn find_end(shards: &mut [Session], from: Timestamp) -> anyhow::Result<Option<Timestamp>> {
     let most = orders_in_a_slice() / shards.len();
     let mut beyond = Vec::new();
     for shard in shards {
@@ -78,7 +79,8 @@ fn orders_in_a_slice() -> usize {
     SLICE
 }
 
-/// The earliest of the orders that would be too many. If even those of one moment are, the slice is that moment.
+/// Returns the earliest time of the orders that would be too many. If one moment alone has too many, the slice is that
+/// moment.
 fn first_after(from: Timestamp, beyond: &[Option<Timestamp>]) -> Option<Timestamp> {
     let end = beyond.iter().flatten().min()?;
     Some(*end).filter(|end| *end > from).or_else(|| Timestamp::from_unix_microseconds(from.unix_microseconds() + 1))
@@ -102,20 +104,20 @@ impl Slice {
     }
 }
 
-/// The one connection to a shard. It is never in a transaction beyond a statement.
+/// The only connection to a shard. A transaction never lasts longer than a statement.
 pub struct Session {
     pub shard: orderflow_core::Shard,
     connection: PgConnection,
 }
 
 impl Session {
-    /// Makes sure that this is the shard, and that its events and receipts are where they will be looked for.
+    /// Connects, and checks that this is the shard, and that its events and receipts are in the given topic and bucket.
     pub async fn open(settings: &Settings, shard: &orderflow_core::Shard, dsn: &Dsn) -> anyhow::Result<Self> {
         let variable = postgres::dsn_variable(shard);
         let options = postgres::options(&variable, &dsn.url, dsn.ca.as_ref(), "orderflow-verify")?;
         let connection = postgres::connect(&options).await.with_context(|| shard.name.clone())?;
         let mut session = Self { shard: shard.clone(), connection };
-        let expected = Expected::of(shard, &settings.shards);
+        let expected = Expected::new(shard, &settings.shards);
         session.ask(async |connection| expected.check(connection).await.map_err(MetaError::into_sqlx)).await?;
 
         const NAMES: &str = "SELECT topic, bucket FROM orderflow_meta";
@@ -125,22 +127,22 @@ impl Session {
             [("KAFKA_TOPIC", &settings.kafka.kafka_topic, topic), ("S3_BUCKET", &settings.s3.s3_bucket, bucket)]
         {
             if let Some(known) = known {
-                ensure!(*given == known, "{variable} is {given}, but what {} has is in {known}", shard.name);
+                ensure!(*given == known, "{variable} is {given}, but {} uses {known}", shard.name);
             }
         }
         Ok(session)
     }
 
-    /// Until the session ends.
+    /// Locks out other repairs until the session ends.
     pub async fn lock(&mut self) -> anyhow::Result<()> {
         let query = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(LOCK);
         if self.ask(async |connection| query.fetch_one(connection).await).await? {
             return Ok(());
         }
-        bail!("another verify --repair works on {}: let it end first", self.shard.name)
+        bail!("another verify --repair works on {}: wait until it has ended", self.shard.name)
     }
 
-    /// When the order was accepted that has `most` orders before it, not counting those before `from`.
+    /// Returns the time of acceptance of the order that has `most` orders before it, not counting those before `from`.
     async fn accepted_after(&mut self, from: Timestamp, most: usize) -> anyhow::Result<Option<Timestamp>> {
         const SELECT: &str =
             "SELECT created_at FROM orders WHERE created_at >= $1 ORDER BY created_at OFFSET $2 LIMIT 1";
@@ -150,13 +152,13 @@ impl Session {
         Ok(moment.map(Timestamp::from))
     }
 
-    /// Orders and queues as they are at one moment. The outbox has no index by event, so it is read once and hashed: as a
-    /// join, because a subquery would be run for each order as soon as the planner thinks that it is too large to hash.
+    /// Reads orders and queues in one snapshot. The outbox has no index by event, so it is read once and hashed. It is
+    /// joined, because a subquery would run for each order once the planner takes the outbox for too large to hash.
     async fn snapshot(&mut self, slice: &mut Slice) -> anyhow::Result<()> {
         const SELECT: &str = concat!(
             "SELECT ",
             order_columns!(),
-            ", outbox.event_id IS NOT NULL AS waiting, outbox_dead.event_id IS NOT NULL AS dead \
+            ", outbox.event_id IS NOT NULL AS waiting, outbox_dead.event_id IS NOT NULL AS refused \
              FROM orders \
              LEFT JOIN outbox ON outbox.event_id = orders.id \
              LEFT JOIN outbox_dead ON outbox_dead.event_id = orders.id \
@@ -169,7 +171,7 @@ impl Session {
             let mut rows = query.fetch(connection);
             while let Some(row) = rows.try_next().await? {
                 let StoredOrder { order, receipt_pending } = StoredOrder::from_row(&row)?;
-                let queued = match (row.try_get("waiting")?, row.try_get("dead")?) {
+                let queued = match (row.try_get("waiting")?, row.try_get("refused")?) {
                     (true, _) => Queued::Waiting,
                     (false, true) => Queued::Refused,
                     (false, false) => Queued::No,
@@ -193,8 +195,8 @@ impl Session {
         .await
     }
 
-    /// Those of `ids` that are orders of this shard now.
-    pub async fn known(&mut self, ids: &[OrderId]) -> anyhow::Result<Vec<OrderId>> {
+    /// Returns those of `ids` that are orders of this shard now.
+    pub async fn existing(&mut self, ids: &[OrderId]) -> anyhow::Result<Vec<OrderId>> {
         let query = sqlx::query_scalar("SELECT id FROM orders WHERE id = ANY($1)").bind(ids);
         self.ask(async |connection| query.fetch_all(connection).await).await
     }
@@ -209,15 +211,15 @@ impl Session {
 
     pub async fn ask<T>(
         &mut self,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+        query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> anyhow::Result<T> {
         let name = &self.shard.name;
-        answer(question(&mut self.connection)).await.with_context(|| name.clone())
+        answer(query(&mut self.connection)).await.with_context(|| name.clone())
     }
 }
 
-async fn answer<T>(question: impl Future<Output = Result<T, sqlx::Error>>) -> anyhow::Result<T> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, question).await {
+async fn answer<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> anyhow::Result<T> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, query).await {
         Ok(answer) => Ok(answer?),
         Err(_) => bail!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
     }

@@ -1,8 +1,8 @@
-//! What Kafka is asked: where a topic's logs end, how far back they reach, what the group has committed, and the records
-//! between.
+//! Reads from Kafka the ends of a topic's logs, how far back they reach, the group's committed offsets, and the records
+//! in between.
 //!
-//! Where logs end is asked of all that was written (`read_uncommitted`), since a transaction's records are there before its
-//! commit returns, but the markers that make them readable may come a moment later. Then that moment is waited for.
+//! The ends are those of all written records (`read_uncommitted`): a transaction's records are written before its
+//! commit returns, but the markers that make them readable may come a moment later. A read waits for that moment.
 
 use std::{
     collections::BTreeMap,
@@ -23,19 +23,20 @@ use rdkafka::{
 };
 use tokio::task::block_in_place;
 
-/// How far clocks may be apart, in microseconds: of the producer that accepted an order, of the one that published its event,
-/// of the consumer. Machines that keep time are within a second; the margin costs some reading and nothing else.
+/// Largest difference, in microseconds, between the clocks of the producer that accepted an order, the one that
+/// published its event, and the consumer. Synchronized machines are within a second; the margin only costs some
+/// reading.
 pub const SKEW: i64 = 5 * 60 * 1_000_000;
 
 /// Longest wait for one answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest wait without any progress. A transaction that its owner left open is aborted after 10 s, and up to 10 s more.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait without any progress. A transaction that its owner left open is aborted after 10 to 20 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-const DEADLINE: Deadline = Deadline::Idle(PATIENCE);
+const DEADLINE: Deadline = Deadline::Idle(IDLE_TIMEOUT);
 
-/// Records handed over at once.
+/// Records that are returned at once.
 const BATCH: usize = 5000;
 
 /// Offsets by partition.
@@ -43,12 +44,12 @@ pub type Offsets = BTreeMap<i32, i64>;
 
 pub struct Kafka {
     topics: Topics,
-    /// Reads, and asks as a member of the group would, without ever being one.
+    /// Reads records and the group's offsets, without joining the group.
     committed: Reader,
-    /// Asks where logs end.
+    /// Reads the ends of logs.
     written: Reader,
     partitions: BTreeMap<String, i32>,
-    /// Since when each topic keeps its records.
+    /// Times since which each topic retains its records.
     kept_since: BTreeMap<String, Timestamp>,
 }
 
@@ -70,11 +71,11 @@ impl Kafka {
         let (mut partitions, mut kept_since) = (BTreeMap::new(), BTreeMap::new());
         for topic in [&topics.orders, &topics.notifications, &topics.dead_letters] {
             partitions.insert(topic.clone(), committed.partitions(topic, DEADLINE)?);
-            let retention = retention(&admin, topic).await.with_context(|| format!("ask what {topic} keeps"))?;
+            let retention = retention(&admin, topic).await.with_context(|| format!("read the retention of {topic}"))?;
             let since = Timestamp::now().unix_microseconds().saturating_sub(retention.saturating_mul(1000));
             kept_since.insert(topic.clone(), Timestamp::from_unix_microseconds(since).unwrap_or(Timestamp::EPOCH));
         }
-        // Its threads are waited for.
+        // Dropping it joins its threads.
         block_in_place(|| drop(admin));
         Ok(Self { topics: topics.clone(), committed, written, partitions, kept_since })
     }
@@ -92,19 +93,19 @@ impl Kafka {
     }
 }
 
-/// How long a topic keeps its records, in milliseconds.
+/// Reads the retention of a topic, in milliseconds.
 async fn retention(admin: &AdminClient<Quiet>, topic: &str) -> anyhow::Result<i64> {
     let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
     let described = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await?;
     let resource = described.into_iter().next().context("no answer")?.map_err(KafkaError::AdminOp)?;
     let value = resource.get("retention.ms").and_then(|entry| entry.value.as_deref()).context("no retention.ms")?;
     let milliseconds: i64 = value.parse().with_context(|| format!("read retention.ms {value:?}"))?;
-    // -1 stands for ever.
+    // -1: for ever.
     Ok(if milliseconds < 0 { i64::MAX } else { milliseconds })
 }
 
 impl<'kafka> Log<'kafka> {
-    /// What is older may have been deleted by retention.
+    /// Returns the time before which retention may have deleted records.
     pub fn kept_since(self) -> Timestamp {
         self.kafka.kept_since[self.topic]
     }
@@ -138,32 +139,32 @@ impl<'kafka> Log<'kafka> {
             self.wait_for_commit(*partition, *end)?;
         }
         let milliseconds = (from.unix_microseconds() - SKEW).max(0) / 1000;
-        // After the ends: a record that comes in between would be missed by an answer that did not have it.
+        // Read after the ends: otherwise a record that arrives in between could be missed.
         let count = self.kafka.partitions[self.topic];
         let starts = self.kafka.committed.offsets_since(self.topic, count, milliseconds, DEADLINE)?;
         let ranges = starts.into_iter().map(|(partition, start)| (partition, (start, ends[&partition])));
         Reading::start(self, &ranges.collect())
     }
 
-    /// Until every transaction that wrote before `end` has ended.
+    /// Waits until every transaction that wrote before `end` has ended.
     fn wait_for_commit(self, partition: i32, end: i64) -> anyhow::Result<()> {
-        let (mut heard, mut before) = (Instant::now(), 0);
+        let (mut progressed, mut before) = (Instant::now(), 0);
         loop {
             let (_, stable) = self.readable(partition)?;
             if stable >= end {
                 return Ok(());
             }
             if stable > before {
-                (heard, before) = (Instant::now(), stable);
+                (progressed, before) = (Instant::now(), stable);
             }
-            if heard.elapsed() > PATIENCE {
-                bail!("{}/{partition}: a transaction is open at offset {stable}, and does not end", self.topic);
+            if progressed.elapsed() > IDLE_TIMEOUT {
+                bail!("{}/{partition}: a transaction at offset {stable} does not end", self.topic);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    /// Since when no record is missing from the logs; see [`intact_since`].
+    /// Returns the time since which no record is missing from the logs; see [`intact_since`].
     pub fn intact_since(self) -> anyhow::Result<Option<Timestamp>> {
         let extent = |partition| Ok((partition, self.readable(partition)?));
         let extents: Ranges = self.partitions().map(extent).collect::<anyhow::Result<_>>()?;
@@ -178,10 +179,11 @@ impl<'kafka> Log<'kafka> {
     }
 }
 
-/// A log reaches back at least to its oldest record, if it has one; all of them, to the latest of those. `None`: not even
-/// now. `logs`: the first offset and the oldest record's time, in microseconds.
+/// Returns the latest of the logs' oldest records: each log reaches back at least to its oldest record. `None` if a log
+/// was emptied, or all are empty. `logs`: the first offset and the oldest record's time, in microseconds.
 ///
-/// What was deleted from a log (it starts above 0) is older than what is left, but only by the clocks of those who wrote.
+/// Records that were deleted from a log (it starts above 0) are older than the others, but only by their writers'
+/// clocks.
 fn intact_since(logs: impl Iterator<Item = (i64, Option<i64>)>) -> Option<Timestamp> {
     let mut since = None;
     for (start, oldest) in logs {
@@ -194,12 +196,12 @@ fn intact_since(logs: impl Iterator<Item = (i64, Option<i64>)>) -> Option<Timest
     since.and_then(Timestamp::from_unix_microseconds)
 }
 
-/// When a record was produced, in microseconds.
+/// Returns the time at which a record was produced, in microseconds.
 pub fn moment_of(record: &BorrowedMessage<'_>) -> i64 {
     record.timestamp().to_millis().unwrap_or_default() * 1000
 }
 
-/// Reads a topic's logs up to where they ended when it was begun.
+/// A read of a topic's logs, up to the ends that they had at its start.
 pub struct Reading<'kafka> {
     records: Records<'kafka>,
     /// The latest time of a record of each partition, in microseconds.
@@ -216,7 +218,7 @@ impl<'kafka> Reading<'kafka> {
         self.records.is_done()
     }
 
-    /// Returns whether all records that are left were produced after `moment`, if clocks agree.
+    /// Returns true if all records that are left were produced after `moment`, if clocks agree.
     pub fn has_passed(&self, moment: Timestamp) -> bool {
         let passed =
             |partition| self.latest.get(&partition).is_some_and(|latest| *latest > moment.unix_microseconds() + SKEW);
@@ -244,12 +246,12 @@ mod tests {
     fn logs_are_intact_since_the_latest_of_their_oldest_records() {
         let since = |logs: &[(i64, Option<i64>)]| intact_since(logs.iter().copied()).map(Timestamp::unix_microseconds);
         assert_eq!(since(&[(0, Some(7)), (0, Some(9)), (0, None)]), Some(9));
-        // Retention took something: what it took may have been written by a clock that was ahead.
+        // Retention has deleted records, which may have been written by a clock that was ahead.
         assert_eq!(since(&[(3, Some(7)), (0, Some(9))]), Some(7 + SKEW));
     }
 
     #[test]
-    fn an_emptied_log_and_an_empty_topic_are_intact_for_nothing() {
+    fn an_emptied_log_and_an_empty_topic_are_never_intact() {
         assert_eq!(intact_since([(0, Some(7)), (3, None)].into_iter()), None);
         assert_eq!(intact_since([(0, None), (0, None)].into_iter()), None);
     }

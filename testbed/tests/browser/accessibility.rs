@@ -79,11 +79,11 @@ async fn everybody_can_use_it() -> Result<()> {
                 expect_accessible(page, &when).await?;
                 expect_fits(page, &when).await?;
                 page.click("#orders-list li.order:last-child button").await?;
-                page.show_all("#order-path[open] #path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
-                page.shows("#path-receipt", |text| text.contains("mmm")).await?;
+                page.show_all("#order-trail[open] #trail-steps li[data-state=done]", |hops| hops.len() == 5).await?;
+                page.shows("#trail-receipt", |text| text.contains("mmm")).await?;
                 expect_accessible(page, &format!("{when}, with a path open")).await?;
                 expect_fits(page, &format!("{when}, with a path open")).await?;
-                page.click("#path-close").await?;
+                page.click("#trail-close").await?;
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::{
 const EARLIER: u64 = 25;
 
 /// The third step of the orders, where it is done.
-const PUBLISHED: &str = "#orders-list .journey li:nth-child(3)[data-state=done]";
+const PUBLISHED: &str = "#orders-list .trail li:nth-child(3)[data-state=done]";
 
 /// Loads the page again after orders were placed and notified.
 async fn open_late(shop: &Shop) -> Result<()> {

@@ -34,7 +34,7 @@ async fn a_feed_resumes_after_a_cut() -> Result<()> {
         page.show_all(NOTIFIED, |orders| orders.len() == 25 && orders.iter().all(took)).await?;
         page.shows("#throughput .sum dd", |sum| sum == "25").await?;
         let log = page.shows("#activity-log", |text| text.contains("The feed is live again")).await?;
-        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not resume: {log}");
+        ensure!(!log.contains("fetched again") && !log.contains("missed"), "the feed did not resume: {log}");
         Ok(())
     })
     .await

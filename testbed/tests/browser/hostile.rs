@@ -39,8 +39,8 @@ async fn markup_in_orders_stays_text() -> Result<()> {
             page.shows(row, is_shown).await?;
 
             page.click("#orders-list li.order:first-child button").await?;
-            page.shows("#path-what", is_shown).await?;
-            page.shows("#path-receipt", |text| text.contains(&product)).await?;
+            page.shows("#trail-order", is_shown).await?;
+            page.shows("#trail-receipt", |text| text.contains(&product)).await?;
             expect_text_only(shop).await?;
             page.type_keys(Key::Escape).await?;
 

@@ -25,16 +25,16 @@ async fn an_order_is_placed_and_seen_until_it_is_notified() -> Result<()> {
         })
         .await?;
 
-        page.click("#outcome-path").await?;
-        page.show_all("#order-path[open] #path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
-        page.shows("#path-state", |text| text.starts_with("Complete")).await?;
-        let receipt = page.shows("#path-receipt", |text| text.contains("Keyboard")).await?;
+        page.click("#outcome-trail").await?;
+        page.show_all("#order-trail[open] #trail-steps li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.shows("#trail-state", |text| text.starts_with("Complete")).await?;
+        let receipt = page.shows("#trail-receipt", |text| text.contains("Keyboard")).await?;
         let order = &shop.orders_of("alice").await?[0];
         let id = order["id"].as_str().unwrap_or_default();
         ensure!(receipt.contains(id) && receipt.contains("299.98"), "{receipt}");
-        ensure!(page.text("#path-id").await? == id, "the dialog is of another order than {order}");
-        page.click("#path-close").await?;
-        page.show_all("#order-path[open]", <[String]>::is_empty).await?;
+        ensure!(page.text("#trail-id").await? == id, "the dialog is of another order than {order}");
+        page.click("#trail-close").await?;
+        page.show_all("#order-trail[open]", <[String]>::is_empty).await?;
         Ok(())
     })
     .await
@@ -70,9 +70,9 @@ async fn an_order_is_placed_and_inspected_by_keyboard_alone() -> Result<()> {
 
         page.tab_to("#orders-list button").await?;
         page.type_keys(Key::Enter).await?;
-        page.show_all("#order-path[open] #path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.show_all("#order-trail[open] #trail-steps li[data-state=done]", |hops| hops.len() == 5).await?;
         page.type_keys(Key::Escape).await?;
-        page.show_all("#order-path[open]", <[String]>::is_empty).await?;
+        page.show_all("#order-trail[open]", <[String]>::is_empty).await?;
         ensure!(page.focus_is_on("#orders-list button").await?, "the focus did not come back to the row");
         Ok(())
     })

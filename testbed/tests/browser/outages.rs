@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The events that wait for Kafka.
-const PUBLISHING: &str = "#orders-list .journey li:nth-child(3)[data-state=waiting]";
+const PUBLISHING: &str = "#orders-list .trail li:nth-child(3)[data-state=waiting]";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_wait_for_a_frozen_s3_and_are_written_afterwards() -> Result<()> {
@@ -28,14 +28,14 @@ async fn receipts_wait_for_a_frozen_s3_and_are_written_afterwards() -> Result<()
         page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
         page.shows("li.part.s3[data-state=bad]", |text| text.contains("down")).await?;
         page.shows("#activity-log", |text| text.contains("S3 is down")).await?;
-        page.click("#outcome-path").await?;
-        page.shows("#order-path[open] #path-hops li[data-state=waiting]", |text| text.contains("Receipt")).await?;
-        page.shows("#path-state", |text| text.contains("The order is safe")).await?;
+        page.click("#outcome-trail").await?;
+        page.shows("#order-trail[open] #trail-steps li[data-state=waiting]", |text| text.contains("Receipt")).await?;
+        page.shows("#trail-state", |text| text.contains("The order is safe")).await?;
 
         shop.stack.object_store().resume();
-        page.show_all("#path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
-        page.shows("#path-receipt", |text| text.contains("Keyboard")).await?;
-        page.click("#path-close").await?;
+        page.show_all("#trail-steps li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.shows("#trail-receipt", |text| text.contains("Keyboard")).await?;
+        page.click("#trail-close").await?;
         page.show_all(DONE, |steps| steps.len() == 4).await?;
         page.shows("li.part.s3[data-state=good]", |_| true).await?;
         page.shows("#activity-log", |text| text.contains("S3 is up again")).await?;
@@ -97,12 +97,12 @@ async fn notifications_wait_for_a_consumer_and_are_sent_once() -> Result<()> {
         page.click("#place-form button").await?;
         page.shows("#outcome", |text| text.contains("Stored on shard1")).await?;
         page.show_all(NOT_NOTIFIED, |orders| orders.len() == 1 && orders.iter().all(|step| is_open(step))).await?;
-        page.click("#outcome-path").await?;
-        page.shows("#path-hops li[data-state=waiting]", |text| text.contains("Waiting for the consumer")).await?;
+        page.click("#outcome-trail").await?;
+        page.shows("#trail-steps li[data-state=waiting]", |text| text.contains("Waiting for the consumer")).await?;
 
         shop.consumer.start_again().await?;
-        page.show_all("#path-hops li[data-state=done]", |hops| hops.len() == 5).await?;
-        page.click("#path-close").await?;
+        page.show_all("#trail-steps li[data-state=done]", |hops| hops.len() == 5).await?;
+        page.click("#trail-close").await?;
         page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
         page.shows("li.part.consumer[data-state=good]", |_| true).await?;
         shop.notified(1).await
@@ -136,7 +136,7 @@ async fn orders_are_accepted_while_kafka_is_frozen_and_notified_once_afterwards(
         page.show_all(NOTIFIED, |orders| orders.len() == 3).await?;
         page.shows("li.part.kafka .word", |word| word == "up").await?;
         let log = page.shows("#activity-log", |text| text.contains("Kafka is up again")).await?;
-        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not resume: {log}");
+        ensure!(!log.contains("fetched again") && !log.contains("missed"), "the feed did not resume: {log}");
         let made =
             shop.stack.read_topic(&format!("{}.notifications", shop.stack.topic()), Isolation::ReadCommitted).await?;
         ensure!(made.len() == 3, "{made:?}");

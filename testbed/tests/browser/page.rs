@@ -27,13 +27,13 @@ pub const DESKTOP: Screen = Screen { width: 1280, height: 900, overlays_scrollba
 pub const PHONE: Screen = Screen { width: 390, height: 844, overlays_scrollbars: true };
 
 /// The finished steps of the listed orders: stored, receipt, published, notified.
-pub const DONE: &str = "#orders-list .journey li[data-state=done]";
+pub const DONE: &str = "#orders-list .trail li[data-state=done]";
 /// The last of the steps, where it is done.
-pub const NOTIFIED: &str = "#orders-list .journey li:nth-child(4)[data-state=done]";
+pub const NOTIFIED: &str = "#orders-list .trail li:nth-child(4)[data-state=done]";
 /// The last of the steps, where it is not done or not known.
-pub const NOT_NOTIFIED: &str = "#orders-list .journey li:nth-child(4):not([data-state=done])";
+pub const NOT_NOTIFIED: &str = "#orders-list .trail li:nth-child(4):not([data-state=done])";
 /// The receipts that wait for S3.
-pub const PENDING: &str = "#orders-list .journey li:nth-child(2)[data-state=waiting]";
+pub const PENDING: &str = "#orders-list .trail li:nth-child(2)[data-state=waiting]";
 
 /// Returns the visible text of the first element that `arguments[0]` selects; null without one.
 const TEXT: &str = "return document.querySelector(arguments[0])?.innerText ?? null";

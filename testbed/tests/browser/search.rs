@@ -26,8 +26,8 @@ async fn orders_are_found_by_their_user_and_by_their_id() -> Result<()> {
         page.fill("#search-text", id).await?;
         page.show_all("#orders-list li.order", |rows| rows.len() == 1 && rows[0].contains("Lamp")).await?;
         page.type_keys(Key::Enter).await?;
-        page.shows("#order-path[open] #path-what", |text| text.contains("Lamp")).await?;
-        ensure!(page.text("#path-id").await? == id);
+        page.shows("#order-trail[open] #trail-order", |text| text.contains("Lamp")).await?;
+        ensure!(page.text("#trail-id").await? == id);
         page.type_keys(Key::Escape).await?;
 
         // A request for a missing order is answered 404, which the browser reports.

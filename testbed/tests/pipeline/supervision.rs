@@ -123,7 +123,7 @@ async fn the_stats_name_a_source_whose_query_panics() -> Result<()> {
     let stats = reply.json();
     assert_eq!((&stats["s3"]["up"], &stats["shards"][0]["up"]), (&Value::from(false), &Value::from(true)), "{stats}");
     assert!(
-        stats["s3"]["reason"].as_str().is_some_and(|reason| reason.contains("a fault of the producer's own")),
+        stats["s3"]["reason"].as_str().is_some_and(|reason| reason.contains("internal error of the producer")),
         "{stats}"
     );
     Ok(())

@@ -212,7 +212,7 @@ async fn a_missing_bucket_is_an_error_and_not_a_lost_receipt() -> Result<()> {
     stack.s3().delete_bucket().bucket(stack.bucket()).send().await?;
     let verified = stack.verify(&["--repair"]).await?;
     expect(&verified, 2, &[])?;
-    ensure!(verified.output.contains("is not there: run orderflow-provision"), "{}", verified.output);
+    ensure!(verified.output.contains("does not exist: run orderflow-provision"), "{}", verified.output);
     ensure!(queued(&stack, "receipt_jobs").await? == 0, "receipts were queued");
     Ok(())
 }

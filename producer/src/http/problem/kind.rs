@@ -59,7 +59,7 @@ pub const BODY_TOO_SLOW: Kind = kind("body-too-slow", 408, "Body too slow", "The
 pub const REPLAY_UNDER_WAY: Kind = kind(
     "replay-under-way",
     409,
-    "A replay is under way",
+    "A replay is in progress",
     "Another replay runs. Repeat the request when it has ended: no letter is replayed twice.",
 );
 pub const BODY_TOO_LARGE: Kind = kind("body-too-large", 413, "Body too large", "The body has more than 64 KiB.");
@@ -95,7 +95,7 @@ pub const OUTCOME_UNKNOWN: Kind = kind(
     "outcome-unknown",
     503,
     "The order's outcome is unknown",
-    "The shard did not answer in time, so the order may be stored. Repeat the request with the same Idempotency-Key, or look up `order_id`.",
+    "The shard did not answer in time, so the order may be stored. Repeat the request with the same Idempotency-Key, or get the order by `order_id`.",
 );
 pub const SHARD_UNAVAILABLE: Kind = kind(
     "shard-unavailable",
@@ -121,7 +121,7 @@ pub const OVERLOADED: Kind = kind(
 pub const TOO_MANY_FEEDS: Kind =
     kind("too-many-feeds", 503, "Too many feeds", "As many feeds are open as `MAX_FEEDS` allows.");
 pub const TOO_MANY_LOOK_UPS: Kind =
-    kind("too-many-look-ups", 503, "Too many look-ups", "As many trails are being looked up as the producer allows.");
+    kind("too-many-look-ups", 503, "Too many look-ups", "As many trails are being read as the producer allows.");
 pub const TOO_MANY_LISTS: Kind = kind(
     "too-many-lists",
     503,
@@ -188,7 +188,8 @@ fn retry_after() -> Header {
         .build()
 }
 
-/// Declares the responses of an operation: `declare_responses!(Name: KIND, KIND)`, for use in `#[utoipa::path(responses(…, Name))]`.
+/// Declares the responses of an operation: `declare_responses!(Name: KIND, KIND)`, for use in
+/// `#[utoipa::path(responses(…, Name))]`.
 macro_rules! declare_responses {
     ($name:ident: $($kind:ident),* $(,)?) => {
         struct $name;

@@ -82,7 +82,7 @@ async fn the_order_of_a_disconnected_client_is_withdrawn_and_a_waiting_one_answe
     drop(ended);
     eventually("two disconnected clients to be logged", PATIENCE, async || {
         let log = producer.process().log_since_start();
-        let missed = log.matches("the client is gone").count();
+        let missed = log.matches("the client has disconnected").count();
         ensure!(missed == 2, "{missed}");
         Ok(())
     })

@@ -1,5 +1,6 @@
--- Searches the queue tables for the events of the orders $1: the newest $2 rows of the outbox, and the events that Kafka refused
--- for good. Also returns when the order was accepted whose event is first in the outbox, and how many rows were searched.
+-- Searches the queue tables for the events of the orders $1: the newest $2 rows of the outbox, and the events that
+-- Kafka refused for good. Also returns when the order was accepted whose event is first in the outbox, and how many
+-- rows were searched.
 WITH newest AS MATERIALIZED (
     SELECT event_id FROM outbox ORDER BY seq DESC LIMIT $2
 )

@@ -1,4 +1,5 @@
-//! Which orders of a slice are announced: one event each, and one notification for what the consumers have passed.
+//! The findings in Kafka about the orders of a slice: each has one event, and one notification once the consumers have
+//! passed its event.
 
 use std::{
     borrow::Cow,
@@ -18,40 +19,41 @@ use super::{
     topics::{Kafka, Log, Offsets, moment_of},
 };
 
-/// How often something must have been looked for before it is missing: just after a change of leader the end of a log may
-/// lag for a moment.
-const SIGHTINGS: u32 = 2;
+/// Searches after which a record counts as missing: just after a change of leader the end of a log may lag for a
+/// moment.
+const SEARCHES: u32 = 2;
 
-/// Records of orders that the slice does not have, asked for at once.
-const STRANGERS: usize = 10_000;
+/// Records of orders outside of the slice that are checked at once.
+const UNKNOWN_BATCH: usize = 10_000;
 
-/// What Kafka says of the orders of a slice, beside what each of them notes.
-pub struct Announced {
+/// The findings in Kafka about the orders of a slice, beside those that each order holds.
+pub struct KafkaFindings {
     /// Next offsets of the group.
     committed: Offsets,
-    /// Events, by partition and offset.
+    /// Partitions and offsets of events that are dead letters.
     dead_letters: HashSet<(i32, i64)>,
-    /// Since when the topics have everything; only asked if something is not there.
+    /// Times since which nothing is missing from the topics; only read if a record is missing.
     events_since: Option<Timestamp>,
     notifications_since: Option<Timestamp>,
-    /// What is older, retention may have taken.
+    /// Times before which retention may have deleted records.
     events_kept: Timestamp,
     notifications_kept: Timestamp,
-    /// Partitions whose committed offset is beyond their end: the topic was made anew, and consumers stop.
+    /// Partitions whose committed offset is beyond their end: the topic was recreated, and consumers stop.
     pub lost: BTreeSet<i32>,
     pub unknown_events: Unknown,
     pub unknown_notifications: Unknown,
 }
 
-impl Announced {
-    pub async fn look(
+impl KafkaFindings {
+    /// Reads events, committed offsets and notifications, in this order.
+    pub async fn collect(
         kafka: &Kafka,
         slice: &mut Slice,
         shards: &mut [Session],
         map: &ShardMap,
         progress: &Progress,
     ) -> anyhow::Result<Self> {
-        let mut announced = Self {
+        let mut findings = Self {
             committed: Offsets::new(),
             dead_letters: HashSet::new(),
             events_since: None,
@@ -64,25 +66,25 @@ impl Announced {
         };
         let published = |order: &Accepted| order.queued == Queued::No;
         let mut search = Search { shards, map, progress };
-        announced.unknown_events = search.run(kafka.orders(), slice, |order| &mut order.events, published).await?;
+        findings.unknown_events = search.run(kafka.orders(), slice, |order| &mut order.events, published).await?;
         if slice.orders.values().any(|order| published(order) && order.events.is_empty()) {
-            announced.events_since = block_in_place(|| kafka.orders().intact_since())?;
+            findings.events_since = block_in_place(|| kafka.orders().intact_since())?;
         }
 
-        // After the events were read, and before the notifications are: an event below has its notification by then.
-        announced.ask_committed(kafka.orders())?;
-        let passed = |order: &Accepted| order.events.iter().any(|event| announced.has_passed(event));
-        announced.unknown_notifications =
+        // Between events and notifications: every event below these offsets has its notification by then.
+        findings.read_committed(kafka.orders())?;
+        let passed = |order: &Accepted| order.events.iter().any(|event| findings.has_passed(event));
+        findings.unknown_notifications =
             search.run(kafka.notifications(), slice, |order| &mut order.notifications, passed).await?;
 
         let unnotified = slice.orders.values().filter(|order| order.notifications.is_empty());
-        let passed = unnotified.flat_map(|order| &order.events).filter(|event| announced.has_passed(event));
+        let passed = unnotified.flat_map(|order| &order.events).filter(|event| findings.has_passed(event));
         let unnotified: HashSet<_> = passed.map(|event| (event.partition, event.offset)).collect();
         if !unnotified.is_empty() {
-            announced.dead_letters = block_in_place(|| dead_letters(kafka, slice.from, &unnotified))?;
-            announced.notifications_since = block_in_place(|| kafka.notifications().intact_since())?;
+            findings.dead_letters = block_in_place(|| dead_letters(kafka, slice.from, &unnotified))?;
+            findings.notifications_since = block_in_place(|| kafka.notifications().intact_since())?;
         }
-        Ok(announced)
+        Ok(findings)
     }
 
     pub fn event(&self, order: &Accepted) -> Event {
@@ -115,7 +117,7 @@ impl Announced {
         }
     }
 
-    fn ask_committed(&mut self, orders: Log<'_>) -> anyhow::Result<()> {
+    fn read_committed(&mut self, orders: Log<'_>) -> anyhow::Result<()> {
         let (mut committed, ends) = block_in_place(|| anyhow::Ok((orders.committed()?, orders.ends()?)))?;
         for (partition, offset) in &mut committed {
             if ends.get(partition).is_none_or(|end| *offset > *end) {
@@ -127,7 +129,7 @@ impl Announced {
         Ok(())
     }
 
-    /// Whether the group is done with an event.
+    /// Returns true if the group has handled an event.
     fn has_passed(&self, event: &Place) -> bool {
         self.committed.get(&event.partition).is_some_and(|next| event.offset < *next)
     }
@@ -137,7 +139,7 @@ fn is_since(since: Option<Timestamp>, moment: Timestamp) -> bool {
     since.is_some_and(|since| moment >= since)
 }
 
-/// What it takes to look for a slice's orders in a topic.
+/// A search for a slice's orders in a topic.
 struct Search<'run> {
     shards: &'run mut [Session],
     map: &'run ShardMap,
@@ -145,8 +147,8 @@ struct Search<'run> {
 }
 
 impl Search<'_> {
-    /// Notes where the orders are in the topic. Those that are `expected` are looked for to its end; without them, or when
-    /// they are found, it is enough to have passed the slice.
+    /// Notes the places of the orders in the topic. Searches to its end for `expected` orders; without them, or once
+    /// they are found, the search ends after the slice.
     async fn run(
         &mut self,
         log: Log<'_>,
@@ -154,18 +156,18 @@ impl Search<'_> {
         found: fn(&mut Accepted) -> &mut Vec<Place>,
         expected: impl Fn(&Accepted) -> bool,
     ) -> anyhow::Result<Unknown> {
-        let mut sighting = 1;
+        let mut searches = 1;
         loop {
             let (awaited, unknown) = self.read(log, slice, found, &expected).await?;
-            if awaited == 0 || sighting == SIGHTINGS {
+            if awaited == 0 || searches == SEARCHES {
                 return Ok(unknown);
             }
-            sighting += 1;
+            searches += 1;
             slice.orders.values_mut().for_each(|order| found(order).clear());
         }
     }
 
-    /// Also tells how many that are expected are not there.
+    /// Searches once, and also returns how many expected orders were not found.
     async fn read(
         &mut self,
         log: Log<'_>,
@@ -174,67 +176,68 @@ impl Search<'_> {
         expected: impl Fn(&Accepted) -> bool,
     ) -> anyhow::Result<(usize, Unknown)> {
         let mut awaited = slice.orders.values().filter(|order| expected(order)).count();
-        let (mut unknown, mut strangers, mut records) = (Unknown::default(), Vec::new(), 0);
+        let (mut unknown, mut unmatched, mut records) = (Unknown::default(), Vec::new(), 0);
         let mut reading = block_in_place(|| log.read(slice.from))?;
         while !reading.is_done() && (awaited > 0 || slice.to.is_none_or(|to| !reading.has_passed(to))) {
-            let mentions = block_in_place(|| reading.next(|record| Some(Mention::of(record))))?;
-            records += mentions.len();
-            for mention in mentions.into_iter().flatten() {
-                if let Some(order) = slice.orders.get_mut(&mention.order_id) {
+            let found_records = block_in_place(|| reading.next(|record| Some(RecordRef::from_record(record))))?;
+            records += found_records.len();
+            for record in found_records.into_iter().flatten() {
+                if let Some(order) = slice.orders.get_mut(&record.order_id) {
                     if found(order).is_empty() && expected(order) {
                         awaited -= 1;
                     }
-                    found(order).push(mention.place);
-                } else if slice.contains(mention.accepted_at) {
-                    strangers.push(mention);
+                    found(order).push(record.place);
+                } else if slice.contains(record.accepted_at) {
+                    unmatched.push(record);
                 }
             }
-            if strangers.len() > STRANGERS {
-                self.ask_for(&mut strangers, &mut unknown).await?;
+            if unmatched.len() > UNKNOWN_BATCH {
+                self.count_unknown(&mut unmatched, &mut unknown).await?;
             }
-            self.progress.tell(|| format!("{records} records of {}", log.topic));
+            self.progress.print(|| format!("{records} records of {}", log.topic));
         }
         drop(reading);
-        self.ask_for(&mut strangers, &mut unknown).await?;
+        self.count_unknown(&mut unmatched, &mut unknown).await?;
         Ok((awaited, unknown))
     }
 
-    /// Which of the strangers are orders by now: one may have been stored after its shard's snapshot. A record in Kafka is
-    /// younger than its order, so what no shard has now, none had.
-    async fn ask_for(&mut self, strangers: &mut Vec<Mention>, unknown: &mut Unknown) -> anyhow::Result<()> {
-        let ids: Vec<OrderId> = strangers.iter().map(|mention| mention.order_id).collect();
+    /// Counts the records whose orders no shard has. The shards are queried again, since an order may have been stored
+    /// after its shard's snapshot. A record is younger than its order, so an order that no shard has now was never
+    /// stored.
+    async fn count_unknown(&mut self, unmatched: &mut Vec<RecordRef>, unknown: &mut Unknown) -> anyhow::Result<()> {
+        let ids: Vec<OrderId> = unmatched.iter().map(|record| record.order_id).collect();
         let mut known = HashSet::new();
         for shard in self.shards.iter_mut().filter(|_| !ids.is_empty()) {
-            known.extend(shard.known(&ids).await?);
+            known.extend(shard.existing(&ids).await?);
         }
-        for mention in strangers.drain(..).filter(|mention| !known.contains(&mention.order_id)) {
-            let shard = self.map.shard_of(&UserId::from_stored(mention.user_id)).index.get();
+        for record in unmatched.drain(..).filter(|record| !known.contains(&record.order_id)) {
+            let shard = self.map.shard_of(&UserId::from_stored(record.user_id)).index.get();
             *unknown.counts.entry(shard).or_default() += 1;
             if unknown.first.len() < EXAMPLES {
-                unknown.first.push(mention.order_id);
+                unknown.first.push(record.order_id);
             }
         }
         Ok(())
     }
 }
 
-/// An order in an event or a notification.
-struct Mention {
+/// A reference to an order, in an event or a notification.
+struct RecordRef {
     order_id: OrderId,
     user_id: String,
     accepted_at: Timestamp,
     place: Place,
 }
 
-impl Mention {
-    /// `None` of what is neither; consumers make a dead letter of it.
-    fn of(record: &BorrowedMessage<'_>) -> Option<Self> {
+impl RecordRef {
+    /// Reads the reference. `None` for any other record, of which consumers make a dead letter.
+    fn from_record(record: &BorrowedMessage<'_>) -> Option<Self> {
         #[derive(Deserialize)]
         struct Value<'value> {
             order_id: OrderId,
             #[serde(borrow)]
             user_id: Cow<'value, str>,
-            /// The event's name, and the notification's.
+            /// The time of acceptance, under the event's name or the notification's.
             #[serde(alias = "accepted_at")]
             timestamp: Timestamp,
         }
@@ -252,7 +255,7 @@ impl Mention {
     }
 }
 
-/// Those of `events` that are dead letters. Those of earlier slices are not read again.
+/// Returns those of `events` that are dead letters. Letters from before the slice are not read.
 fn dead_letters(kafka: &Kafka, from: Timestamp, events: &HashSet<(i32, i64)>) -> anyhow::Result<HashSet<(i32, i64)>> {
     let orders = kafka.orders().topic;
     let source = |letter: &BorrowedMessage<'_>| {

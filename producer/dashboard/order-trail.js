@@ -1,33 +1,33 @@
-// One order's whole path in a dialog: accepted, stored, receipt, published, notified; when each happened and how long
-// it took. It is asked for again until everything has happened, and the feed's word is taken at once.
+// The trail of one order, in a dialog: accepted, stored, receipt, published, notified; when each step was done and how long it
+// took. The trail is fetched again until all steps are done; notifications of the feed are shown at once.
 
-import { $, h, say, show } from './dom.js';
+import { $, h, setText, show } from './dom.js';
 import { count, millis, utc } from './format.js';
 import { amounts, formatCents } from './money.js';
 import { named } from './names.js';
 import { shardOf, titleOf } from './shards.js';
 
-const TRIES = 12; // with the backoff of api.js about three minutes, then only when asked to
+const TRIES = 12; // with the backoff of api.js about three minutes, then only on request
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3 });
 const seconds = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium' });
 const OPEN = new Set(['waiting', 'pending', 'unknown', undefined]);
 
-const dialog = $('order-path');
-const again = $('path-again');
-const receipt = $('path-receipt');
+const dialog = $('order-trail');
+const refresh = $('trail-refresh');
+const receipt = $('trail-receipt');
 
 let api;
 let feed;
-let hops;
+let steps;
 let shown = null; // { id, trail, receiptText, receiptAsked, tries }
 let timer;
 
 export function start(context) {
   ({ api, feed } = context);
-  hops = Object.fromEntries(['Accepted', 'Stored', 'Receipt', 'Published', 'Notified'].map((name) => [name.toLowerCase(), hop(name)]));
-  $('path-hops').append(...Object.values(hops).map(({ node }) => node));
-  $('path-close').addEventListener('click', () => dialog.close());
+  steps = Object.fromEntries(['Accepted', 'Stored', 'Receipt', 'Published', 'Notified'].map((name) => [name.toLowerCase(), step(name)]));
+  $('trail-steps').append(...Object.values(steps).map(({ node }) => node));
+  $('trail-close').addEventListener('click', () => dialog.close());
   dialog.addEventListener('click', (event) => {
     if (event.target === dialog) dialog.close(); // the backdrop
   });
@@ -35,7 +35,7 @@ export function start(context) {
     shown = null;
     clearTimeout(timer);
   });
-  again.addEventListener('click', () => {
+  refresh.addEventListener('click', () => {
     shown.tries = 0;
     shown.receiptAsked = false;
     ask(shown);
@@ -46,19 +46,19 @@ export function start(context) {
 
 export const isOpen = () => dialog.open;
 
-/** Opens the path of the order `id`; `known` = `{ order, shard }`, if the page has it already. */
+/** Opens the trail of the order `id`; `known` = `{ order, shard }`, if the page has it already. */
 export function open(id, known = null) {
   const mine = { id, trail: null, receiptText: null, receiptAsked: false, tries: 0 };
   shown = mine;
-  say($('path-id'), id);
-  $('path-what').replaceChildren('\u00a0');
+  setText($('trail-id'), id);
+  $('trail-order').replaceChildren('\u00a0');
   if (known) {
     const notification = feed.notificationOf(id);
     mine.trail = withNotification({ order: known.order, shard: known.shard, accepted: { at: known.order.created_at } }, notification);
   }
   draw(mine);
-  say($('path-state'), 'Looking…');
-  again.hidden = true;
+  setText($('trail-state'), 'Loading…');
+  refresh.hidden = true;
   dialog.showModal();
   dialog.scrollTop = 0;
   ask(mine);
@@ -81,9 +81,9 @@ async function ask(mine) {
   const open = failure !== null || stillOpen(mine.trail);
   const more = open && mine.tries < TRIES;
   if (more) timer = setTimeout(ask, Math.max(1_000 * (failure?.retryAfter ?? 0), api.backoff(mine.tries++)), mine);
-  say($('path-state'), failure ? whyNot(failure, more) : summary(mine.trail, more));
-  $('path-state').classList.toggle('error', failure !== null);
-  again.hidden = !open;
+  setText($('trail-state'), failure ? whyNot(failure, more) : summary(mine.trail, more));
+  $('trail-state').classList.toggle('error', failure !== null);
+  refresh.hidden = !open;
   if (mine.trail?.receipt?.state === 'stored') loadReceipt(mine);
 }
 
@@ -94,7 +94,7 @@ function notified(notification) {
   if (!shown?.trail || shown.id !== notification.order_id || shown.trail.notified?.state === 'notified') return;
   shown.trail = withNotification(shown.trail, notification);
   draw(shown);
-  say($('path-state'), summary(shown.trail, true));
+  setText($('trail-state'), summary(shown.trail, true));
 }
 
 function withNotification(trail, notification) {
@@ -108,15 +108,15 @@ function summary({ receipt, published, notified }, more) {
   if (receipt?.state === 'pending') waits.push('its receipt');
   if (published?.state === 'waiting') waits.push('its event');
   if (notified?.state === 'waiting') waits.push('its notification');
-  if (published?.state === 'dead') return 'Its event was refused by Kafka for good: it will not be notified until someone requeues it.';
+  if (published?.state === 'dead') return 'Kafka refused its event for good: there is no notification until the event is requeued.';
   if (waits.length > 0) return `The order is safe. ${more ? 'Watching for' : 'Still to come:'} ${waits.join(', ')}.`;
-  if (receipt?.state === 'unknown' || published?.state === 'unknown' || notified?.state === 'unknown') return 'Not everything could be found out; the hops say why.';
-  if (receipt?.state === 'missing') return 'Everything happened, but the receipt is gone from S3.';
-  return 'Complete: everything that was promised has happened.';
+  if (receipt?.state === 'unknown' || published?.state === 'unknown' || notified?.state === 'unknown') return 'Not every step is known; each shows the reason.';
+  if (receipt?.state === 'missing') return 'Every step is done, but the receipt is gone from S3.';
+  return 'Complete: every step is done.';
 }
 
 function whyNot(error, more) {
-  const next = more ? ' Asking again.' : '';
+  const next = more ? ' Retrying.' : '';
   if (error.status === 404) return `No shard has an order with this id${more ? ', so far' : ''}.${next}`;
   return `${error.message}${next}`;
 }
@@ -126,17 +126,17 @@ function draw({ trail, receiptText }) {
   const home = stored?.shard ?? shard ?? (order && shardOf(order.user_id)?.name);
   if (order) drawOrder(order);
   const from = accepted?.at;
-  hops.accepted.set(from ? 'done' : 'open', from ? 'Taken by the API' : '–', from);
-  hops.stored.set(home ? 'done' : 'open', home ? `Committed on ${titleOf(home)} before the answer` : '–');
-  hops.receipt.set(...receiptWords(paper), paper?.at, from && paper?.at ? roughly(from, paper.at) : null);
-  hops.published.set(...publishedWords(published, note), published?.at, since(from, published?.at, 'accepted'));
-  hops.notified.set(...notifiedWords(notified, published, note), notified?.at, since(from, notified?.at, 'accepted'), since(published?.at, notified?.at, 'published'));
-  if (receiptText === null) say(receipt, paper?.state === 'missing' ? 'It was written once, but S3 no longer has it.' : paper?.state === 'stored' ? 'Loading…' : 'Shown here once it is written.');
+  steps.accepted.set(from ? 'done' : 'open', from ? 'Accepted by the API' : '–', from);
+  steps.stored.set(home ? 'done' : 'open', home ? `Committed on ${titleOf(home)} before the answer` : '–');
+  steps.receipt.set(...receiptWords(paper), paper?.at, from && paper?.at ? roughly(from, paper.at) : null);
+  steps.published.set(...publishedWords(published, note), published?.at, since(from, published?.at, 'accepted'));
+  steps.notified.set(...notifiedWords(notified, published, note), notified?.at, since(from, notified?.at, 'accepted'), since(published?.at, notified?.at, 'published'));
+  if (receiptText === null) setText(receipt, paper?.state === 'missing' ? 'It was written once, but S3 no longer has it.' : paper?.state === 'stored' ? 'Loading…' : 'Shown here once it is written.');
 }
 
 function drawOrder(order) {
   const { total } = amounts(order);
-  $('path-what').replaceChildren(`${count(order.quantity)} × `, named(order.product_name), ' for ', h('b', {}, named(order.user_id)), `: ${formatCents(total)}`);
+  $('trail-order').replaceChildren(`${count(order.quantity)} × `, named(order.product_name), ' for ', h('b', {}, named(order.user_id)), `: ${formatCents(total)}`);
 }
 
 function receiptWords(paper) {
@@ -145,7 +145,7 @@ function receiptWords(paper) {
     case 'stored': return ['done', 'Written to S3'];
     case 'pending': return ['waiting', `Waiting to be written to S3${tries}`];
     case 'missing': return ['lost', 'Was written, but S3 no longer has it'];
-    case 'unknown': return ['unsure', 'S3 does not answer, so nobody can say'];
+    case 'unknown': return ['unsure', 'S3 does not answer'];
     default: return ['open', '–'];
   }
 }
@@ -154,28 +154,28 @@ function publishedWords(published, note) {
   switch (published?.state) {
     case 'published': return ['done', `In Kafka: partition ${published.partition ?? '?'}, offset ${count(published.offset)}`];
     case 'waiting': return ['waiting', 'In the outbox, waiting for Kafka'];
-    case 'dead': return ['lost', 'Refused by Kafka for good; kept among the shard’s dead events'];
-    case 'unknown': return ['unsure', published.note ?? note ?? 'Not found in what was searched'];
+    case 'dead': return ['lost', 'Refused by Kafka for good; kept in the shard’s table outbox_dead'];
+    case 'unknown': return ['unsure', published.note ?? note ?? 'Not found in the searched records'];
     default: return ['open', '–'];
   }
 }
 
 function notifiedWords(notified, published, note) {
   switch (notified?.state) {
-    case 'notified': return ['done', 'Notification made by the consumer'];
+    case 'notified': return ['done', 'Notified by the consumer'];
     case 'waiting': return ['waiting', published?.state === 'published' ? 'Waiting for the consumer' : 'Follows the event'];
-    case 'unknown': return ['unsure', notified.note ?? note ?? 'Not found in what was searched'];
+    case 'unknown': return ['unsure', notified.note ?? note ?? 'Not found in the searched records'];
     default: return ['open', '–'];
   }
 }
 
-/** Two machines' clocks may disagree by a little: never less than 0 ms. */
+/** The time between two moments, at least 0 ms: the clocks of two machines may differ a little. */
 function since(from, to, word) {
   const ms = Date.parse(to) - Date.parse(from);
   return Number.isNaN(ms) ? null : `${millis(Math.max(0, ms))} after ${word}`;
 }
 
-/** To the second, because that is how S3 keeps it. */
+/** The time between two moments in whole seconds, since S3 keeps no more. */
 function roughly(from, to) {
   const seconds = Math.floor(Date.parse(to) / 1_000) - Math.floor(Date.parse(from) / 1_000);
   return seconds < 1 ? 'within a second' : `about ${count(seconds)} s after accepted`;
@@ -186,16 +186,16 @@ async function loadReceipt(mine) {
   mine.receiptAsked = true;
   try {
     mine.receiptText = await api.receipt(mine.id);
-    if (shown === mine) say(receipt, mine.receiptText);
+    if (shown === mine) setText(receipt, mine.receiptText);
   } catch (error) {
     if (shown !== mine) return;
     const pending = error.receiptStatus === 'pending';
-    say(receipt, pending ? 'Not written yet.' : `It cannot be shown now. ${error.message}`);
-    again.hidden = false;
+    setText(receipt, pending ? 'Not written yet.' : `It cannot be shown now. ${error.message}`);
+    refresh.hidden = false;
   }
 }
 
-function hop(name) {
+function step(name) {
   const words = h('span', { class: 'words' });
   const at = h('time', {});
   const deltas = [h('span', { class: 'quiet' }), h('span', { class: 'quiet' })];
@@ -205,8 +205,8 @@ function hop(name) {
 
   function set(is, text, iso, ...after) {
     if (node.dataset.state !== is) node.dataset.state = is;
-    say(state, { done: 'done: ', waiting: 'waiting: ', lost: 'lost: ', unsure: 'unknown: ', open: '' }[is]);
-    say(words, text);
+    setText(state, { done: 'done: ', waiting: 'waiting: ', lost: 'lost: ', unsure: 'unknown: ', open: '' }[is]);
+    setText(words, text);
     const date = iso ? new Date(iso) : null;
     const today = date?.toDateString() === new Date().toDateString();
     show(at, date && `${today ? '' : `${day.format(date)}, `}${(name === 'Receipt' ? seconds : clock).format(date)}`); // S3 keeps whole seconds only
@@ -214,6 +214,6 @@ function hop(name) {
       at.dateTime = iso;
       at.title = utc(iso);
     }
-    deltas.forEach((delta, index) => say(delta, after[index] ?? ''));
+    deltas.forEach((delta, index) => setText(delta, after[index] ?? ''));
   }
 }
