@@ -41,7 +41,7 @@ pub enum Interruption {
 /// partitions changed hands meanwhile.
 pub fn gather<'consumer>(
     consumer: &'consumer BaseConsumer<Membership>,
-    order: &mut Order,
+    guard: &mut OffsetGuard,
     last: Option<Instant>,
 ) -> Result<Vec<BorrowedMessage<'consumer>>, Interruption> {
     let rebalances = consumer.context().rebalances();
@@ -61,7 +61,7 @@ pub fn gather<'consumer>(
         }
         match polled {
             Some(Ok(record)) => {
-                order.follow(record.partition(), record.offset()).map_err(Interruption::Broken)?;
+                guard.follow(record.partition(), record.offset()).map_err(Interruption::Broken)?;
                 bytes += record.key_len() + record.payload_len();
                 if batch.is_empty() {
                     until = last.map_or_else(Instant::now, |last| last + PACE);
@@ -117,7 +117,7 @@ fn judge(error: &KafkaError) -> Result<(), Interruption> {
 /// What each partition may deliver next: a guard against a record that is delivered twice, or passed over after going
 /// back. Offsets may have gaps, as aborted records and transaction markers have offsets too.
 #[derive(Debug, Default)]
-pub struct Order {
+pub struct OffsetGuard {
     next: HashMap<i32, Next>,
 }
 
@@ -128,15 +128,15 @@ enum Next {
     Exactly(i64),
 }
 
-impl Order {
-    pub fn of(assignment: &Assignment) -> Self {
+impl OffsetGuard {
+    pub fn new(assignment: &Assignment) -> Self {
         Self {
             next: assignment.starts.iter().map(|(partition, offset)| (*partition, Next::AtLeast(*offset))).collect(),
         }
     }
 
     /// The partitions were set back to these records.
-    pub fn go_back(&mut self, first: &BTreeMap<i32, i64>) {
+    pub fn rewind(&mut self, first: &BTreeMap<i32, i64>) {
         self.next.extend(first.iter().map(|(partition, offset)| (*partition, Next::Exactly(*offset))));
     }
 
@@ -159,26 +159,26 @@ impl Order {
 mod tests {
     use super::*;
 
-    fn order() -> Order {
-        Order { next: HashMap::from([(0, Next::AtLeast(5))]) }
+    fn guard() -> OffsetGuard {
+        OffsetGuard { next: HashMap::from([(0, Next::AtLeast(5))]) }
     }
 
     #[test]
     fn gaps_are_fine_and_repetitions_are_not() {
-        let mut order = order();
-        assert_eq!(order.follow(0, 5), Ok(()));
-        assert_eq!(order.follow(0, 9), Ok(()));
-        assert!(order.follow(0, 9).is_err());
-        assert!(order.follow(1, 0).is_err());
+        let mut guard = guard();
+        assert_eq!(guard.follow(0, 5), Ok(()));
+        assert_eq!(guard.follow(0, 9), Ok(()));
+        assert!(guard.follow(0, 9).is_err());
+        assert!(guard.follow(1, 0).is_err());
     }
 
     #[test]
     fn after_going_back_nothing_is_passed_over() {
-        let mut order = order();
-        order.follow(0, 5).unwrap();
-        order.go_back(&BTreeMap::from([(0, 5)]));
-        assert!(order.follow(0, 6).is_err());
-        assert_eq!(order.follow(0, 5), Ok(()));
-        assert_eq!(order.follow(0, 6), Ok(()));
+        let mut guard = guard();
+        guard.follow(0, 5).unwrap();
+        guard.rewind(&BTreeMap::from([(0, 5)]));
+        assert!(guard.follow(0, 6).is_err());
+        assert_eq!(guard.follow(0, 5), Ok(()));
+        assert_eq!(guard.follow(0, 6), Ok(()));
     }
 }

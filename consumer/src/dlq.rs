@@ -42,7 +42,7 @@ pub enum Command {
 
 /// Runs one command, with its result on `out`. Can be stopped at any time; what it did not finish did not happen.
 pub fn run(settings: &Settings, command: &Command, out: &mut impl Write) -> anyhow::Result<()> {
-    let dead_letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
+    let dead_letters = DeadLetters::new(&settings.kafka, &settings.kafka_group_id);
     let done = match command {
         Command::List { all, limit } => list::run(&dead_letters, *all, *limit, out),
         Command::Show { partition, offset } => show::run(&dead_letters, *partition, *offset, out),

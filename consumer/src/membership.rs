@@ -7,7 +7,7 @@ use std::{
 };
 
 use orderflow_service::{
-    kafka::{Told, Troubles},
+    kafka::{HasLastError, LastError},
     shutdown::CancellationToken,
 };
 use rdkafka::{
@@ -25,7 +25,7 @@ pub struct Membership {
     group: Group,
     stop: CancellationToken,
     state: Mutex<State>,
-    troubles: Troubles,
+    last_error: LastError,
 }
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ pub struct Assignment {
 
 impl Membership {
     pub fn new(group: Group, stop: CancellationToken) -> Self {
-        Self { group, stop, state: Mutex::default(), troubles: Troubles::default() }
+        Self { group, stop, state: Mutex::default(), last_error: LastError::default() }
     }
 
     /// Changes with every rebalance event. What was read before a change may be somebody else's now.
@@ -89,7 +89,7 @@ impl Membership {
         consumer.assign(&starts).map_err(unreadable)?;
         tracing::info!(partitions = ?sorted(&assignment.starts), "assigned");
         self.lock().assignment = Some(assignment);
-        self.troubles.forget();
+        self.last_error.clear();
         Ok(())
     }
 
@@ -125,18 +125,18 @@ impl ConsumerContext for Membership {
 impl ClientContext for Membership {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka consumer");
-        self.troubles.logged(message);
+        self.last_error.record_line(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka consumer");
-        self.troubles.told(&error, reason);
+        self.last_error.record(&error, reason);
     }
 }
 
-impl Told for Membership {
-    fn troubles(&self) -> &Troubles {
-        &self.troubles
+impl HasLastError for Membership {
+    fn last_error(&self) -> &LastError {
+        &self.last_error
     }
 }
 

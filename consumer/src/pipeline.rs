@@ -13,7 +13,7 @@ use orderflow_service::{
     Backoff, Dependency,
     failpoint::{self, defect},
     kafka::{
-        Told,
+        HasLastError,
         transaction::{Failure, Outgoing, Transactions},
     },
     shutdown::CancellationToken,
@@ -27,7 +27,7 @@ use rdkafka::{
 
 use crate::{
     Settings,
-    batch::{self, Interruption, Order},
+    batch::{self, Interruption, OffsetGuard},
     membership::{Assignment, Membership},
     metrics::{Metrics, OutcomeLabel, OutcomeValue, RejoinLabel, RejoinReason},
     position::{self, Group, LostPosition, Unresolved},
@@ -136,13 +136,13 @@ impl Pipeline {
         let consumer = Leaving(self.consumer.create_with_context(context).map_err(|error| consume(&error))?);
         let consumer = &consumer.0;
         let partitions =
-            Partitions::of(&self.topics, consumer).map_err(|cause| End::Rejoin(RejoinReason::topics, cause))?;
+            Partitions::fetch(&self.topics, consumer).map_err(|cause| End::Rejoin(RejoinReason::topics, cause))?;
         consumer.subscribe(&[&self.topics.orders]).map_err(|error| consume(&error))?;
 
-        let (mut order, mut rebalances, mut aborts, mut alone_since) = (Order::default(), 0, 0, Instant::now());
+        let (mut guard, mut rebalances, mut aborts, mut alone_since) = (OffsetGuard::default(), 0, 0, Instant::now());
         let mut last_batch = None;
         while !self.stop.is_cancelled() {
-            let gathered = batch::gather(consumer, &mut order, last_batch);
+            let gathered = batch::gather(consumer, &mut guard, last_batch);
             let membership = consumer.context();
             match membership.take_failure() {
                 Some(Unresolved::Lost(lost)) => return Err(End::Lost(lost)),
@@ -152,13 +152,13 @@ impl Pipeline {
             let assignment = membership.assignment();
             if membership.rebalances() != rebalances {
                 rebalances = membership.rebalances();
-                order = assignment.as_deref().map(Order::of).unwrap_or_default();
+                guard = assignment.as_deref().map(OffsetGuard::new).unwrap_or_default();
                 self.metrics.assigned_partitions.set(assignment.as_deref().map_or(0, |own| own.starts.len() as i64));
                 alone_since = Instant::now();
             }
             let Some(assignment) = assignment else {
                 if alone_since.elapsed() > JOINING {
-                    let trouble = membership.troubles().last().map(|trouble| trouble.to_string());
+                    let trouble = membership.last_error().get().map(|trouble| trouble.to_string());
                     self.kafka.down(trouble.unwrap_or_else(|| "waiting for the group".to_owned()));
                 }
                 continue;
@@ -202,8 +202,8 @@ impl Pipeline {
                     }
                     let first = batch::first_offsets(&batch);
                     drop(batch);
-                    go_back(consumer, &self.topics.orders, &first).map_err(|error| consume(&error))?;
-                    order.go_back(&first);
+                    rewind(consumer, &self.topics.orders, &first).map_err(|error| consume(&error))?;
+                    guard.rewind(&first);
                     self.pause();
                 }
             }
@@ -234,7 +234,7 @@ impl Pipeline {
             Outcome::DeadLetter { reason } => {
                 let limit = self.dead_letter_limit;
                 let DeadLetter { key, value, headers } =
-                    DeadLetter::of(record, reason, &self.group.name, notified_at, limit);
+                    DeadLetter::new(record, reason, &self.group.name, notified_at, limit);
                 Outgoing {
                     topic: &self.topics.dead_letters,
                     partition: partitions.dead_letter_for(record.partition()),
@@ -248,12 +248,12 @@ impl Pipeline {
         let offsets = offsets.map_err(|error| Failure::Broken(error.to_string()))?;
         transactions.run(outgoing, &offsets, &assignment.group)?;
         self.metrics.transaction.observe(began.elapsed().as_secs_f64());
-        self.tell(batch, &settled);
+        self.record_settled(batch, &settled);
         Ok(())
     }
 
     /// Counts and logs what was committed.
-    fn tell(&self, batch: &[BorrowedMessage<'_>], settled: &Settled) {
+    fn record_settled(&self, batch: &[BorrowedMessage<'_>], settled: &Settled) {
         let counter = |outcome| self.metrics.events.get_or_create(&OutcomeLabel { outcome }).clone();
         let (notified, dead) = (counter(OutcomeValue::notified), counter(OutcomeValue::dead_letter));
         for (record, outcome) in batch.iter().zip(&settled.outcomes) {
@@ -321,7 +321,7 @@ impl Drop for Leaving {
 }
 
 /// Sets partitions back to records that were read, so that the same ones come again.
-fn go_back(consumer: &BaseConsumer<Membership>, topic: &str, first: &BTreeMap<i32, i64>) -> KafkaResult<()> {
+fn rewind(consumer: &BaseConsumer<Membership>, topic: &str, first: &BTreeMap<i32, i64>) -> KafkaResult<()> {
     let sought = consumer.seek_partitions(offsets(topic, first)?, Duration::from_secs(2))?;
     sought.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
 }

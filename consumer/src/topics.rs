@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use orderflow_core::Topics;
-use orderflow_service::kafka::{Told, reader};
+use orderflow_service::kafka::{HasLastError, reader};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 
 /// Longest wait for the description of one topic.
@@ -20,7 +20,10 @@ pub struct Partitions {
 
 impl Partitions {
     /// Asks Kafka, and checks. The error is for people.
-    pub fn of<C: ConsumerContext + Told>(topics: &Topics, consumer: &BaseConsumer<C>) -> Result<Self, String> {
+    pub fn fetch<C: ConsumerContext + HasLastError>(
+        topics: &Topics,
+        consumer: &BaseConsumer<C>,
+    ) -> Result<Self, String> {
         let count =
             |topic: &str| -> Result<usize, String> { Ok(reader::partitions(consumer, topic, CALL_TIMEOUT)? as usize) };
         let partitions = Self {

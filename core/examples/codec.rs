@@ -28,7 +28,7 @@ fn main() {
     let new = NewOrder::parse(BODY).expect("a valid order");
     let order = new.clone().into_order(id, now);
     let shard = map.shard_of(&order.user_id);
-    let event = OrderCreated::of(&order, shard);
+    let event = OrderCreated::new(&order, shard);
     let payload = event.encode();
     let notification = Notification {
         event_id: event.event_id(),
@@ -45,9 +45,9 @@ fn main() {
         "parse-bare" => &|| drop(black_box(serde_json::from_slice::<Bare>(black_box(BODY)))),
         "parse" => &|| drop(black_box(NewOrder::parse(black_box(BODY)))),
         "fingerprint" => &|| {
-            black_box(Fingerprint::of(black_box(&new)));
+            black_box(Fingerprint::new(black_box(&new)));
         },
-        "event" => &|| drop(black_box(OrderCreated::of(black_box(&order), shard).encode())),
+        "event" => &|| drop(black_box(OrderCreated::new(black_box(&order), shard).encode())),
         "decode" => &|| {
             drop(black_box(OrderCreated::decode(
                 black_box(Some(&payload)),

@@ -58,7 +58,7 @@ impl OrderCreated {
     /// Value of the `schema_version` header.
     pub const SCHEMA_VERSION: &'static str = "1";
 
-    pub fn of(order: &Order, shard: &Shard) -> Self {
+    pub fn new(order: &Order, shard: &Shard) -> Self {
         Self {
             order_id: order.id,
             user_id: order.user_id.clone(),
@@ -205,7 +205,7 @@ mod tests {
         let new = NewOrder::parse(br#"{"user_id":"alice","product_name":"Keyboard","quantity":2,"price":149.99}"#);
         let now = Timestamp::from_unix_microseconds(1_700_000_000_123_456).unwrap();
         let order = new.unwrap().into_order(Uuid::nil(), now);
-        OrderCreated::of(&order, map.shard_of(&order.user_id))
+        OrderCreated::new(&order, map.shard_of(&order.user_id))
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Fingerprint {
     const VERSION: u8 = 1;
 
     /// Over the parsed fields, so that spaces, field order and `150` or `150.00` make no difference.
-    pub fn of(order: &NewOrder) -> Self {
+    pub fn new(order: &NewOrder) -> Self {
         let mut hash = Sha256::new();
         for text in [order.user_id.as_str(), order.product_name.as_str()] {
             hash.update((text.len() as u64).to_be_bytes());
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_fingerprint_sees_every_field_and_no_formatting() {
-        let of = |body: &str| Fingerprint::of(&NewOrder::parse(body.as_bytes()).unwrap());
+        let of = |body: &str| Fingerprint::new(&NewOrder::parse(body.as_bytes()).unwrap());
         let first = of(r#"{"user_id":"a","product_name":"bc","quantity":1,"price":150}"#);
         assert_eq!(first, of(r#"{ "price":150.00, "quantity":1, "product_name":"b\u0063", "user_id":"a" }"#));
         for other in [

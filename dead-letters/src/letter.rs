@@ -57,7 +57,7 @@ impl<'record> DeadLetter<'record> {
     /// Key, value and headers as they were. A record that was compressed on its way can be larger than any record that
     /// Kafka would take from us: what does not fit `limit` bytes is left out, the end of the value first, and
     /// `dlq.truncated` says so. The whole record is still where it came from, for as long as that topic keeps it.
-    pub fn of<M: Message>(record: &'record M, reason: &str, group: &str, failed_at: Timestamp, limit: usize) -> Self {
+    pub fn new<M: Message>(record: &'record M, reason: &str, group: &str, failed_at: Timestamp, limit: usize) -> Self {
         let own = [
             (name::TOPIC, record.topic().to_owned()),
             (name::PARTITION, record.partition().to_string()),
@@ -180,7 +180,7 @@ mod tests {
             .insert(Header { key: "event_id", value: Some("1") })
             .insert(Header { key: "empty", value: None::<&str> });
         let record = record(b"{".to_vec(), headers);
-        let letter = arrived(DeadLetter::of(&record, "not JSON", "group", Timestamp::now(), SIZE_LIMIT));
+        let letter = arrived(DeadLetter::new(&record, "not JSON", "group", Timestamp::now(), SIZE_LIMIT));
         let description = Description::read(&letter);
         assert_eq!((letter.key(), letter.payload()), (record.key(), record.payload()));
         assert_eq!(description.source, Some(Source { topic: "orders".into(), partition: 3, offset: 42 }));
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn what_dies_a_second_time_tells_of_the_second() {
         let first = record(b"{".to_vec(), OwnedHeaders::new().insert(Header { key: name::OFFSET, value: Some("1") }));
-        let letter = arrived(DeadLetter::of(&first, "again", "group", Timestamp::now(), SIZE_LIMIT));
+        let letter = arrived(DeadLetter::new(&first, "again", "group", Timestamp::now(), SIZE_LIMIT));
         assert_eq!(Description::read(&letter).source.unwrap().offset, 42);
         assert_eq!(original_headers(letter.headers()).unwrap().count(), 0);
     }
@@ -206,7 +206,7 @@ mod tests {
             headers.insert(Header { key: "x", value: Some(&vec![b'x'; 40_000]) })
         });
         let large = record(vec![b'v'; 200_000], headers);
-        let letter = arrived(DeadLetter::of(&large, "large", "group", Timestamp::now(), 100_000));
+        let letter = arrived(DeadLetter::new(&large, "large", "group", Timestamp::now(), 100_000));
         assert!(size(&letter) <= 100_000, "{}", size(&letter));
         let truncated = Description::read(&letter).truncated.unwrap();
         assert!(truncated.starts_with("8 headers, all but the first"), "{truncated}");

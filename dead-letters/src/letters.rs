@@ -41,11 +41,11 @@ impl Extent {
 
 /// The newest marker of each partition whose offset the group does not have, so that no record is read twice in search of
 /// one.
-pub(crate) type Recalled = Mutex<BTreeMap<i32, Searched>>;
+pub(crate) type MarkerCache = Mutex<BTreeMap<i32, MarkerSearch>>;
 
 /// Remembers how far a partition was searched for markers, and what the last one says.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Searched {
+pub(crate) struct MarkerSearch {
     end: i64,
     replayed: Option<i64>,
 }
@@ -63,34 +63,34 @@ impl DeadLetters {
             partitions.insert(partition, Extent { start, replayed: committed.get(&partition).copied(), end });
         }
         let mut letters = Letters { reader, topic, partitions, deadline };
-        self.recall(&mut letters).context("read the markers of former replays")?;
+        self.read_markers(&mut letters).context("read the markers of former replays")?;
         Ok(letters)
     }
 
     /// Reads from the markers what was replayed of the partitions that the group has no offset of.
-    fn recall(&self, letters: &mut Letters) -> anyhow::Result<()> {
+    fn read_markers(&self, letters: &mut Letters) -> anyhow::Result<()> {
         // Copied, because reading may take until the deadline of a request.
-        let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut markers = self.markers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unknown = letters.partitions.iter().filter(|(_, extent)| extent.replayed.is_none());
         let ranges: Ranges = unknown
             .map(|(partition, extent)| {
-                let searched = recalled.entry(*partition).or_default();
+                let searched = markers.entry(*partition).or_default();
                 if searched.end > extent.end {
                     // The topic is another one with the same name.
-                    *searched = Searched::default();
+                    *searched = MarkerSearch::default();
                 }
                 (*partition, (searched.end.max(extent.start), extent.end))
             })
             .collect();
         let read = letters.read_ranges(&ranges, |record| {
-            let searched = recalled.entry(record.partition()).or_default();
+            let searched = markers.entry(record.partition()).or_default();
             searched.end = record.offset() + 1;
             searched.replayed = marker::read(&record, &self.group).or(searched.replayed);
             Ok(ControlFlow::Continue(()))
         });
         if read.is_ok() {
             for (partition, (_, end)) in ranges {
-                let searched = recalled.entry(partition).or_default();
+                let searched = markers.entry(partition).or_default();
                 searched.end = end;
                 if let Some(extent) = letters.partitions.get_mut(&partition) {
                     extent.replayed = searched.replayed;
@@ -98,7 +98,7 @@ impl DeadLetters {
             }
         }
         // The next search goes on from here even if this one was not finished.
-        *self.recalled.lock().unwrap_or_else(PoisonError::into_inner) = recalled;
+        *self.markers.lock().unwrap_or_else(PoisonError::into_inner) = markers;
         read
     }
 }

@@ -18,8 +18,8 @@ use orderflow_service::kafka::{self, reader::Deadline};
 
 pub use letter::{DeadLetter, Description};
 pub use letters::Letters;
-use letters::Recalled;
-pub use page::{Counts, Known, Page, SeveralPartitions};
+use letters::MarkerCache;
+pub use page::{CountCache, Counts, Page, SeveralPartitions};
 pub use replay::{Outcome, Progress, Replay, TakenOver};
 
 /// The dead letters of one consumer group. Cheap to clone; clones share what they know.
@@ -29,17 +29,17 @@ pub struct DeadLetters {
     topics: Topics,
     /// The group whose committed offsets say what was replayed. It never has members.
     group: String,
-    recalled: Arc<Recalled>,
+    markers: Arc<MarkerCache>,
 }
 
 impl DeadLetters {
     /// Those of the consumers in this group.
-    pub fn of(kafka: &kafka::Settings, consumers: &str) -> Self {
+    pub fn new(kafka: &kafka::Settings, consumers: &str) -> Self {
         Self {
             kafka: kafka.clone(),
             topics: Topics::named(&kafka.kafka_topic),
             group: format!("{consumers}.dlq-replay"),
-            recalled: Arc::default(),
+            markers: Arc::default(),
         }
     }
 

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn an_event_with_the_headers_of_a_marker_becomes_a_letter_all_the_same() {
-        let letter = DeadLetter::of(&record(headers("g", 42)), "no", "g", Timestamp::EPOCH, 10_000).headers;
+        let letter = DeadLetter::new(&record(headers("g", 42)), "no", "g", Timestamp::EPOCH, 10_000).headers;
         assert!(!is_marker(&record(letter.clone())));
         assert_eq!(read(&record(letter), "g"), None);
     }

@@ -36,7 +36,7 @@ pub struct Counts {
 
 /// What was counted last, so that what has not changed is not read again.
 #[derive(Debug, Default)]
-pub struct Known(Option<(BTreeMap<i32, Extent>, Counts)>);
+pub struct CountCache(Option<(BTreeMap<i32, Extent>, Counts)>);
 
 /// Why letters cannot be named by their offset alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,7 +90,7 @@ impl Letters {
     }
 
     /// Counts what `known` does not tell already.
-    pub fn count(&self, known: &mut Known) -> anyhow::Result<Counts> {
+    pub fn count(&self, known: &mut CountCache) -> anyhow::Result<Counts> {
         if let Some((partitions, counts)) = &known.0
             && *partitions == self.partitions
             && counts.complete

@@ -53,7 +53,7 @@ pub enum Progress<'letter> {
         letter: &'letter OwnedMessage,
         source: &'letter Source,
     },
-    PassedOver {
+    Skipped {
         letter: &'letter OwnedMessage,
         reason: &'letter str,
     },
@@ -64,7 +64,7 @@ pub enum Progress<'letter> {
 pub struct Outcome {
     pub replayed: usize,
     /// They cannot go back, and stay where they are.
-    pub passed_over: usize,
+    pub skipped: usize,
 }
 
 /// Another replay has begun meanwhile, in whichever process.
@@ -79,7 +79,7 @@ impl DeadLetters {
     pub fn replay(
         &self,
         what: &Replay,
-        tell: &mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
+        report: &mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Outcome> {
         let mut config = self.kafka.transactional_producer(&self.group);
         config.set("message.max.bytes", "2097152");
@@ -90,7 +90,7 @@ impl DeadLetters {
             letters.only_partition()?;
         }
         for (partition, offsets) in letters.expired() {
-            tell(Progress::Expired { partition, offsets })?;
+            report(Progress::Expired { partition, offsets })?;
         }
         let mut run = Run {
             topics: &self.topics,
@@ -99,7 +99,7 @@ impl DeadLetters {
             letters: &letters,
             batch: Batch::default(),
             outcome: Outcome::default(),
-            tell,
+            report,
         };
         if what.limit > 0 {
             letters.visit(false, |letter| {
@@ -128,7 +128,7 @@ struct Run<'run> {
     letters: &'run Letters,
     batch: Batch,
     outcome: Outcome,
-    tell: &'run mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
+    report: &'run mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
 }
 
 #[derive(Default)]
@@ -174,11 +174,11 @@ impl Run<'_> {
             match original {
                 Ok(Original { source, .. }) => {
                     self.outcome.replayed += 1;
-                    (self.tell)(Progress::Replayed { letter, source })?;
+                    (self.report)(Progress::Replayed { letter, source })?;
                 }
                 Err(reason) => {
-                    self.outcome.passed_over += 1;
-                    (self.tell)(Progress::PassedOver { letter, reason })?;
+                    self.outcome.skipped += 1;
+                    (self.report)(Progress::Skipped { letter, reason })?;
                 }
             }
         }
@@ -269,7 +269,7 @@ mod tests {
         let time = rdkafka::Timestamp::CreateTime(1);
         let headers = OwnedHeaders::new().insert(Header { key: "event_id", value: Some("1") });
         let record = OwnedMessage::new(Some(vec![b'{'; 5_000]), None, topic.into(), time, 3, 42, Some(headers));
-        let letter = DeadLetter::of(&record, "no", "g", Timestamp::now(), limit);
+        let letter = DeadLetter::new(&record, "no", "g", Timestamp::now(), limit);
         let value = letter.value.map(Into::into);
         OwnedMessage::new(value, None, "orders.dlq".into(), time, 1, 7, Some(letter.headers))
     }

@@ -6,7 +6,7 @@ use aws_sdk_s3::Client;
 use orderflow_core::Topics;
 use orderflow_service::{
     Dependency,
-    kafka::{self, Quiet},
+    kafka::{self, LogContext},
     s3,
     shutdown::CancellationToken,
 };
@@ -66,22 +66,22 @@ enum Unasked {
     Client(KafkaError),
     /// With the client, unless a new one has to be made: that reads its CA file again, which may have been mended. Any other
     /// goes on trying to connect, for which one look may be too short.
-    Answer(kafka::Unanswered, Option<BaseConsumer<Quiet>>),
+    Answer(kafka::Unanswered, Option<BaseConsumer<LogContext>>),
 }
 
 /// Returns the client and the topic that is not there.
 fn ask(
-    kept: Option<BaseConsumer<Quiet>>,
+    kept: Option<BaseConsumer<LogContext>>,
     config: &ClientConfig,
     topics: &Topics,
-) -> Result<(BaseConsumer<Quiet>, Option<String>), Unasked> {
-    let make = || BaseConsumer::from_config_and_context(config, Quiet::default()).map_err(Unasked::Client);
+) -> Result<(BaseConsumer<LogContext>, Option<String>), Unasked> {
+    let make = || BaseConsumer::from_config_and_context(config, LogContext::default()).map_err(Unasked::Client);
     let consumer = kept.map_or_else(make, Ok)?;
     for topic in [&topics.orders, &topics.relay] {
         let metadata = match kafka::fetch_metadata(&consumer, topic, TIMEOUT) {
             Ok(metadata) => metadata,
             Err(error) => {
-                let kept = (error.trouble != Some(kafka::Trouble::Certificate)).then_some(consumer);
+                let kept = (error.broker_error != Some(kafka::BrokerError::Certificate)).then_some(consumer);
                 return Err(Unasked::Answer(error, kept));
             }
         };

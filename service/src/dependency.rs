@@ -122,11 +122,11 @@ impl Dependency {
     }
 
     pub fn is_up(&self) -> bool {
-        self.trouble().is_none()
+        self.down_reason().is_none()
     }
 
     /// Why it is not up. Holds no secret.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn down_reason(&self) -> Option<String> {
         match &self.all.lock().states.get(&self.name)?.1 {
             State::Up => None,
             State::Down { reason } | State::Unusable { reason } => Some(reason.clone()),

@@ -1,10 +1,10 @@
 //! The one place where Kafka's clients get their options. Every client here is bounded in memory, makes no topic by
 //! itself, and hashes keys as Kafka's Java clients do.
 
+mod broker_error;
 pub mod header;
 pub mod reader;
 pub mod transaction;
-mod trouble;
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::secret::{self, Secrets};
 
-pub use reader::passes;
-pub use trouble::{Told, Trouble, Troubles, Unanswered, diagnose, fetch_metadata, why};
+pub use broker_error::{BrokerError, HasLastError, LastError, Unanswered, diagnose, explain, fetch_metadata};
+pub use reader::is_transient;
 
 const PASSWORD: &str = "KAFKA_SASL_PASSWORD";
 
@@ -219,7 +219,7 @@ pub enum TransactionError {
 }
 
 impl TransactionError {
-    pub fn of(error: &KafkaError) -> Self {
+    pub fn from_kafka(error: &KafkaError) -> Self {
         match error {
             KafkaError::Transaction(error) if error.is_fatal() => Self::Fatal,
             KafkaError::Transaction(error) if error.txn_requires_abort() => Self::Abortable,
@@ -231,27 +231,27 @@ impl TransactionError {
     }
 }
 
-/// A context for clients whose troubles are reported by their user: librdkafka's own lines go to debug, and what it told
+/// A context for clients whose last_error are reported by their user: librdkafka's own lines go to debug, and what it told
 /// last is kept.
 #[derive(Debug, Default)]
-pub struct Quiet(Troubles);
+pub struct LogContext(LastError);
 
-impl ClientContext for Quiet {
+impl ClientContext for LogContext {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka");
-        self.0.logged(message);
+        self.0.record_line(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
-        self.0.told(&error, reason);
+        self.0.record(&error, reason);
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for LogContext {}
 
-impl Told for Quiet {
-    fn troubles(&self) -> &Troubles {
+impl HasLastError for LogContext {
+    fn last_error(&self) -> &LastError {
         &self.0
     }
 }
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn librdkafka_reads_the_authority_when_a_client_is_made() {
         let create = |pem: &str| {
-            settings(pem).client().create_with_context::<_, BaseConsumer<Quiet>>(Quiet::default()).map(drop)
+            settings(pem).client().create_with_context::<_, BaseConsumer<LogContext>>(LogContext::default()).map(drop)
         };
         create(CA).unwrap();
         let error = create("-----BEGIN CERTIFICATE-----\nsecret\n-----END CERTIFICATE-----\n").unwrap_err();

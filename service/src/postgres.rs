@@ -209,7 +209,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    fn of(error: sqlx::Error) -> Self {
+    fn from_sqlx(error: sqlx::Error) -> Self {
         // What rustls says of a handshake comes as an error of the connection.
         let of_tls = match &error {
             sqlx::Error::Io(error) => error.get_ref().and_then(|error| error.downcast_ref()),
@@ -253,7 +253,7 @@ pub fn explain(error: &sqlx::Error) -> String {
 /// One connection, or an error within [`CONNECT_TIMEOUT`].
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, ConnectError> {
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
-        Ok(connection) => connection.map_err(ConnectError::of),
+        Ok(connection) => connection.map_err(ConnectError::from_sqlx),
         Err(_) => Err(ConnectError::NoAnswer),
     }
 }

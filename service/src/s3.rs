@@ -136,7 +136,7 @@ pub enum NoCredentials {
 
 impl NoCredentials {
     /// None: the request failed for another reason.
-    pub fn of<E, R>(error: &SdkError<E, R>) -> Option<Self>
+    pub fn from_error<E, R>(error: &SdkError<E, R>) -> Option<Self>
     where
         E: Error + 'static,
         R: std::fmt::Debug + 'static,
@@ -225,7 +225,7 @@ where
     E: Error + 'static,
     R: std::fmt::Debug + 'static,
 {
-    if let Some(lacking) = NoCredentials::of(error) {
+    if let Some(lacking) = NoCredentials::from_error(error) {
         return lacking.to_string();
     }
     match error {

@@ -95,7 +95,7 @@ mod tests {
         let key = Some("ali\x1b[2Jce\u{202e}\n".as_bytes().to_vec());
         let record = OwnedMessage::new(Some(b"{".to_vec()), key, "orders".into(), time, 3, 42, None);
         let failed_at = Timestamp::from_unix_microseconds(1_700_000_000_000_000).unwrap();
-        let letter = DeadLetter::of(&record, &"not JSON ".repeat(20), "g", failed_at, SIZE_LIMIT);
+        let letter = DeadLetter::new(&record, &"not JSON ".repeat(20), "g", failed_at, SIZE_LIMIT);
         let letter = OwnedMessage::new(
             Some(b"{".to_vec()),
             record.key().map(Into::into),

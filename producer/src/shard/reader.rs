@@ -167,7 +167,7 @@ impl Shard {
 
     /// Why the shard takes no orders.
     pub fn trouble(&self) -> Option<String> {
-        self.inner.health.dependency.trouble()
+        self.inner.health.dependency.down_reason()
     }
 
     /// Asks in a task of its own, which ends within [`READ_TIMEOUT`] even if nobody waits for the answer any more, and then

@@ -50,7 +50,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
             }
         };
         if let Some(event) = event
-            && event.value != OrderCreated::of(&order, shard)
+            && event.value != OrderCreated::new(&order, shard)
         {
             find(Kind::Different, format!("its event says {:?}", event.value));
         }
@@ -58,7 +58,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
             None | Some([]) => find(Kind::Lost, format!("no notification ({told})")),
             Some([notification]) => {
                 let value = &notification.value;
-                let wanted = Notification::message_for(&OrderCreated::of(&order, shard));
+                let wanted = Notification::message_for(&OrderCreated::new(&order, shard));
                 if value.message != wanted || value.user_id != owner.plan.user_id || value.event_id != row.id {
                     find(Kind::Different, format!("its notification says {value:?}"));
                 }

@@ -1,6 +1,6 @@
 //! Why a topic could not be made ready, or it or its group not be removed.
 
-use orderflow_service::kafka::Trouble;
+use orderflow_service::kafka::BrokerError;
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
 
 use super::Difference;
@@ -13,7 +13,7 @@ pub enum Error {
     Unreachable { brokers: String, reason: Code },
     /// They are there.
     #[error("the brokers of {brokers} cannot be used: {trouble}")]
-    Unusable { brokers: String, trouble: Trouble },
+    Unusable { brokers: String, trouble: BrokerError },
     /// `what` is a verb and an object.
     #[error("the brokers refused to {what}: {reason}")]
     Refused { what: &'static str, reason: Code },

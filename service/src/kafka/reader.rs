@@ -14,7 +14,7 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 
-use super::{Quiet, Told, fetch_metadata, poll_timeout, why};
+use super::{HasLastError, LogContext, explain, fetch_metadata, poll_timeout};
 
 /// The time between two tries of a call that failed.
 const RETRY: Duration = Duration::from_millis(200);
@@ -27,7 +27,7 @@ pub type Ranges = BTreeMap<i32, (i64, i64)>;
 
 /// A client that reads what its configuration shows it, which is what was committed unless that says otherwise.
 pub struct Reader {
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<LogContext>,
 }
 
 /// The end of the patience with Kafka.
@@ -93,11 +93,11 @@ impl Reader {
     /// Makes a client. librdkafka needs a `group.id` in `config`; if that is a group, its committed offsets can be read.
     pub fn new(mut config: ClientConfig) -> KafkaResult<Self> {
         config.set("enable.partition.eof", "true");
-        Ok(Self { consumer: config.create_with_context(Quiet::default())? })
+        Ok(Self { consumer: config.create_with_context(LogContext::default())? })
     }
 
     /// Returns the client, for calls that are not here.
-    pub fn consumer(&self) -> &BaseConsumer<Quiet> {
+    pub fn consumer(&self) -> &BaseConsumer<LogContext> {
         &self.consumer
     }
 
@@ -170,7 +170,7 @@ impl Reader {
     }
 
     fn refused(&self, action: String, error: &KafkaError) -> Error {
-        let reason = why(error, self.consumer.context().troubles().last().as_ref());
+        let reason = explain(error, self.consumer.context().last_error().get().as_ref());
         Error::Refused { action, reason, code: error.rdkafka_error_code() }
     }
 }
@@ -218,7 +218,7 @@ impl<'reader> Records<'reader> {
                     let reached = self.reached(partition)?;
                     self.unread.retain(|unread, end| *unread != partition || reached < *end);
                 }
-                Some(Err(error)) if self.waits_out_failures && passes(&error) => {}
+                Some(Err(error)) if self.waits_out_failures && is_transient(&error) => {}
                 Some(Err(error)) => return Err(self.reader.refused(format!("read {}", self.topic), &error)),
                 None => {}
             }
@@ -235,7 +235,7 @@ impl<'reader> Records<'reader> {
     }
 
     fn timed_out(&self) -> Error {
-        let reason = match self.reader.consumer.context().troubles().last() {
+        let reason = match self.reader.consumer.context().last_error().get() {
             Some(trouble) => format!("Kafka cannot be used: {trouble}"),
             None => {
                 let left: Vec<_> =
@@ -278,7 +278,7 @@ impl From<Error> for String {
 }
 
 /// Counts the partitions of a topic. The consumer must read nothing yet; see [`fetch_metadata`].
-pub fn partitions<C: ConsumerContext + Told>(
+pub fn partitions<C: ConsumerContext + HasLastError>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     timeout: Duration,
@@ -297,7 +297,7 @@ pub fn partitions<C: ConsumerContext + Told>(
 }
 
 /// Returns whether librdkafka recovers from this error of a poll.
-pub fn passes(error: &KafkaError) -> bool {
+pub fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error,
         KafkaError::MessageConsumption(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::OperationTimedOut)

@@ -19,7 +19,7 @@ use rdkafka::{
 
 use offsets::OffsetSender;
 
-use super::{TransactionError, Troubles, drain, why};
+use super::{LastError, TransactionError, drain, explain};
 use crate::{
     failpoint::{defect, reached},
     shutdown::CancellationToken,
@@ -155,7 +155,7 @@ impl Transactions {
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
                     self.producer.poll(Duration::from_millis(1));
                 }
-                Err((error, _)) => return Err(Stopped::Abort(Cause::of(&error, record.topic))),
+                Err((error, _)) => return Err(Stopped::Abort(Cause::new(&error, record.topic))),
             }
         }
     }
@@ -210,9 +210,9 @@ impl Transactions {
         loop {
             let Err(error) = call()? else { return Ok(()) };
             // What is behind a timeout is among the events, which only a poll hands over.
-            let trouble = self.producer.context().troubles.last();
-            let reason = format!("{step}: {}", why(&error, trouble.as_ref()));
-            match TransactionError::of(&error) {
+            let trouble = self.producer.context().last_error.get();
+            let reason = format!("{step}: {}", explain(&error, trouble.as_ref()));
+            match TransactionError::from_kafka(&error) {
                 _ if is_fenced(&error) => return Err(Stopped::Fenced(reason)),
                 TransactionError::Abortable => return Err(Stopped::abort(&reason)),
                 TransactionError::Retriable if began.elapsed() < self.patience() => {
@@ -255,7 +255,7 @@ fn is_fenced(error: &KafkaError) -> bool {
 }
 
 impl Cause {
-    fn of(error: &KafkaError, topic: &str) -> Self {
+    fn new(error: &KafkaError, topic: &str) -> Self {
         let too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
         Self { reason: format!("write to {topic}: {error}"), too_large_for: too_large.then(|| topic.to_owned()) }
     }
@@ -265,7 +265,7 @@ impl Cause {
 #[derive(Default)]
 struct Deliveries {
     failed: Mutex<Option<Cause>>,
-    troubles: Troubles,
+    last_error: LastError,
 }
 
 impl Deliveries {
@@ -284,7 +284,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, record)) = result {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| Cause::of(error, record.topic()));
+            failed.get_or_insert_with(|| Cause::new(error, record.topic()));
         }
     }
 }
@@ -292,12 +292,12 @@ impl ProducerContext for Deliveries {
 impl ClientContext for Deliveries {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka producer");
-        self.troubles.logged(message);
+        self.last_error.record_line(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka producer");
-        self.troubles.told(&error, reason);
+        self.last_error.record(&error, reason);
     }
 }
 

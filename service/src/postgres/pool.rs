@@ -36,7 +36,7 @@ impl AskError {
     pub fn is_down(&self) -> bool {
         match self {
             Self::Timeout(_) | Self::Connect(_) => true,
-            Self::Database(error) => match Refusal::of(error) {
+            Self::Database(error) => match Refusal::from_error(error) {
                 Some(refusal) => refusal.is_of_server(),
                 // An answer that cannot be read says nothing about the server.
                 None => matches!(

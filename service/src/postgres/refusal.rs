@@ -29,11 +29,11 @@ const WHOLE_SERVER: [(&str, &str); 4] = [
 
 impl Refusal {
     /// Classifies an error. Returns `None` if the error is not an answer of the server.
-    pub fn of(error: &sqlx::Error) -> Option<Self> {
+    pub fn from_error(error: &sqlx::Error) -> Option<Self> {
         let sqlx::Error::Database(error) = error else { return None };
         let error = error.try_downcast_ref::<PgDatabaseError>()?;
         let is_fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
-        Some(Self::of_code(error.code(), error.routine(), is_fatal))
+        Some(Self::from_code(error.code(), error.routine(), is_fatal))
     }
 
     /// Returns true if every other statement would fail as well.
@@ -41,7 +41,7 @@ impl Refusal {
         matches!(self, Self::Server | Self::Connection)
     }
 
-    fn of_code(code: &str, routine: Option<&str>, is_fatal: bool) -> Self {
+    fn from_code(code: &str, routine: Option<&str>, is_fatal: bool) -> Self {
         match code {
             // FATAL ends the session and does not say whether before or after a commit.
             _ if is_fatal => Self::Connection,
@@ -64,7 +64,7 @@ pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
 
 /// Returns true if the same statement may succeed with a new plan.
 pub fn is_stale_plan(error: &sqlx::Error) -> bool {
-    Refusal::of(error) == Some(Refusal::StalePlan)
+    Refusal::from_error(error) == Some(Refusal::StalePlan)
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_a_row_can_cause_is_told_from_what_concerns_the_server() {
-        let of = |code| Refusal::of_code(code, None, false);
+        let of = |code| Refusal::from_code(code, None, false);
         for code in ["22001", "23505", "P0001", "42501", "44000", "54000", "54001", "42P01", "XX000", "55P03", "0A000"]
         {
             assert_eq!(of(code), Refusal::Statement, "{code}");
@@ -88,8 +88,8 @@ mod tests {
             [of("40001"), of("40P01"), of("26000")],
             [Refusal::Collision, Refusal::Collision, Refusal::StalePlan]
         );
-        assert_eq!(Refusal::of_code("P0001", None, true), Refusal::Connection);
-        assert_eq!(Refusal::of_code("0A000", Some("RevalidateCachedQuery"), false), Refusal::StalePlan);
+        assert_eq!(Refusal::from_code("P0001", None, true), Refusal::Connection);
+        assert_eq!(Refusal::from_code("0A000", Some("RevalidateCachedQuery"), false), Refusal::StalePlan);
         assert!(WHOLE_SERVER.iter().all(|(_, reason)| !reason.is_empty()));
     }
 }
