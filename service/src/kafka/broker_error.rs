@@ -1,6 +1,6 @@
-//! Why Kafka's brokers cannot be used. Calls of librdkafka only say that nobody answered; what is wrong (the log-in, the
-//! certificate) it tells in events and lines, to whoever polls the client. Here they become a few sentences for people, which hold
-//! nothing that changes from one try to the next.
+//! Explains why Kafka's brokers cannot be used. Calls of librdkafka only fail with a timeout. The cause, such as the
+//! login or the certificate, is in events and log lines, which the client delivers when it is polled. This module
+//! converts them to a few texts for people, without any part that changes from one try to the next.
 
 use std::{
     fmt,
@@ -17,42 +17,44 @@ use rdkafka::{
 
 use super::LogContext;
 
-/// librdkafka tells of the same trouble of a broker once in 30 s, and meanwhile of what follows from it.
+/// The longest age of an error that counts. librdkafka reports the same error of a broker once in 30 s, and its
+/// consequences in between.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// Long enough to be handed the events that are there.
+/// The time to poll a client for its pending events.
 const SERVE: Duration = Duration::from_millis(20);
 
+/// A cause for which the brokers cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerError {
-    /// The brokers refuse name, password or mechanism. With their words.
+    /// The brokers refuse the name, password or mechanism. Has their message.
     LogIn(String),
-    /// This side refuses the brokers' certificate. librdkafka does not say for which of the reasons.
+    /// The client refuses the brokers' certificate. librdkafka does not report the exact reason.
     Certificate,
-    /// They hang up on a client that speaks no TLS.
+    /// The brokers close the connection of a client without TLS.
     PerhapsTls,
-    /// They hang up on a client that speaks TLS.
+    /// The brokers close the connection of a client with TLS.
     PerhapsNoTls,
-    /// They hang up on a client that does not log in.
+    /// The brokers close the connection of a client that does not log in.
     PerhapsLogIn,
     Unresolved,
-    /// Nothing that is known here.
+    /// Any other error of librdkafka.
     Other(String),
 }
 
 impl BrokerError {
-    /// Somebody has to mend it. The others may be the signs of a broker that is just going or coming.
+    /// Returns true if a person has to fix the cause. Any other error may come from a broker that stops or starts.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::LogIn(_) | Self::Certificate)
     }
 
     fn from_event(error: &KafkaError, text: &str) -> Option<Self> {
         Some(match error.rdkafka_error_code()? {
-            // It follows from what was told before.
+            // A consequence of an earlier error.
             Code::AllBrokersDown => return None,
-            // "Local:" would be an error of the connection during the log-in.
+            // "Local:" means that the connection failed during the login.
             Code::Authentication if !text.contains("Local: ") && !text.contains("Disconnected") => {
-                Self::LogIn(words(text).to_owned())
+                Self::LogIn(login_message(text).to_owned())
             }
             Code::SSL if text.contains("certificate verify failed") => Self::Certificate,
             Code::Resolve => Self::Unresolved,
@@ -60,9 +62,9 @@ impl BrokerError {
         })
     }
 
-    /// What a broker may mean by hanging up.
+    /// Guesses why a broker closed the connection, from the time and the state in which it did so.
     fn from_disconnect(text: &str) -> Option<Self> {
-        /// A connection that stood for longer was of use.
+        /// The longest life of a connection that the broker refused.
         const AT_ONCE: Duration = Duration::from_secs(2);
         let (before, after) = text.split_once(" (after ")?;
         let (time, state) = after.split_once("ms in state ")?;
@@ -83,22 +85,24 @@ impl BrokerError {
 impl fmt::Display for BrokerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LogIn(reason) => write!(f, "the log-in is refused: {reason}"),
+            Self::LogIn(reason) => write!(f, "the brokers refuse the login: {reason}"),
             Self::Certificate => f.write_str(
                 "the brokers' certificate is not accepted: it is signed by none of the trusted authorities, does not name \
                  the host, or has expired",
             ),
-            Self::PerhapsTls => f.write_str("they hang up at once: do they want TLS?"),
-            Self::PerhapsNoTls => f.write_str("they hang up during the TLS handshake: do they speak TLS at all?"),
-            Self::PerhapsLogIn => f.write_str("they hang up at once: do they want a log-in?"),
-            Self::Unresolved => f.write_str("the name cannot be resolved"),
+            Self::PerhapsTls => f.write_str("the brokers close the connection at once: they may require TLS"),
+            Self::PerhapsNoTls => {
+                f.write_str("the brokers close the connection during the TLS handshake: they may not speak TLS")
+            }
+            Self::PerhapsLogIn => f.write_str("the brokers close the connection at once: they may require a login"),
+            Self::Unresolved => f.write_str("the host name cannot be resolved"),
             Self::Other(text) => f.write_str(text),
         }
     }
 }
 
-/// `sasl_ssl://10.0.0.1:9093/bootstrap: Disconnected (after 12ms in state UP)` without the broker, of which there may be
-/// many, and without the time.
+/// Removes the broker and the time from a text such as `sasl_ssl://10.0.0.1:9093/bootstrap: Disconnected (after 12ms in
+/// state UP)`.
 fn without_place(text: &str) -> &str {
     let text = text.split_once(" (after ").map_or(text, |(text, _)| text);
     match text.split_once(": ") {
@@ -107,30 +111,31 @@ fn without_place(text: &str) -> &str {
     }
 }
 
-/// What brokers say of a log-in, without what is new with each: the two signatures that should be one.
-fn words(text: &str) -> &str {
+/// Returns the brokers' message about a login, without the signatures, which differ each time.
+fn login_message(text: &str) -> &str {
     let text = without_place(text);
     text.split_once(" (server's ").map_or(text, |(text, _)| text)
 }
 
-/// What a client was told last.
+/// The last error that librdkafka reported to a client.
 #[derive(Debug, Default)]
 pub struct LastError(Mutex<Option<(Instant, BrokerError)>>);
 
-/// A client's context that keeps what it is told.
+/// A client's context with a [`LastError`].
 pub trait HasLastError {
     fn last_error(&self) -> &LastError;
 }
 
 impl LastError {
-    /// To be called by [`rdkafka::ClientContext::error`].
+    /// Records an error. The client's [`rdkafka::ClientContext::error`] has to call this.
     pub fn record(&self, error: &KafkaError, text: &str) {
         if let Some(error) = BrokerError::from_event(error, text) {
             self.set(error);
         }
     }
 
-    /// To be called by [`rdkafka::ClientContext::log`]: that a broker has hung up is no error to librdkafka, only a line.
+    /// Records a log line. The client's [`rdkafka::ClientContext::log`] has to call this, because librdkafka logs a
+    /// closed connection and reports no error.
     pub fn record_line(&self, line: &str) {
         if let Some(error) = BrokerError::from_disconnect(line) {
             self.set(error);
@@ -139,11 +144,12 @@ impl LastError {
 
     fn set(&self, error: BrokerError) {
         let mut last = self.lock();
-        // A host may have two addresses of which only one is listened on.
-        let keep = last
+        // A refusal counts more than a failed connection: a host may have two addresses, one of which is not listened
+        // on.
+        let is_refused = last
             .as_ref()
             .is_some_and(|(when, before)| before.is_refusal() && !error.is_refusal() && when.elapsed() < REMEMBERED);
-        if !keep {
+        if !is_refused {
             *last = Some((Instant::now(), error));
         }
     }
@@ -152,7 +158,7 @@ impl LastError {
         self.lock().as_ref().filter(|(when, _)| when.elapsed() < REMEMBERED).map(|(_, error)| error.clone())
     }
 
-    /// The brokers answered.
+    /// Forgets the error, after an answer of the brokers.
     pub fn clear(&self) {
         *self.lock() = None;
     }
@@ -162,7 +168,7 @@ impl LastError {
     }
 }
 
-/// A question to Kafka that was not answered, and why if that is known.
+/// A failed request to Kafka, with the cause if that is known.
 #[derive(Clone, Debug)]
 pub struct Unanswered {
     pub error: KafkaError,
@@ -177,20 +183,20 @@ impl fmt::Display for Unanswered {
 
 impl std::error::Error for Unanswered {}
 
-/// The trouble, if that is what is behind the error; else the error.
-pub fn explain(error: &KafkaError, trouble: Option<&BrokerError>) -> String {
+/// Explains a failed call: by `cause` if Kafka did not answer, else by the error itself.
+pub fn explain(error: &KafkaError, cause: Option<&BrokerError>) -> String {
     let no_answer = matches!(
         error.rdkafka_error_code(),
         Some(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::OperationTimedOut | Code::Resolve)
     );
-    match trouble.filter(|_| no_answer) {
-        Some(trouble) => format!("Kafka cannot be used: {trouble}"),
+    match cause.filter(|_| no_answer) {
+        Some(cause) => format!("Kafka cannot be used: {cause}"),
         None => error.to_string(),
     }
 }
 
-/// The metadata of `topic`. For a consumer that reads nothing yet: it is polled, since what it is told would else be kept for
-/// ever, and told when it is long over.
+/// Fetches the metadata of `topic`. The consumer must read nothing yet, because this polls it. Otherwise its events
+/// would stay in the queue and be delivered much later.
 pub fn fetch_metadata<C: ConsumerContext + HasLastError>(
     consumer: &BaseConsumer<C>,
     topic: &str,
@@ -202,28 +208,29 @@ pub fn fetch_metadata<C: ConsumerContext + HasLastError>(
     answer.inspect(|_| last_error.clear()).map_err(|error| Unanswered { error, broker_error: last_error.get() })
 }
 
-/// Why the brokers do not answer, found out by another client: for one that cannot be polled. Blocks for `timeout` at the most.
+/// Finds the reason why the brokers do not answer with a client of its own, for clients that cannot be polled. Blocks
+/// for at most `timeout`.
 pub fn diagnose(config: &ClientConfig, timeout: Duration) -> Option<BrokerError> {
     let deadline = Instant::now() + timeout;
     let mut config = config.clone();
     config.set("group.id", "orderflow.probe");
     let consumer: BaseConsumer<LogContext> = config.create_with_context(LogContext::default()).ok()?;
-    // A broker that hangs up ends the question at once, and may do so before anything was told.
+    // A broker that closes the connection ends the request at once, maybe before the cause was reported.
     loop {
         consumer.fetch_metadata(None, deadline.saturating_duration_since(Instant::now())).err()?;
         serve(&consumer);
-        let trouble = consumer.context().last_error().get();
-        if trouble.is_some() || Instant::now() >= deadline {
-            return trouble;
+        let cause = consumer.context().last_error().get();
+        if cause.is_some() || Instant::now() >= deadline {
+            return cause;
         }
     }
 }
 
-/// Polls once at least, however late it is.
+/// Polls the client's pending events.
 fn serve<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
     let deadline = Instant::now() + SERVE;
     loop {
-        // An event that is an error ends the call, whatever time is left.
+        // An event that is an error ends the call early.
         consumer.poll(SERVE);
         if Instant::now() >= deadline {
             return;
@@ -237,32 +244,32 @@ mod tests {
 
     const HANDSHAKE: &str = "sasl_ssl://localhost:9093/bootstrap: SSL handshake failed: ";
 
-    fn trouble(code: Code, text: &str) -> Option<BrokerError> {
+    fn read(code: Code, text: &str) -> Option<BrokerError> {
         BrokerError::from_event(&KafkaError::Global(code), text)
     }
 
     #[test]
-    fn a_refusal_is_told_from_a_broker_that_goes_away() {
+    fn a_refusal_differs_from_a_broker_that_goes_away() {
         let text = "sasl_ssl://10.0.0.1:9093/bootstrap: SASL authentication error: Authentication failed (after 12ms in \
                     state AUTH_REQ, 3 identical error(s) suppressed)";
-        let refused = trouble(Code::Authentication, text).unwrap();
+        let refused = read(Code::Authentication, text).unwrap();
         assert_eq!(refused, BrokerError::LogIn("SASL authentication error: Authentication failed".to_owned()));
         let other = "sasl_ssl://10.0.0.1:9093/1: SASL SCRAM server authentication failed: ServerSignature mismatch (server's \
                      aGVsbG8= != ours d29ybGQ=)";
         let words = "SASL SCRAM server authentication failed: ServerSignature mismatch";
-        assert_eq!(trouble(Code::Authentication, other), Some(BrokerError::LogIn(words.to_owned())));
+        assert_eq!(read(Code::Authentication, other), Some(BrokerError::LogIn(words.to_owned())));
         let gone = "sasl_ssl://10.0.0.1:9093/1: SASL SCRAM-SHA-512 mechanism handshake failed: Local: Broker transport \
                     failure: broker's supported mechanisms: ";
-        assert!(!trouble(Code::Authentication, gone).unwrap().is_refusal());
+        assert!(!read(Code::Authentication, gone).unwrap().is_refusal());
         let verify = format!("{HANDSHAKE}error:0A000086:SSL routines::certificate verify failed: broker certificate …");
-        assert_eq!(trouble(Code::SSL, &verify), Some(BrokerError::Certificate));
+        assert_eq!(read(Code::SSL, &verify), Some(BrokerError::Certificate));
         let hung_up = format!("{HANDSHAKE}Disconnected: connecting to … (after 3ms in state SSL_HANDSHAKE)");
-        assert_eq!(trouble(Code::BrokerTransportFailure, &hung_up), Some(BrokerError::PerhapsNoTls));
-        assert_eq!(trouble(Code::AllBrokersDown, "1/1 brokers are down"), None);
+        assert_eq!(read(Code::BrokerTransportFailure, &hung_up), Some(BrokerError::PerhapsNoTls));
+        assert_eq!(read(Code::AllBrokersDown, "1/1 brokers are down"), None);
     }
 
     #[test]
-    fn a_hang_up_is_understood_by_when_it_comes() {
+    fn the_cause_of_a_closed_connection_is_guessed_from_its_time_and_state() {
         let guess = |place: &str, state: &str| {
             let last_error = LastError::default();
             last_error.record_line(&format!("[thrd:{place}]: {place}: Disconnected: closed by peer (after {state})"));
@@ -280,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_a_refusal_does_not_hide_it() {
+    fn errors_that_follow_a_refusal_do_not_hide_it() {
         let last_error = LastError::default();
         let refused = || last_error.record(&KafkaError::Global(Code::Authentication), "a://b: no");
         let closed =

@@ -10,8 +10,8 @@ pub enum Refusal {
     Server,
     /// The statement collided with another one and was rolled back. A retry may succeed.
     Collision,
-    /// The plan was made for columns that a migration has changed since. The server refused the statement before it ran. A
-    /// retry with a new plan may succeed.
+    /// The plan was made for columns that a migration has changed since. The server refused the statement before it
+    /// ran. A retry with a new plan may succeed.
     StalePlan,
     /// The connection has ended or is about to end. It is unknown whether the statement was committed.
     Connection,
@@ -72,20 +72,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_row_can_cause_is_told_from_what_concerns_the_server() {
-        let of = |code| Refusal::from_code(code, None, false);
+    fn errors_of_a_statement_differ_from_errors_of_the_server() {
+        let classify = |code| Refusal::from_code(code, None, false);
         for code in ["22001", "23505", "P0001", "42501", "44000", "54000", "54001", "42P01", "XX000", "55P03", "0A000"]
         {
-            assert_eq!(of(code), Refusal::Statement, "{code}");
+            assert_eq!(classify(code), Refusal::Statement, "{code}");
         }
         for code in ["25006", "53100", "53200", "53300", "57014", "58030"] {
-            assert_eq!(of(code), Refusal::Server, "{code}");
+            assert_eq!(classify(code), Refusal::Server, "{code}");
         }
         for code in ["08006", "57P01", "57P03", "40003"] {
-            assert_eq!(of(code), Refusal::Connection, "{code}");
+            assert_eq!(classify(code), Refusal::Connection, "{code}");
         }
         assert_eq!(
-            [of("40001"), of("40P01"), of("26000")],
+            [classify("40001"), classify("40P01"), classify("26000")],
             [Refusal::Collision, Refusal::Collision, Refusal::StalePlan]
         );
         assert_eq!(Refusal::from_code("P0001", None, true), Refusal::Connection);

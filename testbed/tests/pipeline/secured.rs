@@ -75,7 +75,7 @@ async fn a_wrong_password_is_told_from_a_server_that_is_down() -> Result<()> {
     let dsn = stack.dsn(1).replace(postgres::PASSWORD, WRONG_PASSWORD);
     let told = Told {
         postgres: Some("password authentication failed for user"),
-        kafka: "the log-in is refused: SASL authentication error: Authentication failed",
+        kafka: "the brokers refuse the login: SASL authentication error: Authentication failed",
     };
     told.with(&stack, &[("PG_SHARD1_DSN", &dsn), ("KAFKA_SASL_PASSWORD", WRONG_PASSWORD)]).await
 }
@@ -91,7 +91,7 @@ async fn a_mechanism_that_the_brokers_do_not_have_is_told_with_those_that_they_h
 async fn a_server_that_wants_tls_is_told_to_who_speaks_none() -> Result<()> {
     let stack = Stack::secured().await?;
     let dsn = format!("{}?sslmode=disable", stack.dsn(1));
-    let told = Told { postgres: Some("no encryption"), kafka: "do they want TLS?" };
+    let told = Told { postgres: Some("no encryption"), kafka: "they may require TLS" };
     let plain = [("PG_SHARD1_DSN", dsn.as_str()), ("PG_SHARD1_CA_FILE", ""), ("KAFKA_TLS", "false")];
     told.with(&stack, &plain).await
 }
@@ -101,7 +101,7 @@ async fn a_broker_that_wants_a_log_in_is_told_to_who_does_not_log_in() -> Result
     let stack = Stack::secured().await?;
     let of_sasl = |name: &str| name.starts_with("KAFKA_SASL_");
     let environment = stack.env().into_iter().filter(|(name, _)| !of_sasl(name)).collect();
-    let told = Told { postgres: None, kafka: "do they want a log-in?" };
+    let told = Told { postgres: None, kafka: "they may require a login" };
     told.in_environment(environment).await
 }
 
