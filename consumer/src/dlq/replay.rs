@@ -1,4 +1,4 @@
-//! `dlq replay`: sends letters back, a line for each.
+//! `dlq replay`: replays dead letters and prints a line for each.
 
 use std::io::Write;
 
