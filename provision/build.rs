@@ -1,4 +1,4 @@
-//! A new migration is a new file, which the compiler would not notice by itself.
+//! Rebuilds the crate when a migration is added, because the compiler does not notice new files.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

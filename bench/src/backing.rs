@@ -1,4 +1,5 @@
-//! What is measured on: two shards, Kafka, an S3 that keeps objects on disk, and the product's processes on them.
+//! The services to measure on: two shards, Kafka, an S3 that keeps objects on disk, and the product's processes on
+//! them.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,20 +16,20 @@ use orderflow_testbed::{
 use sqlx::{AssertSqlSafe, PgConnection};
 
 pub const DATABASE: &str = "orders";
-/// Of a shard: nothing is stored, and nothing waits.
+/// Empties the tables and queues of a shard.
 const TRUNCATE: &str = "TRUNCATE orders, idempotency_keys, outbox, receipt_jobs";
 pub const TOPIC: &str = "orders";
 const BUCKET: &str = "receipts";
 /// The consumer group of all parts that do not begin at the first event.
 pub const GROUP: &str = "bench";
 
-/// Longest wait for what starts or has to be done.
+/// The longest wait for a start, or for work to be done.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disk {
     AsItIs,
-    /// Each `fdatasync` of Postgres takes 3 ms more.
+    /// A disk on which each `fdatasync` of Postgres takes 3 ms more.
     Slow,
 }
 
@@ -41,7 +42,8 @@ pub struct Backing {
     pub s3: Versitygw,
 }
 
-/// What a producer can reach beside its shards. What it cannot is as if it were down: that is how a part is paused.
+/// The services that a producer can reach beside its shards. A service out of reach counts as down, which pauses a
+/// part.
 #[derive(Debug, Clone, Copy)]
 pub struct Reach {
     pub kafka: bool,
@@ -49,7 +51,7 @@ pub struct Reach {
 }
 
 pub const ALL: Reach = Reach { kafka: true, s3: true };
-/// Events go their way, receipts stay where they are.
+/// Events are published; receipts wait.
 pub const NO_S3: Reach = Reach { kafka: true, s3: false };
 pub const SHARDS_ONLY: Reach = Reach { kafka: false, s3: false };
 
@@ -84,7 +86,7 @@ impl Backing {
         Ok([postgres::connect(&first).await?, postgres::connect(&second).await?])
     }
 
-    /// On both shards, side by side.
+    /// Executes statements on both shards, concurrently.
     pub async fn execute(&self, statements: &str) -> Result<()> {
         let on_each = self.connect().await?.into_iter().map(async |mut connection| {
             let statements = AssertSqlSafe(statements.to_owned());
@@ -93,8 +95,7 @@ impl Backing {
         try_join_all(on_each).await.with_context(|| format!("execute {statements}")).map(drop)
     }
 
-    /// Orders straight into the table, each a millisecond after the one before, of users `a-0` to `a-999`: `from` to `to` of
-    /// each shard.
+    /// Inserts orders `from` to `to` into the tables of each shard, a millisecond apart, of users `a-0` to `a-999`.
     pub async fn fill(&self, from: u64, to: u64) -> Result<()> {
         let insert = format!(
             "INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at) \
@@ -107,7 +108,7 @@ impl Backing {
         self.execute("CHECKPOINT").await
     }
 
-    /// Of both shards together.
+    /// Returns the sum of a count over both shards.
     pub async fn count(&self, query: &'static str) -> Result<i64> {
         let mut sum = 0;
         for mut connection in self.connect().await? {
@@ -117,12 +118,12 @@ impl Backing {
         Ok(sum)
     }
 
-    /// Of both shards, since they were made.
+    /// Returns the bytes of WAL that both shards have written since their creation.
     pub async fn wal_bytes(&self) -> Result<f64> {
         Ok(self.count("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").await? as f64)
     }
 
-    /// In Kafka's logs as they are now, its own topics included, without the indexes, which are allocated ahead.
+    /// Returns the bytes in Kafka's logs, its own topics included, without the indexes, which are allocated in advance.
     pub fn kafka_bytes(&self) -> Result<f64> {
         fn logs(folder: &Path) -> u64 {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -139,7 +140,7 @@ impl Backing {
         Ok(bytes as f64)
     }
 
-    /// The same start for each measurement: nothing stored, nothing dirty.
+    /// Restores the same start for each measurement: nothing stored, nothing dirty.
     pub async fn empty(&self) -> Result<()> {
         empty(&self.postgres).await
     }
@@ -148,7 +149,7 @@ impl Backing {
         self.producer_with(reach, &[]).await
     }
 
-    /// A second producer, beside one that leads the relays.
+    /// Starts a second producer, beside one that leads the relays.
     pub async fn bystander(&self) -> Result<Producer> {
         let producer = Producer::builder(&self.folder, self.environment(ALL)).instance("bystander").start().await?;
         producer.ready(PATIENCE).await?;
@@ -159,7 +160,7 @@ impl Backing {
         let mut environment = self.environment(reach);
         environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let producer = Producer::builder(&self.folder, environment).instance("producer").start().await?;
-        // Ready is for orders; Kafka and S3 may be away.
+        // Ready means ready for orders; Kafka and S3 may be down.
         producer.ready(PATIENCE).await?;
         Ok(producer)
     }
@@ -168,7 +169,7 @@ impl Backing {
         &self.folder
     }
 
-    /// A member of a group, which begins at the first event if it is new.
+    /// Starts a member of a group, which begins at the first event if it is new.
     pub async fn consumer(&self, group: &str) -> Result<Consumer> {
         let environment = self
             .kafka
@@ -178,7 +179,7 @@ impl Backing {
         Consumer::builder(&self.folder, environment.collect()).instance("consumer").start().await
     }
 
-    /// Kafka and S3, for whoever has shards, topics and a bucket of its own.
+    /// Returns the variables of Kafka and S3, for parts with shards, topics and a bucket of their own.
     pub fn services(&self) -> Environment {
         [
             ("KAFKA_BROKERS", self.kafka.bootstrap()),
@@ -211,12 +212,12 @@ impl Backing {
     }
 }
 
-/// `HOST:PORT` of an `http://` address.
+/// Returns `HOST:PORT` of an `http://` address.
 pub fn address(url: &str) -> String {
     url.trim_start_matches("http://").to_owned()
 }
 
-/// Sum of a metric over its labels.
+/// Returns the sum of a metric over its labels.
 pub async fn metric(admin_url: &str, name: &str) -> Result<f64> {
     let text = http::client().get(format!("{admin_url}/metrics")).send().await?.text().await?;
     Ok(text
@@ -227,25 +228,25 @@ pub async fn metric(admin_url: &str, name: &str) -> Result<f64> {
         .sum())
 }
 
-/// Nothing stored, nothing dirty.
+/// Empties the tables, and writes a checkpoint so that nothing is dirty.
 pub async fn empty(shards: &[Postgres]) -> Result<()> {
     let on_each = shards.iter().map(async |shard| {
         let mut connection = postgres::connect(&shard.dsn(DATABASE)).await?;
         sqlx::raw_sql(TRUNCATE).execute(&mut connection).await.context("empty the tables")?;
-        sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await.context("make a checkpoint")?;
+        sqlx::raw_sql("CHECKPOINT").execute(&mut connection).await.context("write a checkpoint")?;
         anyhow::Ok(())
     });
     try_join_all(on_each).await.map(drop)
 }
 
-/// Waits until there is nothing left of what was accepted, as far as a producer with that reach can settle it: events, receipts.
+/// Waits until nothing is left to do, as far as a producer with that reach can do it: events, receipts.
 pub async fn settled(backing: &Backing, reach: Reach) -> Result<()> {
     let waiting = if reach.s3 {
         "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM receipt_jobs)"
     } else {
         "SELECT count(*) FROM outbox"
     };
-    eventually("the queues to run empty", PATIENCE, async || {
+    eventually("the queues to be empty", PATIENCE, async || {
         let left = backing.count(waiting).await?;
         ensure!(left == 0, "{left} events and receipts are left");
         Ok(())
@@ -259,6 +260,6 @@ fn slow_disk(folder: &Path) -> Result<PathBuf> {
     std::fs::write(&source, include_str!("../assets/slow_disk.c")).context("write slow_disk.c")?;
     let status =
         Command::new("cc").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").status();
-    ensure!(status.context("run cc")?.success(), "cc does not compile {}", source.display());
+    ensure!(status.context("run cc")?.success(), "cc failed to compile {}", source.display());
     Ok(library)
 }

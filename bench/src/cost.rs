@@ -1,21 +1,21 @@
-//! What an order costs each part, in CPU.
+//! The CPU per order of each part.
 
 use anyhow::Result;
 use orderflow_testbed::{Postgres, Service};
 
 use crate::{backing::Backing, series::Series, usage};
 
-/// In the order of [`Processes`].
+/// The parts, in the order of [`Processes`].
 pub const PARTS: [&str; 5] = ["producer", "Postgres", "Kafka", "consumer", "S3"];
 
-/// Of each part, by their ids.
+/// The process ids of each part.
 pub struct Processes([Vec<u32>; 5]);
 
-/// What each part has used so far, in seconds.
+/// The seconds of CPU that each part has used so far.
 pub struct Used([f64; 5]);
 
 impl Processes {
-    pub fn of(backing: &Backing, shards: &[Postgres], producers: Vec<u32>, consumers: Vec<u32>) -> Self {
+    pub fn new(backing: &Backing, shards: &[Postgres], producers: Vec<u32>, consumers: Vec<u32>) -> Self {
         let shards = shards.iter().map(Service::pid).collect();
         Self([producers, shards, vec![backing.kafka.pid()], consumers, vec![backing.s3.pid()]])
     }
@@ -28,7 +28,7 @@ impl Processes {
         Ok(Used(used))
     }
 
-    /// Adds what was used since, in µs per order, to the figures of each part.
+    /// Adds the CPU used since `before`, in µs per order, to the figures of each part.
     pub fn add_since(&self, before: &Used, orders: f64, figures: &mut [Series; 5]) -> Result<()> {
         for (series, (before, after)) in figures.iter_mut().zip(before.0.iter().zip(self.used()?.0)) {
             series.push((after - before) * 1e6 / orders);

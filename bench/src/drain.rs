@@ -1,4 +1,4 @@
-//! What each worker takes from a backlog, beside the two halves of its work alone, done in the barest way.
+//! The rate at which each worker drains a backlog, beside the two halves of its work alone, done in the simplest way.
 
 use std::{
     sync::Arc,
@@ -34,18 +34,18 @@ use crate::{
 
 /// Events in a backlog, of both shards.
 const EVENTS: i64 = 60_000;
-/// Receipts in one, of both shards.
+/// Receipts in a backlog, of both shards.
 const RECEIPTS: i64 = 8_000;
 /// The relay's batch.
 const BATCH: usize = 4000;
-/// PUTs under way in a producer: 32 for each shard.
+/// PUTs in flight in a producer: 32 for each shard.
 const IN_FLIGHT: usize = 64;
-/// Where yardsticks write.
+/// The topic to which yardsticks write.
 const COPIES: &str = "bench.copies";
 const PROGRESS: &str = "bench.progress";
 const BUCKET: &str = "bench";
 
-/// What a relay reads.
+/// The columns that a relay reads.
 #[derive(Debug, Clone, FromRow)]
 struct Event {
     seq: i64,
@@ -78,7 +78,7 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
     Ok(())
 }
 
-/// Orders as they come, whose events and receipts wait; kept aside, to begin each round with the same.
+/// Saves a backlog of real orders, whose events and receipts wait, so that each round begins with the same one.
 async fn save_a_backlog(backing: &Backing, effort: Effort) -> Result<[Vec<Event>; 2]> {
     backing.empty().await?;
     let producer = backing.producer(SHARDS_ONLY).await?;
@@ -114,12 +114,12 @@ async fn restore_events(backing: &Backing) -> Result<()> {
     backing.execute("CHECKPOINT").await
 }
 
-/// What the relays of a producer took.
+/// The costs of a producer's relays.
 #[derive(Default)]
 struct Taken {
-    /// µs per event of each part.
+    /// The CPU of each part, in µs per event.
     cpu: [Series; 5],
-    /// MiB, of the producer.
+    /// The memory of the producer, in MiB.
     resident: Series,
 }
 
@@ -131,7 +131,7 @@ async fn relay(backing: &Backing, effort: Effort, events: &[Vec<Event>; 2], repo
     for round in 0..effort.rounds {
         restore_events(backing).await?;
         let producer = backing.producer(NO_S3).await?;
-        let processes = Processes::of(backing, &backing.postgres, vec![producer.pid()], Vec::new());
+        let processes = Processes::new(backing, &backing.postgres, vec![producer.pid()], Vec::new());
         let before = processes.used()?;
         ours.push(drained(&producer.admin_url()?, "orderflow_relay_events_total", Some(count)).await?);
         processes.add_since(&before, count, &mut taken.cpu)?;
@@ -174,11 +174,12 @@ async fn select_and_delete(mut connection: sqlx::PgConnection) -> Result<()> {
     }
 }
 
-/// The relay's transactions without the relay. How long they took, without making the producer ready.
+/// Makes the relay's transactions without the relay. Returns how long they took, without the time to set up the
+/// producer.
 fn publish(mut config: ClientConfig, transactional_id: &str, events: &[Event]) -> Result<Duration> {
     config.set("transactional.id", transactional_id).set("acks", "all").set("compression.type", "lz4");
     config.set("linger.ms", "1").set("batch.num.messages", "10000").set("partitioner", "murmur2_random");
-    let producer: BaseProducer = config.create().context("make a producer")?;
+    let producer: BaseProducer = config.create().context("create a producer")?;
     producer.init_transactions(PATIENCE).context("init_transactions")?;
     let began = Instant::now();
     for batch in events.chunks(BATCH) {
@@ -203,7 +204,7 @@ fn publish(mut config: ClientConfig, transactional_id: &str, events: &[Event]) -
     Ok(began.elapsed())
 }
 
-/// rdkafka's own flush sits in polls of 100 ms while anything is under way.
+/// Delivers all messages. rdkafka's own flush polls for 100 ms while any are in flight.
 fn deliver(producer: &BaseProducer<DefaultProducerContext>) {
     while producer.in_flight_count() > 0 {
         producer.poll(Duration::ZERO);
@@ -211,7 +212,7 @@ fn deliver(producer: &BaseProducer<DefaultProducerContext>) {
     }
 }
 
-/// The most that a consumer took, in MiB.
+/// Measures the consumer, and returns the most memory that it used, in MiB.
 async fn consumer(backing: &Backing, effort: Effort, report: &mut Report) -> Result<Series> {
     let (mut ours, mut copied, mut read, mut resident) = <(Series, Series, Series, Series)>::default();
     for round in 0..effort.rounds {
@@ -231,14 +232,14 @@ async fn consumer(backing: &Backing, effort: Effort, report: &mut Report) -> Res
     Ok(resident)
 }
 
-/// Reads all events from the first on, and writes each of them elsewhere if `copy`. Events per second.
+/// Reads all events from the first on, and writes each to another topic if `copy`. Returns events per second.
 fn consume(mut config: ClientConfig, copy: bool) -> Result<f64> {
     let mut writing = config.clone();
     writing.set("enable.idempotence", "true").set("acks", "all").set("compression.type", "lz4").set("linger.ms", "1");
-    let producer: BaseProducer = writing.create().context("make a producer")?;
+    let producer: BaseProducer = writing.create().context("create a producer")?;
     config.set("group.id", "bench").set("enable.auto.commit", "false").set("isolation.level", "read_committed");
     config.set("enable.partition.eof", "true");
-    let consumer: BaseConsumer = config.create().context("make a consumer")?;
+    let consumer: BaseConsumer = config.create().context("create a consumer")?;
     let metadata = consumer.fetch_metadata(Some(TOPIC), PATIENCE)?;
     let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
     let mut assignment = TopicPartitionList::new();
@@ -255,7 +256,7 @@ fn consume(mut config: ClientConfig, copy: bool) -> Result<f64> {
                 if copy {
                     let (key, value) = (record.key().unwrap_or_default(), record.payload().unwrap_or_default());
                     let mut outgoing = BaseRecord::to(COPIES).partition(record.partition()).key(key).payload(value);
-                    // Full: what is under way is waited for.
+                    // The queue is full, so wait for messages in flight.
                     while let Err((_, back)) = producer.send(outgoing) {
                         outgoing = back;
                         producer.poll(Duration::from_millis(1));
@@ -268,13 +269,13 @@ fn consume(mut config: ClientConfig, copy: bool) -> Result<f64> {
         }
     }
     deliver(&producer);
-    let began = began.context("there was no event")?;
+    let began = began.context("no event was read")?;
     Ok(f64::from(count) / began.elapsed().as_secs_f64())
 }
 
 async fn receipts(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     let s3 = backing.s3.s3();
-    // It may be there from an earlier part.
+    // An earlier part may have created it.
     let _ = s3.create_bucket().bucket(BUCKET).send().await;
     let mut keys = Vec::new();
     for mut connection in backing.connect().await? {
@@ -309,21 +310,21 @@ async fn receipts(backing: &Backing, effort: Effort, report: &mut Report) -> Res
     }
     report.row(["**receipts**".to_owned(), ours.to_string(), String::new()]);
     report.row([
-        "PUTs of a bare client, 64 under way as well".to_owned(),
+        "PUTs of a bare client, 64 in flight as well".to_owned(),
         bare.to_string(),
         ours.over(&bare).to_string(),
     ]);
     Ok(())
 }
 
-/// How fast a counter grows, from its first step to `total`, or until it stands still.
+/// Measures how fast a counter grows, from its first change to `total`, or until it has stopped changing.
 async fn drained(admin_url: &str, counter: &str, total: Option<f64>) -> Result<f64> {
     const STANDSTILL: Duration = Duration::from_secs(2);
     let began = Instant::now();
     let mut first: Option<(Instant, f64)> = None;
     let mut last = (Instant::now(), 0.0);
     loop {
-        ensure!(began.elapsed() < PATIENCE, "{counter} is {}, and does not come to its end", last.1);
+        ensure!(began.elapsed() < PATIENCE, "{counter} is still at {}", last.1);
         let (now, count) = (Instant::now(), metric(admin_url, counter).await?);
         if count > last.1 {
             first.get_or_insert((now, count));
@@ -341,9 +342,9 @@ async fn drained(admin_url: &str, counter: &str, total: Option<f64>) -> Result<f
 }
 
 async fn make_topics(backing: &Backing) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = backing.kafka.client().create().context("make an admin client")?;
+    let admin: AdminClient<DefaultClientContext> = backing.kafka.client().create().context("create an admin client")?;
     let topics =
         [NewTopic::new(COPIES, 6, TopicReplication::Fixed(1)), NewTopic::new(PROGRESS, 1, TopicReplication::Fixed(1))];
-    admin.create_topics(&topics, &AdminOptions::new()).await.context("make the topics")?;
+    admin.create_topics(&topics, &AdminOptions::new()).await.context("create the topics")?;
     Ok(())
 }

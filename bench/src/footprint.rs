@@ -1,4 +1,4 @@
-//! What the processes need when nothing happens, and how long they take to be ready.
+//! The resources that the processes need at rest, and the time they take to be ready.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     usage,
 };
 
-/// Long enough for timers of seconds to come by several times.
+/// A time in which timers of seconds fire several times.
 const IDLING: Duration = Duration::from_secs(20);
 
 pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
@@ -24,10 +24,10 @@ pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
     let began = Instant::now();
     let producer = backing.producer(ALL).await?;
     let producer_ready = began.elapsed();
-    // Kafka makes the topic of the groups' offsets, of 50 partitions, for the first group that there ever was.
+    // Kafka creates the topic of the groups' offsets, of 50 partitions, for the first group ever.
     backing.consumer(GROUP).await?.ready(PATIENCE).await?;
     let began = Instant::now();
-    // A group of its own, as nobody has to be waited for who has just been killed.
+    // A group of its own, so that it need not wait for a member that was killed before.
     let consumer = backing.consumer("at-rest").await?;
     consumer.ready(PATIENCE).await?;
     let consumer_ready = began.elapsed();

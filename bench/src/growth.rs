@@ -1,4 +1,4 @@
-//! What more shards and more producers change, on the same machine: which part is the next limit.
+//! The effect of more shards and more producers on the same machine: which part is the next limit.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ const PRODUCERS: [u32; 3] = [1, 2, 3];
 struct Measured {
     accepted: Series,
     kept_up: Series,
-    /// µs per order.
+    /// The CPU of each part, in µs per order.
     cpu: [Series; 5],
 }
 
@@ -107,14 +107,14 @@ async fn with(
             for producer in &started {
                 led |= producer.leads_relay(shard).await?;
             }
-            anyhow::ensure!(led, "nobody leads the relay of shard {shard}");
+            anyhow::ensure!(led, "the relay of shard {shard} has no leader");
         }
         Ok(())
     })
     .await?;
     let notified = async || metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
     let of_producers = started.iter().map(Service::pid).collect();
-    let processes = Processes::of(backing, shards, of_producers, vec![consumer.pid()]);
+    let processes = Processes::new(backing, shards, of_producers, vec![consumer.pid()]);
     for _ in 0..effort.rounds {
         backing::empty(shards).await?;
         post::quiet(&notified).await?;
@@ -131,7 +131,7 @@ async fn with(
             orders += load.take().succeeded() as f64;
         }
         measured.accepted.push(orders / began.elapsed().as_secs_f64());
-        eventually("everything to be done", PATIENCE, async || {
+        eventually("all work to be done", PATIENCE, async || {
             let mut left = orders - (notified().await? - notified_before);
             for shard in shards {
                 let mut connection = postgres::connect(&shard.dsn(DATABASE)).await?;

@@ -1,5 +1,5 @@
-//! CPU of the producer beside that of a bare handler: the same framework and allocator, the same request and answer, and
-//! nothing in between.
+//! The producer's CPU beside that of a bare handler: the same framework and allocator, the same request and response,
+//! and no work in between.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     usage,
 };
 
-/// Orders per second: what both can do, with room.
+/// Orders per second: a rate below the limit of both.
 const RATE: u32 = 3000;
 const CONNECTIONS: u32 = 64;
 
@@ -31,7 +31,7 @@ struct NewOrder {
     price: serde_json::Number,
 }
 
-/// The fields of the producer's answer.
+/// The fields of the producer's response.
 #[derive(Serialize)]
 struct Answer {
     order: Order,
@@ -50,7 +50,7 @@ struct Order {
     created_at: &'static str,
 }
 
-/// The bare handler, until it is killed.
+/// Serves the bare handler until it is killed.
 pub async fn serve(port: u16) -> Result<()> {
     let place = async |Json(order): Json<NewOrder>| {
         let id = Uuid::now_v7();
@@ -73,9 +73,9 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     let (mut accepted, mut published, mut receipted, mut theirs) = <(Series, Series, Series, Series)>::default();
     for _ in 0..effort.rounds {
         theirs.push(of_bare_handler(backing, effort.length).await?);
-        accepted.push(of_producer(backing, SHARDS_ONLY, effort.length).await?);
-        published.push(of_producer(backing, NO_S3, effort.length).await?);
-        receipted.push(of_producer(backing, ALL, effort.length).await?);
+        accepted.push(measure_producer(backing, SHARDS_ONLY, effort.length).await?);
+        published.push(measure_producer(backing, NO_S3, effort.length).await?);
+        receipted.push(measure_producer(backing, ALL, effort.length).await?);
     }
     report.head(&["", "µs per order", "over the bare handler's"]);
     report.row(["bare handler".to_owned(), theirs.to_string(), String::new()]);
@@ -89,8 +89,8 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     Ok(())
 }
 
-/// Until all that the producer can reach is done.
-async fn of_producer(backing: &Backing, reach: Reach, length: Duration) -> Result<f64> {
+/// Measures the producer until all that it can reach is done.
+async fn measure_producer(backing: &Backing, reach: Reach, length: Duration) -> Result<f64> {
     backing.empty().await?;
     let producer = backing.producer(reach).await?;
     if reach.kafka {
@@ -99,7 +99,7 @@ async fn of_producer(backing: &Backing, reach: Reach, length: Duration) -> Resul
     let before = usage::cpu(producer.pid())?;
     let began = Instant::now();
     let reached = post::post(&producer.url()?, CONNECTIONS, RATE, length).await?;
-    // The second of warming up was sent and paid for as well.
+    // The second of warm-up was sent and used CPU as well.
     let orders = reached.rate * began.elapsed().as_secs_f64();
     if reach.kafka {
         settled(backing, reach).await?;
@@ -115,7 +115,7 @@ async fn of_bare_handler(backing: &Backing, length: Duration) -> Result<f64> {
     let handler = Process::start(launch)?;
     let url = format!("http://127.0.0.1:{port}");
     eventually("the bare handler", PATIENCE, async || {
-        http::client().get(&url).send().await.map(drop).context("ask it")
+        http::client().get(&url).send().await.map(drop).context("query the bare handler")
     })
     .await?;
     let before = usage::cpu(handler.pid())?;

@@ -1,5 +1,5 @@
-//! An honest client beside thousands of connections that hold what they were given: what memory the producer takes, and how
-//! long the honest client waits, with them and without them.
+//! An honest client beside thousands of connections that hold what they were given: the producer's memory and the
+//! honest client's latency, with and without them.
 
 use std::{
     future::pending,
@@ -32,15 +32,15 @@ use crate::{
 
 const HOSTILE: u32 = 4096;
 const HONEST: u32 = 16;
-/// Orders per second of the honest client, an open loop.
+/// Orders per second of the honest client, in an open loop.
 const RATE: u32 = 200;
-/// `MAX_CONNECTIONS`: beyond it connections wait in the kernel, where they cost the producer nothing.
+/// The value of `MAX_CONNECTIONS`: further connections wait in the kernel, where they cost the producer nothing.
 const PLACES: &str = "4224";
-/// MiB, as in the examples.
+/// The memory limit in MiB, as in the examples.
 const LIMIT: f64 = 256.0;
-/// Time for those that are refused to come again, and for what was allocated on the way.
+/// Time for refused connections to come again, and for temporary memory to be freed.
 const SETTLING: Duration = Duration::from_secs(5);
-/// Orders as large as they can be: 500 of them are a list of almost a megabyte.
+/// Orders of the largest size: 500 of them are a list of almost a megabyte.
 const LARGE: &str = "INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at) \
     SELECT gen_random_uuid(), repeat('a', 100), repeat('😀', 255), 2, 29.99, 'created', 'receipts/' || repeat('a', 100) || '/' || n || '.txt', \
     timestamptz '2036-01-01' + n * interval '1 ms', timestamptz '2036-01-01' + n * interval '1 ms' FROM generate_series(1, 1000) AS n";
@@ -120,7 +120,7 @@ impl Hostile {
                             connected.fetch_add(1, Ordering::Relaxed);
                         }
                     });
-                    // It was ended or refused, and comes again.
+                    // It was ended or refused, and connects again.
                     let _ = held.await;
                     sleep(Duration::from_millis(500)).await;
                 }
@@ -134,7 +134,7 @@ impl Hostile {
 async fn hold(address: &str, number: u32, connected: impl FnOnce()) -> Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(4096)?;
-    let mut stream = socket.connect(address.parse().context("read the producer's address")?).await?;
+    let mut stream = socket.connect(address.parse().context("parse the producer's address")?).await?;
     let request = match number % 3 {
         0 => format!("GET /api/orders?limit=500 HTTP/1.1\r\nhost: {address}\r\n\r\n"),
         1 => format!(

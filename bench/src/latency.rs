@@ -1,4 +1,4 @@
-//! From the 201 at the client to the notification at a reader of committed records.
+//! The latency from the 201 at the client to the notification at a reader of committed records.
 
 use std::{
     collections::HashMap,
@@ -31,7 +31,7 @@ use crate::{
 };
 
 const RATES: [u32; 3] = [100, 1000, 5000];
-/// Of the lines that differ in more than the rate.
+/// The rate of the lines that differ in more than the rate.
 const RATE: u32 = 1000;
 const CONNECTIONS: u32 = 64;
 
@@ -63,13 +63,13 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
     {
         let measured = at(backing, rate, effort.length * 2, Way::Leader, ALL).await?;
         plotted.push(measured.way.map(|time| time.as_secs_f64() * 1e3));
-        measured.tell(name, report);
+        measured.add_row(name, report);
     }
     let name = short(f64::from(RATE));
     let bystander = at(backing, RATE, effort.length * 2, Way::Bystander, ALL).await?;
-    bystander.tell(format!("{name}, all to a second producer, which leads no relay"), report);
+    bystander.add_row(format!("{name}, all to a second producer, which leads no relay"), report);
     let without_receipts = at(backing, RATE, effort.length * 2, Way::Leader, NO_S3).await?;
-    without_receipts.tell(format!("{name}, receipts wait"), report);
+    without_receipts.add_row(format!("{name}, receipts wait"), report);
     let labels: Vec<String> =
         RATES.iter().chain([&most]).map(|rate| format!("{}/s", short(f64::from(*rate)))).collect();
     let of = |position: usize| plotted.iter().map(|times| times[position]).collect::<Vec<f64>>();
@@ -80,7 +80,7 @@ pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> 
     Ok(())
 }
 
-/// Which producer takes the orders.
+/// The producer that takes the orders.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Leader,
@@ -89,14 +89,14 @@ enum Way {
 
 struct Measured {
     rate: f64,
-    /// p50, p95, p99.
+    /// The quantiles p50, p95 and p99.
     post: [Duration; 3],
     way: [Duration; 3],
     unsent: u64,
 }
 
 impl Measured {
-    fn tell(&self, name: String, report: &mut Report) {
+    fn add_row(&self, name: String, report: &mut Report) {
         let milliseconds = |time: &Duration| format!("{} ms", short(time.as_secs_f64() * 1e3));
         let cells = self.post.iter().chain(&self.way).map(milliseconds);
         report.row([name, short(self.rate)].into_iter().chain(cells).chain([self.unsent.to_string()]));
@@ -114,7 +114,7 @@ async fn at(backing: &Backing, rate: u32, length: Duration, way: Way, reach: Rea
     let counted = async || crate::backing::metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
     post::quiet(&counted).await?;
     let reader = Reader::start(backing)?;
-    // Not measured: the first connections, and plans that are made.
+    // Not measured: it opens connections and makes plans.
     post::post(&url, CONNECTIONS, rate, Duration::from_secs(1)).await?;
     let orders = Arc::new(Orders::new(1000).noting());
     let plan = Plan { address: address(&url), rate, connections: CONNECTIONS, duration: length };
@@ -137,7 +137,7 @@ async fn at(backing: &Backing, rate: u32, length: Duration, way: Way, reach: Rea
     Ok(Measured { rate: tally.succeeded() as f64 / length.as_secs_f64(), post, way, unsent: load.unsent() })
 }
 
-/// Reads notifications on a thread of its own, from the end of the topic on.
+/// A reader of notifications on a thread of its own, from the end of the topic on.
 struct Reader {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<HashMap<Uuid, Instant>>>,
@@ -149,8 +149,8 @@ impl Reader {
         let mut config = backing.kafka.client();
         config.set("group.id", "bench-reader").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "100");
         config.set("isolation.level", "read_committed");
-        let consumer: BaseConsumer = config.create().context("make a reader")?;
-        let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE).context("look at the topic")?;
+        let consumer: BaseConsumer = config.create().context("create a reader")?;
+        let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE).context("fetch the topic's metadata")?;
         let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len() as i32);
         let mut assignment = TopicPartitionList::new();
         for partition in 0..partitions {

@@ -1,4 +1,4 @@
-//! What an order costs, in CPU, when there is more of everything: users, orders that are stored, receipts and events that wait.
+//! The CPU per order as the load grows: more users, more stored orders, more receipts and events that wait.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use crate::{
     usage,
 };
 
-/// Orders per second: what everything keeps up with.
+/// Orders per second: a rate that every part keeps up with.
 const RATE: u32 = 600;
 const CONNECTIONS: u32 = 16;
-/// Orders of each shard that are there before the first is placed.
+/// Orders that each shard stores before the first is placed.
 const STORED: u64 = 5_000_000;
-/// Receipts of each shard that wait.
+/// Receipts that wait on each shard.
 const WAITING: u64 = 500_000;
-/// Events of each shard that wait.
+/// Events that wait on each shard.
 const BACKLOGS: [u64; 2] = [30_000, 300_000];
 
 #[derive(Default)]
@@ -80,7 +80,7 @@ async fn at(backing: &Backing, effort: Effort, reach: Reach, users: u64, empty: 
         }
         let producer = backing.producer(reach).await?;
         post::wait_for_relays(&producer).await?;
-        // Not measured: connections and plans are made.
+        // Not measured: it opens connections and makes plans.
         send(&producer, users, Duration::from_secs(1)).await?;
         let before = cpu(backing, &producer)?;
         let orders = send(&producer, users, effort.length).await?;
@@ -111,7 +111,7 @@ async fn drained(backing: &Backing, backlog: u64) -> Result<Cost> {
     Ok(cost)
 }
 
-/// Seconds so far: of the producer, of both Postgres.
+/// Returns the seconds of CPU used so far, by the producer and by both Postgres.
 fn cpu(backing: &Backing, producer: &Producer) -> Result<[f64; 2]> {
     let postgres = backing.postgres.iter().map(|shard| usage::cpu(shard.pid())).sum::<Result<f64>>()?;
     Ok([usage::cpu(producer.pid())?, postgres])
@@ -128,7 +128,7 @@ fn row(report: &mut Report, name: &str, cost: &Cost) {
     report.row([name.to_owned(), cost.producer.to_string(), cost.postgres.to_string()]);
 }
 
-/// Receipt jobs of orders that are nowhere: S3 is away, so nobody looks for them.
+/// Inserts receipt jobs of orders that do not exist: S3 is down, so no worker reads them.
 fn jobs(count: u64) -> String {
     format!(
         "INSERT INTO receipt_jobs (order_id, available_at) \

@@ -1,4 +1,4 @@
-//! What this is measured on: the machine, its disk, and the versions.
+//! The machine: its hardware, its disk, and the versions of the services.
 
 use std::{
     fs::{self, File},
@@ -17,10 +17,10 @@ use crate::{
     series::{Series, short},
 };
 
-/// How long the emulated slow disk waits before each sync.
+/// The delay of the emulated slow disk before each sync.
 const REST: Duration = Duration::from_millis(3);
 
-/// Lines of a table: what, and what it is.
+/// Returns the lines of a table: name and value.
 pub fn describe(effort: Effort) -> Result<Vec<[String; 2]>> {
     let row = |what: &str, is: String| [what.to_owned(), is];
     let cpu = field("/proc/cpuinfo", "model name");
@@ -41,20 +41,20 @@ pub fn describe(effort: Effort) -> Result<Vec<[String; 2]>> {
     ])
 }
 
-/// How long one `fdatasync` of 8 KiB takes, as Postgres's own tool measures it.
+/// Measures one `fdatasync` of 8 KiB with Postgres's own tool.
 fn sync_time() -> Result<String> {
     let file = std::env::temp_dir().join(format!("orderflow-bench-sync-{}", std::process::id()));
     let program = tools::postgres_program("pg_test_fsync")?;
-    let told = output(Command::new(program).args(["-s", "1", "-f"]).arg(&file));
+    let printed = output(Command::new(program).args(["-s", "1", "-f"]).arg(&file));
     let _ = fs::remove_file(&file);
-    let told = told?;
-    let line = told.lines().find(|line| line.trim_start().starts_with("fdatasync")).unwrap_or_default();
+    let printed = printed?;
+    let line = printed.lines().find(|line| line.trim_start().starts_with("fdatasync")).unwrap_or_default();
     let figures =
         line.split_once("fdatasync").map_or("", |(_, figures)| figures).split_whitespace().collect::<Vec<_>>();
     Ok(format!("fdatasync: {}", figures.join(" ")))
 }
 
-/// The same when the disk has had nothing to do before each: what a commit finds that does not follow another at once, as on
+/// Measures one `fdatasync` on a disk that was idle before: the case of a commit that follows no other at once, as on
 /// the slow disk, which delays each sync by as much.
 fn rested_sync_time() -> Result<String> {
     const SYNCS: usize = 200;
@@ -64,7 +64,7 @@ fn rested_sync_time() -> Result<String> {
     Ok(format!("{} ms", short(times?.median())))
 }
 
-/// In milliseconds.
+/// Returns the times in milliseconds.
 fn rested_syncs(path: &Path, count: usize) -> Result<Series> {
     let mut file = File::create(path)?;
     let mut times = Series::default();

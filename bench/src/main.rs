@@ -1,5 +1,5 @@
-//! `orderflow-bench`: each part of OrderFlow beside its yardstick, on real services, in turns, several times. What is compared
-//! is compared within one run on one machine: a figure alone says little, as machines and their disks differ.
+//! `orderflow-bench`: measures each part of OrderFlow beside its yardstick, on real services, in turns, several times.
+//! Compare figures only within one run on one machine, because machines and their disks differ.
 
 mod backing;
 mod cost;
@@ -34,23 +34,23 @@ use report::Report;
 
 /// Measures each part of OrderFlow beside its yardstick, in turns, and writes a report.
 ///
-/// It starts all that it needs, on loopback. Release builds of the programs must be beside it.
+/// Starts all that it needs, on loopback. Release builds of the programs must be beside it.
 #[derive(Debug, Parser)]
 #[command(name = "orderflow-bench", version, max_term_width = 120)]
 struct Settings {
-    /// How often each comparison is made
+    /// Number of rounds of each comparison
     #[arg(long, env = "ROUNDS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Length of one measurement, in seconds, after a second of warming up
+    /// Length of one measurement, in seconds, after a second of warm-up
     #[arg(long, env = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Only these parts; absent: all but `soak`
+    /// Parts to measure; absent: all but `soak`
     #[arg(long, env = "ONLY", value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Where the report goes, with its plots beside it; absent: to the terminal alone
+    /// File of the report, with its plots beside it; absent: the terminal only
     #[arg(long, env = "REPORT")]
     report: Option<PathBuf>,
-    /// Folder for data and logs; absent: one below the temp folder. Data goes in the end
+    /// Folder for data and logs; absent: one below the temp folder. Data is removed at the end
     #[arg(long, env = "FOLDER")]
     folder: Option<PathBuf>,
     #[command(subcommand)]
@@ -63,17 +63,17 @@ enum Part {
     Footprint,
     /// POST beside pgbench, acceptance alone, on the disk as it is
     Post,
-    /// The same on a disk that is 3 ms slower
+    /// POST beside pgbench on a disk that is 3 ms slower
     PostSlow,
     /// The writer's statement beside COPY
     Writer,
-    /// POST with everything keeping up
+    /// POST while all parts keep up
     Whole,
     /// CPU of the producer beside a bare handler
     Handler,
-    /// From the 201 to the notification
+    /// Latency from the 201 to the notification
     Latency,
-    /// Three times more than can be taken
+    /// Three times more orders than can be accepted
     Overload,
     /// An honest client beside 4,096 hostile connections
     Hostile,
@@ -81,13 +81,13 @@ enum Part {
     Drain,
     /// GET beside pgbench
     Reads,
-    /// CPU per order when there is more of everything
+    /// CPU per order as the load grows
     Linear,
     /// More shards, more producers
     Growth,
     /// The operator with 200 resources
     Operator,
-    /// Ten minutes at 1,000 orders/s; only if it is asked for
+    /// Ten minutes at 1,000 orders/s; runs only if named
     Soak,
 }
 
@@ -107,7 +107,7 @@ enum Command {
     Handler { port: u16 },
 }
 
-/// How long and how often.
+/// The length and number of measurements.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     pub rounds: u32,
@@ -115,7 +115,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// For what compares many of ours with one another.
+    /// Returns a shorter effort, for parts that compare many of our own figures.
     fn shorter(self) -> Self {
         Self { rounds: self.rounds.div_ceil(2), ..self }
     }
@@ -149,7 +149,7 @@ async fn run(settings: Settings) -> Result<()> {
     };
     let effort = Effort { rounds: settings.rounds, length: Duration::from_secs(settings.seconds) };
     let mut report = Report::new(machine::describe(effort)?);
-    // What was measured is reported even if something else could not be.
+    // A failure of one part must not lose the others' results.
     let mut failed = Vec::new();
     let mut note = |part: Part, measured: Result<()>| {
         if let Err(error) = measured {
@@ -158,7 +158,7 @@ async fn run(settings: Settings) -> Result<()> {
         }
     };
 
-    // The others bring what they stand on themselves.
+    // The other parts start their own services.
     let on_shared: Vec<Part> =
         parts.iter().copied().filter(|part| !matches!(part, Part::PostSlow | Part::Operator)).collect();
     if !on_shared.is_empty() {
@@ -212,6 +212,6 @@ async fn run(settings: Settings) -> Result<()> {
         note(Part::Operator, operator::measure(&folder.join("operator"), &mut report).await);
     }
     report.publish(settings.report.as_deref())?;
-    ensure!(failed.is_empty(), "not measured, or not to the end: {failed:?}");
+    ensure!(failed.is_empty(), "parts that failed: {failed:?}");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The operator with many resources on a real API server: what they cost it while they are made and once nothing happens, and
-//! how soon it acts on a change.
+//! The operator with many resources on a real API server: its costs during their creation and at rest, and the time
+//! until it acts on a change.
 
 mod audit;
 mod world;
@@ -16,17 +16,17 @@ use world::{RESOURCES, World};
 
 const CHANGES: usize = 100;
 
-/// `PROBE_SECONDS`: the default, and more than all of this takes.
+/// Values of `PROBE_SECONDS`: the default, and one longer than the whole measurement.
 const EACH_MINUTE: u32 = 60;
 const EACH_HOUR: u32 = 3600;
 
-/// Each resource is probed once within it.
+/// The time at rest: each resource is probed once within it.
 const QUIET: Duration = Duration::from_secs(60);
-/// The operator is done when it has written nothing for so long.
+/// The time without a write after which the operator has settled.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Longest wait until all resources are ready.
+/// The longest wait until all resources are ready.
 const MAKING: Duration = Duration::from_secs(900);
-/// Between two looks at the operator's metrics, each of which costs it some CPU, too.
+/// The pause between two reads of the operator's metrics, each of which costs it some CPU, too.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Starts all that it needs below `folder`, which keeps the logs.
@@ -41,30 +41,30 @@ async fn with_services(folder: &Path, report: &mut Report) -> Result<()> {
     report.section(
         "The operator with 200 resources",
         "In one namespace of a real API server, with etcd and controllers on the same machine. Each resource has a database of its own, gets \
-         a bucket and topics of its own, and becomes ready; it has no pods (`replicas: 0`), since there is no node. A look after a change \
-         also asks database, bucket and brokers. CPU and memory are the operator's alone; requests are those that the API server's audit \
+         a bucket and topics of its own, and becomes ready; it has no pods (`replicas: 0`), since there is no node. A reconcile after a change \
+         also queries database, bucket and brokers. CPU and memory are the operator's alone; requests are those that the API server's audit \
          log has of it. `after`, CPU and requests count from when the first resource was made, or the operator was started.",
     );
     let world = World::start(folder).await?;
-    let mut audit = Audit::of(world.kubernetes.audit_log());
+    let mut audit = Audit::new(world.kubernetes.audit_log());
     let (mut work, mut rest) = (Vec::new(), Vec::new());
 
     let operator = world.operator(EACH_MINUTE).await?;
     rest.push(at_rest("no resource", &operator, &mut audit).await?);
     let cpu = usage::cpu(operator.pid())?;
     let mut meter = Meter::new(&operator, &mut audit, Instant::now(), cpu);
-    let looked_at = meter.until("made: each was looked at once", |looked_at, _| looked_at == RESOURCES);
-    let ((), looked_at) = tokio::try_join!(world.make_resources(), looked_at)?;
-    work.push(looked_at);
-    work.push(meter.until("made: all are ready", |_, ready| ready == RESOURCES).await?);
-    world.all_are_observed().await?;
+    let reconciled = meter.until("created: each was reconciled once", |reconciled, _| reconciled == RESOURCES);
+    let ((), reconciled) = tokio::try_join!(world.create_resources(), reconciled)?;
+    work.push(reconciled);
+    work.push(meter.until("created: all are ready", |_, ready| ready == RESOURCES).await?);
+    world.expect_all_observed().await?;
     rest.push(at_rest("200 resources, each probed once a minute (the default)", &operator, &mut audit).await?);
 
-    let (mut acted, mut told) = (Vec::new(), Vec::new());
+    let (mut acted, mut observed) = (Vec::new(), Vec::new());
     for number in 0..CHANGES {
-        let [acted_after, told_after] = world.change(number).await?;
+        let [acted_after, observed_after] = world.change(number).await?;
         acted.push(acted_after);
-        told.push(told_after);
+        observed.push(observed_after);
     }
 
     operator.stop().await?;
@@ -73,7 +73,7 @@ async fn with_services(folder: &Path, report: &mut Report) -> Result<()> {
     let operator = world.operator(EACH_HOUR).await?;
     let mut meter = Meter::new(&operator, &mut audit, began, 0.0);
     work.push(meter.until("operator started again: all are ready", |_, ready| ready == RESOURCES).await?);
-    rest.push(at_rest("200 resources, none probed meanwhile", &operator, &mut audit).await?);
+    rest.push(at_rest("200 resources, none probed in that time", &operator, &mut audit).await?);
 
     report.head(&["", "after", "CPU, s", "memory at most, MiB", "requests"]);
     for row in work {
@@ -90,7 +90,7 @@ async fn with_services(folder: &Path, report: &mut Report) -> Result<()> {
         report.row(row);
     }
     report.head(&["a resource's image is changed, 100 times, one after the other", "p50", "p99"]);
-    for (what, mut times) in [("its Deployment has it", acted), ("its status says that it was looked at", told)] {
+    for (what, mut times) in [("its Deployment has it", acted), ("its status has the new generation", observed)] {
         times.sort_unstable();
         let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
         let [p50, p99] = [0.5, 0.99].map(|share| format!("{} ms", short(at(share).as_secs_f64() * 1e3)));
@@ -99,7 +99,7 @@ async fn with_services(folder: &Path, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Everything is left alone: a row with what the operator then still needs.
+/// Measures the operator at rest, and returns a row of the report.
 async fn at_rest(what: &str, operator: &Operator, audit: &mut Audit) -> Result<[String; 5]> {
     settled(audit).await?;
     audit.take()?;
@@ -127,15 +127,15 @@ async fn settled(audit: &mut Audit) -> Result<()> {
     }
 }
 
-/// What a step costs the operator.
+/// The costs of a step to the operator.
 struct Meter<'a> {
     operator: &'a Operator,
-    /// Whose earlier requests were taken before.
+    /// The audit log; earlier requests were taken before.
     audit: &'a mut Audit,
     began: Instant,
-    /// Seconds that it had used before.
+    /// Seconds of CPU that it had used before.
     cpu: f64,
-    /// The most that was seen, in MiB.
+    /// The most memory that was seen, in MiB.
     memory: f64,
     requests: usize,
 }
@@ -145,15 +145,15 @@ impl<'a> Meter<'a> {
         Self { operator, audit, began, cpu, memory: 0.0, requests: 0 }
     }
 
-    /// Waits until enough resources were looked at, and are ready: a row with what it took, from the begin on.
+    /// Waits until enough resources were reconciled and are ready. Returns a row with the costs since the beginning.
     async fn until(&mut self, what: &str, enough: impl Fn(usize, usize) -> bool) -> Result<[String; 5]> {
         loop {
-            let (looked_at, ready) = states(self.operator).await?;
+            let (reconciled, ready) = states(self.operator).await?;
             self.memory = self.memory.max(usage::resident(self.operator.pid())?);
-            if enough(looked_at, ready) {
+            if enough(reconciled, ready) {
                 break;
             }
-            ensure!(self.began.elapsed() < MAKING, "{looked_at} of {RESOURCES} were looked at, {ready} are ready");
+            ensure!(self.began.elapsed() < MAKING, "{reconciled} of {RESOURCES} were reconciled, {ready} are ready");
             sleep(TICK).await;
         }
         let after = format!("{} s", short(self.began.elapsed().as_secs_f64()));
@@ -163,7 +163,8 @@ impl<'a> Meter<'a> {
     }
 }
 
-/// Of how many resources the operator says whether they are ready, as it does after each look, and how many are.
+/// Returns for how many resources the operator reports readiness, which it does after each reconcile, and how many are
+/// ready.
 async fn states(operator: &Operator) -> Result<(usize, usize)> {
     let metrics = http::client().get(format!("{}/metrics", operator.admin_url()?)).send().await?.text().await?;
     let states: Vec<&str> = metrics.lines().filter(|line| line.starts_with("orderflow_operator_ready{")).collect();

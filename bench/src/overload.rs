@@ -1,4 +1,5 @@
-//! Three times more orders than can be taken: what still is, what the rest is told, and what is left of it afterwards.
+//! Three times more orders than the pipeline can accept: the rate of accepted orders, the refusals, and the state
+//! afterwards.
 
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use crate::{
     usage,
 };
 
-/// More than may wait, so that orders have to be refused.
+/// More connections than orders may wait, so that orders must be refused.
 const CONNECTIONS: u32 = 1024;
-/// `SHARD_QUEUE`: with its default nothing would be refused, since each connection waits for its order, and all of them find a
-/// place.
+/// The value of `SHARD_QUEUE`. With its default nothing would be refused, because each connection waits for its order,
+/// and all orders find a place.
 const QUEUE: &str = "128";
 
 pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {

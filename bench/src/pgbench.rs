@@ -1,4 +1,4 @@
-//! The yardstick of everything that Postgres does: its own load generator, with one script on both shards at once.
+//! The yardstick of all work that Postgres does: its own load generator, with one script on both shards at once.
 
 use std::{
     path::PathBuf,
@@ -13,11 +13,12 @@ use tokio::task::spawn_blocking;
 
 use crate::backing::Backing;
 
-/// It counts from the last client's connection on, but its time runs before: of all, and of each client.
+/// The time to connect, overall and per client. pgbench counts transactions from the last client's connection on, but
+/// its time runs before.
 const CONNECTING: Duration = Duration::from_secs(2);
 const CONNECTING_EACH: Duration = Duration::from_millis(16);
 
-/// A script, on disk.
+/// A pgbench script on disk.
 #[derive(Debug)]
 pub struct Script(PathBuf);
 
@@ -28,8 +29,8 @@ impl Script {
         Ok(Self(path))
     }
 
-    /// Transactions per second of both shards together, with `connections` in all: half of them on each, a single one on the
-    /// first.
+    /// Measures transactions per second of both shards together. Half of the `connections` are on each; a single one is
+    /// on the first.
     pub async fn run(&self, backing: &Backing, connections: u32, length: Duration) -> Result<f64> {
         let on_each = match connections {
             1 => vec![1],
@@ -50,9 +51,9 @@ impl Script {
         let output =
             spawn_blocking(move || command.output()).await.context("wait for pgbench")?.context("run pgbench")?;
         ensure!(output.status.success(), "pgbench: {}", String::from_utf8_lossy(&output.stderr));
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        let rate = told.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        rate.with_context(|| format!("find the rate in what pgbench says: {told}"))
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let rate = printed.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        rate.with_context(|| format!("find the rate in pgbench's output: {printed}"))
     }
 }
 

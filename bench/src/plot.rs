@@ -1,4 +1,4 @@
-//! Bars in groups, as SVG that stands alone and reads on light and dark.
+//! Bars in groups, as a standalone SVG that is readable on light and dark.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ const BOTTOM: f64 = 44.0;
 const TOP: f64 = 48.0;
 const COLORS: [&str; 3] = ["#2a78d6", "#e0873d", "#7a5cc8"];
 
-/// One group for each label, one bar in it for each of `bars`.
+/// Draws a group for each label, with one bar for each of `bars`.
 pub fn bars(title: &str, labels: &[impl AsRef<str>], bars: &[(&str, Vec<f64>)]) -> String {
     let largest =
         bars.iter().flat_map(|(_, figures)| figures).fold(f64::MIN_POSITIVE, |largest, figure| largest.max(*figure));

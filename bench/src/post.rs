@@ -1,5 +1,5 @@
-//! POST /api/orders beside pgbench, which inserts one row of the bare table per transaction: same shards, same number of
-//! connections, same disk.
+//! POST /api/orders beside pgbench, which inserts one row of the bare table per transaction: same shards, same number
+//! of connections, same disk.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ const OPEN_RATE: u32 = 1000;
 const USERS: u64 = 1000;
 const WARMING_UP: Duration = Duration::from_secs(1);
 
-/// The bare row, with every index of the real table. Its id grows with time, as ours does: a random one would cost pgbench
-/// more.
+/// The bare row, with every index of the real table. Its id grows with time, as ours does: a random one would cost
+/// pgbench more.
 const INSERT: &str = "\\set r random(1, 1000000000000)
 \\set u random(1, 1000)
 INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at)
@@ -36,7 +36,7 @@ VALUES ((lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
         'a-load-' || :u, 'Wireless Mouse', 2, 29.99, 'created', 'receipts/a-load-' || :u || '/' || :r || '.txt', now(), now());
 ";
 
-/// What a closed loop reached.
+/// The result of a closed loop.
 #[derive(Debug, Clone, Copy)]
 pub struct Reached {
     /// Orders answered 201, per second.
@@ -45,7 +45,7 @@ pub struct Reached {
     pub p99: Duration,
 }
 
-/// Orders over `connections`, for a second of warming up and then for `length`.
+/// Places orders over `connections`, for a second of warm-up and then for `length`.
 pub async fn post(url: &str, connections: u32, rate: u32, length: Duration) -> Result<Reached> {
     let plan = Plan { address: address(url), rate, connections, duration: WARMING_UP + length };
     let mut load = Load::start(&plan, Orders::new(USERS));
@@ -62,7 +62,7 @@ pub async fn post(url: &str, connections: u32, rate: u32, length: Duration) -> R
     Ok(Reached { rate, p50: tally.latency(0.5), p99: tally.latency(0.99) })
 }
 
-/// Acceptance alone: relay and receipts are paused, since neither Kafka nor S3 is there.
+/// Measures acceptance alone: relay and receipts are paused, because neither Kafka nor S3 can be reached.
 pub async fn acceptance(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     let disk = match backing.disk {
         Disk::AsItIs => "the disk as it is",
@@ -114,8 +114,8 @@ pub async fn acceptance(backing: &Backing, effort: Effort, report: &mut Report) 
     Ok(())
 }
 
-/// Everything keeps up: relay, consumer, and receipts on the S3 that keeps objects on disk. The rate counts until all that was
-/// accepted has its event, its notification and its receipt.
+/// Measures the whole pipeline: relay, consumer, and receipts on the S3 that keeps objects on disk. The rate counts
+/// until all accepted orders have their event, notification and receipt.
 pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     const CONNECTIONS: u32 = 256;
     report.section(
@@ -138,9 +138,9 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
         let notified = async || metric(&consumer.admin_url()?, "orderflow_consumer_events_total").await;
         let url = producer.url()?;
         wait_for_relays(&producer).await?;
-        // What was published by earlier rounds is consumed first.
+        // Events of earlier rounds are consumed first.
         quiet(&notified).await?;
-        let processes = Processes::of(backing, &backing.postgres, vec![producer.pid()], vec![consumer.pid()]);
+        let processes = Processes::new(backing, &backing.postgres, vec![producer.pid()], vec![consumer.pid()]);
         let (before, notified_before) = (processes.used()?, notified().await?);
         let written_before = [backing.wal_bytes().await?, backing.kafka_bytes()?];
         let plan = Plan { address: address(&url), rate: 0, connections: CONNECTIONS, duration: effort.length };
@@ -168,7 +168,7 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     report.head(&["", "OrderFlow, orders/s", "pgbench, rows/s", "ratio"]);
     report.row(["everything kept up".to_owned(), ours.to_string(), theirs.to_string(), ours.over(&theirs).to_string()]);
     let taken = accepted.over(&theirs).to_string();
-    report.row(["accepted meanwhile".to_owned(), accepted.to_string(), theirs.to_string(), taken]);
+    report.row(["accepted in the same time".to_owned(), accepted.to_string(), theirs.to_string(), taken]);
     report.head(&["CPU per order", "µs"]);
     for (name, series) in PARTS.iter().zip(&cpu) {
         report.row([(*name).to_owned(), series.to_string()]);
@@ -185,12 +185,12 @@ pub async fn whole(backing: &Backing, effort: Effort, report: &mut Report) -> Re
     Ok(())
 }
 
-/// Has Kafka work until its JVM has compiled what it needs, as one has that was not started a moment ago: for minutes its compilers
-/// take much of what Kafka takes, and of the cores that it shares with all others.
+/// Keeps Kafka busy until its JVM has compiled what it needs, as in a Kafka that has run for a while. For minutes its
+/// compilers take much of the CPU that Kafka uses, and of the cores it shares with all others.
 pub async fn warm(backing: &Backing) -> Result<()> {
     const STEP: Duration = Duration::from_secs(5);
     const LONGEST: Duration = Duration::from_secs(180);
-    /// Of a core.
+    /// The share of a core that the compilers may still take.
     const QUIET: f64 = 0.05;
     backing.empty().await?;
     let consumer = backing.consumer(GROUP).await?;
@@ -212,13 +212,13 @@ pub async fn warm(backing: &Backing) -> Result<()> {
 /// Waits until a producer leads the relays of both shards.
 pub async fn wait_for_relays(producer: &Producer) -> Result<()> {
     eventually("the relays' leader", PATIENCE, async || {
-        anyhow::ensure!(producer.leads_relay(1).await? && producer.leads_relay(2).await?, "not both relays are led");
+        anyhow::ensure!(producer.leads_relay(1).await? && producer.leads_relay(2).await?, "a relay has no leader");
         Ok(())
     })
     .await
 }
 
-/// Waits until a counter stands still for a second.
+/// Waits until a counter has not changed for a second.
 pub async fn quiet(counter: &impl AsyncFn() -> Result<f64>) -> Result<f64> {
     let mut last = counter().await?;
     loop {
@@ -231,7 +231,8 @@ pub async fn quiet(counter: &impl AsyncFn() -> Result<f64>) -> Result<f64> {
     }
 }
 
-/// What a closed loop of 64 takes with relay and receipts at work, as a measure for loads that are a share of it.
+/// Measures a closed loop of 64 connections with relay and receipts at work, as the base for loads that are a share of
+/// it.
 pub async fn maximum(backing: &Backing, length: Duration) -> Result<f64> {
     backing.empty().await?;
     let producer = backing.producer(ALL).await?;

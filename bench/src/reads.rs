@@ -1,4 +1,4 @@
-//! GET of a user's newest 50 orders, and of everybody's, beside the same SQL through pgbench; and how the latter grows.
+//! GET of a user's newest 50 orders, and of all users', beside the same SQL through pgbench; and how the latter grows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
 };
 
 const CONNECTIONS: u32 = 16;
-/// Orders per shard at which everybody's page is measured.
+/// Orders per shard at which the page of all users is measured.
 const SIZES: [u64; 3] = [10_000, 1_000_000, 5_000_000];
-/// The producer's own, with its look for a receipt that waits.
+/// The producer's own columns, with its check for a receipt that waits.
 const COLUMNS: &str = "orders.id, orders.user_id, orders.product_name, orders.quantity, (orders.price * 100)::bigint AS cents, \
     orders.status, orders.receipt_s3_key, orders.created_at, orders.updated_at, \
     (SELECT true FROM receipt_jobs WHERE receipt_jobs.order_id = orders.id) IS NOT NULL AS receipt_pending";
 
-/// GETs of one path, or of one for each of 1,000 users.
+/// GETs of one path, or of one path for each of 1,000 users.
 #[derive(Debug)]
 enum Page {
     OfUser,
@@ -44,11 +44,11 @@ impl Request for Page {
 pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {
     report.section(
         "GET /api/orders",
-        "16 connections, pages of 50. A user's page is one shard's; everybody's is merged from both, so its yardstick is the same query on \
+        "16 connections, pages of 50. A user's page is one shard's; that of all users is merged from both, so its yardstick is the same query on \
          each of them, and its ratio that of pages to half the queries.",
     );
     report.head(&["", "OrderFlow, pages/s", "pgbench, queries/s", "ratio", "p50", "p99"]);
-    // One more than the page, as the producer asks, to know whether there is a next one.
+    // One more than the page, as in the producer, which needs to know whether a next page exists.
     let newest = "ORDER BY created_at DESC, id DESC LIMIT 51";
     let of_user = Script::write(
         "of-user",
@@ -67,7 +67,7 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     for size in SIZES {
         backing.fill(stored, size).await?;
         stored = size;
-        let pages = [("a user's", Page::OfUser, &of_user, 1.0), ("everybody's", Page::OfAll, &of_all, 2.0)];
+        let pages = [("a user's", Page::OfUser, &of_user, 1.0), ("all users'", Page::OfAll, &of_all, 2.0)];
         for (name, page, script, queries) in pages {
             let page = Arc::new(page);
             let producer = backing.producer(SHARDS_ONLY).await?;

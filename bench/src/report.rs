@@ -11,7 +11,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// `machine`: lines of a table, what and what it is.
+    /// Begins a report. `machine` has the lines of its first table: name and value.
     pub fn new(machine: Vec<[String; 2]>) -> Self {
         let mut report = Self { text: String::new(), plots: Vec::new() };
         report.section("Machine", "");
@@ -30,7 +30,7 @@ impl Report {
         }
     }
 
-    /// Begins a table.
+    /// Begins a table with these columns.
     pub fn head(&mut self, columns: &[&str]) {
         eprintln!("  {}", columns.join("  |  "));
         let _ = write!(self.text, "\n| {} |\n|{}\n", columns.join(" | "), "---|".repeat(columns.len()));
@@ -47,7 +47,7 @@ impl Report {
         self.plots.push((name, svg));
     }
 
-    /// To the terminal, and into the part of `file` after its marker; the plots go to `images` beside it.
+    /// Prints the report, and writes it to `file` after its marker; the plots go to `images` beside it.
     pub fn publish(self, file: Option<&Path>) -> Result<()> {
         const MARKER: &str = "<!-- what follows is written by make bench -->\n";
         println!("{}", self.text);

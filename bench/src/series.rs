@@ -1,4 +1,4 @@
-//! The figures of several rounds: their median, and how far they lie apart.
+//! The figures of several rounds: their median and range.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ impl Series {
         self.0.push(figure);
     }
 
-    /// 0 if there are none.
+    /// Returns the median, or 0 without figures.
     pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -22,7 +22,7 @@ impl Series {
         }
     }
 
-    /// Round by round: one side's figure over the other's, so that what changes from round to round strikes both.
+    /// Divides the figures round by round, so that a change between rounds affects both sides.
     pub fn over(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(one, other)| one / other).collect())
     }
@@ -32,7 +32,7 @@ impl Series {
     }
 }
 
-/// `median (lowest to highest)`
+/// Shows the figures as `median (lowest to highest)`.
 impl fmt::Display for Series {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (low, high) = self.range();
@@ -44,7 +44,7 @@ impl fmt::Display for Series {
     }
 }
 
-/// Three digits that mean something, no more.
+/// Returns a figure with three significant digits.
 pub fn short(figure: f64) -> String {
     match figure.abs() {
         large if large >= 999.5 => {
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_series_is_told_by_its_median_and_its_ends() {
+    fn a_series_is_shown_as_median_and_range() {
         let mut series = Series::default();
         assert_eq!(series.to_string(), "–");
         for figure in [4.0, 1.0, 12_345.0] {

@@ -1,4 +1,4 @@
-//! Ten minutes of about as many orders as everything keeps up with on two cores: memory has to stay where it is.
+//! Ten minutes of about as many orders as all parts keep up with on two cores: memory must not grow.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ const MINUTES: u32 = 10;
 const RATE: u32 = 1000;
 const CONNECTIONS: u32 = 64;
 const USERS: u64 = 1000;
-/// Between two looks at the processes.
-const LOOK: Duration = Duration::from_secs(2);
+/// The pause between two samples of the processes.
+const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 
 pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
     report.section(
         "Ten minutes at 1,000 orders/s",
-        "An open loop over 64 connections, with relay, consumer and receipts at work. Memory is what is resident, looked at every 2 s; what \
+        "An open loop over 64 connections, with relay, consumer and receipts at work. Memory is what is resident, sampled every 2 s; what \
          waits is what the minute ended with.",
     );
     report.head(&["minute", "orders/s", "producer, MiB", "consumer, MiB", "events that wait", "receipts that wait"]);
@@ -43,8 +43,8 @@ pub async fn measure(backing: &Backing, report: &mut Report) -> Result<()> {
     for minute in 1..=MINUTES {
         let (mut of_producer, mut of_consumer) = <(Series, Series)>::default();
         let end = began + Duration::from_secs(60) * minute;
-        while Instant::now() + LOOK < end {
-            sleep_until(Instant::now() + LOOK).await;
+        while Instant::now() + SAMPLE_EVERY < end {
+            sleep_until(Instant::now() + SAMPLE_EVERY).await;
             of_producer.push(usage::resident(producer.pid())?);
             of_consumer.push(usage::resident(consumer.pid())?);
         }

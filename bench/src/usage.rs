@@ -4,21 +4,21 @@ use std::{collections::HashMap, fs};
 
 use anyhow::{Context, Result};
 
-/// The kernel tells times to programs in hundredths of a second (`USER_HZ`).
+/// The unit of times in `/proc`: hundredths of a second (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Seconds of CPU that a process, its descendants, and those of them that have ended, have used so far.
+/// Returns the seconds of CPU that a process and its descendants, including dead ones, have used so far.
 pub fn cpu(pid: u32) -> Result<f64> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut ticks = HashMap::new();
     for entry in fs::read_dir("/proc").context("list the processes")? {
         let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) else { continue };
-        // One that has ended meanwhile counts with its parent.
+        // A process that has ended counts with its parent.
         let Some(stat) = fs::read_to_string(format!("/proc/{pid}/stat")).ok() else { continue };
-        // The name, in brackets, may hold anything.
+        // The name, in brackets, may contain any character.
         let Some((_, fields)) = stat.rsplit_once(") ") else { continue };
         let fields: Vec<u64> = fields.split(' ').skip(1).map(|field| field.parse().unwrap_or_default()).collect();
-        // From proc(5), less the three that are gone: parent, user, system, and the same of children that were waited for.
+        // From proc(5), without the three fields before: parent, user, system, and the times of reaped children.
         children.entry(fields[0] as u32).or_default().push(pid);
         ticks.insert(pid, fields[10] + fields[11] + fields[12] + fields[13]);
     }
@@ -30,11 +30,11 @@ pub fn cpu(pid: u32) -> Result<f64> {
     Ok(sum as f64 / TICKS_PER_SECOND)
 }
 
-/// Seconds of CPU that the compilers of a JVM have used so far.
+/// Returns the seconds of CPU that the compilers of a JVM have used so far.
 pub fn compilers(pid: u32) -> Result<f64> {
     let mut ticks = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task")).context("list the threads of a JVM")? {
-        // One that has ended meanwhile compiles nothing.
+        // A thread that has ended no longer compiles.
         let Some(stat) = thread.ok().and_then(|thread| fs::read_to_string(thread.path().join("stat")).ok()) else {
             continue;
         };
@@ -47,17 +47,17 @@ pub fn compilers(pid: u32) -> Result<f64> {
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
-/// Memory that a process has in RAM, in MiB.
+/// Returns the memory that a process has in RAM, in MiB.
 pub fn resident(pid: u32) -> Result<f64> {
     status(pid, "VmRSS:")
 }
 
-/// The most of it that there was so far, in MiB.
+/// Returns the most memory that a process has had in RAM, in MiB.
 pub fn resident_at_most(pid: u32) -> Result<f64> {
     status(pid, "VmHWM:")
 }
 
-/// The part of it that is no file's, in MiB.
+/// Returns the memory that belongs to no file, in MiB.
 pub fn private(pid: u32) -> Result<f64> {
     status(pid, "RssAnon:")
 }

@@ -1,5 +1,5 @@
-//! The statement that stores a batch, beside COPY of the same rows into the same four tables: both without HTTP, without a queue,
-//! and as fast as the connections of a producer's writers take it.
+//! The statement that stores a batch, beside COPY of the same rows into the same four tables. Both run without HTTP and
+//! queue, as fast as the connections of a producer's writers can.
 
 use std::{fmt::Write, time::Instant};
 
@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use crate::{Effort, backing::Backing, report::Report, series::Series};
 
-/// The producer's own.
+/// The producer's own statement.
 const STATEMENT: &str = include_str!("../../producer/src/shard/insert_batch.sql");
-/// Orders in one statement, and connections to each shard: the producer's most, and its default.
+/// Orders in one statement, and connections to each shard: the producer's maximum and its default.
 const BATCH: usize = 512;
 const WRITERS: usize = 1;
-/// Batches of one connection.
+/// Batches per connection.
 const BATCHES: usize = 80;
 
 const TABLES: [&str; 4] = [
@@ -75,7 +75,7 @@ async fn connect(backing: &Backing) -> Result<Vec<PgConnection>> {
 fn batches(writer: usize) -> Vec<Vec<Row>> {
     let batch = |batch: usize| {
         let mut rows: Vec<Row> = (0..BATCH).map(|row| row_of(writer, batch * BATCH + row)).collect();
-        // As the statement wants it.
+        // The order that the statement requires.
         rows.sort_by(|one, other| (&one.user_id, &one.key).cmp(&(&other.user_id, &other.key)));
         rows
     };
@@ -122,7 +122,7 @@ async fn store(mut connection: PgConnection, batches: &[Vec<Row>]) -> Result<()>
     Ok(connection.close().await?)
 }
 
-/// What COPY reads, for each of [`TABLES`].
+/// Returns the input of COPY for each of [`TABLES`].
 fn texts(batches: &[Vec<Row>]) -> [String; 4] {
     let hex = |bytes: &[u8]| {
         bytes.iter().fold("\\\\x".to_owned(), |mut hex, byte| {

@@ -1,16 +1,18 @@
-//! The table `up` ends its start with: where everything is and the commands to look into it, ready to be copied.
+//! The table that `up` prints after its start: all addresses, and commands to inspect the services, ready to be copied.
 
 use std::path::Path;
 
 use anyhow::Result;
-
-use super::environment::{BUCKET, TOPIC, database};
-use super::home::Home;
-use super::running::{Addresses, Running};
-use super::table::aligned;
 use orderflow_testbed::{localstack, tools};
 
-/// The table, with what is kept and how to stop below it.
+use crate::{
+    environment::{BUCKET, TOPIC, database},
+    home::Home,
+    running::{Addresses, Running},
+    table::aligned,
+};
+
+/// Returns the table, followed by what is kept and how to stop.
 pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
     let Addresses { producer: url, producer_admin: admin_url, consumer_admin: consumer_admin_url, controls } =
         &running.addresses;

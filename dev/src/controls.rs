@@ -1,32 +1,35 @@
-//! The controls: switch parts of `up` off and on again over HTTP, to see what the rest does without them. For the dashboard
-//! and for people on this machine; the producer, which is what is looked at, has no switch.
+//! The controls: stop and start parts of `up` over HTTP, to see how the rest behaves without them. For the dashboard
+//! and for people on this machine; the producer has no control, because it is what they watch.
 //!
-//! Whoever reaches this can stop services, so it listens on loopback, and no page but the dashboard may use it.
+//! Anyone who can reach this can stop services, so it listens on loopback, and no page but the dashboard may use it.
 
 mod guard;
 
-use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::{Context, Result};
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
-use axum::{Json, Router, middleware};
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::{StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, put},
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
-use super::ports::Ports;
-use super::switch::{self, Switch};
+use crate::{
+    control::{self, Control},
+    ports::Ports,
+};
 use guard::Guard;
 
-/// Of `{"running":false}`.
+/// The longest body accepted; the expected one is `{"running":false}`.
 const LONGEST_BODY: usize = 1024;
 
-/// The port, taken before anything is started.
+/// The server of the controls. It takes its port before anything is started.
 #[derive(Debug)]
 pub(super) struct Controls {
     listener: TcpListener,
@@ -40,76 +43,76 @@ impl Controls {
         Ok(Self { listener, guard: Guard::for_pages_of(ports.port) })
     }
 
-    /// Serves; ends only by being dropped.
-    pub(super) async fn serve(self, switches: Vec<Arc<Switch>>) {
-        if let Err(error) = axum::serve(self.listener, router(switches, self.guard)).await {
-            eprintln!("the controls ended: {error:#}");
+    /// Serves the controls; ends only by being dropped.
+    pub(super) async fn serve(self, controls: Vec<Arc<Control>>) {
+        if let Err(error) = axum::serve(self.listener, router(controls, self.guard)).await {
+            eprintln!("the server of the controls failed: {error:#}");
         }
     }
 }
 
-/// Where they are.
+/// Returns the address of the controls.
 pub(super) fn url(ports: &Ports) -> String {
     format!("http://127.0.0.1:{}", ports.controls_port)
 }
 
-type Switches = Arc<[Arc<Switch>]>;
+type All = Arc<[Arc<Control>]>;
 
-fn router(switches: Vec<Arc<Switch>>, guard: Guard) -> Router {
+fn router(controls: Vec<Arc<Control>>, guard: Guard) -> Router {
     Router::new()
         .route("/controls", get(list))
         .route("/controls/{name}", put(set))
-        .fallback(async || problem(StatusCode::NOT_FOUND, "there is nothing here but /controls"))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "only /controls exists here"))
         .method_not_allowed_fallback(async || {
             problem(StatusCode::METHOD_NOT_ALLOWED, "GET /controls, PUT /controls/NAME")
         })
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(middleware::from_fn_with_state(Arc::new(guard), guard::check))
-        .with_state(Switches::from(switches))
+        .with_state(All::from(controls))
 }
 
 #[derive(Serialize)]
 struct Part {
     name: &'static str,
     title: &'static str,
-    state: switch::State,
+    state: control::State,
     note: &'static str,
 }
 
-async fn list(State(switches): State<Switches>) -> Response {
-    let part = |switch: &Arc<Switch>| Part {
-        name: switch.name,
-        title: switch.title,
-        state: switch.state(),
-        note: switch.note,
+async fn list(State(controls): State<All>) -> Response {
+    let part = |control: &Arc<Control>| Part {
+        name: control.name,
+        title: control.title,
+        state: control.state(),
+        note: control.note,
     };
-    Json(json!({"parts": switches.iter().map(part).collect::<Vec<_>>()})).into_response()
+    Json(json!({"parts": controls.iter().map(part).collect::<Vec<_>>()})).into_response()
 }
 
 async fn set(
-    State(switches): State<Switches>,
+    State(controls): State<All>,
     Path(name): Path<String>,
     // A map, because serde would also read a struct from an array.
     wanted: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Response {
     const FORM: &str = r#"the body must be {"running":true} or {"running":false}"#;
-    let Some(switch) = switches.iter().find(|switch| switch.name == name) else {
-        let names: Vec<_> = switches.iter().map(|switch| switch.name).collect();
-        return problem(StatusCode::NOT_FOUND, &format!("there is no such part; there are {}", names.join(", ")));
+    let Some(control) = controls.iter().find(|control| control.name == name) else {
+        let names: Vec<_> = controls.iter().map(|control| control.name).collect();
+        return problem(StatusCode::NOT_FOUND, &format!("no such part; the parts are {}", names.join(", ")));
     };
     match wanted {
         Err(rejection) => problem(rejection.status(), &format!("{FORM}: {rejection}")),
         Ok(Json(wanted)) => match wanted.get("running").and_then(Value::as_bool) {
             None => problem(StatusCode::UNPROCESSABLE_ENTITY, FORM),
             Some(running) => {
-                switch.set(running);
-                (StatusCode::ACCEPTED, Json(json!({"name": switch.name, "state": switch.state()}))).into_response()
+                control.set(running);
+                (StatusCode::ACCEPTED, Json(json!({"name": control.name, "state": control.state()}))).into_response()
             }
         },
     }
 }
 
-/// An error, as RFC 9457 describes it.
+/// Returns an error, as RFC 9457 describes it.
 fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let body = json!({"type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail});
@@ -124,14 +127,14 @@ mod tests {
     use super::*;
     use orderflow_testbed::http;
 
-    /// Controls of two parts that do not exist, for pages of port 8080.
-    async fn served() -> Result<(String, [Arc<Switch>; 2])> {
-        let switches = ["s3", "kafka"].map(|name| Arc::new(Switch::new(name, name, "")));
+    /// Serves controls of two parts that do not exist, for pages of port 8080.
+    async fn served() -> Result<(String, [Arc<Control>; 2])> {
+        let parts = ["s3", "kafka"].map(|name| Arc::new(Control::new(name, name, "")));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}/controls", listener.local_addr()?);
         let controls = Controls { listener, guard: Guard::for_pages_of(8080) };
-        tokio::spawn(controls.serve(switches.to_vec()));
-        Ok((url, switches))
+        tokio::spawn(controls.serve(parts.to_vec()));
+        Ok((url, parts))
     }
 
     async fn put(url: &str, body: &'static str, headers: &[(&str, &str)]) -> Result<StatusCode> {
@@ -141,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_is_switched_by_its_name_as_often_as_one_likes() -> Result<()> {
+    async fn switching_a_part_is_idempotent() -> Result<()> {
         let (url, [s3, kafka]) = served().await?;
         for _ in 0..2 {
             ensure!(put(&format!("{url}/s3"), r#"{"running":false}"#, &[]).await? == 202, "not accepted");
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_understood_changes_nothing() -> Result<()> {
+    async fn an_invalid_request_changes_nothing() -> Result<()> {
         let (url, [s3, _]) = served().await?;
         ensure!(put(&format!("{url}/postgres"), r#"{"running":false}"#, &[]).await? == 404, "an unknown part");
         ensure!(put(&format!("{url}/s3"), r#"{"running":0}"#, &[]).await? == 422, "no truth value");
@@ -168,16 +171,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_page_but_the_dashboard_may_use_them() -> Result<()> {
+    async fn only_the_dashboard_page_may_use_the_controls() -> Result<()> {
         let (url, [s3, _]) = served().await?;
         let part = format!("{url}/s3");
         let off = r#"{"running":false}"#;
         for origin in ["http://evil.example", "http://localhost:8081", "https://localhost:8080", "null"] {
-            ensure!(put(&part, off, &[("origin", origin)]).await? == 403, "{origin} may");
+            ensure!(put(&part, off, &[("origin", origin)]).await? == 403, "{origin} was allowed");
         }
-        // A name of somebody's that leads here (DNS rebinding): to the browser that page's own server.
+        // The name of another site that resolves to this machine (DNS rebinding): the browser takes it for that page's
+        // server.
         for host in ["evil.example", "127.0.0.1.evil.example:8082", "localhost.evil.example"] {
-            ensure!(put(&part, off, &[("host", host)]).await? == 403, "{host} may");
+            ensure!(put(&part, off, &[("host", host)]).await? == 403, "{host} was allowed");
         }
         ensure!(s3.is_wanted(), "{s3:?}");
         for origin in ["http://localhost:8080", "http://127.0.0.1:8080"] {
@@ -193,7 +197,7 @@ mod tests {
             ensure!(header("access-control-allow-methods").contains("PUT"), "{asked:?}");
             let listed = http::client().get(&url).header("origin", origin).send().await?;
             ensure!(listed.headers()["access-control-allow-origin"] == origin, "{listed:?}");
-            ensure!(put(&part, off, &[("origin", origin)]).await? == 202, "{origin} may not");
+            ensure!(put(&part, off, &[("origin", origin)]).await? == 202, "{origin} was refused");
         }
         Ok(())
     }

@@ -1,22 +1,23 @@
-//! `orderflow-dev down`: stops what runs and removes its data, and says what it has removed.
+//! `orderflow-dev down`: stops what runs, removes its data, and prints what it has removed.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use super::home::{self, Claim, Home, Location};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use orderflow_testbed::wait::eventually;
 
-/// Six processes with 20 s of grace each, should all of them hang.
+use crate::home::{self, Claim, Home, Location};
+
+/// The longest a stop takes: six processes with 20 s of grace each, should all of them hang.
 const STOP_DEADLINE: Duration = Duration::from_secs(150);
 
 pub(super) async fn run(location: &Location) -> Result<ExitCode> {
     if !home::is_ours(&location.data) {
-        println!("Nothing to remove: orderflow-dev has made nothing in {}.", location.data.display());
+        println!("Nothing to remove: {} has no data of orderflow-dev.", location.data.display());
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(pid) = home::holder(&location.data)? {

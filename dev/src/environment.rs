@@ -1,7 +1,6 @@
-//! The environment of the product's programs, and the names in it.
+//! The environment of the product's programs, and the names of its topic, bucket and group.
 
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Kafka, LocalStack, localstack};
+use orderflow_testbed::{Kafka, LocalStack, localstack, product::Environment};
 
 pub(super) const TOPIC: &str = "orders";
 pub(super) const BUCKET: &str = "order-receipts";

@@ -1,19 +1,21 @@
-//! The folder `orderflow-dev` keeps everything in, and the lock that lets one `up` use it at a time.
+//! The folder of `orderflow-dev`, and the lock that lets one `up` use it at a time.
 //!
-//! Only a folder that `up` has made its own is ever written to or removed, and of that only what `up` put there.
+//! `up` writes only to a folder that it has marked as its own, and `down` removes only what `up` put there.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nix::unistd::geteuid;
-
-use super::state::State;
 use orderflow_testbed::folder;
 
-/// Its presence says that the folder is ours; its content is the pid of the last `up`; its lock says that it runs.
+use crate::state::State;
+
+/// The file that marks the folder as ours. It contains the pid of the last `up`, and is locked while that runs.
 const LOCK: &str = "orderflow-dev.lock";
 const STATE: &str = "state.json";
 
@@ -25,7 +27,8 @@ pub(super) struct Location {
     pub(super) data: PathBuf,
 }
 
-/// `/var/lib/orderflow` for root, because the user `postgres` cannot reach root's home; else the user's state folder.
+/// Returns `/var/lib/orderflow` for root, because the user `postgres` cannot reach root's home; else the user's state
+/// folder.
 fn default_folder() -> PathBuf {
     if geteuid().is_root() {
         return PathBuf::from("/var/lib/orderflow");
@@ -44,25 +47,25 @@ pub(super) struct Home {
     _lock: File,
 }
 
-/// What [`Home::claim`] found.
+/// The result of [`Home::claim`].
 #[derive(Debug)]
 pub(super) enum Claim {
     Ours(Home),
-    /// Another `orderflow-dev` has it; its pid, if it has written it already.
+    /// Another `orderflow-dev` holds the folder: its pid, if it has written it already.
     Taken(Option<i32>),
 }
 
 impl Home {
-    /// Takes the folder for this process, making it if need be.
+    /// Locks the folder for this process, and creates it if needed.
     ///
     /// # Errors
-    /// If there is something in it that is not ours.
+    /// If it contains files that are not ours.
     pub(super) fn claim(folder: &Path) -> Result<Claim> {
         if !is_ours(folder) {
             let is_empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
             ensure!(
                 is_empty,
-                "{} is neither empty nor made by orderflow-dev: choose another (ORDERFLOW_DATA)",
+                "{} is not empty and was not created by orderflow-dev: choose another folder (ORDERFLOW_DATA)",
                 folder.display()
             );
             folder::create(folder)?;
@@ -100,13 +103,13 @@ impl Home {
     }
 
     /// Starts new logs; those of the last run stay as `logs.previous`.
-    pub(super) fn turn_logs(&self) {
+    pub(super) fn rotate_logs(&self) {
         let previous = self.folder.join("logs.previous");
         let _ = std::fs::remove_dir_all(&previous);
         let _ = std::fs::rename(self.logs(), previous);
     }
 
-    /// Says what runs, for `status` and for a second `up`.
+    /// Records what runs, for `status` and for a second `up`.
     pub(super) fn write_state(&self, state: &State) -> Result<()> {
         let text = serde_json::to_string_pretty(state).context("print state")?;
         // Renamed into place, so that no reader sees half of it.
@@ -116,33 +119,33 @@ impl Home {
             .with_context(|| format!("write {}", path.display()))
     }
 
-    /// Says that nothing runs any more.
-    pub(super) fn forget_state(&self) {
+    /// Removes the record of what runs.
+    pub(super) fn remove_state(&self) {
         let _ = std::fs::remove_file(self.folder.join(STATE));
     }
 
-    /// Removes all that `up` has put into the folder, and the folder if nothing else is left in it.
+    /// Removes the files of `up`, and the folder if nothing else is left in it.
     pub(super) fn remove(self) -> Result<()> {
-        self.forget_state();
+        self.remove_state();
         for name in ["data", "logs", "logs.previous"] {
             let path = self.folder.join(name);
             if path.exists() {
                 std::fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
             }
         }
-        // Last: what is left after a failure is still known as ours.
+        // Last, so that the folder still counts as ours after a failure.
         std::fs::remove_file(self.folder.join(LOCK)).context("remove lock file")?;
         let _ = std::fs::remove_dir(&self.folder);
         Ok(())
     }
 }
 
-/// Whether an `up` has made the folder its own.
+/// Returns whether an `up` has marked the folder as its own.
 pub(super) fn is_ours(folder: &Path) -> bool {
     folder.join(LOCK).is_file()
 }
 
-/// The pid of the `up` that has the folder now, if one has.
+/// Returns the pid of the `up` that holds the folder now, if one does.
 pub(super) fn holder(folder: &Path) -> Result<Option<i32>> {
     let path = folder.join(LOCK);
     if !is_ours(folder) {
@@ -156,11 +159,11 @@ pub(super) fn holder(folder: &Path) -> Result<Option<i32>> {
             lock.read_to_string(&mut pid).with_context(|| format!("read {}", path.display()))?;
             pid.trim().parse().map(Some).with_context(|| format!("read a pid from {}", path.display()))
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("look at {}", path.display())),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("check the lock {}", path.display())),
     }
 }
 
-/// What the `up` that has the folder says about itself; nothing while it still starts.
+/// Returns the state that the `up` which holds the folder has recorded; `None` while it still starts.
 pub(super) fn read_state(folder: &Path) -> Option<State> {
     serde_json::from_str(&std::fs::read_to_string(folder.join(STATE)).ok()?).ok()
 }
@@ -170,34 +173,34 @@ mod tests {
     use super::*;
 
     fn empty_folder(name: &str) -> PathBuf {
-        let folder = folder::of_this_test_process().expect("make a folder").join(name);
-        folder::create(&folder).expect("make a folder");
+        let folder = folder::for_test_process().expect("create a folder").join(name);
+        folder::create(&folder).expect("create a folder");
         folder
     }
 
     #[test]
-    fn a_second_claim_is_told_the_pid_of_the_first() {
+    fn a_second_claim_returns_the_pid_of_the_first() {
         let folder = empty_folder("claimed-twice");
         let Claim::Ours(_home) = Home::claim(&folder).expect("claim") else { panic!("not ours") };
-        let Claim::Taken(pid) = Home::claim(&folder).expect("look") else { panic!("claimed twice") };
+        let Claim::Taken(pid) = Home::claim(&folder).expect("try to claim") else { panic!("claimed twice") };
         assert_eq!(pid, Some(std::process::id().cast_signed()));
     }
 
     #[test]
-    fn a_folder_with_something_else_in_it_is_refused_and_left_alone() {
-        let folder = empty_folder("somebody-elses");
+    fn a_folder_with_other_files_is_refused_and_unchanged() {
+        let folder = empty_folder("not-ours");
         std::fs::write(folder.join("thesis.txt"), "precious").expect("write");
-        let error = Home::claim(&folder).expect_err("claimed somebody else's folder").to_string();
+        let error = Home::claim(&folder).expect_err("claimed a folder with other files").to_string();
         assert!(error.contains("neither empty nor made by orderflow-dev"), "{error}");
         assert!(!is_ours(&folder));
     }
 
     #[test]
-    fn removal_leaves_what_is_not_ours() {
+    fn removal_keeps_other_files() {
         let folder = empty_folder("mixed");
         let Claim::Ours(home) = Home::claim(&folder).expect("claim") else { panic!("not ours") };
         std::fs::write(folder.join("notes.txt"), "precious").expect("write");
-        std::fs::create_dir(folder.join("data")).expect("make data");
+        std::fs::create_dir(folder.join("data")).expect("create data");
         home.remove().expect("remove");
         assert!(folder.join("notes.txt").exists() && !folder.join("data").exists());
     }

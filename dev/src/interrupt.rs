@@ -1,9 +1,9 @@
-//! The wish to stop: Ctrl-C, `kill`, or a terminal that was closed.
+//! The signals to stop: Ctrl-C, `kill`, or a terminal that was closed.
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens from the moment it is made; until then these signals end the process at once.
+/// Listens from its creation on; before, these signals end the process at once.
 #[derive(Debug)]
 pub(super) struct Interrupts {
     interrupt: Signal,
@@ -21,7 +21,7 @@ impl Interrupts {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -1,36 +1,34 @@
-//! `orderflow-dev load`: sends orders and shows how they are answered.
+//! `orderflow-dev load`: sends orders and shows the responses.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use hyper::Uri;
+use orderflow_testbed::load::{Load, Orders, Plan, Tally};
 use tokio::time::{MissedTickBehavior, interval_at};
 
-use super::interrupt::Interrupts;
-use orderflow_testbed::load::{Load, Orders, Plan, Tally};
+use crate::interrupt::Interrupts;
+use display::Display;
 
 mod display;
-
-use display::Display;
 
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Options {
-    /// Where the API is; http only
+    /// Address of the API; http only
     #[arg(long, env = "LOAD_URL", default_value = "http://127.0.0.1:8080")]
     url: Uri,
-    /// Orders per second over all connections; 0 is as fast as they are answered
+    /// Orders per second over all connections; 0 sends as fast as they are answered
     #[arg(long, env = "LOAD_RATE", default_value_t = 0)]
     rate: u32,
-    /// Connections, each with one order under way
+    /// Number of connections, each with one order in flight
     #[arg(long, env = "LOAD_CONNECTIONS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
     /// Seconds to send for
     #[arg(long, env = "LOAD_DURATION", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration: u64,
-    /// Users that order, spread evenly over the alphabet and so over the shards
+    /// Number of users that order, spread evenly over the alphabet and so over the shards
     #[arg(long, env = "LOAD_USERS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     users: u64,
 }

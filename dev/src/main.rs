@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod addresses;
+mod control;
 mod controls;
 mod down;
 mod environment;
@@ -22,7 +23,6 @@ mod running;
 mod state;
 mod status;
 mod supervise;
-mod switch;
 mod table;
 mod up;
 
@@ -38,11 +38,11 @@ struct Arguments {
 enum Command {
     /// Start everything and keep it running until Ctrl-C
     Up(up::Options),
-    /// Say what runs; exit code 1 if nothing does
+    /// Show what runs; exit code 1 if nothing does
     Status(home::Location),
-    /// Stop what runs and remove its data
+    /// Stop everything and remove its data
     Down(home::Location),
-    /// Send orders and measure how they are answered
+    /// Send orders and measure the responses
     Load(load::Options),
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_options_of_all_commands_go_together() {
+    fn the_options_of_all_commands_are_consistent() {
         Arguments::command().debug_assert();
     }
 }

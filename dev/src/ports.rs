@@ -1,56 +1,58 @@
-//! The ports of `up`, each with its variable, checked before anything is started: all that are busy are named at once.
+//! The ports of `up`, each with its variable. They are checked before anything is started; all busy ones are reported
+//! at once.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use clap::Args;
-
 use orderflow_testbed::port;
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Ports (all on 127.0.0.1)")]
 #[group(skip)]
 pub(super) struct Ports {
-    /// API and dashboard
+    /// Port of the API and the dashboard
     #[arg(long, env = "PORT", default_value_t = 8080)]
     pub(super) port: u16,
-    /// Health and metrics of the producer
+    /// Port of the producer's health and metrics
     #[arg(long, env = "ADMIN_PORT", default_value_t = 9464)]
     pub(super) admin_port: u16,
-    /// Health and metrics of the consumer
+    /// Port of the consumer's health and metrics
     #[arg(long, env = "CONSUMER_ADMIN_PORT", default_value_t = 9465)]
     pub(super) consumer_admin_port: u16,
-    /// Controls: switches parts off and on
+    /// Port of the controls, which stop and start parts
     #[arg(long, env = "CONTROLS_PORT", default_value_t = 8082)]
     pub(super) controls_port: u16,
-    /// Postgres of shard 1
+    /// Port of shard 1's Postgres
     #[arg(long, env = "PG_SHARD1_PORT", default_value_t = 15432)]
     pub(super) pg_shard1_port: u16,
-    /// Postgres of shard 2
+    /// Port of shard 2's Postgres
     #[arg(long, env = "PG_SHARD2_PORT", default_value_t = 15433)]
     pub(super) pg_shard2_port: u16,
-    /// Kafka
+    /// Port of Kafka
     #[arg(long, env = "KAFKA_PORT", default_value_t = 9092)]
     pub(super) kafka_port: u16,
-    /// S3
+    /// Port of S3
     #[arg(long, env = "S3_PORT", default_value_t = 4566)]
     pub(super) s3_port: u16,
 }
 
 impl Ports {
+    /// Checks that all ports differ and are free.
+    ///
     /// # Errors
-    /// If a port is given twice or is busy; every such port is named with its variable and, if it can be seen, with
-    /// the process that holds it.
+    /// If a port is given twice or is busy: each such port with its variable and, if visible, with the process that
+    /// holds it.
     pub(super) fn check(&self) -> Result<()> {
         let mut variables: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
         for (variable, port) in self.named() {
             variables.entry(port).or_default().push(variable);
         }
-        let complaints: Vec<String> = variables.iter().filter_map(|(port, names)| complaint(*port, names)).collect();
-        if !complaints.is_empty() {
+        let problems: Vec<String> = variables.iter().filter_map(|(port, names)| problem(*port, names)).collect();
+        if !problems.is_empty() {
             bail!(
-                "nothing was started:\n  {}\nchoose other ports by these variables or stop who holds them",
-                complaints.join("\n  ")
+                "nothing was started:\n  {}\nchoose other ports with these variables, or stop the processes that hold them",
+                problems.join("\n  ")
             );
         }
         Ok(())
@@ -70,10 +72,10 @@ impl Ports {
     }
 }
 
-fn complaint(number: u16, variables: &[&str]) -> Option<String> {
+fn problem(number: u16, variables: &[&str]) -> Option<String> {
     let variables_given = variables.join(", ");
     if number == 0 {
-        return Some(format!("{variables_given}: 0 is no port here; the addresses are meant to stay the same"));
+        return Some(format!("{variables_given}: 0 is not allowed, because the addresses must stay the same"));
     }
     if variables.len() > 1 {
         return Some(format!("{variables_given}: all are {number}"));
@@ -81,7 +83,7 @@ fn complaint(number: u16, variables: &[&str]) -> Option<String> {
     if port::is_free(number) {
         return None;
     }
-    let holder = port::holder(number).unwrap_or_else(|| "a process that cannot be seen from here".to_owned());
+    let holder = port::holder(number).unwrap_or_else(|| "a process that this user cannot see".to_owned());
     Some(format!("{variables_given}: port {number} is held by {holder}"))
 }
 
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_busy_and_every_doubled_port_is_named_at_once() {
+    fn all_busy_and_duplicate_ports_are_reported_at_once() {
         let holder = TcpListener::bind("127.0.0.1:0").expect("listen");
         let busy = holder.local_addr().expect("read address").port();
         let free = || port::free().expect("find a port");

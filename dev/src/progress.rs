@@ -1,8 +1,10 @@
-//! Shows what is being started: a spinner for each part on a terminal, one line for each finished part elsewhere.
+//! Shows the start: a spinner for each part on a terminal, one line for each finished part elsewhere.
 
-use std::future::Future;
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressFinish, ProgressStyle};
@@ -17,7 +19,7 @@ impl Progress {
         Self { spinners: std::io::stderr().is_terminal().then(MultiProgress::new) }
     }
 
-    /// Runs one part and shows when it is done.
+    /// Runs one part and shows when it has finished.
     pub(super) async fn part<T>(&self, name: &str, part: impl Future<Output = Result<T>>) -> Result<T> {
         let started = Instant::now();
         let spinner = self.spinners.as_ref().map(|spinners| spinners.add(spinner(name)));

@@ -1,24 +1,25 @@
-//! Restores the receipts that LocalStack forgets when it stops: queues them again, and prints the progress until they are
-//! written.
+//! Restores the receipts that LocalStack forgets when it stops: queues them again, and prints the progress until they
+//! are written.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
+use orderflow_testbed::{
+    LocalStack, Postgres, Service, postgres,
+    product::{self, Environment},
+};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::environment::database;
-use orderflow_testbed::product::{self, Environment};
-use orderflow_testbed::{LocalStack, Postgres, Service, postgres};
+use crate::environment::database;
 
-/// LocalStack answers about a hundred times in a second; it is asked once for each user of 100,000 orders.
+/// The longest that `verify` takes. It sends LocalStack one request for each user of 100,000 orders, and LocalStack
+/// answers about a hundred in a second.
 const DEADLINE: Duration = Duration::from_mins(15);
 
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// Queues again what S3 does not have.
+/// Queues the receipts again that S3 does not have.
 pub(super) async fn queue_again(folder: &Path, environment: Environment) -> Result<()> {
     let verified = product::verify(folder, environment, &["--repair", "--only", "receipts"], DEADLINE).await?;
     ensure!(verified.status.success(), "orderflow-producer verify ({}): {}", verified.status, verified.output);
@@ -33,7 +34,7 @@ pub(super) async fn report(shards: &[Arc<Postgres>], s3: &LocalStack) {
 }
 
 async fn report_until_written(shards: &[Arc<Postgres>], s3: &LocalStack) -> Result<()> {
-    // Ids are made in the order of time: those of later orders do not count.
+    // Ids are ordered by time, so those of later orders do not count.
     let now = Uuid::now_v7();
     let total = waiting(shards, now).await?;
     let mut left = total;

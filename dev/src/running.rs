@@ -1,26 +1,29 @@
-//! The running whole of `up`: how it is started, listed and stopped.
+//! The running parts of `up`: how they are started, listed and stopped.
 //!
-//! Backing services start side by side; what needs them follows. It stops the other way round: who uses before who is
-//! used.
+//! Backing services start concurrently; the programs that need them follow. They stop in reverse: a client before its
+//! service.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use futures_util::FutureExt;
+use orderflow_testbed::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, product::Environment, provision};
 
-use super::controls;
-use super::environment::{database, environment};
-use super::ports::Ports;
-use super::progress::Progress;
-use super::receipts;
-use super::state::{Entry, Probe, State};
-use super::switch::Switch;
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, provision};
+use crate::{
+    control::Control,
+    controls,
+    environment::{database, environment},
+    ports::Ports,
+    progress::Progress,
+    receipts,
+    state::{Entry, Probe, State},
+};
 
-/// All it needs is up; what is left is its own first round.
+/// The longest until the product is ready: all it needs is up, and only its own first checks are left.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
@@ -31,12 +34,12 @@ pub(super) struct Running {
     pub(super) producer: Arc<Producer>,
     pub(super) consumer: Arc<Consumer>,
     pub(super) addresses: Addresses,
-    switches: [Arc<Switch>; 5],
+    controls: [Arc<Control>; 5],
     folder: PathBuf,
     environment: Environment,
 }
 
-/// Where the product's processes and the controls are. Their ports are given, so they stay the same.
+/// The addresses of the product's processes and of the controls. Their ports are given, so they stay the same.
 #[derive(Debug)]
 pub(super) struct Addresses {
     pub(super) producer: String,
@@ -45,10 +48,10 @@ pub(super) struct Addresses {
     pub(super) controls: String,
 }
 
-/// A process, and its switch if it has one.
+/// A process, and its control if it has one.
 pub(super) struct Part {
     pub(super) service: Arc<dyn Service>,
-    pub(super) switch: Option<Arc<Switch>>,
+    pub(super) control: Option<Arc<Control>>,
 }
 
 impl Running {
@@ -87,9 +90,9 @@ impl Running {
                 let consumer = consumer.start().await?;
                 consumer.ready(READY_DEADLINE).await.map(|()| consumer)
             }),
-            // Without them everything works, and it says what is wrong.
-            progress.part("looking for receipts that S3 forgot", receipts).map(|looked| {
-                looked.unwrap_or_else(|error| eprintln!("  {error:#}"));
+            // Everything works without the receipts, and the error names the problem.
+            progress.part("checking for receipts that S3 forgot", receipts).map(|checked| {
+                checked.unwrap_or_else(|error| eprintln!("  {error:#}"));
                 Ok(())
             }),
         )?;
@@ -106,47 +109,47 @@ impl Running {
             producer: Arc::new(producer),
             consumer: Arc::new(consumer),
             addresses,
-            switches: switches(),
+            controls: controls(),
             folder: folder.to_owned(),
             environment,
         })
     }
 
-    /// Makes tables, topics and bucket again: LocalStack comes back without its bucket.
+    /// Creates tables, topics and bucket again: LocalStack comes back without its bucket.
     pub(super) async fn provision(&self) -> Result<()> {
         provision(&self.folder, self.environment.clone()).await
     }
 
-    /// Queues the receipts again that LocalStack comes back without.
+    /// Queues the receipts again that LocalStack has lost.
     pub(super) async fn queue_receipts_again(&self) -> Result<()> {
         receipts::queue_again(&self.folder, self.environment.clone()).await
     }
 
-    /// Every process, in the order in which they are stopped.
+    /// Returns every process, in the order in which they are stopped.
     pub(super) fn parts(&self) -> [Part; 6] {
-        let [s3, kafka, shard1, shard2, consumer] = self.switches.clone();
+        let [s3, kafka, shard1, shard2, consumer] = self.controls.clone();
         [
-            Part { service: self.producer.clone(), switch: None },
-            Part { service: self.consumer.clone(), switch: Some(consumer) },
-            Part { service: self.localstack.clone(), switch: Some(s3) },
-            Part { service: self.kafka.clone(), switch: Some(kafka) },
-            Part { service: self.postgres[0].clone(), switch: Some(shard1) },
-            Part { service: self.postgres[1].clone(), switch: Some(shard2) },
+            Part { service: self.producer.clone(), control: None },
+            Part { service: self.consumer.clone(), control: Some(consumer) },
+            Part { service: self.localstack.clone(), control: Some(s3) },
+            Part { service: self.kafka.clone(), control: Some(kafka) },
+            Part { service: self.postgres[0].clone(), control: Some(shard1) },
+            Part { service: self.postgres[1].clone(), control: Some(shard2) },
         ]
     }
 
-    /// What the controls can switch off and on.
-    pub(super) fn switches(&self) -> Vec<Arc<Switch>> {
-        self.switches.to_vec()
+    /// Returns the parts that the controls can switch off and on.
+    pub(super) fn controls(&self) -> Vec<Arc<Control>> {
+        self.controls.to_vec()
     }
 
-    /// What runs now; asked again after a process was started again or switched off.
+    /// Returns what runs now; called again after a process was started again or switched off.
     pub(super) fn state(&self) -> State {
         let Addresses { producer, producer_admin, consumer_admin, controls } = &self.addresses;
-        let [s3, kafka, shard1, shard2, consumer] = &self.switches;
-        let postgres = |postgres: &Postgres, switch, number| {
+        let [s3, kafka, shard1, shard2, consumer] = &self.controls;
+        let postgres = |postgres: &Postgres, control, number| {
             let probe = Probe::Postgres { port: postgres.port() };
-            entry(postgres, Some(switch), &postgres.dsn(&database(number)), probe)
+            entry(postgres, Some(control), &postgres.dsn(&database(number)), probe)
         };
         let ready = |admin_url: &String| Probe::Ready { admin_url: admin_url.clone() };
         let (bootstrap, endpoint) = (self.kafka.bootstrap(), self.localstack.endpoint());
@@ -161,7 +164,7 @@ impl Running {
         State { pid: std::process::id(), controls: controls.clone(), processes }
     }
 
-    /// Stops everything in good order, one line each.
+    /// Stops everything gracefully, with one line each.
     pub(super) async fn stop(&self) {
         for Part { service, .. } in self.parts() {
             let started = Instant::now();
@@ -173,32 +176,32 @@ impl Running {
     }
 }
 
-/// In the order in which the controls show them.
-fn switches() -> [Arc<Switch>; 5] {
+/// Returns the controls, in the order in which they are listed.
+fn controls() -> [Arc<Control>; 5] {
     [
-        Switch::new(
+        Control::new(
             "s3",
             "S3 (LocalStack)",
-            "Orders go on, their receipts wait. LocalStack forgets its objects; they are written again when it is back.",
+            "Orders are accepted, and their receipts wait. LocalStack forgets its objects; they are written again when it is back.",
         ),
-        Switch::new("kafka", "Kafka", "Orders go on and are stored; their events and notifications wait."),
-        Switch::new(
+        Control::new("kafka", "Kafka", "Orders are accepted and stored; their events and notifications wait."),
+        Control::new(
             "shard1",
             "Postgres, shard 1",
-            "Users from A to M are told at once that their orders are not accepted; all others notice nothing.",
+            "Orders of users A to M are refused at once; all other users are unaffected.",
         ),
-        Switch::new(
+        Control::new(
             "shard2",
             "Postgres, shard 2",
-            "Users from N to Z, and all whose names begin otherwise, are told at once that their orders are not accepted; \
-             those from A to M notice nothing.",
+            "Orders of users N to Z, and of users whose names begin with anything but a letter, are refused at once; users A \
+             to M are unaffected.",
         ),
-        Switch::new("consumer", "Consumer", "Orders go on and are published; their notifications wait in Kafka."),
+        Control::new("consumer", "Consumer", "Orders are accepted and published; their notifications wait in Kafka."),
     ]
     .map(Arc::new)
 }
 
-fn entry(service: &dyn Service, switch: Option<&Arc<Switch>>, address: &str, probe: Probe) -> Entry {
-    let switched_off = switch.is_some_and(|switch| !switch.is_wanted());
+fn entry(service: &dyn Service, control: Option<&Arc<Control>>, address: &str, probe: Probe) -> Entry {
+    let switched_off = control.is_some_and(|control| !control.is_wanted());
     Entry { name: service.name().to_owned(), pid: service.pid(), address: address.to_owned(), switched_off, probe }
 }

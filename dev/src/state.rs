@@ -1,15 +1,14 @@
-//! What a running `up` writes down about itself: each process with its pid and how to ask whether it is well.
+//! The state that a running `up` records: each process with its pid and a probe of its health.
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
-
 use orderflow_testbed::{kafka, localstack, postgres, product};
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct State {
     /// The pid of the `up` that supervises the rest.
     pub(super) pid: u32,
-    /// Where its controls are.
+    /// The address of its controls.
     #[serde(default)]
     pub(super) controls: String,
     pub(super) processes: Vec<Entry>,
@@ -20,13 +19,13 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) pid: u32,
     pub(super) address: String,
-    /// Switched off by a person: it does not run, and is not to.
+    /// True if a person has switched the part off: it does not run, and must not.
     #[serde(default)]
     pub(super) switched_off: bool,
     pub(super) probe: Probe,
 }
 
-/// How to ask a process whether it is well.
+/// The probe of a process's health.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Probe {

@@ -1,17 +1,18 @@
-//! `orderflow-dev status`: what runs, where, and whether it answers.
+//! `orderflow-dev status`: the processes that run, their addresses and their health.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::home::{self, Location};
-use super::state::Entry;
-use super::table::aligned;
+use crate::{
+    home::{self, Location},
+    state::Entry,
+    table::aligned,
+};
 
-/// Healthy processes answer in milliseconds.
+/// The longest to wait for a response; healthy processes answer in milliseconds.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(location: &Location) -> Result<ExitCode> {
@@ -37,7 +38,7 @@ async fn row(process: Entry) -> [String; 4] {
     let health = match timeout(ANSWER_WITHIN, process.probe.ask()).await {
         Ok(Ok(())) => "healthy".to_owned(),
         Ok(Err(error)) => format!("unhealthy: {error:#}"),
-        Err(_) => format!("no answer in {ANSWER_WITHIN:?}"),
+        Err(_) => format!("no response in {ANSWER_WITHIN:?}"),
     };
     [process.name, process.pid.to_string(), process.address, health]
 }

@@ -1,8 +1,8 @@
-//! Prints aligned columns; the last one may be as long as it likes.
+//! Prints aligned columns; the last one may have any width.
 
 use std::fmt::Write;
 
-/// The rows as lines of text, each column as wide as its widest cell and two spaces apart.
+/// Returns the rows as lines of text: each column as wide as its widest cell, two spaces between columns.
 pub(super) fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; COLUMNS] = std::array::from_fn(width);

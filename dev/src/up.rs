@@ -1,25 +1,27 @@
 //! `orderflow-dev up`: check, start, show, supervise, stop.
 //!
-//! Whatever can be known to go wrong is said before anything is started: a first `up` that still runs, a busy port, a
-//! missing program. A second Ctrl-C while stopping kills everything at once.
+//! Every problem that can be known before a start is reported before: an `up` that already runs, a busy port, a missing
+//! program. A second Ctrl-C while stopping kills everything at once.
 
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use futures_util::future;
-
-use super::controls::Controls;
-use super::home::{self, Claim, Home};
-use super::interrupt::Interrupts;
-use super::ports::Ports;
-use super::progress::Progress;
-use super::receipts;
-use super::running::Running;
-use super::supervise::supervise;
-use super::{addresses, table};
 use orderflow_testbed::{eventually, tools};
+
+use crate::{
+    addresses,
+    controls::Controls,
+    home::{self, Claim, Home},
+    interrupt::Interrupts,
+    ports::Ports,
+    progress::Progress,
+    receipts,
+    running::Running,
+    supervise::supervise,
+    table,
+};
 
 const LEFTOVERS_END: Duration = Duration::from_secs(5);
 
@@ -38,23 +40,23 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
         Claim::Taken(pid) => bail!(already_running(&options.location, pid)),
     };
     if home::read_state(home.folder()).is_some() {
-        // The last `up` was killed, and the kernel may still be ending what it had started.
+        // The last `up` was killed, and the kernel may still be ending its processes.
         let _ = eventually("the ports to be free", LEFTOVERS_END, || async { options.ports.check() }).await;
-        home.forget_state();
+        home.remove_state();
     }
     options.ports.check()?;
     check_programs()?;
     let controls = Controls::listen(&options.ports).await?;
-    home.turn_logs();
+    home.rotate_logs();
 
     let mut interrupts = Interrupts::listen()?;
     let progress = Progress::new();
     eprintln!("Starting OrderFlow in {}", home.folder().display());
     let running = tokio::select! {
-        // Boxed: the parts that start side by side make a future too large for a stack.
+        // Boxed: the parts start concurrently, and their future is too large for a stack.
         started = Box::pin(Running::start(home.folder(), &options.ports, &progress)) => started?,
         () = interrupts.next() => {
-            eprintln!("Interrupted while starting; what had been started was killed.");
+            eprintln!("Interrupted while starting; all started processes were killed.");
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -62,22 +64,22 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
     println!("{}", addresses::table(&running, &home)?);
 
     tokio::select! {
-        _ = future::join3(supervise(&running, &home), receipts::report(&running.postgres, &running.localstack), controls.serve(running.switches())) => {}
+        _ = future::join3(supervise(&running, &home), receipts::report(&running.postgres, &running.localstack), controls.serve(running.controls())) => {}
         () = interrupts.next() => {}
     }
 
-    eprintln!("\nStopping; once more to kill everything at once.");
+    eprintln!("\nStopping; press Ctrl-C again to kill everything at once.");
     tokio::select! {
         () = running.stop() => {}
-        // Dropping what runs kills it.
+        // Dropping the parts kills them.
         () = interrupts.next() => eprintln!("Killed."),
     }
     drop(running);
-    home.forget_state();
+    home.remove_state();
     Ok(ExitCode::SUCCESS)
 }
 
-/// Looks for all programs at once, so that a first `up` does not fail at the last of them.
+/// Checks all programs at once, so that a first `up` does not fail at the last of them.
 fn check_programs() -> Result<()> {
     let found = [
         tools::postgres_program("postgres").map(drop),
@@ -102,10 +104,10 @@ fn already_running(location: &home::Location, pid: Option<i32>) -> String {
             let rows: Vec<_> = state.processes.into_iter().map(|process| [process.name, process.address]).collect();
             table::aligned(&rows)
         }
-        None => "  it is still starting\n".to_owned(),
+        None => "  still starting\n".to_owned(),
     };
     format!(
-        "already running{pid} in {}:\n{addresses}stop it with Ctrl-C there, or with orderflow-dev down",
+        "already running{pid} in {}:\n{addresses}stop it with Ctrl-C there, or run orderflow-dev down",
         location.data.display()
     )
 }

@@ -1,6 +1,6 @@
-//! From a [`Pipeline`] to every object that it is made of in the cluster. No client, no clock, no chance: the same pipeline
-//! becomes the same bytes, and bytes as the API server would keep them, so that applying them again changes nothing.
-//! Called once everything that the pipeline names was resolved; a part that was not is left out.
+//! Turns a [`Pipeline`] into all its Kubernetes objects. Pure: the same pipeline always gives the same bytes, in the
+//! form in which the API server stores them, so that applying them again changes nothing. A part that was not resolved
+//! is left out.
 
 pub mod config_hash;
 mod consumer;
@@ -38,15 +38,15 @@ use crate::{
     pipeline::{Identity, Pipeline, Pods},
 };
 
-/// The label that all children carry with the value [`MANAGED_BY`]: what a watch of them selects by.
+/// The label that all children carry with the value [`MANAGED_BY`]. The watches of children select by it.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "orderflow-operator";
 
 /// The label with the name of the OrderFlow that a child belongs to.
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 
-/// Everything that one OrderFlow is made of. Whoever applies it takes it apart without `..`, so that a child that nobody
-/// applies does not compile.
+/// All children of an OrderFlow. `apply` destructures them without `..`, so that a child that is not applied does not
+/// compile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Children {
     pub producer: ProducerChildren,
@@ -56,15 +56,15 @@ pub struct Children {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProducerChildren {
     pub service_account: ServiceAccount,
-    /// For clients of the API.
+    /// The Service for clients of the API.
     pub service: Service,
-    /// For operators: the dashboard and all of the API.
+    /// The Service for operators: the dashboard and the whole API.
     pub internal_service: Service,
     pub deployment: Deployment,
     pub disruption_budget: PodDisruptionBudget,
-    /// None: the spec gives a number of pods.
+    /// The autoscaler, unless the spec sets a number of pods.
     pub autoscaler: Option<HorizontalPodAutoscaler>,
-    /// None: the spec turns policies off.
+    /// The policy, unless the spec turns policies off.
     pub network_policy: Option<NetworkPolicy>,
 }
 
@@ -73,7 +73,7 @@ pub struct ConsumerChildren {
     pub service_account: ServiceAccount,
     pub deployment: Deployment,
     pub disruption_budget: PodDisruptionBudget,
-    /// None: the spec turns policies off.
+    /// The policy, unless the spec turns policies off.
     pub network_policy: Option<NetworkPolicy>,
 }
 
@@ -81,17 +81,17 @@ pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> Children {
     Children { producer: producer::build(pipeline, key), consumer: consumer::build(pipeline, key) }
 }
 
-/// Name of all of the producer's children.
+/// Returns the name of all producer children except the internal Service.
 pub fn producer_name(identity: &Identity) -> String {
     Component::Producer.name(identity)
 }
 
-/// Name of all of the consumer's children.
+/// Returns the name of all consumer children.
 pub fn consumer_name(identity: &Identity) -> String {
     Component::Consumer.name(identity)
 }
 
-/// One of the two programs that an OrderFlow runs.
+/// A program of an OrderFlow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Component {
     Producer,
@@ -126,7 +126,8 @@ impl Component {
         self.selector_labels(identity).into_iter().chain(more).collect()
     }
 
-    /// What a pod is found by. A Deployment's selector can never be changed, so nothing that may change stands here.
+    /// Returns the labels that select the pods. A Deployment's selector is immutable, so it contains nothing that may
+    /// change.
     fn selector_labels(self, identity: &Identity) -> BTreeMap<String, String> {
         let labels = [
             ("app.kubernetes.io/name", "orderflow"),
@@ -140,7 +141,8 @@ impl Component {
         LabelSelector { match_labels: Some(self.selector_labels(identity)), ..LabelSelector::default() }
     }
 
-    /// An account of its own even though neither program speaks to the API server: cloud roles are bound to one.
+    /// Builds a ServiceAccount for the component. Neither program uses the API server, but cloud roles are bound to
+    /// accounts.
     fn service_account(self, identity: &Identity, pods: &Pods) -> ServiceAccount {
         let annotations = &pods.service_account_annotations;
         let metadata = ObjectMeta {
@@ -150,8 +152,8 @@ impl Component {
         ServiceAccount { metadata, automount_service_account_token: Some(false), ..ServiceAccount::default() }
     }
 
-    /// Lets a drain of nodes take one pod at a time, however few there are: one that was evicted loses nothing, while a
-    /// budget that never lets go of the last pod blocks every drain. Pods that do not work are no reason to wait either.
+    /// Builds a budget that lets a node drain evict one pod at a time, even the last one. An evicted pod loses nothing,
+    /// while a stricter budget would block drains. Pods that do not work never block a drain.
     fn disruption_budget(self, identity: &Identity) -> PodDisruptionBudget {
         let spec = PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
@@ -180,7 +182,7 @@ mod tests {
 
     use super::{fixture, *};
 
-    /// All children of a pipeline that uses everything there is, as they are sent.
+    /// Returns all children of a pipeline that uses every option, as they are sent.
     fn everything() -> Vec<Value> {
         fixture::objects(&fixture::build(&fixture::everything()))
     }
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn every_child_says_what_it_is_and_whose() {
+    fn every_child_has_its_name_labels_and_owner() {
         let objects = everything();
         let names: Vec<String> = objects
             .iter()
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn every_selector_finds_the_pods_of_its_own_component_only() {
+    fn every_selector_matches_the_pods_of_its_own_component_only() {
         let children = fixture::build(&fixture::everything());
         let pods =
             |deployment: &Deployment| deployment.spec.clone().unwrap().template.metadata.unwrap().labels.unwrap();
@@ -250,8 +252,8 @@ mod tests {
         let selectors = |object: &Value| {
             let spec = &object["spec"];
             let by_labels = [&spec["selector"]["matchLabels"], &spec["podSelector"]["matchLabels"]];
-            let of_service = (object["kind"] == "Service").then_some(&spec["selector"]);
-            let found = by_labels.into_iter().chain(of_service).filter(|selector| selector.is_object());
+            let service_selector = (object["kind"] == "Service").then_some(&spec["selector"]);
+            let found = by_labels.into_iter().chain(service_selector).filter(|selector| selector.is_object());
             found.cloned().collect::<Vec<_>>()
         };
         let finds = |selector: &Value, labels: &BTreeMap<String, String>| {
@@ -277,10 +279,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_empty_is_sent() {
+    fn children_contain_no_empty_values() {
         fn find(value: &Value, path: &str, empty: &mut Vec<String>) {
             match value {
-                // A selector that selects all pods of the namespace, which the API server keeps.
+                // An empty selector selects all pods of the namespace, and the API server stores it.
                 Value::Object(selector) if selector.is_empty() && path.ends_with("from[].podSelector") => {}
                 Value::Null => empty.push(path.to_owned()),
                 Value::Array(values) if values.is_empty() => empty.push(path.to_owned()),
@@ -304,17 +306,17 @@ mod tests {
     }
 
     #[test]
-    fn no_value_of_a_secret_stands_in_any_child() {
+    fn no_child_contains_a_value_of_a_secret() {
         let children = serde_json::to_string(&everything()).unwrap();
         for (secret, key, value) in fixture::SECRETS {
             let line = value.lines().find(|line| !line.starts_with("-----")).unwrap();
             assert!(!children.contains(line), "{secret}, key {key}");
         }
-        assert!(children.contains("postgres-shard1"), "the Secrets' names do");
+        assert!(children.contains("postgres-shard1"), "the children name the Secrets");
     }
 
     #[test]
-    fn accounts_carry_the_annotations_of_the_spec_and_no_token() {
+    fn accounts_have_the_annotations_of_the_spec_and_no_token() {
         let role = json!({"producer": {"serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/r"}}}});
         let children = fixture::build(&fixture::pipeline(&role));
         let producer = children.producer.service_account;
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_was_not_resolved_is_left_out_without_a_panic() {
+    fn an_unresolved_part_is_left_out_without_a_panic() {
         let pipeline = fixture::pipeline_with(&json!({}), &crate::reconcile::dereference::Secrets::default());
         assert!(pipeline.unresolved().is_some());
         fixture::build(&pipeline);

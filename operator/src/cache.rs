@@ -1,5 +1,6 @@
-//! The objects of the cluster, as the watches of [`crate::controller`] keep them in memory. Of every kind but OrderFlows and
-//! Deployments only the metadata is kept, Secrets included; [`trim`] leaves of each object what a reconcile reads.
+//! The in-memory copies of the cluster's objects, which the watches of [`crate::controller`] maintain. Of every kind
+//! except OrderFlows and Deployments only the metadata is kept, including Secrets. [`trim`] removes what a reconcile
+//! does not read.
 
 pub mod trim;
 
@@ -17,7 +18,7 @@ use kube::{
 
 use crate::crd::OrderFlow;
 
-/// An OrderFlow, or why it cannot be decoded: one that cannot must not hide the others.
+/// An OrderFlow, or the error of its decoding. One that cannot be decoded must not hide the others.
 pub type Flow = DeserializeGuard<OrderFlow>;
 
 /// An object of a kind of which only the metadata is read.

@@ -1,5 +1,5 @@
-//! `orderflow-operator check`: can the operator work in this cluster? Is the definition served, is every permission there,
-//! is a leader alive? One line each.
+//! `orderflow-operator check`: prints one line each for the definition, the permissions that are missing, and the
+//! leader.
 
 use k8s_openapi::{
     api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
@@ -15,7 +15,7 @@ use crate::{
     settings::{Cluster, Scope},
 };
 
-/// True if the operator can work.
+/// Returns true if the operator can work.
 pub async fn run(settings: &Cluster) -> anyhow::Result<bool> {
     let config = cluster().await?;
     let (own, scope) = (settings.own_namespace(&config.default_namespace), settings.scope(&config.default_namespace));
@@ -38,7 +38,7 @@ pub async fn run(settings: &Cluster) -> anyhow::Result<bool> {
     }
     lines.push(leader(&client, &own, &settings.lease_name).await);
     let ok = lines.iter().all(|line| line.ok);
-    // What is well is said in short: the reader looks for what is not.
+    // Allowed permissions are only counted, so that failures stand out.
     let allowed = lines.iter().filter(|line| line.ok && line.target.starts_with("may ")).count();
     for line in lines.iter().filter(|line| !line.ok || !line.target.starts_with("may ")) {
         println!("{}  {}  {}", if line.ok { "ok    " } else { "FAILED" }, line.target, line.text);
@@ -94,7 +94,7 @@ async fn may(client: &Client, permission: &Permission, verb: &str, namespace: Op
         Ok(answer) if answer.status.as_ref().is_some_and(|status| status.allowed) => {
             Line { target, text: String::new(), ok: true }
         }
-        Ok(_) => Line { target, text: format!("not allowed; needed to {}", permission.reason), ok: false },
+        Ok(_) => Line { target, text: format!("not allowed; required to {}", permission.reason), ok: false },
         Err(error) => Line { target, text: explain(&error), ok: false },
     }
 }
@@ -107,10 +107,10 @@ async fn leader(client: &Client, namespace: &str, name: &str) -> Line {
     };
     let spec = lease.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
     let Some(holder) = lease.as_ref().and_then(lease::holder) else {
-        return Line { target, text: "nobody: no operator runs".to_owned(), ok: false };
+        return Line { target, text: "none: no operator runs".to_owned(), ok: false };
     };
     let age = spec.renew_time.map(|time| Timestamp::now().duration_since(time.0).as_secs());
     let alive = age.is_some_and(|age| age <= i64::from(spec.lease_duration_seconds.unwrap_or(15)));
-    let heard = age.map_or_else(|| "never heard of".to_owned(), |age| format!("heard of {age} s ago"));
-    Line { target, text: format!("{holder}, {heard}"), ok: alive }
+    let renewed = age.map_or_else(|| "never renewed".to_owned(), |age| format!("renewed {age} s ago"));
+    Line { target, text: format!("{holder}, {renewed}"), ok: alive }
 }

@@ -1,5 +1,5 @@
-//! The vocabulary of the status: condition types, reasons, and what a reason means for the next try. Messages hold neither
-//! secrets nor anything random, so that an unchanged state has an unchanged status.
+//! Condition types, reasons, and the retry that each reason causes. Messages contain neither secrets nor anything
+//! random, so that an unchanged state has an unchanged status.
 
 use std::fmt;
 
@@ -15,25 +15,25 @@ pub enum Kind {
     Paused,
 }
 
-/// When somebody should look again, and at what.
+/// Decides when the resource is reconciled again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// All is well, or will be without anybody's help.
+    /// No problem, or one that resolves itself.
     Fine,
-    /// The cluster has to change: a Secret, the spec. A watch notices.
+    /// A Secret or the spec has to change. A watch reports that.
     WaitForChange,
-    /// Somebody has to decide: the thing is another's, or refuses us. Looked at again with the next probe, no sooner, since
-    /// nothing here tells us of a change.
+    /// A person has to act: a backend belongs to another owner, or refuses the request. Reconciled again with the next
+    /// probe, because no watch reports a change.
     NeedsUser,
-    /// Goes away by itself: tried again with backoff.
+    /// Resolves itself. Retried with backoff.
     Transient,
-    /// Somebody else wrote at the same moment: tried again at once, on what is there now.
+    /// Another client wrote at the same moment. Retried at once on the current object.
     Conflict,
 }
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident => $class:ident,)+) => {
-        /// Why a condition is as it is.
+        /// The reason of a condition.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Reason { $($(#[doc = $doc])+ $name,)+ }
 
@@ -44,7 +44,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => Class::$class,)+ }
             }
 
-            /// What it means, for the documentation.
+            /// Returns the explanation for the reference.
             pub fn explanation(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc, " ",)+).trim(),)+ }
             }
@@ -57,7 +57,7 @@ macro_rules! reasons {
 }
 
 impl Reason {
-    /// It is not ours, or not the one that was meant: no pod may work on it.
+    /// Returns true if the backend belongs to another owner or is not the intended one, so that no pod may use it.
     pub fn is_about_ownership(self) -> bool {
         matches!(
             self,
@@ -72,78 +72,81 @@ impl Reason {
 }
 
 reasons! {
-    /// Everything is as the spec says, and runs.
+    /// The Deployment matches the spec and its pods are available.
     Available => Fine,
-    /// It is there, ours and as it should be.
+    /// The backend exists, belongs to this resource and matches the spec.
     Provisioned => Fine,
-    /// The topics work, but some of their settings are not as the spec says; nobody changes those of an existing topic.
+    /// The topics work, but some settings differ from the spec. The operator never changes the settings of an existing
+    /// topic.
     TopicsDiffer => Fine,
-    /// Pods are being started or replaced.
+    /// Pods are starting or being replaced.
     Progressing => Fine,
-    /// `replicas: 0` is what the spec says.
+    /// The spec asks for no pods (`replicas: 0`).
     ScaledToZero => Fine,
-    /// Not looked at yet, or what comes before it failed.
+    /// This part was not checked yet, or an earlier step failed.
     NotChecked => Fine,
-    /// The producers wait for the first shard.
+    /// The producers are created when the first shard is ready.
     WaitingForShard => Fine,
-    /// The consumers wait for the topics.
+    /// The consumers are created when the topics are ready.
     WaitingForTopic => Fine,
-    /// The annotation `orderflow.dev/paused` is `true`: nothing is looked at and nothing is changed.
+    /// The annotation `orderflow.dev/paused` is `true`: the operator checks and changes nothing.
     PauseRequested => Fine,
     /// The resource is not paused.
     NotPaused => Fine,
-    /// The resource is being deleted, and what it made is removed, unless it is paused.
+    /// The resource is being deleted. The operator removes what it created, unless the resource is paused.
     Deleting => Fine,
-    /// A Secret that the spec names does not exist; its arrival is noticed at once.
+    /// A Secret that the spec names does not exist. The operator continues as soon as it is created.
     SecretMissing => WaitForChange,
-    /// A Secret that the spec names does not have that key.
+    /// A Secret that the spec names lacks the key that the spec names.
     SecretKeyMissing => WaitForChange,
-    /// A value in a Secret cannot be used: it is not a DSN, not PEM or not text, it has an invisible character, or the DSN names
-    /// a file or an address that the operator refuses.
+    /// A value in a Secret is unusable. It is not a DSN, PEM or text, it has an invisible character, or its DSN names a
+    /// file or an address that the operator refuses.
     SecretInvalid => WaitForChange,
-    /// The spec says something that cannot be, which normally the API server refuses before, or names an address that the
-    /// operator refuses.
+    /// The spec contradicts itself, or names an address that the operator refuses. The API server rejects most such
+    /// specs.
     SpecInvalid => WaitForChange,
-    /// The resource does not fit its definition (written under an older one?) and cannot be read.
+    /// The stored resource does not fit its definition, perhaps because an older definition was in force when it was
+    /// written. The operator cannot reconcile it.
     Undecodable => WaitForChange,
-    /// Another OrderFlow has it, and keeps it; the annotation `orderflow.dev/adopt-from` takes databases, bucket and topics over.
+    /// The backend belongs to another OrderFlow. The annotation `orderflow.dev/adopt-from` takes over databases, bucket
+    /// and topics.
     OwnedByAnother => NeedsUser,
-    /// The database is another shard's: a swapped or repointed DSN. Nothing is written, and `orderflow.dev/adopt-from` does not
-    /// help.
+    /// The database belongs to another shard: a DSN is swapped or repointed. The operator writes nothing, and
+    /// `orderflow.dev/adopt-from` does not change that.
     ShardMismatch => NeedsUser,
-    /// The database was made for another topic or bucket.
+    /// The database was set up for another topic or bucket.
     MadeForAnother => NeedsUser,
-    /// Two shards' DSNs name the same database.
+    /// The DSNs of two shards name the same database.
     SameDatabase => NeedsUser,
-    /// The database has tables of our names that nobody claims.
+    /// The database has tables of OrderFlow's names and no recorded owner.
     DatabaseNotEmpty => NeedsUser,
-    /// The bucket holds objects and no tag of an OrderFlow. Use an empty bucket, or tag this one with its owner.
+    /// The bucket holds objects and has no owner tag. Use an empty bucket, or tag this one `orderflow.dev/owner`.
     BucketNotEmpty => NeedsUser,
-    /// The server cannot hold a shard, or its schema was changed by hand.
+    /// The server cannot hold a shard (version, encoding, standby), or an applied migration was edited.
     DatabaseUnsuitable => NeedsUser,
-    /// The topic has fewer partitions than are needed.
+    /// The topic has fewer partitions than the pipeline needs.
     TooFewPartitions => NeedsUser,
-    /// The server understood, and refused: credentials, permissions, a limit.
+    /// The server refused the request: credentials, permissions or a limit.
     Refused => NeedsUser,
-    /// The spec names no credentials of the bucket, and the operator may not use its own for it: the name matches no
-    /// `--bucket-pattern`, or there is an `endpoint`.
+    /// The spec names no credentials for the bucket, and the operator may not use its own: the name matches no
+    /// `--bucket-pattern`, or the spec has an `endpoint`.
     OwnIdentityRefused => NeedsUser,
-    /// An object of that name exists and is not ours; it is left alone.
+    /// An object with the child's name exists and does not belong to this resource. The operator leaves it alone.
     ChildConflict => NeedsUser,
-    /// The Deployment made no progress within its deadline: look at its pods.
+    /// The Deployment made no progress within its deadline. Inspect its pods.
     Stalled => NeedsUser,
-    /// The server does not answer, or says that it cannot right now.
+    /// The server does not answer, or reports that it is temporarily unavailable.
     Unreachable => Transient,
-    /// The API server did not take a change.
+    /// The API server did not accept a change.
     ApplyFailed => Transient,
     /// The reconcile of this resource panicked, which is a bug in the operator. The operator's log has the backtrace. Other
     /// resources are not affected.
     InternalError => Transient,
-    /// Somebody else changed the same object at the same moment.
+    /// Another client changed the same object at the same moment.
     Conflict => Conflict,
 }
 
-/// Why a part is not as it should be.
+/// A problem of one part of the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Problem {
@@ -156,13 +159,13 @@ impl Problem {
         Self { reason, message: message.to_string() }
     }
 
-    /// Puts the name of the part before the message.
+    /// Prefixes the message with the name of the part.
     #[must_use]
-    pub fn of(self, part: impl fmt::Display) -> Self {
+    pub fn in_part(self, part: impl fmt::Display) -> Self {
         Self { message: format!("{part}: {}", self.message), ..self }
     }
 
-    /// Adds where to look, if that is known.
+    /// Appends the place to inspect, if it is known.
     #[must_use]
     pub fn see(self, place: Option<impl fmt::Display>) -> Self {
         match place {
@@ -199,20 +202,24 @@ impl Kind {
         }
     }
 
-    /// What `True` means, for the documentation.
+    /// Returns the meaning of `True` for the reference.
     pub fn explanation(self) -> &'static str {
         match self {
-            Self::Ready => "All of the others, but for Paused, are true. While paused it keeps its last value.",
-            Self::ShardsReady => "Every shard's database is reachable, ours, the right one, and has the newest schema.",
-            Self::BucketReady => "The bucket exists, is ours and, where the server can say so, private.",
+            Self::Ready => "Every other condition except Paused is true. While paused it keeps its last value.",
+            Self::ShardsReady => {
+                "Every shard's database is reachable, belongs to this resource and this shard, and has the newest schema."
+            }
+            Self::BucketReady => {
+                "The bucket exists, belongs to this resource and is private, as far as the server can tell."
+            }
             Self::TopicReady => "The four topics exist, have enough partitions, and each partition has a leader.",
             Self::ProducerAvailable => {
-                "The producers' Deployment is as the spec says and enough of its pods are ready."
+                "The producers' Deployment matches the spec and enough of its pods are available."
             }
             Self::ConsumerAvailable => {
-                "The consumers' Deployment is as the spec says and enough of its pods are ready."
+                "The consumers' Deployment matches the spec and enough of its pods are available."
             }
-            Self::Paused => "The resource is left alone, because its annotation says so.",
+            Self::Paused => "The annotation `orderflow.dev/paused` pauses the resource.",
         }
     }
 }
@@ -234,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_says_when_to_look_again() {
+    fn every_reason_has_a_class_that_decides_the_retry() {
         for (reason, class) in [
             (Reason::Progressing, Class::Fine),
             (Reason::SecretMissing, Class::WaitForChange),
@@ -248,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_and_kind_fits_the_rules_of_a_condition() {
+    fn reasons_and_types_are_valid_in_a_condition() {
         let names = Reason::ALL.iter().map(|reason| reason.as_str()).chain(Kind::ALL.iter().map(|kind| kind.as_str()));
         for name in names {
             assert!(name.chars().all(|c| c.is_ascii_alphanumeric()) && name.starts_with(char::is_uppercase), "{name}");

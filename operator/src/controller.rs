@@ -1,5 +1,5 @@
-//! When a resource is looked at: whenever it, one of its children or a Secret that it names changes, and again after a
-//! while. Never twice at the same time, and all that changes meanwhile is one more look.
+//! Decides when a resource is reconciled: when it, one of its children or a Secret that it names changes, and after a
+//! while. A resource is never reconciled concurrently. All changes during a reconcile cause exactly one more.
 
 mod queue;
 pub mod watch;
@@ -24,7 +24,7 @@ use crate::{
 /// Delay until the next reconcile of a resource if handling the panic of its reconcile panics as well.
 const AFTER_TWO_PANICS: Duration = Duration::from_secs(60);
 
-/// Reconciles until `stop` is cancelled, and ends when what had begun by then is done. The watches of `live` must run.
+/// Reconciles until `stop` is cancelled, and returns when the running reconciles are done. The watches must be running.
 pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: CancellationToken) {
     let stores = &context.stores;
     tokio::select! {
@@ -35,16 +35,17 @@ pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: Ca
     let requests = queue.requests(stop);
     let store = stores.flows.clone();
     let config = Config::default().concurrency(concurrency);
-    let look = |flow, context| Box::pin(on_own_task(flow, context));
-    applier(look, reconcile::retry, Arc::clone(&context), store, requests, config)
+    let reconciler = |flow, context| Box::pin(on_own_task(flow, context));
+    applier(reconciler, reconcile::retry, Arc::clone(&context), store, requests, config)
         .for_each(|outcome| async {
             match outcome {
-                // What failed was logged where it was handled.
+                // Failures are logged where they are handled.
                 Ok(_) | Err(Error::ReconcilerFailed(..)) => {}
                 Err(Error::ObjectNotFound(gone)) => {
-                    context.metrics.gone(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
-                    let left: HashSet<_> = context.stores.flows.state().iter().filter_map(|flow| flow.uid()).collect();
-                    context.states.retain(|uid| left.contains(uid));
+                    context.metrics.remove(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
+                    let existing: HashSet<_> =
+                        context.stores.flows.state().iter().filter_map(|flow| flow.uid()).collect();
+                    context.states.retain(|uid| existing.contains(uid));
                 }
                 Err(error) => tracing::error!(%error, "the controller's queue failed"),
             }

@@ -1,5 +1,5 @@
-//! The `OrderFlow` resource: what people write, and what the operator answers in its status. The rules that a spec must
-//! keep stand beside the fields, as CEL, so that the API server refuses a broken one before anybody acts on it.
+//! The `OrderFlow` resource: spec and status. The rules for a valid spec are CEL beside the fields, so that the API
+//! server refuses an invalid spec before the operator sees it.
 
 mod rules;
 mod spec;
@@ -11,16 +11,16 @@ use kube::{CustomResourceExt, ResourceExt};
 pub use spec::*;
 pub use status::*;
 
-/// Not reconciled while this annotation is `true`.
+/// The annotation that pauses a resource while it is `true`.
 pub const PAUSED: &str = "orderflow.dev/paused";
 
-/// Takes databases and bucket over from the owner that this annotation names, `<namespace>/<name>`.
+/// The annotation that takes over databases, bucket and topics from the owner that it names, `<namespace>/<name>`.
 pub const ADOPT_FROM: &str = "orderflow.dev/adopt-from";
 
-/// Took them over from any owner. It has no effect any more, and the status says so.
+/// The annotation that took them over from any owner. It no longer has an effect, and the status reports that.
 pub const ADOPT: &str = "orderflow.dev/adopt";
 
-/// Keeps a resource with `deletionPolicy: Delete` until what it made is removed.
+/// The finalizer that keeps a resource with `deletionPolicy: Delete` until what it created is removed.
 pub const FINALIZER: &str = "orderflow.dev/cleanup";
 
 /// Returns whether an annotation, such as [`PAUSED`], is `true`.
@@ -28,12 +28,12 @@ pub fn is_set(flow: &impl ResourceExt, annotation: &str) -> bool {
     flow.annotations().get(annotation).is_some_and(|value| value == "true")
 }
 
-/// The definition as it is installed.
+/// Returns the definition that is installed.
 pub fn definition() -> CustomResourceDefinition {
     OrderFlow::crd()
 }
 
-/// The same as YAML.
+/// Returns the definition as YAML.
 pub fn definition_yaml() -> String {
     serde_saphyr::to_string(&definition()).expect("a definition of plain values is YAML")
 }

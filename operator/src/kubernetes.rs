@@ -1,5 +1,4 @@
-//! What the operator's clients of the API server have in common: where the server is, under which name they write, and what
-//! its errors mean.
+//! Helpers for the operator's clients of the API server: its address, the name under which they write, and its errors.
 
 use kube::{Config, api::PatchParams};
 
@@ -9,7 +8,7 @@ pub const FIELD_MANAGER: &str = "orderflow-operator";
 /// Finds the cluster: the one that the pod runs in, or the kubeconfig's.
 pub async fn cluster() -> anyhow::Result<Config> {
     Config::infer().await.map_err(|error| {
-        anyhow::anyhow!("no cluster: this is not a pod, and the kubeconfig cannot be used: {}", innermost(&error))
+        anyhow::anyhow!("find the cluster: this is not a pod, and the kubeconfig is unusable: {}", innermost(&error))
     })
 }
 
@@ -18,7 +17,7 @@ pub fn as_operator() -> PatchParams {
     PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }
 }
 
-/// Returns the API server's answer in one line. It has no value of a Secret.
+/// Returns the API server's answer in one line. It contains no value of a Secret.
 pub fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
@@ -26,7 +25,7 @@ pub fn explain(error: &kube::Error) -> String {
     }
 }
 
-/// Returns the innermost cause: the layers around it only say that there is one.
+/// Returns the innermost cause: the layers around it add nothing to it.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -1,6 +1,6 @@
-//! One leader among the operator's processes, by a Lease that is only ever written with compare-and-swap. Another's Lease is
-//! over when it has not changed for its duration by OUR clock, so that no two clocks have to agree. A leader that could not
-//! renew stops being one before another can begin: it gives up after two thirds of the duration.
+//! Elects one leader among the operator's processes by a Lease that is only written with compare-and-swap. The Lease of
+//! another process has expired when it did not change for its duration by OUR clock, so clocks need not agree. A leader
+//! that cannot renew gives up after two thirds of the duration, before another can start.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
     metrics::Pulse,
 };
 
-/// A wish for one Lease.
+/// A process that wants the Lease.
 pub struct Candidate {
     api: Api<Object>,
     name: String,
@@ -32,23 +32,23 @@ pub struct Candidate {
     dependency: Dependency,
 }
 
-/// What is known of another's Lease.
-struct Watched {
+/// The last observed state of a Lease that another process holds.
+struct Observed {
     record: (Option<String>, Option<MicroTime>, Option<String>),
     since: Instant,
 }
 
-/// What may be done about a Lease as it is.
+/// The decision about a Lease.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Ours,
     Free,
-    /// Another's, to be looked at again.
+    /// Another process holds it; it is checked again.
     Taken,
 }
 
 impl Candidate {
-    /// `dependency`: that the API server answers about the Lease.
+    /// Creates a candidate. `dependency` is up while the API server answers requests for the Lease.
     pub fn new(
         api: Api<Object>,
         name: &str,
@@ -60,31 +60,32 @@ impl Candidate {
         Self { api, name: name.to_owned(), identity, duration, pulse, dependency }
     }
 
-    /// Waits until the Lease is ours.
+    /// Waits until this process holds the Lease.
     pub async fn acquire(&self) {
-        let mut watched: Option<Watched> = None;
-        let mut said = String::new();
+        let mut observed: Option<Observed> = None;
+        let mut reported = String::new();
         loop {
             self.pulse.beat();
-            let answer = timeout(self.patience(), self.try_acquire(&mut watched)).await;
-            self.heard(&answer);
+            let answer = timeout(self.renew_deadline(), self.try_acquire(&mut observed)).await;
+            self.record(&answer);
             match answer {
                 Ok(Ok(true)) => return,
                 Ok(Ok(false)) => {
-                    let holder = watched.as_ref().and_then(|watched| watched.record.0.clone()).unwrap_or_default();
-                    if holder != said {
+                    let holder = observed.as_ref().and_then(|observed| observed.record.0.clone()).unwrap_or_default();
+                    if holder != reported {
                         tracing::info!(leader = holder, "waiting for the Lease");
-                        said = holder;
+                        reported = holder;
                     }
                 }
-                Ok(Err(error)) => self.say(&mut said, explain(&error)),
-                Err(_) => self.say(&mut said, "no answer in time".to_owned()),
+                Ok(Err(error)) => self.warn_once(&mut reported, explain(&error)),
+                Err(_) => self.warn_once(&mut reported, "no answer in time".to_owned()),
             }
             sleep(self.duration / 5).await;
         }
     }
 
-    /// Takes the Lease from whoever has it, and says for how long that one may not know yet; `None` if nobody had it.
+    /// Takes the Lease, whichever process holds it. Returns the duration for which a previous holder may not notice;
+    /// `None` if there was no holder.
     pub async fn seize(&self) -> Result<Option<Duration>, kube::Error> {
         loop {
             let lease = self.api.get_opt(&self.name).await?;
@@ -95,38 +96,38 @@ impl Candidate {
         }
     }
 
-    /// Once for each reason.
-    fn say(&self, said: &mut String, reason: String) {
-        if *said != reason {
-            tracing::warn!(lease = self.name, reason, "the Lease could not be had");
-            *said = reason;
+    /// Logs each reason once.
+    fn warn_once(&self, reported: &mut String, reason: String) {
+        if *reported != reason {
+            tracing::warn!(lease = self.name, reason, "cannot acquire the Lease");
+            *reported = reason;
         }
     }
 
-    /// Renews the Lease for as long as that works, and says why it no longer did: another wrote it, or it could not be
-    /// renewed in time. Whoever led must then end at once.
+    /// Renews the Lease until that fails, and returns the reason: another process took it, or the renewals failed for
+    /// too long. The leader must then end at once.
     pub async fn renew(&self) -> anyhow::Error {
         let mut renewed = Instant::now();
-        let patience = self.patience();
+        let deadline = self.renew_deadline();
         loop {
             sleep(self.duration / 5).await;
             self.pulse.beat();
-            let left = patience.saturating_sub(renewed.elapsed());
+            let left = deadline.saturating_sub(renewed.elapsed());
             let began = Instant::now();
             let answer = timeout(left, self.renew_once()).await;
-            self.heard(&answer);
+            self.record(&answer);
             match answer {
                 Ok(Ok(true)) => renewed = began,
                 Ok(Ok(false)) => return anyhow::anyhow!("the Lease {} was taken by another process", self.name),
                 Ok(Err(_)) | Err(_) => {}
             }
-            if renewed.elapsed() >= patience {
-                return anyhow::anyhow!("the Lease {} could not be renewed for {} s", self.name, patience.as_secs());
+            if renewed.elapsed() >= deadline {
+                return anyhow::anyhow!("renew the Lease {}: no success for {} s", self.name, deadline.as_secs());
             }
         }
     }
 
-    /// Gives the Lease back, so that another need not wait for its end. Nothing depends on it.
+    /// Releases the Lease, so that the next leader need not wait for its expiry. A failure is harmless.
     pub async fn release(&self) {
         let released = async {
             let Some(lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
@@ -137,22 +138,23 @@ impl Candidate {
             Ok::<_, kube::Error>(())
         };
         match timeout(Duration::from_secs(5), released).await {
-            Ok(Ok(())) => tracing::info!("the Lease was given back"),
-            Ok(Err(error)) => tracing::warn!(error = explain(&error), "the Lease could not be given back"),
-            Err(_) => tracing::warn!("the Lease could not be given back: no answer in time"),
+            Ok(Ok(())) => tracing::info!("released the Lease"),
+            Ok(Err(error)) => tracing::warn!(error = explain(&error), "cannot release the Lease"),
+            Err(_) => tracing::warn!("cannot release the Lease: no answer in time"),
         }
     }
 
-    /// False if it is another's.
-    async fn try_acquire(&self, watched: &mut Option<Watched>) -> Result<bool, kube::Error> {
+    /// Returns false if another process holds it.
+    async fn try_acquire(&self, observed: &mut Option<Observed>) -> Result<bool, kube::Error> {
         let lease = self.api.get_opt(&self.name).await?;
-        match lease.as_ref().map_or(Verdict::Free, |lease| judge(lease, &self.identity, watched)) {
+        match lease.as_ref().map_or(Verdict::Free, |lease| judge(lease, &self.identity, observed)) {
             Verdict::Taken => Ok(false),
             Verdict::Ours | Verdict::Free => self.write(lease.as_ref()).await,
         }
     }
 
-    /// Makes the Lease ours, as it was read or new; false if another was faster.
+    /// Writes this process into the Lease that was read, or into a new one. Returns false if another process was
+    /// faster.
     async fn write(&self, lease: Option<&Object>) -> Result<bool, kube::Error> {
         let answer = match lease {
             Some(lease) => self.replace(lease, self.spec(lease.spec.as_ref())).await,
@@ -171,24 +173,25 @@ impl Candidate {
         }
     }
 
-    /// False if it is another's.
+    /// Returns false if another process holds it.
     async fn renew_once(&self) -> Result<bool, kube::Error> {
         let lease = match self.api.get(&self.name).await {
-            // Somebody removed it; another may have it in an instant.
+            // It was deleted, so another process can create it at any moment.
             Err(error) if is_gone(&error) => return Ok(false),
             answer => answer?,
         };
         if holder(&lease) != Some(&self.identity) {
             return Ok(false);
         }
-        // A conflict here means that another wrote between our two requests: the next look tells who has it.
+        // A conflict here means that another client wrote between our two requests. The next renewal finds out who
+        // holds it.
         match self.replace(&lease, self.spec(lease.spec.as_ref())).await {
             Err(error) if !is_conflict(&error) => Err(error),
             _ => Ok(true),
         }
     }
 
-    /// With the version that was read: if anybody wrote since, this is a conflict.
+    /// Replaces the version that was read. A write in between makes this a conflict.
     async fn replace(&self, lease: &Object, spec: LeaseSpec) -> Result<Object, kube::Error> {
         let lease = Object { metadata: lease.metadata.clone(), spec: Some(spec) };
         self.api.replace(&self.name, &PostParams::default(), &lease).await
@@ -208,7 +211,7 @@ impl Candidate {
         }
     }
 
-    fn heard<T>(&self, answer: &Result<Result<T, kube::Error>, Elapsed>) {
+    fn record<T>(&self, answer: &Result<Result<T, kube::Error>, Elapsed>) {
         match answer {
             Ok(Ok(_)) => self.dependency.up(),
             Ok(Err(error)) => self.dependency.down(explain(error)),
@@ -216,13 +219,13 @@ impl Candidate {
         }
     }
 
-    /// How long a leader goes without a renewal.
-    fn patience(&self) -> Duration {
+    /// Returns the longest time that a leader continues without a renewal.
+    fn renew_deadline(&self) -> Duration {
         self.duration * 2 / 3
     }
 }
 
-/// Who has the Lease, for whoever only asks.
+/// Reads the Lease.
 pub async fn leader(client: Client, namespace: &str, name: &str) -> anyhow::Result<Option<Object>> {
     let api: Api<Object> = Api::namespaced(client, namespace);
     api.get_opt(name).await.context("read the Lease")
@@ -232,16 +235,16 @@ pub fn holder(lease: &Object) -> Option<&String> {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref()).filter(|holder| !holder.is_empty())
 }
 
-fn judge(lease: &Object, identity: &str, watched: &mut Option<Watched>) -> Verdict {
+fn judge(lease: &Object, identity: &str, observed: &mut Option<Observed>) -> Verdict {
     let Some(holder) = holder(lease) else { return Verdict::Free };
     if holder == identity {
         return Verdict::Ours;
     }
     let spec = lease.spec.clone().unwrap_or_default();
     let record = (Some(holder.clone()), spec.renew_time, lease.metadata.resource_version.clone());
-    let seen = match watched {
+    let seen = match observed {
         Some(seen) if seen.record == record => seen,
-        _ => watched.insert(Watched { record, since: Instant::now() }),
+        _ => observed.insert(Observed { record, since: Instant::now() }),
     };
     if seen.since.elapsed() > duration(lease) { Verdict::Free } else { Verdict::Taken }
 }
@@ -266,24 +269,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_judged_by_what_our_own_clock_saw() {
-        let mut watched = None;
-        // What the Lease is, seconds that pass before it is looked at, and what may be done.
+    async fn a_lease_expires_by_our_own_clock() {
+        let mut observed = None;
+        // The Lease, the seconds that pass before it is checked, and the verdict.
         for (lease, pass, verdict) in [
             (lease(None, "1"), 0, Verdict::Free),
             (lease(Some(""), "2"), 0, Verdict::Free),
             (lease(Some("us"), "3"), 0, Verdict::Ours),
             (lease(Some("other"), "4"), 0, Verdict::Taken),
             (lease(Some("other"), "4"), 14, Verdict::Taken),
-            // Renewed: it lasts from now.
+            // Renewed, so its duration starts again.
             (lease(Some("other"), "5"), 10, Verdict::Taken),
             (lease(Some("other"), "5"), 14, Verdict::Taken),
             (lease(Some("other"), "5"), 2, Verdict::Free),
-            // A third one was faster.
+            // A third process was faster.
             (lease(Some("third"), "6"), 0, Verdict::Taken),
         ] {
             tokio::time::advance(Duration::from_secs(pass)).await;
-            assert_eq!(judge(&lease, "us", &mut watched), verdict, "{lease:?}");
+            assert_eq!(judge(&lease, "us", &mut observed), verdict, "{lease:?}");
         }
     }
 }

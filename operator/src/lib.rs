@@ -1,8 +1,8 @@
-//! The operator: makes a whole pipeline from one `OrderFlow` resource, keeps it so, and says in the resource's status what
-//! is and what is not.
+//! The operator: creates and maintains a whole pipeline from one `OrderFlow` resource, and reports its state in the
+//! resource's status.
 //!
-//! [`controller`] decides when a resource is looked at, [`reconcile`] what is done then, [`build`] what its children look
-//! like. [`crd`] and [`condition`] are the words in which people and the operator talk to each other.
+//! [`controller`] decides when a resource is reconciled, [`reconcile`] does it, [`build`] makes the children. [`crd`]
+//! and [`condition`] define what people write and what the operator reports.
 
 #![forbid(unsafe_code)]
 

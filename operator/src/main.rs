@@ -1,4 +1,4 @@
-//! `orderflow-operator`: settings, telemetry, then the controller until the signal; or one of the small commands.
+//! `orderflow-operator`: reads the settings, then runs the controller until a signal, or one of the small commands.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             shutdown::until_signal(|stop| orderflow_operator::run(*settings, stop)).await.map(|()| true)
         }),
     };
-    // A client library stuck on a dead peer must not keep the process: all that matters has been written.
+    // A client library stuck on a dead peer must not keep the process alive: everything that matters is written.
     runtime.shutdown_background();
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,4 +1,4 @@
-//! The operator's metrics, and the pulse that `/livez` asks for.
+//! The operator's metrics, and the heartbeat that `/livez` checks.
 
 use std::{
     sync::{
@@ -20,7 +20,7 @@ use orderflow_service::prometheus::{
 
 use crate::condition::Reason;
 
-/// What is longer than this between two beats is no slow answer: each bounds itself by the Lease's duration.
+/// The longest time between two heartbeats. No slow answer exceeds it, because the Lease's duration bounds each.
 pub const LONGEST_SILENCE: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
@@ -73,7 +73,7 @@ impl Metrics {
         self.ready.get_or_create(&labels(namespace, name)).set(ready.into());
     }
 
-    pub fn gone(&self, namespace: &str, name: &str) {
+    pub fn remove(&self, namespace: &str, name: &str) {
         self.ready.remove(&labels(namespace, name));
     }
 }
@@ -82,12 +82,12 @@ fn labels(namespace: &str, name: &str) -> ResourceLabels {
     [("namespace", namespace.to_owned()), ("name", name.to_owned())]
 }
 
-/// When the loop that wants or keeps the Lease last went round. An API server that does not answer is no reason to be
-/// started again; a process whose loops stand still is. Cheap to clone; clones share.
+/// The heartbeat of the loop that acquires or renews the Lease. An API server that is down is no reason for a restart,
+/// but a process whose loops are stuck is. Cheap to clone; clones share it.
 #[derive(Clone)]
 pub struct Pulse {
     start: Instant,
-    /// Milliseconds after `start`.
+    /// The last heartbeat, in milliseconds after `start`.
     last: Arc<AtomicU64>,
 }
 
@@ -102,7 +102,7 @@ impl Pulse {
         self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Time since the last beat.
+    /// Returns the time since the last heartbeat.
     pub fn silence(&self) -> Duration {
         self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }

@@ -2,7 +2,7 @@
 
 use crate::condition::{Problem, Reason};
 
-/// Names of buckets, in which `*` stands for any characters.
+/// The patterns of bucket names, in which `*` stands for any characters.
 #[derive(Clone, Debug, Default)]
 pub struct OwnBuckets(Vec<String>);
 
@@ -11,20 +11,18 @@ impl OwnBuckets {
         Self(patterns.into_iter().filter(|pattern| !pattern.is_empty()).collect())
     }
 
-    /// Requires that a bucket whose spec names no credentials may be reached with the operator's.
+    /// Requires that the operator may use its own identity for a bucket whose spec names no credentials.
     pub fn require(&self, bucket: &str, endpoint: Option<&str>) -> Result<(), Problem> {
-        let refuse = |why: &str| {
-            let text = format!("bucket {bucket}: {why}, or name a Secret in spec.bucket.credentialsSecretRef");
+        let refuse = |reason: &str| {
+            let text = format!("bucket {bucket}: {reason}, or name a Secret in spec.bucket.credentialsSecretRef");
             Err(Problem::new(Reason::OwnIdentityRefused, text))
         };
         if endpoint.is_some() {
-            return refuse(
-                "the operator uses its own AWS identity with no other endpoint than AWS: leave the endpoint out",
-            );
+            return refuse("the operator uses its own AWS identity for AWS only: remove the endpoint");
         }
         if !self.0.iter().any(|pattern| matches(pattern, bucket)) {
             return refuse(
-                "no --bucket-pattern of the operator allows its own AWS identity for this name: add one (in the chart: \
+                "no --bucket-pattern allows the operator's own AWS identity for this name: add one (in the chart: \
                  bucketPatterns)",
             );
         }
@@ -64,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pattern_no_bucket_is_reached_with_the_operators_identity() {
+    fn the_operators_identity_needs_a_pattern_and_aws() {
         let none = OwnBuckets::new([String::new()]);
         assert!(none.require("orders", None).is_err());
         let some = OwnBuckets::new(["orders".to_owned()]);

@@ -1,5 +1,5 @@
-//! An OrderFlow after validation: every value parsed, every Secret read. What cannot be had of one part is that part's
-//! [`Problem`]. After `reconcile::validate` no step reads the spec again.
+//! An OrderFlow after validation: every value parsed, every Secret read. A part that could not be resolved has a
+//! [`Problem`] instead. After `reconcile::validate` no step reads the spec again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,10 +15,10 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::{condition::Problem, crd::SecretKey};
 
-/// What a part needs, or why it cannot be had.
+/// The resolved part, or the problem with it.
 pub type Part<T> = Result<T, Problem>;
 
-/// Which resource this is.
+/// The identity of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub namespace: String,
@@ -30,7 +30,7 @@ pub struct Identity {
 /// An OrderFlow whose every value was parsed.
 pub struct Pipeline {
     pub identity: Identity,
-    /// From whom databases and bucket may be taken over.
+    /// The owner whose databases, bucket and topics may be taken over.
     pub adoption: Adoption,
     pub map: ShardMap,
     pub shards: Vec<Shard>,
@@ -38,11 +38,11 @@ pub struct Pipeline {
     pub topic: Topic,
     pub producer: Producer,
     pub consumer: Consumer,
-    /// None: no policies.
+    /// The peers of the NetworkPolicies, unless the spec turns policies off.
     pub network_policy: Option<Peers>,
 }
 
-/// One database.
+/// A shard's database.
 pub struct Shard {
     pub index: ShardIndex,
     pub name: String,
@@ -53,7 +53,7 @@ pub struct Shard {
 
 pub struct ShardAccess {
     pub options: PgConnectOptions,
-    /// What the pods' environment depends on, for the config hash.
+    /// The values that the pods get, for the config hash.
     pub secret_values: Vec<Vec<u8>>,
 }
 
@@ -62,9 +62,9 @@ pub struct Bucket {
     pub region: String,
     pub endpoint: Option<String>,
     pub port: u16,
-    /// Name of the Secret; None: the default AWS chain.
+    /// The name of the Secret. Without one, the default AWS chain is used.
     pub credentials: Option<String>,
-    /// The Secret has a session token.
+    /// True if the Secret has a session token.
     pub session_token: bool,
     pub access: Part<BucketAccess>,
 }
@@ -81,7 +81,7 @@ pub struct Topic {
     pub partitions: i32,
     pub replication_factor: Option<i32>,
     pub retention: Duration,
-    /// None: no TLS.
+    /// The settings of TLS, if it is used.
     pub tls: Option<Tls>,
     pub sasl: Option<Sasl>,
     pub access: Part<TopicAccess>,
@@ -94,13 +94,13 @@ pub struct TopicAccess {
 
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// None: the system's certificates.
+    /// The authorities. Without them, the system's are used.
     pub ca: Option<SecretKey>,
 }
 
 #[derive(Clone, Debug)]
 pub struct Sasl {
-    /// As in `SCRAM-SHA-512`.
+    /// The mechanism, such as `SCRAM-SHA-512`.
     pub mechanism: &'static str,
     pub username: Username,
     pub password: SecretKey,
@@ -112,7 +112,7 @@ pub enum Username {
     In(SecretKey),
 }
 
-/// What the pods of both programs have in common.
+/// The settings of the pods that both programs have.
 #[derive(Clone, Debug)]
 pub struct Pods {
     pub image: String,
@@ -139,8 +139,8 @@ pub enum Scale {
     Automatic { min: i32, max: i32, target_cpu_percent: i32 },
 }
 
-/// The other ends of the pods' connections. `clients`, `internal` and `metrics`, empty: the own namespace. `dns`: besides the cluster's
-/// own. `kafka`, `postgres` and `s3`, empty: any address.
+/// The peers of the pods' connections. Without `clients`, `internal` or `metrics`, those of the own namespace. `dns`
+/// adds to the cluster's name servers. Without `kafka`, `postgres` or `s3`, any address.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
     pub clients: Vec<NetworkPolicyPeer>,
@@ -152,25 +152,25 @@ pub struct Peers {
     pub s3: Vec<NetworkPolicyPeer>,
 }
 
-/// The images of those who name none.
+/// The images for resources that name none.
 #[derive(Clone, Debug)]
 pub struct Images {
     pub producer: String,
     pub consumer: String,
 }
 
-/// What the annotations of a resource say about taking things over.
+/// The adoption that the annotations of a resource request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adoption {
     pub from: Option<String>,
-    /// Why an annotation has no effect.
+    /// The reason why an annotation has no effect.
     pub unheeded: Option<String>,
-    /// The annotation that names no owner is there.
+    /// True if the resource has the annotation that names no owner.
     pub outdated: bool,
 }
 
-/// Stays for one version, as a warning to resources that still have the annotation.
-const OUTDATED: &str = "the annotation orderflow.dev/adopt has no effect any more: remove it, and to take something over name \
+/// The warning to resources that still have the old annotation, for one version.
+const OUTDATED: &str = "the annotation orderflow.dev/adopt no longer has an effect: remove it, and to take something over name \
                         its owner, orderflow.dev/adopt-from: NAMESPACE/NAME";
 
 impl Identity {
@@ -179,14 +179,14 @@ impl Identity {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// Returns the key under which a store has the child of this name.
+    /// Returns the key of the child of this name in a store.
     pub fn child<K: kube::Resource<DynamicType = ()>>(&self, name: &str) -> ObjectRef<K> {
         ObjectRef::new(name).within(&self.namespace)
     }
 }
 
 impl Pipeline {
-    /// The first problem of what the pods need, if there is one: without all of it, none are made or changed.
+    /// Returns the first unresolved part of what the pods need. While there is one, no children are created or changed.
     pub fn unresolved(&self) -> Option<&Problem> {
         let shards = self.shards.iter().filter_map(|shard| shard.access.as_ref().err());
         shards.chain(self.bucket.access.as_ref().err()).chain(self.topic.access.as_ref().err()).next()
@@ -214,12 +214,12 @@ impl Adoption {
         Adopt::from(self.from.as_deref())
     }
 
-    /// Why nothing is taken over although an annotation asks for it.
+    /// Returns the reason why nothing is taken over although an annotation requests it.
     pub fn unheeded(&self) -> Option<&str> {
         self.unheeded.as_deref().or(self.outdated())
     }
 
-    /// The warning for whoever still has the annotation that names no owner.
+    /// Returns the warning about the annotation that names no owner.
     pub fn outdated(&self) -> Option<&'static str> {
         self.outdated.then_some(OUTDATED)
     }

@@ -43,7 +43,7 @@ use outcome::{DEADLINE, Error, Requeue};
 use resource_state::ResourceState;
 use status::Report;
 
-/// The delay before a backend that answered until now, and did not once, is probed again.
+/// The delay before a backend whose first failure was suppressed is probed again.
 const SUPPRESSED: Duration = Duration::from_secs(1);
 
 /// Reconciles one resource. The controller never calls it concurrently for the same one.
@@ -57,7 +57,7 @@ pub fn reconcile(
     async move {
         let began = Instant::now();
         let uid = flow.uid().unwrap_or_default();
-        let state = context.states.of(&uid);
+        let state = context.states.get_or_create(&uid);
         let mut state = state.lock().await;
         let steps = tokio::time::timeout(DEADLINE, run(&flow, &context, &mut state));
         let outcome = steps.await.unwrap_or(Err(Error::Deadline));
@@ -72,7 +72,7 @@ pub fn reconcile(
             }
         };
         if requeue != Requeue::Backoff {
-            state.nothing_failed();
+            state.record_success();
         }
         tracing::debug!(duration_ms = began.elapsed().as_millis() as u64, ?requeue, "reconciled");
         Ok(match requeue {
@@ -89,7 +89,7 @@ pub fn reconcile(
 /// affected.
 pub async fn panicked(flow: Arc<Flow>, context: Arc<Context>) -> Action {
     context.metrics.panicked();
-    let state = context.states.of(&flow.uid().unwrap_or_default());
+    let state = context.states.get_or_create(&flow.uid().unwrap_or_default());
     let mut state = state.lock().await;
     state.forget();
     if let Ok(flow) = &flow.0 {
@@ -104,7 +104,7 @@ pub async fn panicked(flow: Arc<Flow>, context: Arc<Context>) -> Action {
     Action::requeue(state.retry_delay())
 }
 
-/// Satisfies the controller, which wants a policy for errors; [`reconcile`] has handled every one.
+/// Satisfies the controller, which requires an error policy; [`reconcile`] has handled every error.
 pub fn retry(_: Arc<Flow>, never: &Infallible, _: Arc<Context>) -> Action {
     match *never {}
 }

@@ -1,5 +1,5 @@
-//! The parts of `docs/operator.md` that the code knows better than any writer: fields and rules of the resource, conditions,
-//! reasons and permissions, as Markdown. Pure, and the same text each time; a test compares it with what stands there.
+//! The generated parts of `docs/operator.md`: fields and rules of the resource, conditions, reasons and permissions, as
+//! Markdown. Pure and deterministic; a test compares them with the document.
 
 use std::fmt::{Display, Write};
 
@@ -13,7 +13,7 @@ use crate::{
     permissions::{self, Permission},
 };
 
-/// The name that a part's marker in the document has, and what makes its text.
+/// The name of a part, as in its marker in the document, and the function that makes its text.
 pub type Part = (&'static str, fn() -> String);
 
 pub const PARTS: &[Part] = &[
@@ -26,7 +26,7 @@ pub const PARTS: &[Part] = &[
     ("own-permissions", own_permissions),
 ];
 
-/// Types of Kubernetes that stand in the definition with all that is in them. Their own documentation says more.
+/// Kubernetes' own types, which the definition contains in full. Each is shown as a link to its documentation.
 const FOREIGN: &[(&str, &str)] = &[
     ("Condition", "https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition"),
     ("NetworkPolicyPeer", "https://pkg.go.dev/k8s.io/api/networking/v1#NetworkPolicyPeer"),
@@ -60,12 +60,12 @@ fn rules() -> String {
     rows.extend(property(&schema, "spec").into_iter().flat_map(|schema| rules_of("`spec`", schema)));
     for Field { path, schema, .. } in fields(&schema, "spec") {
         rows.extend(rules_of(&code(&path), schema));
-        // The rules of what is in a list stand at its items.
+        // The rules of a list's items are in the schema of the items.
         if let Some(items) = items(schema) {
             rows.extend(rules_of(&format!("each of {}", code(&path)), items));
         }
     }
-    table(["of", "the API server says", "unless"], rows)
+    table(["of", "message of the API server", "unless"], rows)
 }
 
 fn conditions() -> String {
@@ -74,19 +74,20 @@ fn conditions() -> String {
 }
 
 fn reasons() -> String {
-    let rows =
-        Reason::ALL.iter().map(|reason| [code(reason), cell(reason.explanation()), next(reason.class()).to_owned()]);
+    let rows = Reason::ALL
+        .iter()
+        .map(|reason| [code(reason), cell(reason.explanation()), next_step(reason.class()).to_owned()]);
     table(["reason", "what it means", "what the operator does next"], rows)
 }
 
-/// In the words of [`crate::reconcile::again`].
-fn next(class: Class) -> &'static str {
+/// Describes [`crate::reconcile::outcome::requeue`].
+fn next_step(class: Class) -> &'static str {
     match class {
-        Class::Fine => "looks again with the next probe",
-        Class::WaitForChange => "waits for the Secret or the spec to change, which it notices at once",
-        Class::NeedsUser => "looks again with the next probe; **somebody has to act**",
-        Class::Transient => "tries again by itself, with growing pauses",
-        Class::Conflict => "tries again at once, on what is there now",
+        Class::Fine => "reconciles again with the next probe",
+        Class::WaitForChange => "reconciles as soon as the Secret or the spec changes",
+        Class::NeedsUser => "reconciles again with the next probe; **a person has to act**",
+        Class::Transient => "retries with backoff (1 s to 5 minutes, plus jitter)",
+        Class::Conflict => "retries at once on the current object",
     }
 }
 
@@ -106,9 +107,9 @@ fn permissions_table(permissions: &[Permission]) -> String {
     table(["resource", "verbs", "to"], rows)
 }
 
-/// One field of the definition.
+/// A field of the definition.
 struct Field<'a> {
-    /// From the part on, as in `shards[].name`.
+    /// The path within the part, such as `shards[].name`.
     path: String,
     required: bool,
     schema: &'a JSONSchemaProps,
@@ -120,7 +121,7 @@ fn schema() -> JSONSchemaProps {
     version.schema.and_then(|schema| schema.open_api_v3_schema).expect("the version has a schema")
 }
 
-/// All fields below a part, those of a field right after it. Foreign types are left closed.
+/// Lists all fields below a part, each before its subfields. Foreign types are not opened.
 fn fields<'a>(schema: &'a JSONSchemaProps, part: &str) -> Vec<Field<'a>> {
     let mut fields = Vec::new();
     if let Some(part) = property(schema, part) {
@@ -162,7 +163,7 @@ fn values(schema: &JSONSchemaProps) -> Option<&JSONSchemaProps> {
     }
 }
 
-/// Kubernetes begins a type's description with the type's name.
+/// Finds the foreign type of a schema. Kubernetes begins a type's description with the type's name.
 fn foreign(schema: &JSONSchemaProps) -> Option<&'static (&'static str, &'static str)> {
     let description = schema.description.as_deref()?;
     FOREIGN.iter().find(|(name, _)| description.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))
@@ -181,7 +182,7 @@ fn type_of(schema: &JSONSchemaProps) -> String {
     schema.type_.clone().unwrap_or_else(|| "any".to_owned())
 }
 
-/// Of an object nothing is said, since each of its fields has its own.
+/// Returns the default of a scalar. An object has none, because each of its fields has its own.
 fn scalar_default(schema: &JSONSchemaProps) -> Option<String> {
     let default = &schema.default.as_ref()?.0;
     match default.as_str() {
@@ -197,14 +198,14 @@ fn bounds(schema: &JSONSchemaProps) -> String {
         (schema.min_length, schema.max_length, " characters"),
         (schema.min_items, schema.max_items, " items"),
         (schema.min_properties, schema.max_properties, " entries"),
-        // All of them are whole.
+        // Whole numbers only.
         (schema.minimum.map(|least| least as i64), schema.maximum.map(|most| most as i64), ""),
     ];
-    for (least, most, of_what) in counts {
+    for (least, most, unit) in counts {
         match (least, most) {
-            (Some(least), Some(most)) => bounds.push(format!("{least} to {most}{of_what}")),
-            (Some(least), None) => bounds.push(format!("at least {least}{of_what}")),
-            (None, Some(most)) => bounds.push(format!("at most {most}{of_what}")),
+            (Some(least), Some(most)) => bounds.push(format!("{least} to {most}{unit}")),
+            (Some(least), None) => bounds.push(format!("at least {least}{unit}")),
+            (None, Some(most)) => bounds.push(format!("at most {most}{unit}")),
             (None, None) => {}
         }
     }
@@ -240,7 +241,7 @@ fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String
     text
 }
 
-/// On one line, and without what would end the cell.
+/// Puts the text on one line and escapes what would end the cell.
 fn cell(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
@@ -254,19 +255,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_shown_with_its_place_type_default_bounds_and_description() {
+    fn a_field_is_shown_with_its_path_type_default_bounds_and_description() {
         let spec = spec();
         for row in [
-            "| `shards[].users` | string | required | at most 3 characters; `^[A-Z]-[A-Z]$` | First letters of its users, as in `A-M`. |",
-            "| `deletionPolicy` | string | `Retain` | `Retain`, `Delete` | What becomes of tables, objects and topics when the resource is deleted. |",
-            "| `topic.replicationFactor` | integer | – | 1 to 32767 | Copies of each partition of a new topic; absent: what the brokers are configured for. |",
+            "| `shards[].users` | string | required | at most 3 characters; `^[A-Z]-[A-Z]$` | Range of first letters of its users, such as `A-M`. |",
+            "| `deletionPolicy` | string | `Retain` | `Retain`, `Delete` | Policy that keeps or removes tables, receipts and topics when the resource is deleted. |",
+            "| `topic.replicationFactor` | integer | – | 1 to 32767 | Replication factor of a new topic. Default: the brokers' own. |",
         ] {
             assert!(spec.lines().any(|line| line == row), "{row}\nis not in\n{spec}");
         }
     }
 
     #[test]
-    fn types_of_kubernetes_are_named_and_not_opened() {
+    fn types_of_kubernetes_are_linked_and_not_opened() {
         let (spec, status) = (spec(), status());
         assert!(spec.contains("| `networkPolicy.kafka` | list of [NetworkPolicyPeer](https://"), "{spec}");
         assert!(spec.contains("| `producer.resources.limits` | map to [Quantity](https://"), "{spec}");

@@ -1,9 +1,10 @@
-//! `orderflow-operator release`: lets go of all resources before the operator goes for good. One with `deletionPolicy: Delete`
-//! waits, once it is deleted, for an operator that removes its data; without any it would wait for ever. The data stay.
+//! `orderflow-operator release`: removes the finalizers of all resources before the operator is removed for good. A
+//! resource with `deletionPolicy: Delete` waits on its deletion for an operator that removes its data; without one it
+//! would wait forever. The data stay.
 //!
-//! An operator that runs would put the finalizers back. So the deletions that are under way may end first, then the Lease is
-//! taken from it, and no finalizer is removed before it must have noticed. The Lease is not given back: an operator that is
-//! started again waits for it to run out, and is removed before that by whoever called this, the chart's hook.
+//! A running operator would add the finalizers again. So this command first waits for deletions in progress, then takes
+//! the Lease, and removes the finalizers when the old leader must have noticed. It does not release the Lease: a
+//! restarted operator waits for its expiry, and the caller, the chart's hook, removes the operator before that.
 
 use std::time::Duration;
 
@@ -22,23 +23,23 @@ use crate::{
     lease::{self, Candidate},
     metrics::Pulse,
     reconcile::finalizer,
-    settings::{Release, Scope, this_process},
+    settings::{Release, Scope, process_name},
 };
 
-/// How long others keep off after the last renewal: enough for Helm to remove a Deployment, and not much more, since an
-/// operator that is installed again waits for it, too.
+/// The duration of the Lease after the last renewal. It suffices for Helm to remove a Deployment; longer would delay an
+/// operator that is installed again.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// Who has the Lease meanwhile; more follows.
+/// The beginning of the identity that holds the Lease during a release.
 const IDENTITY: &str = "release-";
 
-/// Whoever edits a resource at the same moment makes us look at it once more, not for ever.
-const ROUNDS: usize = 10;
+/// The number of attempts against concurrent edits of a resource.
+const MAX_ATTEMPTS: usize = 10;
 
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// # Errors
-/// If a finalizer may be left, or may come back.
+/// Returns an error if a finalizer may remain or come back.
 pub async fn run(settings: &Release) -> anyhow::Result<()> {
     let config = cluster().await?;
     let cluster = &settings.cluster;
@@ -51,19 +52,19 @@ pub async fn run(settings: &Release) -> anyhow::Result<()> {
     let candidate = Candidate::new(
         Api::namespaced(flows.client.clone(), &flows.own),
         &cluster.lease_name,
-        format!("{IDENTITY}{}", this_process()),
+        format!("{IDENTITY}{}", process_name()),
         HOLD,
         Pulse::default(),
         Dependencies::default().register("Lease", Need::Always),
     );
-    let unaware = candidate.seize().await.with_context(|| format!("take the Lease {}", cluster.lease_name))?;
+    let notice_time = candidate.seize().await.with_context(|| format!("take the Lease {}", cluster.lease_name))?;
     let work = async {
-        // With none to let go of, none can come back either.
-        if let Some(unaware) = unaware
-            && flows.list().await?.iter().any(may_be_held)
+        // Without resources to release, none can come back.
+        if let Some(notice_time) = notice_time
+            && flows.list().await?.iter().any(may_have_finalizer)
         {
-            println!("waiting {} s: by then the operator that led must have ended", unaware.as_secs());
-            sleep(unaware).await;
+            println!("waiting {} s for the end of the operator that led", notice_time.as_secs());
+            sleep(notice_time).await;
         }
         flows.release().await
     };
@@ -81,9 +82,9 @@ struct Flows {
 }
 
 impl Flows {
-    /// None also where there cannot be any: without the definition, or without the namespace.
+    /// Lists the resources. Returns none if the definition or the namespace is missing.
     async fn list(&self) -> anyhow::Result<Vec<DynamicObject>> {
-        // One that does not fit the definition has a finalizer, too.
+        // Untyped, because a resource that does not fit the definition has a finalizer as well.
         let resource = ApiResource::erase::<OrderFlow>(&());
         let api = match &self.scope {
             Scope::All => Api::all_with(self.client.clone(), &resource),
@@ -92,9 +93,9 @@ impl Flows {
         match api.list(&ListParams::default()).await {
             Ok(list) => Ok(list.items),
             Err(error) if is_gone(&error) => Ok(Vec::new()),
-            // The permissions went along with the namespace.
+            // The permissions were removed together with the namespace.
             Err(error) if is_forbidden(&error) && self.watches_another() => {
-                println!("taken for gone, with its permissions: {}", explain(&error));
+                println!("assuming that the namespace was removed with its permissions: {}", explain(&error));
                 Ok(Vec::new())
             }
             Err(error) => Err(anyhow::anyhow!("list the OrderFlows: {}", explain(&error))),
@@ -105,7 +106,7 @@ impl Flows {
         matches!(&self.scope, Scope::Namespace(namespace) if *namespace != self.own)
     }
 
-    /// Whether an operator has the Lease, dead or alive: it may be one of ours that failed, or nobody.
+    /// Returns true if an operator, dead or alive, holds the Lease; a failed release does not count.
     async fn operator_may_lead(&self, name: &str) -> anyhow::Result<bool> {
         let lease = lease::leader(self.client.clone(), &self.own, name).await?;
         Ok(lease.as_ref().and_then(lease::holder).is_some_and(|holder| !holder.starts_with(IDENTITY)))
@@ -113,7 +114,7 @@ impl Flows {
 
     async fn wait_for_deletions(&self, longest: Duration) -> anyhow::Result<()> {
         let began = Instant::now();
-        let mut said = false;
+        let mut printed = false;
         loop {
             let flows = self.list().await?;
             let deleted = |flow: &&DynamicObject| finalizer::has(*flow) && flow.metadata.deletion_timestamp.is_some();
@@ -121,29 +122,29 @@ impl Flows {
             if waiting.is_empty() || began.elapsed() >= longest {
                 return Ok(());
             }
-            if !said {
+            if !printed {
                 println!("waiting up to {} s for the deletion of {}", longest.as_secs(), waiting.join(", "));
-                said = true;
+                printed = true;
             }
-            sleep(BETWEEN_LOOKS).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     async fn release(&self) -> anyhow::Result<()> {
-        for round in 0..ROUNDS {
-            let mut held = self.list().await?;
-            held.retain(finalizer::has);
-            if held.is_empty() {
+        for round in 0..MAX_ATTEMPTS {
+            let mut remaining = self.list().await?;
+            remaining.retain(finalizer::has);
+            if remaining.is_empty() {
                 if round == 0 {
-                    println!("no OrderFlow waits for an operator");
+                    println!("no OrderFlow has a finalizer");
                 }
                 return Ok(());
             }
-            for flow in held {
+            for flow in remaining {
                 let name = full_name(&flow);
                 match finalizer::set(&self.client, &flow, false).await {
                     Ok(()) if flow.metadata.deletion_timestamp.is_some() => {
-                        println!("released {name}, which was being deleted: what was not removed yet stays");
+                        println!("released {name}, which was being deleted: data that were not removed yet stay");
                     }
                     Ok(()) => println!("released {name}: its orders, receipts and events stay when it is deleted"),
                     Err(error) if is_gone(&error) || is_conflict(&error) => {}
@@ -151,12 +152,12 @@ impl Flows {
                 }
             }
         }
-        bail!("finalizers come back: does another operator watch the same resources?")
+        bail!("remove the finalizers: they come back; does another operator watch the same resources?")
     }
 }
 
-/// It has the finalizer, or an operator that has just seen it is about to give it one.
-fn may_be_held(flow: &DynamicObject) -> bool {
+/// Returns true if the resource has the finalizer, or if an operator that has just read it is about to add one.
+fn may_have_finalizer(flow: &DynamicObject) -> bool {
     finalizer::has(flow) || flow.data["spec"]["deletionPolicy"] == "Delete"
 }
 

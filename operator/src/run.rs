@@ -1,4 +1,4 @@
-//! The operator's process: admin port, Lease, watches, controller; and their end in good order.
+//! Runs the operator's process: admin port, Lease, watches, controller, and their orderly shutdown.
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
 /// Runs until `stop` is cancelled.
 ///
 /// # Errors
-/// If it could not start, or lost the Lease: another may lead already, so the process must end.
+/// Returns an error if it could not start or lost the Lease: another process may lead already, so this one must end.
 pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
@@ -37,7 +37,7 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
         move || {
             let silence = pulse.silence();
             (silence > LONGEST_SILENCE)
-                .then(|| format!("the loop of the Lease has stood still for {} s", silence.as_secs()))
+                .then(|| format!("the loop of the Lease has been stuck for {} s", silence.as_secs()))
         }
     };
     admin::serve_with(&administering, &supervisor, listener, dependencies.clone(), registry, stuck);
@@ -48,14 +48,14 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
         failure = supervisor.failed() => {
             tracing::error!(error = format!("{failure:#}"), "stopping");
             stop.cancel();
-            // Ends in good order, which gives the Lease back, so that another process can lead at once.
+            // An orderly end releases the Lease, so that another process can lead at once.
             if let Err(error) = leading.await {
                 tracing::warn!(error = format!("{error:#}"), "stop leading");
             }
             Err(failure)
         }
     };
-    // After this a task that ends is not restarted. This holds for a leader that lost its Lease, too.
+    // From here on a task that ends is not restarted. This includes a leader that lost its Lease.
     stop.cancel();
     watching.stop();
     administering.stop();
@@ -63,7 +63,7 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
     result
 }
 
-/// Longest wait at shutdown for responses of the admin port that are in progress.
+/// The longest wait at shutdown for responses of the admin port that are in progress.
 const ADMIN_END: Duration = Duration::from_secs(1);
 
 async fn lead(
@@ -78,7 +78,7 @@ async fn lead(
     let (own, scope) =
         (settings.cluster.own_namespace(&config.default_namespace), settings.cluster.scope(&config.default_namespace));
     let backends = settings.backends(&config);
-    let client = Client::try_from(config).context("make a client of the cluster")?;
+    let client = Client::try_from(config).context("create a client of the cluster")?;
     let identity = settings.identity();
     tracing::info!(identity, namespace = own, ?scope, "starting");
 
@@ -88,7 +88,7 @@ async fn lead(
         identity.clone(),
         settings.lease_duration(),
         pulse.clone(),
-        // One who only waits for it is ready: a rollout of the operator would never end otherwise.
+        // A process that waits for the Lease is ready; otherwise a rollout of the operator would never end.
         dependencies.register("Lease", Need::Always),
     );
     tokio::select! {
@@ -100,7 +100,7 @@ async fn lead(
 
     let work = async {
         let queue = Queue::default();
-        let key = key::read_or_make(&client, &own, &settings.cluster.lease_name).await?;
+        let key = key::read_or_create(&client, &own, &settings.cluster.lease_name).await?;
         let stores = watch::start(&client, &scope, &queue, dependencies, watching);
         control(settings, client.clone(), backends, stores, queue, identity, key, metrics.clone(), stop.clone()).await;
         anyhow::Ok(())
@@ -116,7 +116,7 @@ async fn lead(
     result
 }
 
-#[expect(clippy::too_many_arguments, reason = "called once, to put the parts together")]
+#[expect(clippy::too_many_arguments, reason = "called once, to assemble the parts")]
 async fn control(
     settings: &Run,
     client: Client,

@@ -1,4 +1,4 @@
-//! Every setting of the operator: a flag, an environment variable, a default and a line of doc each.
+//! The operator's settings: each has a flag, an environment variable, a default and a help text.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use orderflow_service::{admin, secret::Secrets, telemetry};
 
 use crate::{pipeline::Images, reconcile::backends::Backends};
 
-/// Makes and keeps a whole order pipeline from one OrderFlow resource.
+/// Creates and maintains a whole order pipeline from one OrderFlow resource.
 ///
 /// The cluster is that of the kubeconfig (KUBECONFIG, ~/.kube/config) or, in a pod, the one it runs in.
 #[derive(Clone, Debug, Parser)]
@@ -19,33 +19,33 @@ pub struct Settings {
 
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Watch OrderFlow resources and make what they say
+    /// Watch OrderFlow resources and reconcile them
     Run(Box<Run>),
     /// Print the definition of the OrderFlow resource, as YAML
     Crd,
-    /// Look whether the operator can work: definition, permissions, leader; exits with 1 if not
+    /// Check that the operator can work: definition, permissions, leader. Exits with 1 if it cannot
     Check(Cluster),
-    /// Let go of all resources, before the operator goes for good: take the Lease, then remove their finalizers
+    /// Remove the finalizers of all resources, before the operator is removed for good. Takes the Lease first
     Release(Release),
 }
 
-/// It has none of its own: a pipeline's are in the Secrets that its spec names.
+/// The operator has no secrets of its own: a pipeline's are in the Secrets that its spec names.
 impl Secrets for Settings {}
 
-/// Where the operator works, and where it keeps its own things.
+/// The namespaces of the resources and of the operator's own objects.
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 #[command(next_help_heading = "Cluster")]
 pub struct Cluster {
-    /// Namespace whose resources are watched; absent: the operator's own
+    /// Namespace whose resources are watched. Default: the operator's own
     #[arg(long, env = "WATCH_NAMESPACE", conflicts_with = "all_namespaces")]
     pub watch_namespace: Option<String>,
 
-    /// Watch all namespaces; needs a ClusterRole
+    /// Watch all namespaces. Requires a ClusterRole
     #[arg(long, env = "ALL_NAMESPACES", default_value_t = false)]
     pub all_namespaces: bool,
 
-    /// Namespace of the operator's Lease and of its key; absent: that of the pod or of the kubeconfig
+    /// Namespace of the operator's Lease and key. Default: the namespace of the pod or of the kubeconfig
     #[arg(long, env = "POD_NAMESPACE")]
     pub own_namespace: Option<String>,
 
@@ -59,40 +59,40 @@ pub struct Run {
     #[command(flatten)]
     pub cluster: Cluster,
 
-    /// Name of this process among those that want the Lease; absent: <HOSTNAME>-<PID>
+    /// Name of this process as a holder of the Lease. Default: <HOSTNAME>-<PID>
     #[arg(long, env = "POD_NAME", help_heading = "Cluster")]
     pub identity: Option<String>,
 
-    /// A leader that was silent for so long has lost the Lease, in seconds
+    /// Duration of the Lease, in seconds. A leader that does not renew it for that long loses it
     #[arg(long, env = "LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(3..=3600), help_heading = "Cluster")]
     pub lease_seconds: u16,
 
-    /// Image of the producers of resources that name none
+    /// Image of producers whose resource names none
     #[arg(long, env = "PRODUCER_IMAGE", default_value = concat!("orderflow-producer:", env!("CARGO_PKG_VERSION")), help_heading = "Images")]
     pub producer_image: String,
 
-    /// Image of the consumers of resources that name none
+    /// Image of consumers whose resource names none
     #[arg(long, env = "CONSUMER_IMAGE", default_value = concat!("orderflow-consumer:", env!("CARGO_PKG_VERSION")), help_heading = "Images")]
     pub consumer_image: String,
 
-    /// How often databases, bucket and topics of a resource that is well are looked at again, in seconds, ± 10 %
+    /// Interval of the probes of databases, bucket and topics, in seconds, ± 10 %
     #[arg(long, env = "PROBE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86400), help_heading = "Reconciling")]
     pub probe_seconds: u32,
 
-    /// Longest time that a deleted resource is kept for what cannot be removed, in seconds
+    /// Longest time that a deleted resource is kept while its data cannot be removed, in seconds
     #[arg(long, env = "CLEANUP_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86400), help_heading = "Reconciling")]
     pub cleanup_seconds: u32,
 
-    /// Buckets that the operator reaches with its own AWS identity if their resource names no credentials, NAME[,NAME…]; `*`
-    /// stands for any characters; absent: none
+    /// Buckets for which the operator uses its own AWS identity if their resource names no credentials: NAME[,NAME…],
+    /// where `*` stands for any characters. Default: none
     #[arg(long, env = "BUCKET_PATTERN", value_name = "NAME", value_delimiter = ',', help_heading = "Reconciling")]
     pub bucket_pattern: Vec<String>,
 
-    /// Resources that are reconciled at the same time
+    /// Number of resources that are reconciled concurrently
     #[arg(long, env = "CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Reconciling")]
     pub concurrency: u16,
 
-    /// Connect to databases, brokers and S3 on loopback, too: for an operator on the machine where they are
+    /// Allow databases, brokers and S3 on loopback, for an operator on the same machine
     #[arg(long, env = "ALLOW_LOOPBACK_BACKENDS", default_value_t = false, help_heading = "Reconciling")]
     pub allow_loopback_backends: bool,
 
@@ -108,12 +108,12 @@ pub struct Release {
     #[command(flatten)]
     pub cluster: Cluster,
 
-    /// How long deletions that are under way may take to end first, in seconds
+    /// Longest wait for deletions that are in progress, in seconds
     #[arg(long, env = "WAIT_SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u16).range(0..=3600), help_heading = "Releasing")]
     pub wait_seconds: u16,
 }
 
-/// Which resources are watched.
+/// The namespaces whose resources are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     Namespace(String),
@@ -121,7 +121,7 @@ pub enum Scope {
 }
 
 impl Cluster {
-    /// `default` is the namespace of the pod or of the kubeconfig.
+    /// Returns the operator's own namespace. `default` is that of the pod or of the kubeconfig.
     pub fn own_namespace(&self, default: &str) -> String {
         self.own_namespace.clone().unwrap_or_else(|| default.to_owned())
     }
@@ -136,8 +136,8 @@ impl Cluster {
 }
 
 impl Run {
-    /// What is logged unless somebody says otherwise: the client's own word for each watch that ends, as all do after some
-    /// minutes, is no warning, and what is one we say ourselves, with its cause.
+    /// Returns the telemetry settings. The default log filter omits the client's warning for each watch that ends, as
+    /// all do after some minutes; a real failure is logged by the operator with its cause.
     pub fn telemetry(&self) -> telemetry::Settings {
         let mut settings = self.telemetry.clone();
         if settings.log == "info" {
@@ -147,7 +147,7 @@ impl Run {
     }
 
     pub fn identity(&self) -> String {
-        self.identity.clone().unwrap_or_else(this_process)
+        self.identity.clone().unwrap_or_else(process_name)
     }
 
     pub fn images(&self) -> Images {
@@ -176,8 +176,8 @@ impl Run {
     }
 }
 
-/// A name that no other process has.
-pub fn this_process() -> String {
+/// Returns a name that no other process has.
+pub fn process_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
 }
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_settings_do_not_contradict_themselves() {
+    fn the_settings_are_consistent() {
         Settings::command().debug_assert();
     }
 

@@ -1,6 +1,7 @@
-//! What the documentation says of the resource is what the code says, and its examples are such that the definition takes.
+//! The reference in the documentation matches the code, and its examples are valid resources.
 //!
-//! After a change: `UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation`, then read the difference.
+//! After a change: `UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation`, then review the
+//! difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,16 +28,16 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("read {name}: {error}"))
 }
 
-/// The document with `made` between the markers of `part`; everything else stays as it is.
+/// Returns the document with `made` between the markers of `part`.
 fn with_part(document: &str, part: &str, made: &str) -> String {
     let marker = format!("<!-- generated: {part} -->\n");
-    let (before, rest) = document.split_once(&marker).unwrap_or_else(|| panic!("there is no {marker}"));
+    let (before, rest) = document.split_once(&marker).unwrap_or_else(|| panic!("the marker {marker} is missing"));
     let (_, after) = rest.split_once(END).unwrap_or_else(|| panic!("{part} has no {END}"));
     format!("{before}{marker}{made}{END}{after}")
 }
 
 #[test]
-fn the_reference_is_what_the_code_says() {
+fn the_reference_matches_the_code() {
     const NAME: &str = "docs/operator.md";
     let kept = read(NAME);
     let made = reference::PARTS.iter().fold(kept.clone(), |document, (part, make)| with_part(&document, part, &make()));
@@ -45,13 +46,13 @@ fn the_reference_is_what_the_code_says() {
     }
     assert!(
         read(NAME) == made,
-        "{NAME} is not what the code makes: run \
+        "{NAME} differs from what the code generates: run \
          UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation"
     );
 }
 
 #[test]
-fn only_what_is_between_the_markers_is_rewritten() {
+fn only_the_text_between_the_markers_is_replaced() {
     let document =
         "before\n<!-- generated: one -->\nold\n<!-- end -->\nbetween\n<!-- generated: two -->\n<!-- end -->\n";
     let expected =
@@ -61,14 +62,14 @@ fn only_what_is_between_the_markers_is_rewritten() {
 }
 
 #[test]
-fn no_part_of_the_reference_is_marked_that_nobody_makes() {
+fn the_markers_of_the_reference_match_its_parts() {
     let document = read("docs/operator.md");
     let marked: BTreeSet<&str> =
         document.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->")).collect();
     assert_eq!(marked, reference::PARTS.iter().map(|(part, _)| *part).collect());
 }
 
-/// The objects of an example.
+/// Reads the objects of an example.
 fn example(name: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&read(name)).unwrap_or_else(|error| panic!("{name} is no YAML: {error}"))
 }
@@ -88,7 +89,7 @@ fn the_examples_fit_the_definition() {
 
         let definition = serde_json::to_value(crd::definition()).expect("the definition is JSON");
         let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-        // As the API server sees it, which fills in the defaults first.
+        // The API server fills in the defaults before it validates.
         Validator::new().validate(schema, &kept, None).unwrap_or_else(|errors| panic!("{name}: {errors:?}"));
     }
 }
@@ -112,7 +113,7 @@ fn the_example_for_production_has_every_secret_that_its_orderflow_names() {
     assert!(secrets[user.as_str()]["password"].is_string(), "Secret {user} has no key password");
 }
 
-/// Whether everything that one says is also in the other.
+/// Returns true if `other` contains everything that `one` contains.
 fn is_part_of(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => {

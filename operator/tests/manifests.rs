@@ -1,6 +1,6 @@
-//! What the chart installs is what the code says: the definition of the resource, and what the operator may do.
+//! The chart installs the definition and the permissions that the code has.
 //!
-//! After a change: `UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test manifests`, then read the difference.
+//! After a change: `UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test manifests`, then review the difference.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn expect(file: &str, made: &str) {
     let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
     assert!(
         kept == made,
-        "charts/orderflow-operator/{file} is not what the code makes: run \
+        "charts/orderflow-operator/{file} differs from what the code generates: run \
          UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test manifests"
     );
 }

@@ -1,5 +1,5 @@
-//! The CEL rules of the definition, each with specs that keep and that break it. The same table is put to a real API server
-//! by the testbed; here it is evaluated in the process, so that a broken rule is found in a second.
+//! The CEL rules of the definition, each with specs that keep and that break it. The testbed sends the same table to a
+//! real API server; here it is evaluated in the process, so that a broken rule fails within a second.
 
 use kube_cel::Validator;
 use orderflow_operator::crd;
@@ -14,7 +14,7 @@ fn schema() -> Value {
     definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
-/// RFC 7386.
+/// Applies a JSON merge patch (RFC 7386).
 fn merged(base: &Value, patch: &Value) -> Value {
     let (Value::Object(base), Value::Object(patch)) = (base, patch) else { return patch.clone() };
     let mut merged = base.clone();
@@ -43,11 +43,11 @@ fn expect(case: &Value, object: &Value, old: Option<&Value>) {
 }
 
 #[test]
-fn a_spec_that_breaks_a_rule_is_refused_and_told_why() {
+fn a_spec_that_breaks_a_rule_is_refused_with_its_message() {
     let table = table();
     for case in table["creations"].as_array().expect("a list") {
         let mut object = merged(&table["base"], &case["changes"]);
-        // The API server has filled in the defaults when it evaluates the rules.
+        // The API server fills in the defaults before it evaluates the rules.
         if object["spec"]["consumer"].is_null() {
             object["spec"]["consumer"] = json!({});
         }
@@ -56,7 +56,7 @@ fn a_spec_that_breaks_a_rule_is_refused_and_told_why() {
 }
 
 #[test]
-fn what_is_fixed_after_creation_cannot_be_changed() {
+fn an_update_of_an_immutable_field_is_refused() {
     let table = table();
     for case in table["updates"].as_array().expect("a list") {
         let old = merged(&table["base"], &case["from"]);
@@ -65,7 +65,7 @@ fn what_is_fixed_after_creation_cannot_be_changed() {
 }
 
 #[test]
-fn every_rule_is_broken_by_some_spec() {
+fn the_table_breaks_every_rule() {
     fn messages(schema: &Value, found: &mut Vec<String>) {
         match schema {
             Value::Object(map) => {

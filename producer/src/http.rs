@@ -16,6 +16,7 @@ mod place;
 mod problem;
 mod progress;
 mod receipt;
+mod reference;
 pub mod server;
 mod stats;
 mod trail;
@@ -88,7 +89,7 @@ pub fn router(app: Shared, settings: &Settings, exposure: Exposure) -> anyhow::R
     let requests = app.metrics.requests.clone();
     let dashboard = match exposure {
         Exposure::Public => Router::new(),
-        Exposure::Internal => dashboard::routes(&app, settings.controls_url.as_deref())?,
+        Exposure::Internal => dashboard::routes(&app, settings.controls_url.as_deref())?.merge(reference::routes()),
     };
     let router = api
         .route_layer(middleware::from_fn_with_state(app.clone(), parameter::read_query))

@@ -1,41 +1,43 @@
-//! The checker: holds what is there against what the clients were told. Pure, so that it can be shown to notice.
+//! The checker: compares the final state with the clients' history. Pure, so that tests can show what it notices.
 //!
 //! After Jepsen's total-queue: an order is acked, lost, duplicated, unexpected or recovered. An order whose outcome no
-//! client knows may be there or not, but wholly: a row implies its receipt, its event and its notification.
+//! client knows may exist or not, but wholly: a row implies its receipt, its event and its notification.
 
+mod effects;
 mod order;
 mod outcome;
-mod trail;
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::history::{History, Time, Try};
-use crate::observation::Observation;
-use crate::workload::Plan;
+use crate::{
+    history::{History, Time, Try},
+    observation::Observation,
+    workload::Plan,
+};
 
-/// What is wrong with an order.
+/// A kind of defect of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Something that must be there is not.
+    /// A part that must exist is missing.
     Lost,
-    /// Something is there more than once.
+    /// A part exists more than once.
     Duplicated,
-    /// Something is there, or was answered, that no client's request explains.
+    /// A part exists, or was returned, that no client's request explains.
     Unexpected,
-    /// Something is there with other values than were ordered.
+    /// A part exists with other values than were ordered.
     Different,
-    /// Its event or notification comes before one of an order that was answered before this one was sent.
+    /// An event or notification comes before one of an order that was answered before this order was sent.
     Reordered,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub kind: Kind,
-    /// Number of the plan, where it is known.
+    /// The number of the plan, where it is known.
     pub attempt: Option<u64>,
     pub order: Option<Uuid>,
     pub what: String,
@@ -45,14 +47,14 @@ pub struct Finding {
 pub struct Verdict {
     pub findings: Vec<Finding>,
     pub counts: Counts,
-    /// One for each order that arrived everywhere and that a client was told of.
-    pub journeys: Vec<Journey>,
+    /// The trails of the orders that arrived everywhere and that a client knows to be stored.
+    pub trails: Vec<Trail>,
 }
 
-/// When an order was where.
+/// The times at which an order reached each place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Journey {
-    /// From 1.
+pub struct Trail {
+    /// The number of the shard, from 1.
     pub shard: usize,
     pub sent: Time,
     pub acked: Time,
@@ -64,18 +66,18 @@ pub struct Journey {
 pub struct Counts {
     pub attempts: usize,
     pub requests: usize,
-    /// Orders that a client was told 201 of.
+    /// Orders that were answered 201.
     pub acked: usize,
     pub replayed: usize,
     pub refused: usize,
     pub not_accepted: usize,
-    /// Requests whose client does not know what became of them.
+    /// Requests whose client does not know the outcome.
     pub unknown: usize,
-    /// Attempts with such a request whose order is there all the same, wholly.
+    /// Attempts with an unknown outcome whose order exists nevertheless, wholly.
     pub recovered: usize,
 }
 
-/// What a plan's requests say, beside what is there of it.
+/// The requests of a plan, with the rows that exist of it.
 pub(crate) struct Attempt<'a> {
     plan: &'a Plan,
     tries: Vec<&'a Try>,
@@ -83,7 +85,7 @@ pub(crate) struct Attempt<'a> {
     rows: Vec<usize>,
 }
 
-/// Checks everything.
+/// Checks the final state of a run.
 pub fn check(history: &History, seen: &Observation) -> Verdict {
     let mut attempts: BTreeMap<u64, Attempt<'_>> =
         history.plans.iter().map(|plan| (plan.number, Attempt { plan, tries: Vec::new(), rows: Vec::new() })).collect();
@@ -96,13 +98,13 @@ pub fn check(history: &History, seen: &Observation) -> Verdict {
     for (index, row) in seen.rows.iter().enumerate() {
         match Plan::number_in(&row.product_name).and_then(|number| attempts.get_mut(&number)) {
             Some(attempt) => attempt.rows.push(index),
-            None => verdict.find(Kind::Unexpected, None, Some(row.id), "a row that nobody ordered".to_owned()),
+            None => verdict.find(Kind::Unexpected, None, Some(row.id), "a row without an order".to_owned()),
         }
     }
     for attempt in attempts.values() {
         outcome::check(attempt, seen, &mut verdict);
     }
-    // Of two orders with one id only one would be looked at, and the ids are the tables' keys, so both shards have it.
+    // Of two orders with one id only one would be checked. The id is the tables' key, so each shard has one of them.
     let mut owners: HashMap<Uuid, &Attempt<'_>> = HashMap::new();
     for attempt in attempts.values() {
         for &row in &attempt.rows {
@@ -112,7 +114,7 @@ pub fn check(history: &History, seen: &Observation) -> Verdict {
             }
         }
     }
-    trail::check(&owners, seen, &mut verdict);
+    effects::check(&owners, seen, &mut verdict);
     order::check(&owners, seen, &mut verdict);
     for event in &seen.dead {
         verdict.find(Kind::Lost, None, Some(*event), "its event is in outbox_dead".to_owned());

@@ -1,33 +1,36 @@
-//! The clients: place orders at a steady rate, whatever happens, and write down each request and its outcome.
+//! The clients: they place orders at a steady rate throughout a run, and record each request and its outcome.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use uuid::Uuid;
 
-use crate::history::{Clock, Outcome, Recorder, Try};
-use crate::workload::{Manner, Plan};
+use crate::{
+    history::{Clock, Outcome, Recorder, Try},
+    workload::{Manner, Plan},
+};
 
-/// Orders under way; beyond it new ones wait. During an outage all of them try again and again, which must not be a fault of
-/// its own: the clients share the machine with what they test.
-const UNDER_WAY: usize = 256;
+/// The most orders in flight; beyond it new ones wait. During an outage all of them retry, which must not become a
+/// fault of its own: the clients share the machine with the system under test.
+const IN_FLIGHT: usize = 256;
 
-/// Longer than any deadline of the API, so that what is noted is its answer.
+/// The longest to wait for a response: longer than any deadline of the API, so that its response is recorded.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often an order is sent at most, and the pauses between: together longer than any fault.
+/// The most times an order is sent, and the pauses between in milliseconds: together longer than any fault.
 const MOST_TRIES: usize = 100;
 const FIRST_PAUSE: u64 = 100;
 const LONGEST_PAUSE: u64 = 3000;
 
-/// One API that orders can be sent to.
+/// An API that orders can be sent to.
 #[derive(Debug, Clone)]
 pub struct Producer {
     pub name: String,
@@ -43,8 +46,8 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Places `most` orders from number `first` on, so many a second, or fewer if the other end of `stopped` is dropped
-    /// before. What is under way then is carried to its end.
+    /// Places `most` orders from number `first` on, at `rate` per second, or fewer if the other end of `stopped` is
+    /// dropped before. Orders in flight at that time are completed.
     pub async fn run(
         self: Arc<Self>,
         first: u64,
@@ -53,7 +56,7 @@ impl Clients {
         mut stopped: oneshot::Receiver<()>,
     ) -> Result<()> {
         let client = client()?;
-        let room = Arc::new(Semaphore::new(UNDER_WAY));
+        let room = Arc::new(Semaphore::new(IN_FLIGHT));
         let mut ticks = interval(Duration::from_secs(1) / rate.max(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut orders = JoinSet::new();
@@ -64,7 +67,7 @@ impl Clients {
             let (clients, client, number) = (self.clone(), client.clone(), first + begun);
             begun += 1;
             orders.spawn(async move {
-                let placed = clients.place(&client, Plan::of(clients.seed, number)).await;
+                let placed = clients.place(&client, Plan::new(clients.seed, number)).await;
                 drop(room);
                 placed
             });
@@ -103,7 +106,7 @@ impl Clients {
                 Outcome::Refused { .. } => break,
                 Outcome::Unknown { .. } if plan.manner == Manner::Once => return Ok(()),
                 Outcome::Unknown { .. } | Outcome::NotAccepted => {
-                    // The fault itself is what is waited out, as a person would.
+                    // Wait for the end of the fault, as a person would.
                     sleep(Duration::from_millis(rng.u64(pause / 2..=pause))).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -111,7 +114,7 @@ impl Clients {
         }
         let chosen = rng.usize(..self.producers.len());
         match plan.manner {
-            // Before that it would be another first try.
+            // Without a first success this would be another first try.
             Manner::Again | Manner::Conflicting if !acked => Ok(()),
             Manner::Again => self.send(client, &plan, chosen, false).await.map(drop),
             Manner::Conflicting => self.send(client, &plan, chosen, true).await.map(drop),
@@ -147,10 +150,10 @@ impl Clients {
     }
 }
 
-/// Without idle connections: one that a killed producer left could not be told from one that it broke.
+/// Returns a client that keeps no idle connections: one that a killed producer left would look like one that it broke.
 pub fn client() -> Result<Client> {
     let client = Client::builder().timeout(ANSWER_TIMEOUT).connect_timeout(Duration::from_secs(2));
-    client.pool_max_idle_per_host(0).no_proxy().build().context("make a client")
+    client.pool_max_idle_per_host(0).no_proxy().build().context("create a client")
 }
 
 async fn read(response: Response) -> Outcome {

@@ -1,36 +1,40 @@
-//! OrderFlow as it is proved: two shards, Kafka, S3, two producers and two consumers. Each producer and each consumer is on
-//! one of two sides, and every side reaches everything through proxies of its own, so that its network can fail alone.
+//! The deployment under test: two shards, Kafka, S3, two producers and two consumers. Producers and consumers are on
+//! one of two sides. Each side reaches the services through proxies of its own, so that its network can fail alone.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
-use orderflow_testbed::kafka::Listener;
-use orderflow_testbed::product::{Builder, Environment};
 use orderflow_testbed::{
-    Consumer, Kafka, ObjectStore, Postgres, Producer, Proxy, Service, SmallDisk, Store, folder, http, port, postgres,
+    Consumer, Kafka, ObjectStore, Postgres, Producer, Proxy, Service, SmallDisk, Store, folder, http,
+    kafka::Listener,
+    port, postgres,
+    product::{Builder, Environment},
     provision,
 };
-use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::timeout;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::timeout,
+};
 
-use crate::client;
-use crate::observation::Sites;
+use crate::{client, observation::Sites};
 
 const DATABASE: &str = "orders";
 const TOPIC: &str = "orders";
 const GROUP: &str = "consumers";
 const BUCKET: &str = "receipts";
 
-/// MiB of the disk that shard 2 is on: its write-ahead log grows to 1 GiB.
+/// Size in MiB of the disk that holds shard 2: its write-ahead log grows to 1 GiB.
 const DISK: u64 = 3 * 1024;
 
 /// Two sides, with a producer and a consumer each.
 pub const SIDES: [&str; 2] = ["a", "b"];
 
-/// Longest wait for what starts.
+/// The longest wait for a process to start.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
@@ -41,11 +45,11 @@ pub struct Deployment {
     s3: ObjectStore,
     sides: Vec<Side>,
     locks: HashMap<Part, Mutex<()>>,
-    /// Of shard 2, where one can be had. Last, since it goes when nobody uses it any more.
+    /// The disk of shard 2, where one can be mounted. The last field, because it must outlive all that uses it.
     pub disk: Option<SmallDisk>,
 }
 
-/// What one side has of its own.
+/// The processes and proxies of one side.
 #[derive(Debug)]
 pub struct Side {
     pub producer: Producer,
@@ -62,22 +66,22 @@ struct Links {
     s3: Proxy,
 }
 
-/// What a fault strikes, one at a time.
+/// A part that a fault strikes, one fault at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
     Producer(usize),
     Consumer(usize),
-    /// From 1.
+    /// The number of the shard, from 1.
     Shard(usize),
     Kafka,
     S3,
     Link(usize, Peer),
 }
 
-/// What the processes of a side talk to.
+/// The services that the processes of a side connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Peer {
-    /// From 1.
+    /// The number of the shard, from 1.
     Shard(usize),
     Kafka,
     S3,
@@ -86,7 +90,7 @@ pub enum Peer {
 pub const PEERS: [Peer; 4] = [Peer::Shard(1), Peer::Shard(2), Peer::Kafka, Peer::S3];
 
 impl Deployment {
-    /// Starts everything below `folder` and waits until orders are taken.
+    /// Starts everything below `folder` and waits until orders are accepted.
     pub async fn start(folder: &Path, store: Store) -> Result<Self> {
         let disk = SmallDisk::mount(&folder::data(folder, "disk")?.join("data"), DISK).await?;
         let second = if disk.is_some() { folder.join("data/disk") } else { folder.to_owned() };
@@ -135,7 +139,7 @@ impl Deployment {
         &self.sides[side]
     }
 
-    /// Waits until no other fault strikes `part`, and keeps others from it.
+    /// Waits until no other fault strikes `part`, and reserves it.
     pub async fn lock(&self, part: Part) -> MutexGuard<'_, ()> {
         self.locks[&part].lock().await
     }
@@ -159,10 +163,10 @@ impl Deployment {
         }
     }
 
-    /// The side whose producer leads the relay of a shard, if any says so.
+    /// Returns the side whose producer leads the relay of a shard, if one reports that it does.
     pub async fn relay_leader(&self, shard: usize) -> Option<usize> {
         for (number, side) in self.sides.iter().enumerate() {
-            // One that is frozen or dead does not say anything.
+            // A frozen or dead producer reports nothing.
             if let Ok(Ok(true)) = timeout(Duration::from_secs(1), side.producer.leads_relay(shard)).await {
                 return Some(number);
             }
@@ -170,7 +174,7 @@ impl Deployment {
         None
     }
 
-    /// Every process, with what it is called.
+    /// Returns every process with its part.
     pub fn processes(&self) -> Vec<(Part, &dyn Service)> {
         let ours = (0..SIDES.len()).flat_map(|side| [Part::Producer(side), Part::Consumer(side)]);
         let parts = ours.chain([Part::Shard(1), Part::Shard(2), Part::Kafka, Part::S3]);
@@ -185,7 +189,7 @@ impl Deployment {
         self.sides.iter().zip(SIDES).map(producer).collect()
     }
 
-    /// Where everything can be looked at, with no proxy between.
+    /// Returns where the results can be read, without a proxy between.
     pub fn sites(&self) -> Sites {
         Sites {
             dsns: self.postgres.iter().map(|shard| shard.dsn(DATABASE)).collect(),
@@ -203,7 +207,7 @@ impl Side {
         let kafka = format!("127.0.0.1:{}", links.kafka.port());
         let environment = environment(shards, &kafka, links.s3.port(), s3);
         let of_kafka = environment.iter().filter(|(name, _)| name.starts_with("KAFKA_")).cloned().collect();
-        // A producer that was started again is found where it was.
+        // A producer that was started again keeps its port.
         let producer_port = port::free()?;
         let producer = with_admin(Producer::builder(folder, environment), format!("producer-{name}"))?
             .env("PORT", producer_port.to_string())
@@ -220,7 +224,7 @@ fn with_admin<P: Service>(builder: Builder<P>, name: String) -> Result<Builder<P
     Ok(builder.instance(name).env("ADMIN_PORT", port::free()?.to_string()))
 }
 
-/// What a process needs that reaches everything at these ports of loopback.
+/// Returns the variables of a process that reaches the services at these ports of loopback.
 fn environment(shards: [u16; 2], kafka: &str, s3_port: u16, s3: &ObjectStore) -> Environment {
     let dsn = |port| format!("postgres://{}:{}@127.0.0.1:{port}/{DATABASE}", postgres::USER, postgres::PASSWORD);
     [
@@ -240,7 +244,7 @@ fn environment(shards: [u16; 2], kafka: &str, s3_port: u16, s3: &ObjectStore) ->
     .into()
 }
 
-/// Has a process do something at a named point, from now on; see the crate `fail`.
+/// Sets the actions of a named failpoint from now on; see the crate `fail`.
 pub async fn set_failpoint(admin_url: &str, name: &str, actions: &str) -> Result<()> {
     let request = http::client().put(format!("{admin_url}/failpoints/{name}")).body(actions.to_owned());
     let answer = request.send().await.with_context(|| format!("set {name}"))?;

@@ -1,7 +1,6 @@
-//! The faults: what can happen to one part of the deployment, and how it is made to happen and to end.
+//! The faults: what can happen to one part of the deployment, and how each begins and ends.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use fastrand::Rng;
@@ -9,20 +8,22 @@ use hyper::StatusCode;
 use orderflow_testbed::{Link, Service, Store, eventually};
 use tokio::time::sleep;
 
-use crate::deployment::{Deployment, Part, Peer, SIDES, set_failpoint};
-use crate::history::{Clock, Time};
+use crate::{
+    deployment::{Deployment, Part, Peer, SIDES, set_failpoint},
+    history::{Clock, Time},
+};
 
-/// Within this a failpoint that was set is reached, or it is not reached at all.
+/// The longest to wait for a failpoint to be reached; after that it counts as not reached.
 const REACHED: Duration = Duration::from_secs(25);
 
-/// Longest wait for a process to end by itself before it is killed.
+/// The longest to wait for a process to end before it is killed.
 const GRACE: Duration = Duration::from_secs(25);
 
-/// Longer than every lease, session, transaction and deadline of the product: the longest is the consumer's patience with
+/// Longer than every lease, session, transaction and deadline of the product. The longest is the consumer's limit for
 /// one step, 30 s.
 const LONGER_THAN_EVERYTHING: Duration = Duration::from_secs(36);
 
-/// What is struck, as far as it is known before.
+/// The target of a fault, as far as it is known in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Victim {
     Producer,
@@ -36,27 +37,27 @@ pub enum Victim {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// `kill -9`, and started again after a moment.
+    /// `kill -9`, and a start after a moment.
     Kill(Victim),
-    /// SIGTERM, and started again.
+    /// SIGTERM, and a start.
     Terminate(Victim),
-    /// SIGSTOP and SIGCONT.
+    /// SIGSTOP, and SIGCONT after a while.
     Freeze(Victim, Length),
-    /// The network between one side, or both, and one peer.
+    /// A change of the network between one side, or both, and one peer.
     Network(Toward, Link),
-    /// S3 answers with an error.
+    /// An error response of S3.
     Answering(StatusCode),
     DiskFull,
-    /// A process of ours ends at a named point of its code.
+    /// The end of one of our processes at a named point of its code.
     Failpoint(&'static str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// Shorter than most timeouts.
-    Moment,
-    /// Longer than all of them.
-    Eternity,
+    /// A time shorter than most timeouts.
+    Short,
+    /// A time longer than all of them.
+    Long,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub enum Toward {
     S3,
 }
 
-/// Failpoints at which a process ends. A test holds that this is all of them.
+/// Failpoints at which a process ends. A test checks that the list is complete.
 pub const FAILPOINTS: [&str; 11] = [
     "writer::before-commit",
     "writer::after-commit",
@@ -83,10 +84,10 @@ pub const FAILPOINTS: [&str; 11] = [
 
 const SLOW: Duration = Duration::from_millis(150);
 
-/// All faults, in lanes: those of one lane come one after the other, the lanes side by side.
+/// Returns all faults in lanes: those of one lane happen one after the other, the lanes concurrently.
 pub fn lanes(store: Store, disk: bool) -> [Vec<Fault>; 4] {
     use Fault::{Answering, DiskFull, Failpoint, Freeze, Kill, Network, Terminate};
-    use Length::{Eternity, Moment};
+    use Length::{Long, Short};
     use Victim::{Consumer, Kafka, Producer, RelayLeader, S3, Shard};
 
     let failpoints = |ours: bool| {
@@ -98,21 +99,21 @@ pub fn lanes(store: Store, disk: bool) -> [Vec<Fault>; 4] {
         Kill(RelayLeader),
         Terminate(Producer),
         Terminate(RelayLeader),
-        Freeze(RelayLeader, Moment),
-        Freeze(RelayLeader, Eternity),
+        Freeze(RelayLeader, Short),
+        Freeze(RelayLeader, Long),
     ];
-    let consumers = [Kill(Consumer), Terminate(Consumer), Freeze(Consumer, Moment), Freeze(Consumer, Eternity)];
+    let consumers = [Kill(Consumer), Terminate(Consumer), Freeze(Consumer, Short), Freeze(Consumer, Long)];
     let mut services = vec![
         Kill(Shard),
         Terminate(Shard),
-        Freeze(Shard, Moment),
-        Freeze(Shard, Eternity),
+        Freeze(Shard, Short),
+        Freeze(Shard, Long),
         Kill(Kafka),
         Terminate(Kafka),
-        Freeze(Kafka, Moment),
-        Freeze(Kafka, Eternity),
-        Freeze(S3, Moment),
-        Freeze(S3, Eternity),
+        Freeze(Kafka, Short),
+        Freeze(Kafka, Long),
+        Freeze(S3, Short),
+        Freeze(S3, Long),
     ];
     if store == Store::Versitygw {
         services.extend([Kill(S3), Terminate(S3)]);
@@ -129,44 +130,44 @@ pub fn lanes(store: Store, disk: bool) -> [Vec<Fault>; 4] {
 }
 
 impl Fault {
-    /// Makes it happen, and end. Returns what was struck and when, once all is as it was. `None`: it could not be made to
-    /// happen.
+    /// Starts and ends the fault. Returns what was struck and when, once the part has recovered. Returns `None` if the
+    /// fault had no opportunity.
     pub async fn strike(self, deployment: &Deployment, clock: Clock, rng: &mut Rng) -> Result<Option<(String, Time)>> {
         match self {
             Self::Kill(victim) => {
                 let part = find(victim, deployment, rng).await;
-                let _alone = deployment.lock(part).await;
+                let _lock = deployment.lock(part).await;
                 let from = clock.now();
                 let service = deployment.service(part);
                 service.kill();
-                sleep(moment(rng)).await;
+                sleep(downtime(rng)).await;
                 service.start_again().await?;
                 Ok(Some((part.to_string(), from)))
             }
             Self::Terminate(victim) => {
                 let part = find(victim, deployment, rng).await;
-                let _alone = deployment.lock(part).await;
+                let _lock = deployment.lock(part).await;
                 let from = clock.now();
                 restart(deployment.service(part)).await?;
                 Ok(Some((part.to_string(), from)))
             }
             Self::Freeze(victim, length) => {
                 let part = find(victim, deployment, rng).await;
-                let _alone = deployment.lock(part).await;
+                let _lock = deployment.lock(part).await;
                 let from = clock.now();
                 let service = deployment.service(part);
                 service.pause();
-                sleep(length.of(rng)).await;
+                sleep(length.duration(rng)).await;
                 service.resume();
                 Ok(Some((part.to_string(), from)))
             }
             Self::Network(toward, link) => {
                 let peer = toward.peer(rng);
-                // One side alone, or nobody has a way.
+                // Either one side alone is cut off, or both are.
                 let sides = [vec![0], vec![1], vec![0, 1]][rng.usize(..3)].clone();
-                let mut alone = Vec::new();
+                let mut locks = Vec::new();
                 for &side in &sides {
-                    alone.push(deployment.lock(Part::Link(side, peer)).await);
+                    locks.push(deployment.lock(Part::Link(side, peer)).await);
                 }
                 let from = clock.now();
                 let set = |link| sides.iter().for_each(|side| deployment.link(*side, peer).set(link));
@@ -177,9 +178,9 @@ impl Fault {
                 Ok(Some((format!("{peer} ({})", sides.join(", ")), from)))
             }
             Self::Answering(status) => {
-                let mut alone = Vec::new();
+                let mut locks = Vec::new();
                 for side in 0..SIDES.len() {
-                    alone.push(deployment.lock(Part::Link(side, Peer::S3)).await);
+                    locks.push(deployment.lock(Part::Link(side, Peer::S3)).await);
                 }
                 let from = clock.now();
                 for side in 0..SIDES.len() {
@@ -194,7 +195,7 @@ impl Fault {
             Self::DiskFull => {
                 let Some(disk) = &deployment.disk else { return Ok(None) };
                 let part = Part::Shard(2);
-                let _alone = deployment.lock(part).await;
+                let _lock = deployment.lock(part).await;
                 let from = clock.now();
                 disk.fill()?;
                 sleep(Duration::from_millis(rng.u64(5000..10_000))).await;
@@ -212,7 +213,7 @@ impl Fault {
     }
 }
 
-/// Lets the process that comes to the failpoint first end there, and starts it again.
+/// Ends the process that reaches the failpoint first, and starts it again.
 async fn end_at(
     name: &'static str,
     deployment: &Deployment,
@@ -225,7 +226,7 @@ async fn end_at(
         _ => Victim::Producer,
     };
     let part = find(victim, deployment, rng).await;
-    // Always in the same order, or two of these could wait for each other.
+    // Always locked in the same order, or two of these faults could wait for each other.
     let other = match part {
         Part::Consumer(side) if name == "consumer::in-rebalance" => Some(Part::Consumer(1 - side)),
         _ => None,
@@ -233,9 +234,9 @@ async fn end_at(
     let mut parts = vec![part];
     parts.extend(other);
     parts.sort();
-    let mut alone = Vec::new();
+    let mut locks = Vec::new();
     for part in parts {
-        alone.push(deployment.lock(part).await);
+        locks.push(deployment.lock(part).await);
     }
     let service = deployment.service(part);
     let admin_url = match part {
@@ -250,10 +251,10 @@ async fn end_at(
     }
     let reached = service.process().wait_for_exit(REACHED).await.is_ok();
     if reached {
-        sleep(moment(rng)).await;
+        sleep(downtime(rng)).await;
         service.start_again().await?;
     } else {
-        // Nothing came by: what it needs was away meanwhile.
+        // Nothing reached the failpoint, because something it needs was down.
         set_failpoint(&admin_url, name, "off").await?;
     }
     Ok(reached.then(|| (part.to_string(), from)))
@@ -265,7 +266,7 @@ async fn restart(service: &dyn Service) -> Result<()> {
     if name.starts_with("postgres") {
         service.stop().await?;
     } else {
-        service.process().terminate(GRACE).await.with_context(|| format!("end {name}"))?;
+        service.process().terminate(GRACE).await.with_context(|| format!("terminate {name}"))?;
     }
     service.start_again().await
 }
@@ -285,16 +286,16 @@ async fn find(victim: Victim, deployment: &Deployment, rng: &mut Rng) -> Part {
     }
 }
 
-/// How long something that died stays away.
-fn moment(rng: &mut Rng) -> Duration {
+/// Returns how long a part that died stays down.
+fn downtime(rng: &mut Rng) -> Duration {
     Duration::from_millis(rng.u64(0..4000))
 }
 
 impl Length {
-    fn of(self, rng: &mut Rng) -> Duration {
+    fn duration(self, rng: &mut Rng) -> Duration {
         match self {
-            Self::Moment => Duration::from_millis(rng.u64(500..8000)),
-            Self::Eternity => LONGER_THAN_EVERYTHING,
+            Self::Short => Duration::from_millis(rng.u64(500..8000)),
+            Self::Long => LONGER_THAN_EVERYTHING,
         }
     }
 }
@@ -309,14 +310,14 @@ impl Toward {
     }
 }
 
-/// The kind of a fault, by which it is counted.
+/// Shows the kind of a fault, by which it is counted.
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kill(victim) => write!(out, "kill -9: {victim}"),
             Self::Terminate(victim) => write!(out, "SIGTERM: {victim}"),
-            Self::Freeze(victim, Length::Moment) => write!(out, "freeze, short: {victim}"),
-            Self::Freeze(victim, Length::Eternity) => write!(out, "freeze, long: {victim}"),
+            Self::Freeze(victim, Length::Short) => write!(out, "freeze, short: {victim}"),
+            Self::Freeze(victim, Length::Long) => write!(out, "freeze, long: {victim}"),
             Self::Network(toward, link) => {
                 let how = match link {
                     Link::Open => "open",
@@ -325,7 +326,7 @@ impl fmt::Display for Fault {
                     Link::Swallowing => "half-open",
                     Link::SwallowingAnswers => "answers lost",
                     Link::Stalled => "late",
-                    Link::Answering(_) => "answered by another",
+                    Link::Answering(_) => "answered by the proxy",
                 };
                 let whom = match toward {
                     Toward::Shard => "a shard",

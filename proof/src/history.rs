@@ -1,11 +1,13 @@
-//! What the clients did and what they were told: the only witness against the system. Written to a file as it happens, one
-//! JSON object a line, so that it is there whatever else dies.
+//! The history: what the clients sent and received, the only evidence against the system. It is written to a file at
+//! once, one JSON object a line, so that it survives whatever else dies.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -32,7 +34,7 @@ impl Clock {
         self.at + self.started.elapsed().as_micros() as Time
     }
 
-    /// When the run began.
+    /// Returns when the run began.
     pub fn beginning(&self) -> Time {
         self.at
     }
@@ -41,39 +43,39 @@ impl Clock {
 /// One request.
 #[derive(Debug, Clone, Serialize)]
 pub struct Try {
-    /// Number of the plan that it belongs to.
+    /// The number of its plan.
     pub attempt: u64,
-    /// Whether it had the plan's key and other fields than the plan says.
+    /// True if it had the plan's key but other fields.
     pub conflicting: bool,
-    /// Which producer was asked.
+    /// The producer that received it.
     pub producer: String,
     pub sent: Time,
     pub answered: Time,
     pub outcome: Outcome,
 }
 
-/// How a request ended, as far as its client knows.
+/// The outcome of a request, as far as its client knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// 201.
+    /// Status 201.
     Acked { id: Uuid, replayed: bool },
-    /// 4xx, or a 500 that says that nothing was stored.
+    /// Status 4xx, or a 500 that reports that nothing was stored.
     Refused { status: u16, problem: String },
-    /// Definite: 503 `not-accepted`, or there was no connection to send it over.
+    /// Certainly not stored: 503 `not-accepted`, or no connection to send it over.
     NotAccepted,
-    /// 503 `outcome-unknown` (which names an order), a lost connection, or no answer in time.
+    /// Possibly stored: 503 `outcome-unknown` (which names an order), a lost connection, or no response in time.
     Unknown { id: Option<Uuid>, why: String },
 }
 
-/// All that was done.
+/// The plans and requests of a run.
 #[derive(Debug, Default)]
 pub struct History {
     pub plans: Vec<Plan>,
     pub tries: Vec<Try>,
 }
 
-/// Takes what happens from all clients at once.
+/// Records the requests of all clients.
 #[derive(Debug)]
 pub struct Recorder {
     inner: Mutex<(History, BufWriter<File>)>,
@@ -99,7 +101,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Requests answered 201 so far.
+    /// Returns how many requests were answered 201 so far.
     pub fn acked(&self) -> usize {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.0.tries.iter().filter(|tried| matches!(tried.outcome, Outcome::Acked { .. })).count()
@@ -115,6 +117,6 @@ impl Recorder {
 
 fn write(out: &mut impl Write, what: &str, entry: &impl Serialize) -> Result<()> {
     let line =
-        serde_json::to_string(&std::collections::BTreeMap::from([(what, entry)])).context("print the history")?;
+        serde_json::to_string(&std::collections::BTreeMap::from([(what, entry)])).context("serialize the history")?;
     writeln!(out, "{line}").context("write the history")
 }

@@ -1,4 +1,4 @@
-//! `orderflow-proof`: one run of the proof, and what came of it.
+//! `orderflow-proof`: runs the proof once and reports the verdict.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,6 @@
-//! What is there in the end: every row, object and record, read with clients of the proof's own.
+//! The final state: every row, object and record, read with clients of the proof's own.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::time::Duration;
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use md5::{Digest, Md5};
@@ -15,16 +13,16 @@ use uuid::Uuid;
 
 use crate::history::Time;
 
-/// Between two looks at what is left to be done.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// The pause between two checks of what is left to do.
+const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Where to look, without any proxy between.
+/// The places to read the results from, without any proxy between.
 #[derive(Debug, Clone)]
 pub struct Sites {
-    /// Of each shard.
+    /// The DSN of each shard.
     pub dsns: Vec<String>,
     pub bootstrap: String,
-    /// Of the events; the others are named after it.
+    /// The topic of events; the others are named after it.
     pub topic: String,
     pub s3: aws_sdk_s3::Client,
     pub bucket: String,
@@ -33,22 +31,22 @@ pub struct Sites {
 #[derive(Debug, Default)]
 pub struct Observation {
     pub rows: Vec<Row>,
-    /// By key.
+    /// Receipts by key.
     pub receipts: BTreeMap<String, Receipt>,
-    /// In the order of their partitions and offsets.
+    /// Events by partition and offset.
     pub events: Vec<Found<OrderCreated>>,
     pub notifications: Vec<Found<Notification>>,
-    /// Of events that Kafka refused.
+    /// Orders whose events Kafka refused.
     pub dead: Vec<Uuid>,
     pub dead_letters: Vec<Record>,
-    /// Records that could not even be read, with the reason.
+    /// Records that could not be parsed, with the reason.
     pub unreadable: Vec<String>,
 }
 
 /// An order's row.
 #[derive(Debug, Clone, FromRow)]
 pub struct Row {
-    /// From 1.
+    /// The number of the shard, from 1.
     #[sqlx(skip)]
     pub shard: usize,
     pub id: Uuid,
@@ -63,12 +61,12 @@ pub struct Row {
 
 #[derive(Debug, Clone)]
 pub struct Receipt {
-    /// MD5 of its text, in hexadecimal digits.
+    /// The MD5 of its text, in hexadecimal digits.
     pub tag: String,
     pub stored: Time,
 }
 
-/// What is left to be done.
+/// The work that is left.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Work {
     events: i64,
@@ -76,10 +74,10 @@ struct Work {
     notifications: i64,
 }
 
-/// Numbers that change as long as anything is done.
+/// Numbers that change as long as any work is done.
 type Done = Vec<i64>;
 
-/// What a record holds, and where it is.
+/// The content of a record, and its place.
 #[derive(Debug, Clone)]
 pub struct Found<T> {
     pub partition: i32,
@@ -88,8 +86,8 @@ pub struct Found<T> {
 }
 
 impl Sites {
-    /// Of a test's own.
-    pub fn of(stack: &Stack) -> Self {
+    /// Returns the places of a test's own stack.
+    pub fn new(stack: &Stack) -> Self {
         Self {
             dsns: vec![stack.dsn(1), stack.dsn(2)],
             bootstrap: stack.kafka().bootstrap(),
@@ -103,30 +101,30 @@ impl Sites {
         format!("{}.notifications", self.topic)
     }
 
-    /// Waits until nothing is on its way any more. What is lost by then is lost.
+    /// Waits until no order is in flight. What has not arrived by then is lost.
     ///
     /// # Errors
-    /// If nothing moves for as long as `patience` while something is left to be done.
+    /// If nothing changes for as long as `patience` while work is left.
     pub async fn settled(&self, patience: Duration) -> Result<()> {
-        let (mut before, mut moved) = (Done::default(), Instant::now());
+        let (mut before, mut changed) = (Done::default(), Instant::now());
         loop {
             let seen = match timeout(patience, self.progress()).await {
                 Ok(Ok((left, _))) if left == Work::default() => return Ok(()),
                 Ok(Ok((left, done))) => {
                     if done != before {
-                        (before, moved) = (done, Instant::now());
+                        (before, changed) = (done, Instant::now());
                     }
                     format!("{left:?}")
                 }
                 Ok(Err(error)) => format!("{error:#}"),
-                Err(_) => "no answer".to_owned(),
+                Err(_) => "no response".to_owned(),
             };
-            ensure!(moved.elapsed() < patience, "nothing moved for {patience:?}, and is not done: {seen}");
-            sleep(LOOK_AGAIN).await;
+            ensure!(changed.elapsed() < patience, "nothing changed for {patience:?}, and work is left: {seen}");
+            sleep(INTERVAL).await;
         }
     }
 
-    /// Looks at everything.
+    /// Reads the whole state.
     pub async fn observe(&self) -> Result<Observation> {
         let mut seen = Observation::default();
         for (index, dsn) in self.dsns.iter().enumerate() {
@@ -163,7 +161,7 @@ impl Sites {
         Ok(seen)
     }
 
-    /// As they are listed: the tag of an object that was put in one piece is its MD5.
+    /// Lists the receipts. The tag of an object that was uploaded in one piece is its MD5.
     async fn receipts(&self) -> Result<BTreeMap<String, Receipt>> {
         let mut pages = self.s3.list_objects_v2().bucket(&self.bucket).into_paginator().send();
         let mut receipts = BTreeMap::new();
@@ -178,7 +176,7 @@ impl Sites {
         Ok(receipts)
     }
 
-    /// What is left to be done, and the last that was done.
+    /// Returns the work that is left, and a measure of what was done.
     async fn progress(&self) -> Result<(Work, Done)> {
         let (mut left, mut done) = (Work::default(), Done::default());
         for dsn in &self.dsns {
@@ -199,13 +197,13 @@ impl Sites {
 }
 
 impl Receipt {
-    /// Whether it is this text.
-    pub fn is(&self, text: &str) -> bool {
+    /// Returns whether the receipt has this text.
+    pub fn has_text(&self, text: &str) -> bool {
         self.tag == tag_of(text)
     }
 }
 
-/// The tag of an object with this text.
+/// Returns the tag of an object with this text.
 pub fn tag_of(text: &str) -> String {
     Md5::digest(text).iter().fold(String::new(), |mut tag, byte| {
         write!(tag, "{byte:02x}").expect("a String takes any text");

@@ -1,57 +1,58 @@
-//! What a run came to, as people read it.
+//! The report of a run, for people and for programs.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use comfy_table::{Table, presets};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::checker::{Journey, Kind, Verdict};
-use crate::history::Time;
-use crate::settings::Settings;
-use crate::storm::{Record, Struck};
+use crate::{
+    checker::{Kind, Trail, Verdict},
+    history::Time,
+    settings::Settings,
+    storm::{Record, Struck},
+};
 
 /// One hour, in microseconds: longer than any run waits.
 const LONGEST: u64 = 3_600_000_000;
 
-/// Findings that are shown; the rest is counted.
+/// Findings that are printed; the rest is only counted.
 const SHOWN: usize = 20;
 
 #[derive(Debug)]
 pub struct Report {
     pub seed: u64,
     pub rate: u32,
-    /// Of the whole run, to its verdict.
+    /// The length of the whole run, to its verdict.
     pub seconds: i64,
     pub verdict: Verdict,
-    /// From 201 to notification, in microseconds.
+    /// The times from 201 to notification, in microseconds.
     pub delays: Histogram<u64>,
-    /// By kind of fault.
+    /// The recoveries by kind of fault.
     pub faults: BTreeMap<String, Recoveries>,
     pub missed: Vec<String>,
 }
 
-/// Of one kind of fault.
+/// The recoveries after one kind of fault.
 #[derive(Debug, Default, Serialize)]
 pub struct Recoveries {
     pub times: usize,
-    /// How long it took, from the end of each, until an order of each shard that was sent after it had gone all its way, in
-    /// microseconds. Other faults may have happened meanwhile.
+    /// Recovery times in microseconds: from the end of each fault until an order of each shard that was sent after it
+    /// had arrived everywhere. Other faults may have happened in between.
     pub took: Vec<Time>,
 }
 
 impl Report {
-    pub fn of(seed: u64, settings: &Settings, record: &Record, verdict: Verdict, seconds: i64) -> Self {
+    pub fn new(seed: u64, settings: &Settings, record: &Record, verdict: Verdict, seconds: i64) -> Self {
         let mut delays = Histogram::new_with_bounds(1, LONGEST, 3).expect("these bounds are valid");
-        for journey in &verdict.journeys {
-            delays.saturating_record((journey.notified - journey.acked).max(1).cast_unsigned());
+        for trail in &verdict.trails {
+            delays.saturating_record((trail.notified - trail.acked).max(1).cast_unsigned());
         }
         let mut faults: BTreeMap<String, Recoveries> = BTreeMap::new();
         for struck in &record.struck {
             let recoveries = faults.entry(struck.kind.clone()).or_default();
             recoveries.times += 1;
-            recoveries.took.extend(recovery(struck, &verdict.journeys));
+            recoveries.took.extend(recovery(struck, &verdict.trails));
         }
         for recoveries in faults.values_mut() {
             recoveries.took.sort_unstable();
@@ -63,7 +64,7 @@ impl Report {
         self.verdict.passed()
     }
 
-    /// For whoever puts several runs together; times in microseconds.
+    /// Returns the report as JSON, to combine several runs; times in microseconds.
     pub fn to_json(&self) -> serde_json::Value {
         let delay = |share| self.delays.value_at_quantile(share);
         serde_json::json!({
@@ -79,13 +80,14 @@ impl Report {
     }
 }
 
-/// A fault of S3 is over when receipts are written again, any other when notifications arrive.
-fn recovery(struck: &Struck, journeys: &[Journey]) -> Option<Time> {
+/// Returns the recovery time of a fault: to the receipts of later orders for a fault of S3, to their notifications for
+/// any other.
+fn recovery(struck: &Struck, trails: &[Trail]) -> Option<Time> {
     let of_s3 = struck.part.contains("S3");
-    let end = |journey: &Journey| if of_s3 { journey.receipt } else { journey.notified };
+    let end = |trail: &Trail| if of_s3 { trail.receipt } else { trail.notified };
     let of_shard = |shard| {
-        let after = journeys.iter().filter(|journey| journey.shard == shard && journey.sent >= struck.to);
-        after.map(|journey| (end(journey) - struck.to).max(0)).min()
+        let after = trails.iter().filter(|trail| trail.shard == shard && trail.sent >= struck.to);
+        after.map(|trail| (end(trail) - struck.to).max(0)).min()
     };
     Some(of_shard(1)?.max(of_shard(2)?))
 }
@@ -99,11 +101,11 @@ impl fmt::Display for Report {
             ("attempts", counts.attempts),
             ("requests", counts.requests),
             ("acked (201)", counts.acked),
-            ("  answered again for their key", counts.replayed),
+            ("  returned again for their key", counts.replayed),
             ("refused (4xx)", counts.refused),
             ("not accepted (503, or no connection)", counts.not_accepted),
             ("unknown to their client", counts.unknown),
-            ("  recovered: there all the same, wholly", counts.recovered),
+            ("  recovered: stored nevertheless, wholly", counts.recovered),
             ("lost", verdict.count(Kind::Lost)),
             ("duplicated", verdict.count(Kind::Duplicated)),
             ("unexpected", verdict.count(Kind::Unexpected)),
@@ -133,10 +135,10 @@ impl fmt::Display for Report {
         table.add_row(["all".to_owned(), times.to_string(), String::new(), String::new()]);
         writeln!(out, "{table}\n")?;
         if !self.missed.is_empty() {
-            writeln!(out, "Did not happen, for want of time or occasion: {}\n", self.missed.join("; "))?;
+            writeln!(out, "Did not happen, for lack of time or opportunity: {}\n", self.missed.join("; "))?;
         }
         if verdict.passed() {
-            return writeln!(out, "PASSED: every order is where it belongs, once.");
+            return writeln!(out, "PASSED: every order arrived everywhere, once.");
         }
         writeln!(out, "FAILED: {} findings", verdict.findings.len())?;
         for finding in verdict.findings.iter().take(SHOWN) {
@@ -170,11 +172,11 @@ mod tests {
 
     #[test]
     fn a_fault_is_over_when_later_orders_of_both_shards_have_arrived() {
-        let journey = |shard, sent, notified| Journey { shard, sent, acked: sent, notified, receipt: notified + 5 };
+        let trail = |shard, sent, notified| Trail { shard, sent, acked: sent, notified, receipt: notified + 5 };
         let struck = |part: &str| Struck { kind: "kill".to_owned(), part: part.to_owned(), from: 0, to: 100 };
-        let journeys = [journey(1, 90, 101), journey(1, 110, 130), journey(2, 120, 170), journey(2, 125, 160)];
-        assert_eq!(recovery(&struck("Kafka"), &journeys), Some(60));
-        assert_eq!(recovery(&struck("S3"), &journeys), Some(65));
-        assert_eq!(recovery(&struck("Kafka"), &journeys[..2]), None);
+        let trails = [trail(1, 90, 101), trail(1, 110, 130), trail(2, 120, 170), trail(2, 125, 160)];
+        assert_eq!(recovery(&struck("Kafka"), &trails), Some(60));
+        assert_eq!(recovery(&struck("S3"), &trails), Some(65));
+        assert_eq!(recovery(&struck("Kafka"), &trails[..2]), None);
     }
 }

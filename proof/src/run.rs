@@ -1,35 +1,38 @@
-//! One run: start, let orders flow through a storm, wait until all is calm, look, check, tell.
+//! One run: start, place orders during a storm, wait until all is calm, read the state, check it, report.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use orderflow_testbed::folder;
 use tokio::time::{Instant, sleep};
 
-use crate::checker::{self, Kind};
-use crate::client::Clients;
-use crate::deployment::Deployment;
-use crate::fault::{self, Fault, Length};
-use crate::history::{Clock, Recorder};
-use crate::report::Report;
-use crate::settings::Settings;
-use crate::storm;
-use crate::story;
+use crate::{
+    checker::{self, Kind},
+    client::Clients,
+    deployment::Deployment,
+    explain,
+    fault::{self, Fault, Length},
+    history::{Clock, Recorder},
+    report::Report,
+    settings::Settings,
+    storm,
+};
 
-/// After the storm everything must arrive, and never stand still for so long while something is left to be done: longer
-/// than every lease and pause of the product.
+/// The longest standstill after the storm while work is left: longer than every lease and pause of the product.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
-/// Orders before the first fault and after the last one.
+/// The time of orders before the first fault and after the last one.
 const LULL: Duration = Duration::from_secs(4);
 
-/// A shorter run has no time for faults that outlast every timeout.
+/// The shortest storm that has time for faults which outlast every timeout.
 const SHORT: Duration = Duration::from_secs(120);
 
-/// A whole run. `Err`: it could not be carried out.
+/// Runs the proof once. Fails only if the run could not be carried out.
 pub async fn run(settings: Settings) -> Result<Report> {
     let seed = settings.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let folder = settings.folder.clone().unwrap_or_else(|| default_folder(seed));
@@ -39,7 +42,7 @@ pub async fn run(settings: Settings) -> Result<Report> {
 
     let deployment = Arc::new(Deployment::start(&folder, settings.store).await.context("start OrderFlow")?);
     if deployment.disk.is_none() {
-        eprintln!("        no disk is filled up: only root can mount one");
+        eprintln!("        no disk will be filled: only root can mount one");
     }
     let clock = Clock::start();
     let recorder = Arc::new(Recorder::create(&folder.join("history.jsonl"))?);
@@ -52,13 +55,11 @@ pub async fn run(settings: Settings) -> Result<Report> {
 
     sleep(LULL).await;
     let lanes = fault::lanes(settings.store, deployment.disk.is_some()).map(|lane| {
-        lane.into_iter()
-            .filter(|fault| storm >= SHORT || !matches!(fault, Fault::Freeze(_, Length::Eternity)))
-            .collect()
+        lane.into_iter().filter(|fault| storm >= SHORT || !matches!(fault, Fault::Freeze(_, Length::Long))).collect()
     });
     let until = Instant::now() + storm;
     let latest = if storm >= SHORT { until + storm } else { until };
-    let record = storm::rage(&deployment, lanes, seed, storm::Span { until, latest }, clock).await?;
+    let record = storm::run(&deployment, lanes, seed, storm::Span { until, latest }, clock).await?;
     eprintln!("{:6} s  calm; {} orders so far", seconds(&clock), recorder.acked());
     sleep(LULL).await;
     drop(stop);
@@ -67,31 +68,31 @@ pub async fn run(settings: Settings) -> Result<Report> {
     let history = Arc::into_inner(recorder).context("a client still writes")?.finish()?;
     write_faults(&folder, &record)?;
 
-    let dead = raise_the_dead(&deployment).await?;
+    let exited = restart_exited(&deployment).await?;
     let sites = deployment.sites();
     let settled = sites.settled(STANDSTILL).await;
-    let seen = sites.observe().await.context("look at what is there")?;
+    let seen = sites.observe().await.context("read the final state")?;
     let mut verdict = checker::check(&history, &seen);
-    for what in dead {
+    for what in exited {
         verdict.find(Kind::Unexpected, None, None, what);
     }
     if let Err(error) = settled {
         verdict.find(Kind::Lost, None, None, format!("{error:#}"));
     }
-    let report = Report::of(seed, &settings, &record, verdict, (clock.now() - clock.beginning()) / 1_000_000);
-    let mut told = report.to_string();
+    let report = Report::new(seed, &settings, &record, verdict, (clock.now() - clock.beginning()) / 1_000_000);
+    let mut text = report.to_string();
     if let Some(finding) = report.verdict.findings.first() {
-        told += &story::of(finding, &history, &seen, &record, clock.beginning(), &sites).await;
+        text += &explain::explain(finding, &history, &seen, &record, clock.beginning(), &sites).await;
     }
-    println!("{told}");
-    std::fs::write(folder.join("report.txt"), &told).context("write the report")?;
+    println!("{text}");
+    std::fs::write(folder.join("report.txt"), &text).context("write the report")?;
     std::fs::write(folder.join("report.json"), report.to_json().to_string()).context("write the report")?;
     drop(deployment);
     if report.passed() {
         let _ = std::fs::remove_dir_all(folder.join("data"));
     } else {
         println!(
-            "Logs, history and data are in {}\nAgain: make proof SEED={seed} MINUTES={} RATE={}",
+            "Logs, history and data are in {}\nTo repeat: make proof SEED={seed} MINUTES={} RATE={}",
             folder.display(),
             settings.minutes,
             settings.rate
@@ -100,16 +101,20 @@ pub async fn run(settings: Settings) -> Result<Report> {
     Ok(report)
 }
 
-/// What ended by itself while nothing struck it, which nothing should; it is started again, so that the rest can be judged.
-async fn raise_the_dead(deployment: &Deployment) -> Result<Vec<String>> {
-    let mut dead = Vec::new();
+/// Restarts the processes that have exited, so that the rest can be judged, and returns a finding for each: none should
+/// exit without a fault.
+async fn restart_exited(deployment: &Deployment) -> Result<Vec<String>> {
+    let mut exited = Vec::new();
     for (part, service) in deployment.processes() {
         if let Some(status) = service.process().exit_status() {
-            dead.push(format!("{part} ended by itself ({status}); log: {}", service.process().log_path().display()));
+            exited.push(format!(
+                "{part} exited without a fault ({status}); log: {}",
+                service.process().log_path().display()
+            ));
             service.start_again().await?;
         }
     }
-    Ok(dead)
+    Ok(exited)
 }
 
 fn write_faults(folder: &Path, record: &storm::Record) -> Result<()> {

@@ -1,19 +1,25 @@
-//! The storm: faults drawn from a seed, lane beside lane, until their time is over.
+//! The storm: faults drawn from a seed, in concurrent lanes, until their time is over.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use fastrand::Rng;
 use serde::Serialize;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
-use crate::deployment::Deployment;
-use crate::fault::Fault;
-use crate::history::{Clock, Time};
+use crate::{
+    deployment::Deployment,
+    fault::Fault,
+    history::{Clock, Time},
+};
 
-/// Between two faults of a lane.
+/// The pause between two faults of a lane, in milliseconds.
 const SHORTEST_CALM: u64 = 1000;
 const LONGEST_CALM: u64 = 5000;
 
@@ -21,31 +27,31 @@ const LONGEST_CALM: u64 = 5000;
 #[derive(Debug, Clone, Serialize)]
 pub struct Struck {
     pub kind: String,
-    /// What it struck.
+    /// The part that it struck.
     pub part: String,
     pub from: Time,
-    /// When all was as before: a killed process was up again, a frozen one went on.
+    /// The time when the part had recovered: a killed process was up again, a frozen one resumed.
     pub to: Time,
 }
 
-/// What happened, and what did not.
+/// The faults that happened, and the kinds that did not.
 #[derive(Debug, Default)]
 pub struct Record {
     pub struck: Vec<Struck>,
-    /// Kinds that were to happen and for which there was no time, or no occasion.
+    /// Kinds of faults for which no time or no opportunity was left.
     pub missed: Vec<String>,
 }
 
-/// How long a storm lasts.
+/// The length of a storm.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
     pub until: Instant,
-    /// Until then it goes on with the faults that have not happened yet: some found no occasion, or came last.
+    /// The latest end: until then the storm goes on with the kinds of faults that have not happened yet.
     pub latest: Instant,
 }
 
-/// Strikes as long as it shall; a fault that has begun is carried to its end.
-pub async fn rage(
+/// Strikes until the span is over. A fault that has begun is completed.
+pub async fn run(
     deployment: &Arc<Deployment>,
     lanes: impl IntoIterator<Item = Vec<Fault>>,
     seed: u64,
@@ -53,13 +59,13 @@ pub async fn rage(
     clock: Clock,
 ) -> Result<Record> {
     let struck = Arc::new(Mutex::new(Vec::new()));
-    let mut raging = JoinSet::new();
+    let mut running = JoinSet::new();
     let mut kinds = Vec::new();
     for (number, lane) in (1..).zip(lanes) {
         kinds.extend(lane.iter().map(ToString::to_string));
         let (deployment, struck) = (deployment.clone(), struck.clone());
         let mut dealer = Rng::with_seed(seed.wrapping_add(number));
-        raging.spawn(async move {
+        running.spawn(async move {
             let (mut deck, mut owed) = (Vec::new(), lane.clone());
             while Instant::now() < span.until || (!owed.is_empty() && Instant::now() < span.latest) {
                 if Instant::now() >= span.until {
@@ -70,7 +76,8 @@ pub async fn rage(
                     dealer.shuffle(&mut deck);
                 }
                 let Some(fault) = deck.pop() else { return Ok(()) };
-                // Of its own: what one fault draws depends on what it finds, and must not change those after it.
+                // A generator of its own: what one fault draws depends on what it finds, and must not change the faults
+                // after it.
                 let mut rng = dealer.fork();
                 let struck_now = fault.strike(&deployment, clock, &mut rng).await.with_context(|| fault.to_string())?;
                 let to = clock.now();
@@ -83,14 +90,14 @@ pub async fn rage(
                         struck.lock().unwrap_or_else(PoisonError::into_inner).push(struck_now);
                         owed.retain(|other| *other != fault);
                     }
-                    None => eprintln!("{:6} s  {fault}: there was no occasion", second(to)),
+                    None => eprintln!("{:6} s  {fault}: no opportunity", second(to)),
                 }
                 sleep(Duration::from_millis(rng.u64(SHORTEST_CALM..LONGEST_CALM))).await;
             }
             anyhow::Ok(())
         });
     }
-    while let Some(ended) = raging.join_next().await {
+    while let Some(ended) = running.join_next().await {
         ended.context("a lane of faults")??;
     }
     let mut struck = std::mem::take(&mut *struck.lock().unwrap_or_else(PoisonError::into_inner));

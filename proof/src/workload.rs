@@ -1,26 +1,26 @@
-//! What is ordered: pure, from a seed and a number. Many users on both shards, short and long texts, with and without
-//! Idempotency-Keys, keys that are used again, and orders that must be refused.
+//! The orders to place: pure, from a seed and a number. Many users on both shards, short and long texts, with and
+//! without Idempotency-Keys, keys that are used again, and orders that must be refused.
 
 use std::fmt::Write;
 
 use fastrand::Rng;
 use serde::Serialize;
 
-/// First characters of users: both shards, and what no range of letters names.
+/// The first characters of users: both shards, and characters outside all ranges.
 const FIRST: [&str; 14] = ["a", "B", "f", "k", "M", "n", "Q", "v", "z", "7", "é", "_", "😀", "日"];
 
-/// Users per first character; few enough that a user orders again while an earlier order is on its way.
+/// Users per first character: few enough that a user orders again while an earlier order is in flight.
 const USERS_EACH: u64 = 8;
 
-/// One order that a client wants to place, and how it goes about it.
+/// An order that a client wants to place, and how it sends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     pub number: u64,
     pub user_id: String,
-    /// Ends in the plan's number, by which everything that becomes of it is known.
+    /// Ends in the plan's number, which identifies all that results from it.
     pub product_name: String,
     pub quantity: i32,
-    /// Price of one piece.
+    /// The unit price.
     pub cents: i64,
     pub idempotency_key: Option<String>,
     pub manner: Manner,
@@ -29,22 +29,22 @@ pub struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Manner {
-    /// Sent until it has an answer; an unknown outcome is left alone.
+    /// Sent until a response arrives; an unknown outcome is left alone.
     Once,
-    /// Sent until its outcome is known. With a key, or it could be stored twice.
+    /// Sent until its outcome is known. It has a key, or it could be stored twice.
     Insisting,
-    /// The same, by several clients at once.
+    /// Sent until its outcome is known, by several clients at once.
     Together,
-    /// Sent again after its answer.
+    /// Sent again after its response.
     Again,
-    /// Sent again after its answer, with another quantity: that must be refused.
+    /// Sent again after its response with another quantity, which must be refused.
     Conflicting,
-    /// Breaks a rule.
+    /// Sent with an invalid field.
     Invalid,
 }
 
 impl Plan {
-    pub fn of(seed: u64, number: u64) -> Self {
+    pub fn new(seed: u64, number: u64) -> Self {
         let mut rng = Rng::with_seed(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let first = FIRST[rng.usize(..FIRST.len())];
         let user_id = format!("{first}-{}{}", rng.u64(..USERS_EACH), unusual(&mut rng));
@@ -68,12 +68,12 @@ impl Plan {
         }
     }
 
-    /// The number in a product's name, if it is one of ours.
+    /// Returns the number in a product's name, if the name is a plan's.
     pub fn number_in(product_name: &str) -> Option<u64> {
         product_name.rsplit_once('#')?.1.parse().ok()
     }
 
-    /// The request's body as JSON; the price stands in it as it is, never as a float.
+    /// Returns the request's body as JSON; the price is written as a decimal, never as a float.
     pub fn body(&self, conflicting: bool) -> String {
         let text = |text: &str| serde_json::Value::from(text).to_string();
         format!(
@@ -86,14 +86,14 @@ impl Plan {
         )
     }
 
-    /// The shard that the user belongs to, from 1: A to M, and everything else. Written down a second time on purpose.
+    /// Returns the shard of the user, from 1: A to M, and all others. A second implementation on purpose.
     pub fn shard(&self) -> usize {
         let first = self.user_id.chars().next().unwrap_or('?').to_ascii_uppercase();
         if first.is_ascii_uppercase() && first <= 'M' { 1 } else { 2 }
     }
 }
 
-/// What makes paths, headers and parsers stumble; mostly nothing.
+/// Returns text that paths, headers and parsers may handle wrongly; mostly none.
 fn unusual(rng: &mut Rng) -> &'static str {
     match rng.u8(..20) {
         0 => " b/../c",
@@ -106,7 +106,7 @@ fn product_name(rng: &mut Rng, number: u64) -> String {
     let mut name = String::from(["Keyboard", "Lampe <b>ä</b>", "椅子", "Mouse \\\"x\\\""][rng.usize(..4)]);
     let end = format!(" #{number}");
     if rng.u8(..10) == 0 {
-        // As long as is allowed, in characters.
+        // Fills the name up to the longest that is allowed, in characters.
         let room = 255 - name.chars().count() - end.chars().count();
         name.extend(std::iter::repeat_n(if rng.bool() { 'x' } else { 'ö' }, room));
     }
@@ -123,9 +123,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_plan_is_valid_unless_it_is_meant_not_to_be() {
+    fn a_plan_is_valid_unless_its_manner_is_invalid() {
         for number in 0..3000 {
-            let plan = Plan::of(7, number);
+            let plan = Plan::new(7, number);
             let parsed = NewOrder::parse(plan.body(false).as_bytes());
             assert_eq!(parsed.is_ok(), plan.manner != Manner::Invalid, "{plan:?}: {parsed:?}");
             assert_eq!(Plan::number_in(&plan.product_name), Some(number));
@@ -134,15 +134,15 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_plans_and_another_gives_others() {
-        let plans = |seed| (0..50).map(|number| Plan::of(seed, number)).collect::<Vec<_>>();
+    fn equal_seeds_give_equal_plans_and_other_seeds_others() {
+        let plans = |seed| (0..50).map(|number| Plan::new(seed, number)).collect::<Vec<_>>();
         assert_eq!(plans(1), plans(1));
         assert_ne!(plans(1), plans(2));
     }
 
     #[test]
-    fn both_shards_and_all_manners_come() {
-        let plans: Vec<_> = (0..1000).map(|number| Plan::of(3, number)).collect();
+    fn both_shards_and_all_manners_occur() {
+        let plans: Vec<_> = (0..1000).map(|number| Plan::new(3, number)).collect();
         assert_eq!(plans.iter().map(Plan::shard).collect::<HashSet<_>>().len(), 2);
         let manners: HashSet<_> = plans.iter().map(|plan| format!("{:?}", plan.manner)).collect();
         assert_eq!(manners.len(), 6);

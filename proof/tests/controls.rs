@@ -1,40 +1,37 @@
-//! The controls: each lets the product make one mistake on purpose, at the moment at which it does harm, and the checker has
-//! to notice. The same is done without the mistake, which the checker has to pass: else it would have noticed something
-//! else.
+//! The controls: each lets the product make one mistake on purpose, at the moment at which it does harm, and the
+//! checker must notice. The same scene without the mistake must pass, or the checker would have noticed something else.
 //!
 //! The services are real; the mistakes are `defect`s of builds with failpoints.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_proof::checker::{self, Kind};
-use orderflow_proof::client::{self, Clients};
-use orderflow_proof::deployment::set_failpoint;
-use orderflow_proof::history::{Clock, Recorder};
-use orderflow_proof::observation::Sites;
-use orderflow_proof::workload::{Manner, Plan};
-use orderflow_testbed::product::Builder;
-use orderflow_testbed::{Isolation, Link, Producer, Proxy, Service, Stack, eventually, folder, port};
+use orderflow_proof::{
+    checker::{self, Kind},
+    client::{self, Clients},
+    deployment::set_failpoint,
+    history::{Clock, Recorder},
+    observation::Sites,
+    workload::{Manner, Plan},
+};
+use orderflow_testbed::{
+    Isolation, Link, Producer, Proxy, Service, Stack, eventually, folder, port, product::Builder, wait::PATIENCE,
+};
 use sqlx::Connection as _;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
-/// Long enough for anything that is going to happen on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(180);
+use tokio::{sync::oneshot, task::JoinHandle};
 
 const ORDERS: u64 = 120;
 
 /// Orders per second.
 const RATE: u32 = 100;
 
-/// A stack, clients that order of two producers, and what they were told.
+/// A stack, clients that use two producers, and their history.
 struct Scene {
     stack: Stack,
     clients: Arc<Clients>,
     recorder: Arc<Recorder>,
     ports: [u16; 2],
-    /// `None`: without the mistake.
+    /// The mistake; `None` plays the scene without it.
     defect: Option<&'static str>,
 }
 
@@ -46,11 +43,11 @@ async fn must_notice(kind: Kind, defect: &'static str, play: impl AsyncFn(&Scene
         let Scene { stack, clients, recorder, .. } = scene;
         drop(clients);
         let history = Arc::into_inner(recorder).context("a client still writes")?.finish()?;
-        let sites = Sites::of(&stack);
+        let sites = Sites::new(&stack);
         let seen = sites.observe().await?;
         let verdict = checker::check(&history, &seen);
         match defect {
-            None => ensure!(verdict.passed(), "nothing was wrong, and the checker found {:#?}", verdict.findings),
+            None => ensure!(verdict.passed(), "the checker found, without the mistake: {:#?}", verdict.findings),
             Some(defect) => {
                 ensure!(verdict.count(kind) > 0, "{defect} was not noticed: {:#?}", verdict.findings);
                 println!("{defect}: {} × {kind:?}, as in: {}", verdict.count(kind), verdict.findings[0].what);
@@ -64,7 +61,7 @@ impl Scene {
     async fn set(defect: Option<&'static str>) -> Result<Self> {
         let stack = Stack::shared().await?;
         let ports = [port::free()?, port::free()?];
-        let file = folder::of_this_test_process()?.join(format!("{}.history.jsonl", stack.topic()));
+        let file = folder::for_test_process()?.join(format!("{}.history.jsonl", stack.topic()));
         let recorder = Arc::new(Recorder::create(&file)?);
         let producers =
             ports.map(|port| client::Producer { name: port.to_string(), url: format!("http://127.0.0.1:{port}") });
@@ -73,7 +70,7 @@ impl Scene {
         Ok(Self { stack, clients: Arc::new(clients), recorder, ports, defect })
     }
 
-    /// The first or second of the producers that the clients know.
+    /// Builds the first or second of the producers that the clients know.
     fn producer(&self, number: usize, failpoints: &str) -> Builder<Producer> {
         self.stack
             .producer()
@@ -83,30 +80,30 @@ impl Scene {
             .env("FAILPOINTS", failpoints)
     }
 
-    /// As `FAILPOINTS` takes them: the mistake, if there is to be one, and these.
+    /// Returns the value of `FAILPOINTS`: the mistake, if there is one, and `others`.
     fn failpoints(&self, others: &str) -> String {
         let defect = self.defect.map(|defect| format!("{defect}=return"));
         defect.into_iter().chain((!others.is_empty()).then(|| others.to_owned())).collect::<Vec<_>>().join(";")
     }
 
-    /// Clients that know that producer only.
+    /// Returns clients that know that producer only.
     fn only(&self, producer: &Producer) -> Result<Clients> {
         let producer = client::Producer { name: "only".to_owned(), url: producer.url()? };
         let (recorder, clock) = (self.recorder.clone(), self.clients.clock);
         Ok(Clients { seed: 1, producers: vec![producer], recorder, clock })
     }
 
-    /// Begins to place orders. Those that find no producer try again until there is one.
+    /// Starts to place orders. An order without a producer is retried until one runs.
     fn order(&self, first: u64) -> JoinHandle<Result<()>> {
         let clients = self.clients.clone();
         tokio::spawn(async move {
-            // Nobody stops them.
+            // Nothing stops them.
             let (_running, stopped) = oneshot::channel();
             clients.run(first, ORDERS, RATE, stopped).await
         })
     }
 
-    /// A first producer that ends at a failpoint while orders flow, and a second one that goes on.
+    /// Runs a first producer that ends at a failpoint while orders flow, and a second one that takes over.
     async fn second_goes_on(&self, failpoints_of_first: &str, failpoints_of_second: &str) -> Result<()> {
         let _consumer = self.stack.consumer().start().await?;
         let first = self.producer(0, failpoints_of_first).start().await?;
@@ -118,14 +115,14 @@ impl Scene {
     }
 
     async fn settled(&self) -> Result<()> {
-        Sites::of(&self.stack).settled(PATIENCE).await
+        Sites::new(&self.stack).settled(PATIENCE).await
     }
 
     async fn count(&self, topic: &str, isolation: Isolation) -> Result<usize> {
         Ok(self.stack.read_topic(topic, isolation).await?.len())
     }
 
-    /// Waits until a transaction is open that has events in it.
+    /// Waits until an open transaction contains events.
     async fn events_are_uncommitted(&self) -> Result<()> {
         eventually("an open transaction", PATIENCE, async || {
             ensure!(self.count(&self.stack.topic(), Isolation::ReadUncommitted).await? > 0, "no events");
@@ -135,7 +132,7 @@ impl Scene {
     }
 
     async fn leads_both_relays(&self, producer: &Producer) -> Result<()> {
-        eventually("one leads both relays", PATIENCE, async || {
+        eventually("one producer to lead both relays", PATIENCE, async || {
             for shard in [1, 2] {
                 ensure!(producer.leads_relay(shard).await?, "not of shard{shard}");
             }
@@ -174,7 +171,7 @@ async fn a_relay_without_the_progress_record_publishes_twice() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_fences_nobody_publishes_beside_a_frozen_leader() -> Result<()> {
+async fn a_relay_without_fencing_publishes_beside_a_frozen_leader() -> Result<()> {
     must_notice(Kind::Duplicated, "relay::fences-nobody", async |scene: &Scene| {
         let _consumer = scene.stack.consumer().start().await?;
         let first = scene.producer(0, &scene.failpoints("relay::before-commit=pause")).start().await?;
@@ -194,7 +191,7 @@ async fn a_relay_that_fences_nobody_publishes_beside_a_frozen_leader() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_commits_its_offsets_apart_notifies_twice() -> Result<()> {
+async fn a_consumer_that_commits_offsets_outside_the_transaction_notifies_twice() -> Result<()> {
     must_notice(Kind::Duplicated, "consumer::commits-offsets-apart", async |scene: &Scene| {
         let _producer = scene.producer(0, "").start().await?;
         let failpoints = scene.failpoints("consumer::after-commit=return");
@@ -214,7 +211,7 @@ async fn a_consumer_that_keeps_its_batch_across_a_rebalance_notifies_twice() -> 
         let _producer = scene.producer(0, "").start().await?;
         scene.order(0).await??;
         scene.outboxes_are_empty().await?;
-        // With the mistake it gathers until there is a rebalance.
+        // With the mistake it collects records until a rebalance.
         let first = scene.stack.consumer().env("FAILPOINTS", scene.failpoints("")).start().await?;
         first.ready(PATIENCE).await?;
         if scene.defect.is_some() {
@@ -228,7 +225,7 @@ async fn a_consumer_that_keeps_its_batch_across_a_rebalance_notifies_twice() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_reads_what_is_not_committed_notifies_twice() -> Result<()> {
+async fn a_consumer_that_reads_uncommitted_events_notifies_twice() -> Result<()> {
     must_notice(Kind::Duplicated, "consumer::reads-uncommitted", async |scene: &Scene| {
         let _consumer = scene.stack.consumer().env("FAILPOINTS", scene.failpoints("")).start().await?;
         let first = scene.producer(0, "relay::before-commit=pause").start().await?;
@@ -265,13 +262,13 @@ async fn orders_that_are_answered_before_their_commit_are_lost() -> Result<()> {
         let _consumer = scene.stack.consumer().start().await?;
         let first = scene.producer(0, &scene.failpoints("")).start().await?;
         first.ready(PATIENCE).await?;
-        // Nothing is stored while this is held, so an answer that is good news comes before the commit.
+        // Nothing is stored while this lock is held, so a 201 comes before the commit.
         let mut shard = scene.stack.shard(1).await?;
         let mut holding = shard.begin().await?;
         sqlx::query("LOCK TABLE orders").execute(&mut *holding).await?;
         scene.only(&first)?.place(&client::client()?, keyless(0)).await?;
         first.kill();
-        // Else what waits for the table would be carried out, although nobody is there to hear of it.
+        // Otherwise the statements that wait for the table would run, although their client has gone.
         let waiting = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                        WHERE datname = current_database() AND pid <> pg_backend_pid()";
         sqlx::query(waiting).execute(&mut *holding).await?;
@@ -284,7 +281,7 @@ async fn orders_that_are_answered_before_their_commit_are_lost() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_sent_again_with_new_ids_is_stored_twice() -> Result<()> {
+async fn a_batch_that_is_retried_with_new_ids_is_stored_twice() -> Result<()> {
     must_notice(Kind::Duplicated, "writer::sends-again-with-new-ids", async |scene: &Scene| {
         let stack = &scene.stack;
         let _consumer = stack.consumer().start().await?;
@@ -293,21 +290,21 @@ async fn a_batch_that_is_sent_again_with_new_ids_is_stored_twice() -> Result<()>
         let producer = scene
             .producer(0, &scene.failpoints(""))
             .env("SHARD_WRITERS", "1")
-            // On a busy machine what is seen below takes a while, and the writer has to wait for it.
+            // On a busy machine the checks below take a while, and the writer must wait for the response.
             .env("ORDER_TIMEOUT_MS", "60000")
             .env("PG_SHARD1_DSN", stack.dsn(1).replace(&direct, &proxied));
         let producer = producer.start().await?;
         producer.ready(PATIENCE).await?;
         let clients = scene.only(&producer)?;
-        // The first order has the statement prepared, for which the answer is needed.
+        // The first order prepares the statement, which needs the response.
         clients.place(&client::client()?, keyless(0)).await?;
-        // What is asked from here on is done, and nobody hears of it.
+        // From here on requests are executed and their responses lost.
         way.set(Link::SwallowingAnswers);
         let order = tokio::spawn(async move { clients.place(&client::client()?, keyless(1)).await });
         eventually("the order to be stored", PATIENCE, async || {
             let mut shard = stack.shard(1).await?;
             let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM orders").fetch_one(&mut shard).await?;
-            ensure!(stored == 2, "{stored} are");
+            ensure!(stored == 2, "{stored} are stored");
             Ok(())
         })
         .await?;
@@ -318,7 +315,8 @@ async fn a_batch_that_is_sent_again_with_new_ids_is_stored_twice() -> Result<()>
     .await
 }
 
-/// An order of a user of the first shard, which is sent once and stored as often as the writer pleases: it has no key.
+/// Returns an order of a user of the first shard, sent once. It has no key, so the writer may store it any number of
+/// times.
 fn keyless(number: u64) -> Plan {
     Plan {
         number,

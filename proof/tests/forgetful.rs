@@ -1,33 +1,31 @@
-//! An S3 that forgets everything when it dies is outside of the promise; `verify --repair` brings back what it forgot, and
-//! then the checker has to find every receipt, while orders flow all the time.
+//! An S3 that loses everything when it dies is outside of the promise. `verify --repair` restores its receipts while
+//! orders flow, and then the checker must find every receipt.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_proof::checker;
-use orderflow_proof::client::{self, Clients};
-use orderflow_proof::history::{Clock, Recorder};
-use orderflow_proof::observation::Sites;
-use orderflow_testbed::{Service, Stack, Store, eventually, folder};
+use orderflow_proof::{
+    checker,
+    client::{self, Clients},
+    history::{Clock, Recorder},
+    observation::Sites,
+};
+use orderflow_testbed::{Service, Stack, Store, eventually, folder, wait::PATIENCE};
 use tokio::sync::oneshot;
 
-/// Long enough for anything that is going to happen on two busy cores.
-const PATIENCE: Duration = Duration::from_secs(180);
-
 #[tokio::test(flavor = "multi_thread")]
-async fn receipts_that_s3_forgot_are_all_there_after_a_repair() -> Result<()> {
-    let stack = Stack::own_with(Store::Localstack).await?;
+async fn repair_restores_all_receipts_that_s3_forgot() -> Result<()> {
+    let stack = Stack::builder().own().store(Store::Localstack).start().await?;
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000").start().await?;
     let _consumer = stack.consumer().start().await?;
-    let sites = Sites::of(&stack);
-    let recorder = Arc::new(Recorder::create(&folder::of_this_test_process()?.join("forgetful.history.jsonl"))?);
+    let sites = Sites::new(&stack);
+    let recorder = Arc::new(Recorder::create(&folder::for_test_process()?.join("forgetful.history.jsonl"))?);
     let only = client::Producer { name: "only".to_owned(), url: producer.url()? };
     let clients = Clients { seed: 9, producers: vec![only], recorder: recorder.clone(), clock: Clock::start() };
     let (_running, stopped) = oneshot::channel();
     let orders = tokio::spawn(Arc::new(clients).run(0, 600, 50, stopped));
 
-    eventually("some receipts to be there", PATIENCE, async || {
+    eventually("some receipts to exist", PATIENCE, async || {
         let page = stack.s3().list_objects_v2().bucket(stack.bucket()).send().await?;
         ensure!(page.key_count().unwrap_or_default() >= 100, "{:?}", page.key_count());
         Ok(())
@@ -38,7 +36,7 @@ async fn receipts_that_s3_forgot_are_all_there_after_a_repair() -> Result<()> {
     stack.provision().await?;
     let repaired = stack.verify(&["--repair"]).await?;
     ensure!(repaired.status.success(), "{}", repaired.output);
-    ensure!(!repaired.output.contains("queued again: 0 receipts"), "nothing was forgotten: {}", repaired.output);
+    ensure!(!repaired.output.contains("queued again: 0 receipts"), "no receipt was lost: {}", repaired.output);
 
     orders.await??;
     sites.settled(PATIENCE).await?;
@@ -46,6 +44,6 @@ async fn receipts_that_s3_forgot_are_all_there_after_a_repair() -> Result<()> {
     let verdict = checker::check(&history, &sites.observe().await?);
     ensure!(verdict.passed(), "{:#?}", verdict.findings);
     let verified = stack.verify(&[]).await?;
-    ensure!(verified.status.success(), "the checker is content, and verify is not: {}", verified.output);
+    ensure!(verified.status.success(), "the checker passed, but verify failed: {}", verified.output);
     Ok(())
 }

@@ -1,20 +1,19 @@
 //! A short run of the proof with a fixed seed, as a part of `make test`; `make proof` is the long one.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use orderflow_proof::{Settings, fault, run};
 use orderflow_testbed::{Store, folder};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_short_storm_loses_and_doubles_nothing() -> Result<()> {
+async fn a_short_storm_loses_and_duplicates_no_order() -> Result<()> {
     let report = run(Settings {
         seed: Some(6),
         minutes: 0.5,
         rate: 60,
         store: Store::Versitygw,
-        folder: Some(folder::of_this_test_process()?.join("short")),
+        folder: Some(folder::for_test_process()?.join("short")),
     })
     .await?;
     ensure!(report.passed(), "{report}");
@@ -23,9 +22,9 @@ async fn a_short_storm_loses_and_doubles_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Or a point that was added to the code would never be tried.
+/// A failpoint that is missing in the list would never be reached.
 #[test]
-fn every_failpoint_in_the_code_is_among_the_faults() -> Result<()> {
+fn every_failpoint_in_the_code_is_a_fault() -> Result<()> {
     let mut named = BTreeSet::new();
     for member in ["service", "dead-letters", "provision", "producer", "consumer"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(member).join("src"), &mut named)?;
@@ -35,7 +34,7 @@ fn every_failpoint_in_the_code_is_among_the_faults() -> Result<()> {
     Ok(())
 }
 
-/// The names of all failpoints in the sources below a folder at which a process may end.
+/// Collects the names of all failpoints in the sources below a folder at which a process may end.
 fn collect(folder: &Path, named: &mut BTreeSet<String>) -> Result<()> {
     for entry in std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let path = entry?.path();

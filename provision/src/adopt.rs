@@ -1,23 +1,23 @@
-//! Whose things a claim may take over.
+//! The owners whose resources a claim may take over.
 
-/// Names the owner whose things a claim may take over.
+/// The owners whose resources a claim may take over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Adopt<'a> {
     #[default]
     Nothing,
-    /// Only what belongs to exactly this owner, `<namespace>/<name>`.
+    /// Exactly this owner, `<namespace>/<name>`.
     From(&'a str),
-    /// What belongs to any owner.
+    /// Any owner.
     Any,
 }
 
 impl<'a> Adopt<'a> {
-    /// From `owner`, if there is one.
+    /// Allows `owner`, if there is one.
     pub fn from(owner: Option<&'a str>) -> Self {
         owner.map_or(Self::Nothing, Self::From)
     }
 
-    /// Whether a thing that belongs to `owner` may be taken over.
+    /// Returns true if a resource that belongs to `owner` may be taken over.
     pub fn allows(self, owner: &str) -> bool {
         match self {
             Self::Nothing => false,

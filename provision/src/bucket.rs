@@ -1,7 +1,7 @@
-//! The bucket of the receipts: there, private, and tagged with whose it is. Several runs may make it at once. S3 has no
-//! compare-and-swap for tags, so of two OrderFlows that claim one untagged bucket in the same instant the later one has it,
-//! and the earlier one finds out at its next look. A bucket that holds objects is claimed only if somebody says so. What was
-//! made can be removed again, with the receipts.
+//! The bucket for receipts: ensures that it exists, is private and is tagged with its owner. Several runs may create it
+//! at once. S3 has no compare-and-swap for tags: if two OrderFlows claim an untagged bucket at the same moment, the
+//! later one gets it and the earlier one notices at its next check. A bucket that holds objects is claimed only with an
+//! explicit adoption. A removal deletes the receipts and what an OrderFlow created.
 
 mod error;
 mod objects;
@@ -14,21 +14,21 @@ use orderflow_core::receipt;
 
 use crate::Adopt;
 pub use error::Error;
-use store::{Answer, Created, Privacy, Store, Tags};
+use store::{Created, Privacy, Store, Support, Tags};
 
-/// The tag that says whose the bucket is. Its value holds at most 256 characters.
+/// The tag with the owner of the bucket. A tag's value has at most 256 characters.
 pub const OWNER_TAG: &str = "orderflow.dev/owner";
 
-/// The tag that says that an OrderFlow created the bucket. Without it the bucket is never deleted.
+/// The tag of a bucket that an OrderFlow created. A bucket without it is never deleted.
 pub const CREATED_TAG: &str = "orderflow.dev/created";
 
-/// All receipts are below it; see [`receipt::key`].
+/// The prefix of all receipts; see [`receipt::key`].
 const RECEIPTS: &str = "receipts/";
 
-/// Bounds a whole call of [`ensure`] or [`check`]: 10 requests, each bounded by the client, some of them twice.
+/// The deadline of a call of [`ensure`] or [`check`]: 10 requests, each bounded by the client, some of them sent twice.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What [`ensure`] found and did, and what this server cannot do.
+/// The result of [`ensure`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     pub change: Change,
@@ -38,43 +38,43 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     Created,
-    /// It was there, and nobody's.
+    /// The bucket existed without an owner.
     Claimed,
-    /// It was `from`'s.
+    /// The bucket belonged to `from`.
     Adopted {
         from: String,
     },
-    /// It was ours, but not private.
+    /// The bucket was ours, but not private.
     MadePrivate,
     Unchanged,
 }
 
-/// What cannot be promised on this server.
+/// A guarantee that this server lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// It knows no public access block: whether the bucket is private is up to its policies.
+    /// The public access block is not supported: only the bucket's policies decide whether it is private.
     NoPublicAccessBlock,
-    /// It knows no tags: nobody can see whose the bucket is.
+    /// Tags are not supported, so the bucket's owner is unknown.
     NoTags,
 }
 
-/// What [`remove`] found and did.
+/// The result of [`remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// The bucket, and that many receipts (versions of them, if the bucket keeps versions) which this call deleted.
+    /// The bucket is deleted, with that many receipts by this call. In a versioned bucket each version counts.
     Removed { receipts: u64 },
-    /// Other objects are in it: the receipts are gone, the bucket is nobody's now.
+    /// The bucket holds other objects: the receipts are deleted, and the bucket has no owner now.
     NotEmpty { receipts: u64 },
-    /// Nothing says that we created it: the receipts are gone, the bucket is nobody's now.
+    /// No tag shows that an OrderFlow created it: the receipts are deleted, and the bucket has no owner now.
     NotCreated { receipts: u64 },
-    /// The bucket is tagged as nobody's: it was not claimed yet, or kept by a removal before. Nothing was touched.
-    NothingOfOurs,
-    /// There is no such bucket.
+    /// The bucket has no owner tag: it was never claimed, or an earlier removal kept it. Nothing was changed.
+    NotOwned,
+    /// The bucket does not exist.
     Missing,
 }
 
-/// Makes the bucket exist, be `owner`'s and be private. A bucket that is another's, or nobody's and holds objects, is not
-/// touched, unless `adopt` allows it and the credentials allow it.
+/// Ensures that the bucket exists, belongs to `owner` and is private. A bucket of another owner, or one that holds
+/// objects and has no owner, is not changed unless `adopt` and the credentials allow it.
 pub async fn ensure(
     client: &Client,
     name: &str,
@@ -100,7 +100,7 @@ pub async fn ensure(
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Does the bucket exist, is it `owner`'s and private? Reads only.
+/// Checks that the bucket exists, belongs to `owner` and is private. Reads only.
 pub async fn check(client: &Client, name: &str, owner: &str) -> Result<Vec<Note>, Error> {
     let work = async {
         let store = Store { client, name };
@@ -109,29 +109,28 @@ pub async fn check(client: &Client, name: &str, owner: &str) -> Result<Vec<Note>
         }
         let mut notes = Vec::new();
         match store.tags().await? {
-            Answer::Unknown => notes.push(Note::NoTags),
-            Answer::Known(tags) => match tags.owner() {
+            Support::Unsupported => notes.push(Note::NoTags),
+            Support::Supported(tags) => match tags.owner() {
                 Some(found) if found == owner => {}
                 Some(found) => return Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
                 None => return Err(Error::Unclaimed),
             },
         }
         match store.privacy().await? {
-            Answer::Unknown => notes.push(Note::NoPublicAccessBlock),
-            Answer::Known(Privacy::Private) => {}
-            Answer::Known(Privacy::MaybePublic) => return Err(Error::NotPrivate),
+            Support::Unsupported => notes.push(Note::NoPublicAccessBlock),
+            Support::Supported(Privacy::Private) => {}
+            Support::Supported(Privacy::MaybePublic) => return Err(Error::NotPrivate),
         }
         Ok(notes)
     };
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Deletes all receipts, then the bucket if we created it and nothing else is in it; otherwise the bucket stays and loses its
-/// owner. Only if the bucket is tagged as `owner`'s: on a server that knows no tags nobody can tell, so nothing is removed
-/// there.
+/// Deletes all receipts, then the bucket if an OrderFlow created it and it is empty. Otherwise the bucket stays and
+/// loses its owner. Removes nothing unless the bucket is tagged with `owner`; on a server without tags it always fails.
 ///
-/// Takes as long as there are receipts, 1000 with each request, but not longer than `deadline`. What was deleted until then,
-/// or until any other error, stays deleted, and the next call goes on from there.
+/// Sends a request for each 1000 receipts, until `deadline`. Whatever was deleted until then or until another error
+/// stays deleted, and the next call continues from there.
 pub async fn remove(client: &Client, name: &str, owner: &str, deadline: Duration) -> Result<Removal, Error> {
     let work = async {
         let store = Store { client, name };
@@ -139,7 +138,7 @@ pub async fn remove(client: &Client, name: &str, owner: &str, deadline: Duration
             return Ok(Removal::Missing);
         }
         let Some(tags) = tags_of_owner(&store, owner).await? else {
-            return Ok(Removal::NothingOfOurs);
+            return Ok(Removal::NotOwned);
         };
         let receipts = objects::delete(&store, RECEIPTS, receipt::is_key).await?;
         let created = tags.created();
@@ -152,11 +151,12 @@ pub async fn remove(client: &Client, name: &str, owner: &str, deadline: Duration
     tokio::time::timeout(deadline, work).await.unwrap_or(Err(Error::Deadline(deadline)))
 }
 
-/// None: nobody's. An error if it is another's, or nobody can tell.
+/// Returns the tags if the bucket belongs to `owner`, `None` if it has no owner, and an error if it has another owner
+/// or the owner is unknown.
 async fn tags_of_owner(store: &Store<'_>, owner: &str) -> Result<Option<Tags>, Error> {
     match store.tags().await? {
-        Answer::Unknown => Err(Error::NoTags),
-        Answer::Known(tags) => match tags.owner() {
+        Support::Unsupported => Err(Error::NoTags),
+        Support::Supported(tags) => match tags.owner() {
             Some(found) if found == owner => Ok(Some(tags)),
             Some(found) => Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
             None => Ok(None),
@@ -164,30 +164,30 @@ async fn tags_of_owner(store: &Store<'_>, owner: &str) -> Result<Option<Tags>, E
     }
 }
 
-/// Takes our tags away, unless somebody else has tagged it by now.
+/// Removes our tags, unless another owner has tagged the bucket in between.
 async fn release(store: &Store<'_>, owner: &str) -> Result<(), Error> {
     match store.tags().await? {
-        Answer::Known(tags) if tags.owner() == Some(owner) => match store.put_tags(tags.without_owner()).await? {
-            Answer::Known(()) => Ok(()),
-            Answer::Unknown => Err(Error::NoTags),
+        Support::Supported(tags) if tags.owner() == Some(owner) => match store.put_tags(tags.without_owner()).await? {
+            Support::Supported(()) => Ok(()),
+            Support::Unsupported => Err(Error::NoTags),
         },
         _ => Ok(()),
     }
 }
 
-/// True if it was this call that made it.
+/// Returns true if this call created the bucket.
 async fn create(store: &Store<'_>, region: &str) -> Result<bool, Error> {
     match store.create(region).await? {
         Created::ByUs => Ok(true),
-        // By another run, in between.
+        // Another run created it in between.
         Created::Before => Ok(false),
-        // Some servers say this about one's own bucket, too; whoever may look at it has it.
+        // Some servers return this for one's own bucket as well. A HEAD request succeeds only for an accessible one.
         Created::ByAnother if store.exists().await? => Ok(false),
         Created::ByAnother => Err(Error::OwnedByAnother { owner: None }),
     }
 }
 
-/// `created`: by this call.
+/// Tags the bucket with `owner`, if that is allowed. `created` is true if this call created it.
 async fn claim(
     store: &Store<'_>,
     owner: &str,
@@ -195,7 +195,7 @@ async fn claim(
     created: bool,
     notes: &mut Vec<Note>,
 ) -> Result<Option<Change>, Error> {
-    let Answer::Known(tags) = store.tags().await? else {
+    let Support::Supported(tags) = store.tags().await? else {
         notes.push(Note::NoTags);
         return Ok(None);
     };
@@ -203,37 +203,37 @@ async fn claim(
         Some(found) if found == owner => return Ok(None),
         Some(found) if adopt.allows(found) => Change::Adopted { from: found.to_owned() },
         Some(found) => return Err(Error::OwnedByAnother { owner: Some(found.to_owned()) }),
-        // Nothing says whose the objects are, so they are not a named owner's either.
+        // The objects have no recorded owner, so they do not belong to a named one either.
         None if created || adopt == Adopt::Any || objects::is_empty(store).await? => Change::Claimed,
         None => return Err(Error::NotEmpty { owner: owner.to_owned() }),
     };
     let tags = if created { tags.with_created() } else { tags };
     match store.put_tags(tags.with_owner(owner)).await? {
-        Answer::Known(()) => {}
-        Answer::Unknown => {
+        Support::Supported(()) => {}
+        Support::Unsupported => {
             notes.push(Note::NoTags);
             return Ok(None);
         }
     }
-    // Somebody else may have tagged it in the same instant.
+    // Another owner may have tagged it at the same moment.
     match store.tags().await? {
-        Answer::Known(tags) if tags.owner() != Some(owner) => {
+        Support::Supported(tags) if tags.owner() != Some(owner) => {
             Err(Error::OwnedByAnother { owner: tags.owner().map(ToOwned::to_owned) })
         }
         _ => Ok(Some(change)),
     }
 }
 
-/// True if it was this call that made it so.
+/// Blocks public access. Returns true if this call changed it.
 async fn make_private(store: &Store<'_>, notes: &mut Vec<Note>) -> Result<bool, Error> {
     match store.privacy().await? {
-        Answer::Known(Privacy::Private) => return Ok(false),
-        Answer::Known(Privacy::MaybePublic) => {
-            if let Answer::Known(()) = store.block_public_access().await? {
+        Support::Supported(Privacy::Private) => return Ok(false),
+        Support::Supported(Privacy::MaybePublic) => {
+            if let Support::Supported(()) = store.block_public_access().await? {
                 return Ok(true);
             }
         }
-        Answer::Unknown => {}
+        Support::Unsupported => {}
     }
     notes.push(Note::NoPublicAccessBlock);
     Ok(false)
@@ -258,14 +258,14 @@ impl fmt::Display for Removal {
         match self {
             Self::Removed { receipts } => write!(f, "removed, with {receipts} receipt{}", plural(receipts)),
             Self::NotEmpty { receipts } => {
-                write!(f, "kept, as other objects are in it; {receipts} receipt{} removed", plural(receipts))
+                write!(f, "kept, because other objects are in it; {receipts} receipt{} removed", plural(receipts))
             }
             Self::NotCreated { receipts } => {
                 let plural = plural(receipts);
-                write!(f, "kept, as nothing says that an OrderFlow created it; {receipts} receipt{plural} removed")
+                write!(f, "kept, because no tag shows that an OrderFlow created it; {receipts} receipt{plural} removed")
             }
-            Self::NothingOfOurs => f.write_str("nothing of ours"),
-            Self::Missing => f.write_str("not there"),
+            Self::NotOwned => f.write_str("has no owner, nothing removed"),
+            Self::Missing => f.write_str("does not exist"),
         }
     }
 }
@@ -273,8 +273,8 @@ impl fmt::Display for Removal {
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoPublicAccessBlock => "the server knows no public access block",
-            Self::NoTags => "the server knows no tags",
+            Self::NoPublicAccessBlock => "the server does not support the public access block",
+            Self::NoTags => "the server does not support tags",
         })
     }
 }
@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_receipts_are_where_they_are_looked_for_to_be_removed() {
+    fn a_removal_covers_the_keys_of_all_receipts() {
         let key = receipt::key(&UserId::parse("alice").unwrap(), OrderId::nil());
         assert!(key.starts_with(RECEIPTS), "{key}");
     }

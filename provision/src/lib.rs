@@ -1,8 +1,8 @@
-//! "Make it so", "is it so" and "away with it" for everything that an OrderFlow stands on: the schema of each shard, the
-//! bucket of the receipts, the four topics, and whose they are. Each target is a module of its own, and each call is
-//! idempotent, safe when several run at once, bounded by a deadline, and answers with what it found and did.
+//! Ensures, checks or removes everything that an OrderFlow depends on: the schema of each shard, the bucket for
+//! receipts, the four topics, and their ownership. Each target is a module. Each call is idempotent, safe when several
+//! run at once, bounded by a deadline, and returns what it found and did.
 //!
-//! Used by the binary of this crate and by whoever keeps an OrderFlow in shape; never by the producer or the consumer.
+//! Used by the binary of this crate and by the operator, never by the producer or the consumer.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +23,7 @@ mod tests {
 
     use super::*;
 
-    /// A controller that spawns its work could not use them otherwise.
+    /// Requires futures that a controller can spawn.
     #[test]
     fn every_call_may_move_between_threads() {
         fn is_send(_: &impl Send) {}

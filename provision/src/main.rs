@@ -1,4 +1,5 @@
-//! `orderflow-provision`: makes, checks or removes everything that an OrderFlow stands on, and says so in one line per target.
+//! `orderflow-provision`: ensures, checks or removes everything that an OrderFlow depends on, and prints one line per
+//! target.
 
 #![forbid(unsafe_code)]
 
@@ -20,12 +21,12 @@ async fn main() -> ExitCode {
     }
 }
 
-/// True if all went well.
+/// Returns true if everything succeeded.
 async fn run(settings: &Settings) -> anyhow::Result<bool> {
     let dsns = postgres::shard_dsns(&settings.shards)?;
     let logs = telemetry::start(&settings.telemetry)?;
     let lines = orderflow_provision::run(settings, &dsns).await;
-    // What was logged comes before the lines, not in between.
+    // Flushes the logs, so that they come before the lines.
     drop(logs);
     print(&lines);
     Ok(lines.iter().all(|line| line.ok))
@@ -35,7 +36,7 @@ fn print(lines: &[Line]) {
     let width = lines.iter().map(|line| line.target.chars().count()).max().unwrap_or(0);
     let mut stdout = std::io::stdout().lock();
     for Line { target, text, .. } in lines {
-        // Whoever reads may have read enough; the exit code still tells.
+        // The reader may close the pipe early; the exit code still reports the result.
         let _ = writeln!(stdout, "{target:width$}  {text}");
     }
 }

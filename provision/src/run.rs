@@ -1,4 +1,4 @@
-//! All targets of one OrderFlow side by side: each is done, or said to have failed, whatever happens to the others.
+//! Handles all targets of an OrderFlow in parallel. A failure of one does not affect the others.
 
 mod removal;
 
@@ -20,17 +20,17 @@ use crate::{
     topics::{self, Topic, Wanted},
 };
 
-/// What became of one target.
+/// The result for one target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// `shard1`, `bucket order-receipts`, `topic orders`
+    /// The name of the target: `shard1`, `bucket order-receipts`, `topic orders`.
     pub target: String,
     pub text: String,
     pub ok: bool,
 }
 
-/// Makes everything, or only looks, or removes it, as the settings say. `dsns` are those of the shards, in the order of the
-/// map. One line per target: shards, bucket, topics.
+/// Ensures, checks or removes all targets, as the settings request. `dsns` are those of the shards, in the order of the
+/// map. Returns one line per target: shards, bucket, topics.
 pub async fn run(settings: &Settings, dsns: &[Dsn]) -> Vec<Line> {
     if settings.remove {
         return removal::run(settings, dsns).await;
@@ -47,8 +47,8 @@ pub async fn run(settings: &Settings, dsns: &[Dsn]) -> Vec<Line> {
     lines
 }
 
-/// An empty database named for two shards would become the one's that comes first, and its DSN would then look like the
-/// mistake.
+/// Refuses a database that two shards name. The first shard would set up an empty one, and the second DSN would then
+/// look like the mistake.
 fn distinct_options(map: &ShardMap, shard: &Shard, dsns: &[Dsn]) -> anyhow::Result<PgConnectOptions> {
     let read = |shard: &Shard| {
         let dsn = &dsns[shard.index.get()];
@@ -75,7 +75,7 @@ async fn run_shard(settings: &Settings, shard: &Shard, options: &PgConnectOption
         }
     };
     let outcome =
-        keep_trying(settings.wait(), &shard.name, attempt, |outcome| transient(outcome, shard::Error::is_transient));
+        retry(settings.wait(), &shard.name, attempt, |outcome| transient(outcome, shard::Error::is_transient));
     Line::new(shard.name.clone(), outcome.await)
 }
 
@@ -103,8 +103,7 @@ async fn run_bucket(settings: &Settings) -> Line {
             Ok(bucket::ensure(&client, name, region, owner, settings.adopt()).await?.to_string())
         }
     };
-    let outcome =
-        keep_trying(settings.wait(), &target, attempt, |outcome| transient(outcome, bucket::Error::is_transient));
+    let outcome = retry(settings.wait(), &target, attempt, |outcome| transient(outcome, bucket::Error::is_transient));
     Line::new(target.clone(), outcome.await)
 }
 
@@ -122,14 +121,14 @@ async fn run_topics(settings: &Settings) -> Vec<Line> {
     let attempt = async || {
         if settings.check { topics::check(&config, &wanted).await } else { topics::ensure(&config, &wanted).await }
     };
-    let outcome = keep_trying(settings.wait(), "topics", attempt, |outcome| match outcome {
+    let outcome = retry(settings.wait(), "topics", attempt, |outcome| match outcome {
         Ok(found) => found.topics.iter().find_map(|topic| transient(&topic.outcome, topics::Error::is_transient)),
         Err(_) => transient(outcome, topics::Error::is_transient),
     });
     match outcome.await {
         Ok(found) => {
             let notes = (settings.check && !found.notes.is_empty()).then(|| found.notes.join("; "));
-            let lines = found.topics.into_iter().map(|topic| Line::of_topic(topic, settings.check));
+            let lines = found.topics.into_iter().map(|topic| Line::from_topic(topic, settings.check));
             let note = notes.map(|text| Line { target: "brokers".to_owned(), text, ok: true });
             lines.chain(note).collect()
         }
@@ -141,8 +140,8 @@ fn transient<T, E: Display>(outcome: &Result<T, E>, is_transient: impl Fn(&E) ->
     outcome.as_ref().err().filter(|error| is_transient(error)).map(ToString::to_string)
 }
 
-/// Tries again, for `wait` at most, while `reason_to_wait` gives one.
-async fn keep_trying<T>(
+/// Repeats the attempt for at most `wait` while `reason_to_wait` returns a reason.
+async fn retry<T>(
     wait: Duration,
     target: &str,
     mut attempt: impl AsyncFnMut() -> T,
@@ -150,16 +149,16 @@ async fn keep_trying<T>(
 ) -> T {
     let deadline = Instant::now() + wait;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
-    let mut said = false;
+    let mut logged = false;
     loop {
         let outcome = attempt().await;
         let Some(reason) = reason_to_wait(&outcome) else { return outcome };
         if Instant::now() >= deadline {
             return outcome;
         }
-        if !said {
+        if !logged {
             tracing::info!(target, reason, "waiting");
-            said = true;
+            logged = true;
         }
         backoff.wait().await;
     }
@@ -177,8 +176,9 @@ impl Line {
         Self { target, text: format!("FAILED: {error}"), ok: false }
     }
 
-    /// A topic that differs works, so making sure of it succeeds; looking at it is there to find the difference.
-    fn of_topic(topic: Topic, check: bool) -> Self {
+    /// Returns the line of a topic. A difference is no failure of ensuring, because the topic works, but it fails a
+    /// check.
+    fn from_topic(topic: Topic, check: bool) -> Self {
         let same = topic.outcome.as_ref().is_ok_and(|outcome| outcome.differences().is_empty());
         let line = Self::new(format!("topic {}", topic.name), topic.outcome.map(|outcome| outcome.to_string()));
         Self { ok: line.ok && (same || !check), ..line }
@@ -196,23 +196,23 @@ mod tests {
     }
 
     #[test]
-    fn one_database_is_not_two_shards() {
+    fn two_shards_cannot_share_a_database() {
         let error =
             options_of_first(["postgres://a:secret@db/orders", "postgresql://b:other@db:5432/orders"]).unwrap_err();
         assert_eq!(error.to_string(), "PG_SHARD1_DSN and PG_SHARD2_DSN name the same database");
         options_of_first(["postgres://a@db/orders1", "postgres://a@db/orders2"]).unwrap();
         options_of_first(["postgres://a@db/o?options[search_path]=one", "postgres://a@db/o?options[search_path]=two"])
             .unwrap();
-        // The other one's line says that it cannot be read.
+        // The other shard's own line reports that its DSN is invalid.
         options_of_first(["postgres://a@db/orders", "nonsense"]).unwrap();
     }
 
     #[tokio::test]
-    async fn a_target_is_tried_again_only_for_a_reason_and_only_while_there_is_time() {
+    async fn an_attempt_is_repeated_only_for_a_reason_and_only_until_the_deadline() {
         let tries = async |wait, reason: Option<&str>| {
             let mut tries = 0;
             let attempt = async || tries += 1;
-            keep_trying(wait, "target", attempt, |()| reason.map(ToOwned::to_owned)).await;
+            retry(wait, "target", attempt, |()| reason.map(ToOwned::to_owned)).await;
             tries
         };
         assert_eq!(tries(Duration::ZERO, Some("down")).await, 1);
@@ -237,7 +237,7 @@ mod tests {
         };
         let text = "exists, 6 partitions; retention.ms is 604800000, expected 2592000000";
         let line = |ok| Line { target: "topic orders".to_owned(), text: text.to_owned(), ok };
-        assert_eq!(Line::of_topic(topic(), false), line(true));
-        assert_eq!(Line::of_topic(topic(), true), line(false));
+        assert_eq!(Line::from_topic(topic(), false), line(true));
+        assert_eq!(Line::from_topic(topic(), true), line(false));
     }
 }

@@ -1,5 +1,5 @@
-//! What `orderflow-provision` can be told. The DSNs come from `PG_SHARD1_DSN` … `PG_SHARDn_DSN`, the authorities of their
-//! servers from `PG_SHARD1_CA_FILE` … `PG_SHARDn_CA_FILE`.
+//! The settings of `orderflow-provision`. The DSNs come from `PG_SHARD1_DSN` … `PG_SHARDn_DSN`, the authorities of
+//! their servers from `PG_SHARD1_CA_FILE` … `PG_SHARDn_CA_FILE`.
 
 use std::time::Duration;
 
@@ -9,52 +9,53 @@ use orderflow_service::{kafka, s3, secret::Secrets, telemetry};
 
 use crate::Adopt;
 
-/// Makes everything that an OrderFlow stands on (schemas, bucket, topics), checks it, or removes it. May run as often as one
-/// likes and several times at once; exits with 1 if anything failed.
+/// Creates, checks or removes everything that an OrderFlow depends on: schemas, bucket and topics. Safe to run
+/// repeatedly and concurrently; exits with 1 if anything failed.
 ///
-/// The databases are named by PG_SHARD1_DSN, PG_SHARD2_DSN and so on, one for each of the shards. Beside each,
-/// PG_SHARD1_CA_FILE, PG_SHARD2_CA_FILE and so on may name a PEM file with the authorities that sign that server's
-/// certificate; an sslmode weaker than verify-ca then becomes verify-full.
+/// PG_SHARD1_DSN, PG_SHARD2_DSN and so on name the databases, one for each shard. PG_SHARD1_CA_FILE, PG_SHARD2_CA_FILE
+/// and so on may name a PEM file with the authorities that sign that server's certificate; an sslmode weaker than
+/// verify-ca then becomes verify-full.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "orderflow-provision", version)]
 pub struct Settings {
-    /// Which shard holds whom, NAME=X-Y[,NAME=X-Y…]; users that no range names belong to the last one
+    /// Shards and the first letters of their users, NAME=X-Y[,NAME=X-Y…]; users outside every range belong to the last
+    /// one
     #[arg(long, env = "SHARDS", default_value = "shard1=A-M,shard2=N-Z")]
     pub shards: ShardMap,
 
-    /// Whose all of it is, NAMESPACE/NAME; what belongs to another is not touched
+    /// Owner of everything, NAMESPACE/NAME; resources of another owner are not changed
     #[arg(long, env = "OWNER", default_value = "local/orderflow", value_parser = parse_owner)]
     pub owner: String,
 
-    /// Take databases and bucket from another owner, and databases from another topic or bucket
+    /// Take over databases, bucket and topics of another owner, and databases of another topic or bucket
     #[arg(long, conflicts_with = "check")]
     pub adopt: bool,
 
-    /// Only look: exits with 1 if anything is missing or not as it should be
+    /// Check only; exits with 1 if anything is missing or differs
     #[arg(long)]
     pub check: bool,
 
-    /// Remove what is marked as OWNER's, which must be given: the tables with all orders (never the database), the receipts,
-    /// the bucket if nothing else is in it, the topics, and the consumer group if KAFKA_GROUP_ID is given
+    /// Remove what belongs to OWNER, which must be given: the tables with all orders (never the database), the
+    /// receipts, the bucket if it is empty then, the topics, and the consumer group if KAFKA_GROUP_ID is given
     #[arg(long, conflicts_with_all = ["adopt", "check"], requires = "owner")]
     pub remove: bool,
 
-    /// Keep trying that many seconds while something cannot be reached
+    /// Time to retry while something is unavailable
     #[arg(long, env = "WAIT", value_name = "SECONDS", default_value_t = 0)]
     pub wait: u32,
 
-    /// Partitions of the events' topic, and the least of the notifications'; never changed after creation
+    /// Partitions of the events' topic and minimum of the notifications'; never changed after creation
     #[arg(long, env = "KAFKA_PARTITIONS", default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=1000))]
     pub partitions: i32,
 
-    /// Copies of each partition of a new topic; absent: what the brokers are configured for
+    /// Replication factor of a new topic. Default: the brokers' own
     #[arg(long, env = "KAFKA_REPLICATION_FACTOR", value_parser = clap::value_parser!(i32).range(1..=32767))]
     pub replication_factor: Option<i32>,
 
     #[command(flatten)]
     pub kafka: kafka::Settings,
 
-    /// Consumer group that is removed with the topics; of no account otherwise
+    /// Consumer group to remove with the topics; not used otherwise
     #[arg(long, env = "KAFKA_GROUP_ID", help_heading = "Kafka")]
     pub kafka_group_id: Option<String>,
 
@@ -83,7 +84,7 @@ impl Settings {
 }
 
 fn parse_owner(text: &str) -> Result<String, &'static str> {
-    // What a bucket tag may hold, and what Kubernetes calls things.
+    // The characters that bucket tags and Kubernetes names allow.
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
     };
@@ -100,14 +101,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_settings_do_not_contradict_themselves() {
+    fn the_settings_are_consistent() {
         Settings::command().debug_assert();
     }
 
     #[test]
-    fn nothing_is_removed_of_an_owner_that_was_not_given() {
+    fn a_removal_requires_an_explicit_owner() {
         let parse = |arguments: &[&str]| {
-            // Whatever the environment of the tests says.
+            // Independent of the environment of the tests.
             let command = Settings::command().mut_arg("owner", |owner| owner.env(None::<&str>));
             let arguments = std::iter::once("orderflow-provision").chain(arguments.iter().copied());
             command.try_get_matches_from(arguments).map(drop).map_err(|error| error.kind())

@@ -1,7 +1,6 @@
-//! One shard's database: brought to the newest schema, and marked with whose it is and which shard of which map it holds.
-//! A database that is somebody else's, or another shard's (a swapped or repointed DSN), is found out before anything is
-//! written to it. What was made can be removed again. May run as often as one likes, several at once, and be killed at any
-//! point.
+//! A shard's database: migrates it to the newest schema and marks it with its owner, its shard and its map. A database
+//! of another owner or another shard (a swapped or repointed DSN) is detected before any write. Its tables can be
+//! removed again. Safe to run repeatedly and concurrently, and to kill at any point.
 
 mod database;
 mod durability;
@@ -17,28 +16,28 @@ use database::{Database, Marking, State};
 pub use durability::Note;
 pub use error::Error;
 
-/// Bounds a whole call, whatever the server does. Long enough for others to have their turn ([`database::TURN`]) and for a
-/// migration whose slowest statement takes all that it may, a minute.
+/// The deadline of a call. It is long enough to wait for other runs ([`database::LOCK_TIMEOUT`]) and for a migration
+/// whose slowest statement takes its full minute.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// What a database is claimed for.
+/// A claim on a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim<'a> {
-    /// `<namespace>/<name>` of the OrderFlow.
+    /// The OrderFlow, `<namespace>/<name>`.
     pub owner: &'a str,
     pub map: &'a ShardMap,
-    /// Which shard of `map` this database is.
+    /// The shard of `map` that this database holds.
     pub index: ShardIndex,
-    /// Topic of the order events.
+    /// The topic for order events.
     pub topic: &'a str,
-    /// Bucket of the receipts.
+    /// The bucket for receipts.
     pub bucket: &'a str,
-    /// Whose database may be taken over, also one that was made for another topic or bucket. It never makes another
-    /// shard's database this shard's: no flag can move users.
+    /// The owner whose database may be taken over, even if it was set up for another topic or bucket. It never allows a
+    /// database of another shard, because no flag can move users.
     pub adopt: Adopt<'a>,
 }
 
-/// What [`ensure`] found and did.
+/// The result of [`ensure`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The database was empty, or its creation was interrupted.
@@ -49,52 +48,52 @@ pub enum Outcome {
         from: i64,
         to: i64,
     },
-    /// It was `from`'s.
+    /// The database belonged to `from`.
     Adopted {
         from: String,
         version: i64,
     },
-    /// `version` may be newer than this build knows: migrations only expand, so that is fine.
+    /// `version` may be newer than this build knows, which is fine because migrations only expand.
     Unchanged {
         version: i64,
     },
 }
 
-/// What [`check`] found.
+/// The result of [`check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Of the schema.
+    /// The version of the schema.
     pub version: i64,
-    /// What the server cannot promise about what it has acknowledged.
+    /// The guarantees that the server lacks for acknowledged commits.
     pub notes: Vec<Note>,
 }
 
-/// What [`remove`] found and did.
+/// The result of [`remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
-    /// With everything in it; the database itself stays.
+    /// The tables are dropped; the database itself stays.
     Removed,
-    /// The database is not marked as anybody's: it was never set up, or not to the end, or was removed before.
-    NothingOfOurs,
+    /// The database has no owner: it was never set up completely, or was removed before.
+    NotOwned,
 }
 
-/// Which shard of which map a database holds.
+/// The shard and the map that a database holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub name: String,
-    /// From 0.
+    /// The shard's index in the map, from 0.
     pub index: i32,
-    /// As [`ShardMap`] prints it.
+    /// The map in the format of [`ShardMap`].
     pub map: String,
 }
 
-/// Makes the database the claimed shard's, with the newest schema. Nothing is written unless it is that already, or is
-/// nobody's and has no tables of the same names.
+/// Sets up the database for the claimed shard, with the newest schema. Writes only if it belongs to the claim already,
+/// or has no owner and no tables of the same names.
 pub async fn ensure(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Outcome, Error> {
     let work = async {
         let mut database = Database::open_to_write(options).await?;
         database.require_suitable_server().await?;
-        database.take_turn().await?;
+        database.lock().await?;
         let before = database.state().await?;
         require_claimable(&before, claim)?;
         let version = database.migrate().await?;
@@ -105,7 +104,8 @@ pub async fn ensure(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Out
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Is the database the claimed shard's, with a schema that this build can work with? Reads only. `adopt` is of no account here.
+/// Checks that the database belongs to the claim and has a schema that this build can use. Reads only and ignores
+/// `adopt`.
 pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Found, Error> {
     let work = async {
         let mut database = Database::open_to_read(options).await?;
@@ -125,22 +125,22 @@ pub async fn check(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Foun
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Drops the tables of the claimed shard, all orders with them. Only ours (never the database, never a table that the
-/// migrations did not make), all or none, and only if the database is marked with exactly this claim; `adopt` is of
-/// no account here. A table that somebody keeps locked is not waited for long: that is a transient error.
+/// Drops the tables of the claimed shard with all orders. Drops all or none of the tables that the migrations created,
+/// never others and never the database, and only if the database is marked with exactly this claim; ignores `adopt`. A
+/// table that another session keeps locked causes a transient error.
 ///
-/// The marking goes along, and with it the only thing that says whose the topics are: those go first, see [`is_ours`].
+/// Also drops the marking, the only record of the topics' owner: remove the topics first, see [`is_ours`].
 pub async fn remove(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Removal, Error> {
     let work = async {
         let mut database = Database::open_to_write(options).await?;
         database.require_suitable_server().await?;
-        database.take_turn().await?;
+        database.lock().await?;
         let state = database.state().await?;
         let removal = if is_marked(&state, claim)? {
             database.drop_tables().await?;
             Removal::Removed
         } else {
-            Removal::NothingOfOurs
+            Removal::NotOwned
         };
         database.close().await;
         Ok(removal)
@@ -148,8 +148,8 @@ pub async fn remove(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Rem
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Is the database marked with exactly this claim? An error if it is marked with another. Reads only. For whoever is about
-/// to remove what cannot say itself whose it is, the claimed topic.
+/// Returns true if the database is marked with exactly this claim, and an error if it is marked with another. Reads
+/// only. Callers use it before they remove the claimed topic, which may have no recorded owner itself.
 pub async fn is_ours(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<bool, Error> {
     let work = async {
         let mut database = Database::open_to_read(options).await?;
@@ -160,8 +160,9 @@ pub async fn is_ours(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<bo
     tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(Error::Deadline(DEADLINE)))
 }
 
-/// Errors as [`require_claimable`] for a database that is marked. One with newer tables is refused, too: only the build that
-/// made them knows them all, and half of a schema would be in the way of the next one.
+/// Returns whether the database is marked with the claim, with the errors of [`require_claimable`]. Refuses a newer
+/// schema, because only the build that created its tables knows all of them, and a half of a schema would block the
+/// next one.
 fn is_marked(state: &State, claim: &Claim<'_>) -> Result<bool, Error> {
     let State::Marked { version, .. } = state else { return Ok(false) };
     require_claimable(state, &Claim { adopt: Adopt::Nothing, ..*claim })?;
@@ -174,14 +175,14 @@ fn is_marked(state: &State, claim: &Claim<'_>) -> Result<bool, Error> {
 fn require_claimable(state: &State, claim: &Claim<'_>) -> Result<(), Error> {
     let found = match state {
         State::Empty | State::Unmarked { orders: false } => return Ok(()),
-        // With the marking gone nothing says whose it is, so it is not the named owner's either.
+        // Without the marking the owner is unknown, so it is not the named owner either.
         State::Unmarked { orders: true } if claim.adopt == Adopt::Any => return Ok(()),
         State::Unmarked { orders: true } => return Err(Error::NotEmpty { table: "orders".to_owned() }),
         State::Foreign { table } => return Err(Error::NotEmpty { table: table.clone() }),
         State::Marked { marking, .. } => marking,
     };
     let expected = claim.marking();
-    // First, as it holds even for those who may adopt.
+    // Checked first, because it applies even to adoptions.
     if found.identity != expected.identity {
         return Err(Error::ShardMismatch { found: found.identity.clone(), expected: expected.identity });
     }
@@ -191,7 +192,7 @@ fn require_claimable(state: &State, claim: &Claim<'_>) -> Result<(), Error> {
     if found.owner != expected.owner {
         return Err(Error::OwnedByAnother { owner: found.owner.clone() });
     }
-    // Events that Kafka already has, and receipts that S3 already has, are not in another topic or bucket.
+    // Events in Kafka and receipts in S3 do not move to another topic or bucket.
     for (what, found, expected) in
         [("topic", &found.topic, &expected.topic), ("bucket", &found.bucket, &expected.bucket)]
     {
@@ -242,7 +243,7 @@ impl fmt::Display for Removal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Removed => "removed",
-            Self::NothingOfOurs => "nothing of ours",
+            Self::NotOwned => "has no owner, nothing removed",
         })
     }
 }
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_owner_may_have_a_database_unless_it_is_adopted() {
+    fn a_database_of_another_owner_needs_an_adoption() {
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
         claim(&map, 0, "shop/main", Adopt::Nothing).unwrap();
         for adopt in [Adopt::Nothing, Adopt::From("shop/heir"), Adopt::From("shop/other")] {
@@ -279,13 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_makes_one_shards_database_anothers() {
+    fn no_adoption_moves_a_database_to_another_shard() {
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
         for adopt in [Adopt::Nothing, Adopt::From("shop/main"), Adopt::Any] {
             let error = claim(&map, 1, "shop/main", adopt).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "the database is another shard's (shard1, number 1 of shard1=A-M,shard2=N-Z), not this one's \
+                "the database belongs to another shard (shard1, number 1 of shard1=A-M,shard2=N-Z), not to this one \
                  (shard2, number 2 of shard1=A-M,shard2=N-Z); nothing was written: is the DSN right?"
             );
         }
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_without_a_marking_is_no_named_owners() {
+    fn a_database_without_a_marking_cannot_be_adopted_from_a_named_owner() {
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let index = map.iter().next().unwrap().index;
         let claim = |adopt| Claim { owner: "shop/main", map: &map, index, topic: "orders", bucket: "b", adopt };
@@ -324,10 +325,10 @@ mod tests {
         assert!(matches!(require_claimable(&state, &claim), Err(Error::NotEmpty { .. })));
     }
     #[test]
-    fn only_what_is_marked_with_exactly_the_claim_is_removed() {
+    fn a_removal_requires_a_marking_with_exactly_the_claim() {
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
         let [first, second] = [0, 1].map(|index| map.iter().nth(index).unwrap().index);
-        // Whoever may adopt may not remove what is not adopted yet.
+        // Adopt::Any does not permit a removal of what is not adopted yet.
         let claim =
             Claim { owner: "shop/main", map: &map, index: first, topic: "orders", bucket: "b", adopt: Adopt::Any };
         let marked = |claim: &Claim<'_>, version| State::Marked { marking: claim.marking(), version };

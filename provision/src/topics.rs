@@ -1,7 +1,8 @@
-//! The four topics. Missing ones are made; those that exist are never changed, because nobody but their owner knows what
-//! else depends on them: what differs is said, and what cannot work is an error. Several runs may make them at once.
+//! The four topics. Missing ones are created. Existing ones are never changed, because only their owner knows what else
+//! depends on them: a difference is reported, and an unusable topic is an error. Several runs may create them at once.
 //!
-//! The relay topic says whose the topics are and which of them we created ([`owner`]). Only those are removed again.
+//! The relay topic records the owner of the topics and which of them an OrderFlow created ([`owner`]). Only those are
+//! removed again.
 
 mod cluster;
 mod error;
@@ -24,45 +25,45 @@ pub use note::Keeping;
 use owner::Ledger;
 use plan::{Plan, Shape};
 
-/// How long events, notifications and dead letters are kept at least: 30 days, so that a consumer may stand still for a
-/// holiday and its repair.
+/// The minimum retention of events, notifications and dead letters: 30 days, so that consumers can stop for a holiday
+/// and a repair.
 pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// What the brokers' version is called among the differences.
+/// The name of the brokers' version among the differences.
 pub const VERSION: &str = "the version of Kafka";
 
-/// A setting that brokers have from version 4.3 on. No answer of theirs names the version itself.
+/// A setting that brokers have from version 4.3 on. None of their answers contains the version itself.
 const SETTING_OF_4_3: &str = "cordoned.log.dirs";
 
-/// What the topics should be.
+/// The wanted topics.
 #[derive(Clone, Debug)]
 pub struct Wanted<'a> {
     pub topics: Topics,
-    /// Of `orders` and its notifications.
+    /// The number of partitions of `orders` and its notifications.
     pub partitions: i32,
-    /// Each has one partition of the relays' progress records.
+    /// The number of shards. Each has one partition of the relays' progress records.
     pub shards: i32,
-    /// None: the broker's default.
+    /// The replication factor. Default: the broker's own.
     pub replication_factor: Option<i32>,
     pub retention: Duration,
-    /// `<namespace>/<name>` of the OrderFlow.
+    /// The OrderFlow, `<namespace>/<name>`.
     pub owner: String,
-    /// Whose topics may be taken over.
+    /// The owner whose topics may be taken over.
     pub adopt: Adopt<'a>,
 }
 
-/// What was found of the topics and done with them.
+/// The result of [`ensure`] or [`check`].
 #[derive(Debug)]
 pub struct Found {
-    /// The id of the Kafka cluster, by whichever names its brokers were reached.
+    /// The id of the Kafka cluster, which does not depend on the names of its brokers.
     pub cluster: Option<String>,
-    /// One answer per topic, in the order of [`Topics`]' fields.
+    /// The result of each topic, in the order of [`Topics`]' fields.
     pub topics: Vec<Topic>,
-    /// What the brokers cannot promise, though the topics work.
+    /// The guarantees that the brokers lack, though the topics work.
     pub notes: Vec<String>,
 }
 
-/// One topic and what became of it.
+/// A topic and its result.
 #[derive(Debug)]
 pub struct Topic<T = Outcome> {
     pub name: String,
@@ -75,41 +76,41 @@ pub enum Outcome {
     Exists { partitions: i32, differences: Vec<Difference>, keeping: Option<Keeping> },
 }
 
-/// What became of a topic or consumer group that was to go.
+/// The result of the removal of a topic or consumer group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
     Removed,
-    /// It was not there.
+    /// The topic or group did not exist.
     Missing,
-    /// Nothing says that we created it: it was there before, or an earlier version created it.
+    /// No record shows that an OrderFlow created it: it existed before, or an earlier version created it.
     Kept,
 }
 
-/// A property of a topic, or of the brokers that it is on, that is not as wanted.
+/// A property of a topic or of its brokers that differs from the wanted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     pub topic: String,
-    /// `partitions`, `replication.factor`, the name of a setting, or [`VERSION`].
+    /// The property: `partitions`, `replication.factor`, the name of a setting, or [`VERSION`].
     pub what: &'static str,
     pub found: String,
-    /// A number is a minimum where more does no harm.
+    /// The expected value. A number is a minimum where more does no harm.
     pub expected: String,
 }
 
-/// Makes the topics the owner's, makes the missing ones and waits until every partition has a leader. An error if Kafka is
-/// not to be had at all or the topics are another's; then nothing was written.
+/// Claims the topics for the owner, creates the missing ones and waits until every partition has a leader. Returns an
+/// error, and writes nothing, if Kafka is unavailable or the topics belong to another owner.
 pub async fn ensure(config: &ClientConfig, wanted: &Wanted<'_>) -> Result<Found, Error> {
-    each(&Cluster::connect(config)?, wanted, Mode::Ensure).await
+    run_all(&Cluster::connect(config)?, wanted, Mode::Ensure).await
 }
 
-/// Are the topics there, the owner's, and as they should be? Reads only. Errors as [`ensure`].
+/// Checks that the topics exist, belong to the owner and are as wanted. Reads only. Returns the errors of [`ensure`].
 pub async fn check(config: &ClientConfig, wanted: &Wanted<'_>) -> Result<Found, Error> {
-    each(&Cluster::connect(config)?, wanted, Mode::Check).await
+    run_all(&Cluster::connect(config)?, wanted, Mode::Check).await
 }
 
-/// Deletes those of the topics that we created, with all that is in them, and waits until they are gone. The relay topic goes
-/// last, since it says which those are. One answer per topic, in the order of [`Topics`]' fields; an error instead if Kafka
-/// is not to be had at all or the topics are another's.
+/// Deletes the topics that an OrderFlow created, with all their records, and waits until they are gone. The relay topic
+/// goes last, because it records which those are. Returns one result per topic, in the order of [`Topics`]' fields, or
+/// an error if Kafka is unavailable or the topics belong to another owner.
 pub async fn remove(config: &ClientConfig, topics: &Topics, owner: &str) -> Result<Vec<Topic<Removal>>, Error> {
     let cluster = Cluster::connect(config)?;
     let ledger = ledger(&cluster, &topics.relay).await?;
@@ -137,11 +138,11 @@ pub async fn remove(config: &ClientConfig, topics: &Topics, owner: &str) -> Resu
     Ok(removed)
 }
 
-/// Tells whether [`remove`] would keep the events' topic. The consumer group must then stay as well: the next one of its name
-/// would begin at the oldest event and notify every user again.
+/// Returns whether [`remove`] would keep the events' topic. The consumer group must then stay as well: the next group
+/// of its name would start at the oldest event and notify every user again.
 pub async fn keeps_events(config: &ClientConfig, topics: &Topics, owner: &str) -> Result<bool, Error> {
     let cluster = Cluster::connect(config)?;
-    if cluster.look(&topics.orders).await?.is_none() {
+    if cluster.fetch(&topics.orders).await?.is_none() {
         return Ok(false);
     }
     let ownership = match ledger(&cluster, &topics.relay).await? {
@@ -151,8 +152,8 @@ pub async fn keeps_events(config: &ClientConfig, topics: &Topics, owner: &str) -
     Ok(ownership.owner() != Some(owner) || !ownership.created(&topics.orders))
 }
 
-/// Deletes a consumer group with its offsets. One that has members is left: that is a transient error, as those may be
-/// about to leave. It is up to the caller to know that the group is the owner's: [`belongs_to`].
+/// Deletes a consumer group with its offsets. A group with members is kept and causes a transient error, because they
+/// may be about to leave. The caller must know that the group belongs to the owner: [`belongs_to`].
 pub async fn remove_group(config: &ClientConfig, group: &str) -> Result<Removal, Error> {
     let deleted = Cluster::connect(config)?.delete_group(group).await?;
     Ok(if deleted { Removal::Removed } else { Removal::Missing })
@@ -164,34 +165,34 @@ enum Mode {
     Check,
 }
 
-/// The relay topic goes first and alone: it says whose the topics are, and when Kafka is not to be had, nobody needs to wait
-/// for that four times. Then the events' topic, as its notifications need as many partitions as it really has.
-async fn each(cluster: &Cluster, wanted: &Wanted<'_>, mode: Mode) -> Result<Found, Error> {
+/// Handles all topics. The relay topic comes first and alone: it records the owner, and if Kafka is unavailable, there
+/// is only one timeout. The events' topic follows, because the notifications need as many partitions as it really has.
+async fn run_all(cluster: &Cluster, wanted: &Wanted<'_>, mode: Mode) -> Result<Found, Error> {
     let (relay, ledger) = relay(cluster, wanted, mode).await?;
     let relay = Topic { name: wanted.topics.relay.clone(), outcome: relay };
-    // Without an owner nothing is made.
+    // Without an owner nothing is created.
     let mode = if ledger.is_some() { mode } else { Mode::Check };
 
     let plan = Plan::orders(wanted);
-    let outcome = one(cluster, &plan, mode).await;
+    let outcome = run_one(cluster, &plan, mode).await;
     let mut orders = Topic { name: plan.name, outcome };
     let brokers = cluster.brokers(&orders.name).await;
     if let Ok(Outcome::Created { differences, .. } | Outcome::Exists { differences, .. }) = &mut orders.outcome
         && brokers.iter().any(|settings| settings.contains_key(SETTING_OF_4_3))
     {
-        differences.push(Difference::of_version(&orders.name));
+        differences.push(Difference::version(&orders.name));
     }
     let partitions = orders.outcome.as_ref().map_or(wanted.partitions, Outcome::partitions);
     let others = Plan::others(wanted, partitions).map(|plan| async move {
-        let outcome = one(cluster, &plan, mode).await;
+        let outcome = run_one(cluster, &plan, mode).await;
         Topic { name: plan.name, outcome }
     });
     let others = join_all(others).await;
     let topics: Vec<Topic> = std::iter::once(orders).chain(others).chain([relay]).collect();
     if let Some(ledger) = &ledger {
-        // One that is made and not noted, because this run ends here, is never removed.
+        // A topic that is created but not recorded, because this run ends here, is never removed.
         let created = topics.iter().filter(|topic| matches!(topic.outcome, Ok(Outcome::Created { .. })));
-        ledger.remember(created.map(|topic| topic.name.as_str())).await?;
+        ledger.record_created(created.map(|topic| topic.name.as_str())).await?;
     }
     let existing = topics.iter().filter_map(|topic| match &topic.outcome {
         Ok(Outcome::Created { keeping, .. } | Outcome::Exists { keeping, .. }) => {
@@ -203,8 +204,8 @@ async fn each(cluster: &Cluster, wanted: &Wanted<'_>, mode: Mode) -> Result<Foun
     Ok(Found { cluster: cluster.id().await, topics, notes })
 }
 
-/// The relay topic, and if it says that the topics are the owner's, where it says so. An error if they are another's, or if
-/// Kafka is not to be had at all.
+/// Handles the relay topic. Returns its result and, if the topics belong to the owner, the ledger. Returns an error if
+/// they belong to another owner or Kafka is unavailable.
 async fn relay<'a>(
     cluster: &'a Cluster,
     wanted: &'a Wanted<'_>,
@@ -212,7 +213,7 @@ async fn relay<'a>(
 ) -> Result<(Result<Outcome, Error>, Option<Ledger<'a>>), Error> {
     let plan = Plan::relay(wanted);
     let adopt = if mode == Mode::Ensure { wanted.adopt } else { Adopt::Nothing };
-    // Before anything is written.
+    // Read before anything is written.
     let existing = ledger(cluster, &wanted.topics.relay).await?;
     if let Some(ledger) = &existing {
         match ledger.read().await?.owner() {
@@ -223,7 +224,7 @@ async fn relay<'a>(
             _ => {}
         }
     }
-    let mut outcome = match one(cluster, &plan, mode).await {
+    let mut outcome = match run_one(cluster, &plan, mode).await {
         Err(error) if error.is_about_the_brokers() => return Err(error),
         outcome => outcome,
     };
@@ -234,7 +235,7 @@ async fn relay<'a>(
         return Ok((outcome, existing));
     }
     if *partitions < plan.partitions {
-        // An earlier version made it.
+        // An earlier version created it.
         cluster.add_partitions(&plan.name, plan.partitions).await?;
         *partitions = cluster.wait_until_led(&plan.name, plan.partitions).await?.partitions;
     }
@@ -246,13 +247,13 @@ async fn relay<'a>(
     }
 }
 
-/// None: there is no relay topic.
+/// Returns the ledger, or `None` if the relay topic does not exist.
 async fn ledger<'a>(cluster: &'a Cluster, relay: &'a str) -> Result<Option<Ledger<'a>>, Error> {
-    let shape = cluster.look(relay).await?;
+    let shape = cluster.fetch(relay).await?;
     Ok(shape.map(|shape| Ledger { cluster, relay, partition: shape.partitions - 1 }))
 }
 
-async fn one(cluster: &Cluster, plan: &Plan, mode: Mode) -> Result<Outcome, Error> {
+async fn run_one(cluster: &Cluster, plan: &Plan, mode: Mode) -> Result<Outcome, Error> {
     match mode {
         Mode::Ensure => ensure_one(cluster, plan).await,
         Mode::Check => check_one(cluster, plan).await,
@@ -260,34 +261,34 @@ async fn one(cluster: &Cluster, plan: &Plan, mode: Mode) -> Result<Outcome, Erro
 }
 
 async fn ensure_one(cluster: &Cluster, plan: &Plan) -> Result<Outcome, Error> {
-    let created = match cluster.look(&plan.name).await? {
+    let created = match cluster.fetch(&plan.name).await? {
         Some(_) => false,
         None => cluster.create(plan).await?,
     };
     let least = if created { plan.partitions } else { 1 };
     let shape = cluster.wait_until_led(&plan.name, least).await?;
     if created {
-        // A broker that does not know the new topic yet takes nothing back.
-        let keeping = cluster.settings(&plan.name).await.ok().map(|found| Keeping::of(shape.replicas, &found));
+        // A broker may not know the new topic yet; an error here does not undo its creation.
+        let keeping = cluster.settings(&plan.name).await.ok().map(|found| Keeping::new(shape.replicas, &found));
         return Ok(Outcome::Created { partitions: shape.partitions, differences: Vec::new(), keeping });
     }
     judge(cluster, plan, &shape).await
 }
 
 async fn check_one(cluster: &Cluster, plan: &Plan) -> Result<Outcome, Error> {
-    let shape = cluster.look(&plan.name).await?.ok_or(Error::Missing)?;
+    let shape = cluster.fetch(&plan.name).await?.ok_or(Error::Missing)?;
     let outcome = judge(cluster, plan, &shape).await?;
     if shape.led { Ok(outcome) } else { Err(Error::NoLeader) }
 }
 
 async fn judge(cluster: &Cluster, plan: &Plan, shape: &Shape) -> Result<Outcome, Error> {
     let settings = cluster.settings(&plan.name).await?;
-    let keeping = Some(Keeping::of(shape.replicas, &settings));
+    let keeping = Some(Keeping::new(shape.replicas, &settings));
     Ok(Outcome::Exists { partitions: shape.partitions, differences: plan.judge(shape, &settings)?, keeping })
 }
 
 async fn remove_one(cluster: &Cluster, name: &str, created: bool) -> Result<Removal, Error> {
-    if cluster.look(name).await?.is_none() {
+    if cluster.fetch(name).await?.is_none() {
         return Ok(Removal::Missing);
     }
     if !created {
@@ -330,26 +331,26 @@ impl fmt::Display for Removal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Removed => "removed",
-            Self::Missing => "not there",
-            Self::Kept => "kept, as nothing says that an OrderFlow created it",
+            Self::Missing => "does not exist",
+            Self::Kept => "kept, because no record shows that an OrderFlow created it",
         })
     }
 }
 
 impl Difference {
-    /// Brokers that forget to end transactions: docs/guarantees.md tells more.
-    fn of_version(topic: &str) -> Self {
+    /// Reports brokers that can lose the ends of transactions; see docs/guarantees.md.
+    fn version(topic: &str) -> Self {
         Self {
             topic: topic.to_owned(),
             what: VERSION,
             found: "4.3 or later".to_owned(),
-            expected: "4.0 to 4.2, as 4.3.0 to 4.4.0 lose ends of transactions when brokers restart (KAFKA-20734)"
+            expected: "4.0 to 4.2, because 4.3.0 to 4.4.0 lose ends of transactions when brokers restart (KAFKA-20734)"
                 .to_owned(),
         }
     }
 }
 
-/// Without the topic, which the reader knows.
+/// Omits the topic, which the reader knows.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is {}, expected {}", self.what, self.found, self.expected)

@@ -1,26 +1,31 @@
-//! A headless Chromium with an empty profile, and the chromedriver on loopback through which a test moves it.
+//! A headless Chromium with an empty profile, and the chromedriver on loopback through which a test controls it.
 //!
-//! Promises that each is another one, that it asks for nothing but the pages it is sent to, and that neither it nor its
+//! Promises that each browser is a new one, that it requests only the pages a test opens, and that neither it nor its
 //! profile outlives the value. What a test does with it is up to the test's WebDriver client.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::process::{Launch, Process};
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, port, tools};
+use crate::{
+    folder, http, port,
+    process::{Launch, Process},
+    service::{Service, wait_until_answered},
+    tools,
+};
 
-/// A driver listens at once; the browser starts with the session.
+/// The longest a driver takes to listen; the browser itself starts with the session.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
 const FLAGS: [&str; 14] = [
     "--headless",
-    // Chromium refuses to run as root with it, and a container may not allow it. It is shown our own page only.
+    // Chromium refuses to run as root with it, and a container may not allow it. The browser shows our own page only.
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -30,12 +35,12 @@ const FLAGS: [&str; 14] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    // Timers of a tab behind another are as fast as in front, or a test of two tabs would wait for minutes.
+    // Timers of a background tab stay as fast as in front, or a test of two tabs would wait for minutes.
     "--disable-background-timer-throttling",
     "--disable-backgrounding-occluded-windows",
     "--force-color-profile=srgb",
     "--lang=en-US",
-    // Through a pipe, which breaks with the driver: a browser that is told by a port what to do outlives a killed driver.
+    // The pipe breaks with the driver. A browser that is controlled over a port outlives a killed driver.
     "--remote-debugging-pipe",
 ];
 
@@ -49,7 +54,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts one below `folder`, on a free port.
+    /// Starts a browser below `folder`, on a free port.
     pub async fn start(folder: &Path) -> Result<Self> {
         static STARTED: AtomicUsize = AtomicUsize::new(1);
         let name = format!("browser-{}", STARTED.fetch_add(1, Ordering::Relaxed));
@@ -58,20 +63,20 @@ impl Browser {
         let port = port::free()?;
         let launch = Launch::new(&name, tools::chromedriver()?, folder::log(folder, &name)?)
             .argument(format!("--port={port}"))
-            // Chromium keeps some things at home, whatever its profile is.
+            // Chromium keeps some files in the home folder, whatever its profile is.
             .env("HOME", &profile);
         let browser = Self { process: Process::start(launch)?, port, profile, chromium: tools::chromium()? };
         browser.wait_until_up().await?;
         Ok(browser)
     }
 
-    /// Where its WebDriver protocol is spoken.
+    /// Returns the address of the WebDriver protocol.
     pub fn driver_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The capabilities that a session of this browser is asked for with: it keeps the page's console in the log
-    /// `browser` and what it asked the network for in `performance`.
+    /// Returns the capabilities to request a session with. The log `browser` keeps the page's console, `performance`
+    /// its requests.
     pub fn capabilities(&self) -> Value {
         let profile = format!("--user-data-dir={}", self.profile.join("profile").display());
         let arguments: Vec<&str> = FLAGS.into_iter().chain([profile.as_str()]).collect();
@@ -91,7 +96,7 @@ impl Service for Browser {
     fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(wait_until_answered(&self.process, "take a session", START_DEADLINE, || async {
             let answer = http::client().get(format!("{}/status", self.driver_url())).send().await;
-            let status: Value = answer.context("ask chromedriver")?.json().await.context("read its status")?;
+            let status: Value = answer.context("query chromedriver")?.json().await.context("read its status")?;
             ensure!(status["value"]["ready"] == true, "chromedriver is not ready: {status}");
             Ok(())
         }))

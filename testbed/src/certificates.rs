@@ -1,5 +1,5 @@
-//! Certificates of private authorities: a service that speaks TLS here has one that no system trusts, as in a company's own
-//! network.
+//! Certificates of private authorities. A service that speaks TLS here has one that no system trusts, as in a company's
+//! own network.
 
 use std::path::Path;
 

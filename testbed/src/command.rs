@@ -1,15 +1,17 @@
-//! A program that is run to its end: with a deadline, nothing of this shell's environment but `PATH`, and an error that
-//! says what it said. What keeps running is a [`Process`](crate::Process).
+//! Commands that run to their end: with a deadline, with `PATH` as the only variable of this shell, and with an error
+//! that includes their output. A program that keeps running is a [`Process`](crate::Process).
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 
-/// Seconds until it is ended. Half a gigabyte of images takes one minute on a slow disk.
+/// Seconds until a command is ended. Half a gigabyte of images takes one minute on a slow disk.
 const DEADLINE: u16 = 300;
 
-/// A command whose arguments and variables are for the caller to add.
+/// Returns a command to which the caller adds arguments and variables.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", &DEADLINE.to_string()]).arg(program);
@@ -17,10 +19,10 @@ pub fn command(program: &Path) -> Command {
     command
 }
 
-/// Runs it and answers with what it printed.
+/// Runs a command and returns what it printed.
 ///
 /// # Errors
-/// If it failed or did not end: the command, and all that it said.
+/// If it failed or did not end: the command line and all its output.
 pub async fn output(mut command: Command) -> Result<String> {
     let arguments: Vec<_> =
         command.get_args().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();
@@ -30,11 +32,11 @@ pub async fn output(mut command: Command) -> Result<String> {
         .context("wait for a command")?
         .with_context(|| format!("start {line}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (printed, said) = (text(&output.stdout), text(&output.stderr));
+    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
     match output.status.code() {
         Some(0) => Ok(printed),
-        // By itself, or killed when it did not heed that.
-        Some(124) | None => bail!("{line}: did not end within {DEADLINE} s: {said}{printed}"),
-        _ => bail!("{line} ({}): {said}{printed}", output.status),
+        // `timeout` ended it, or killed it when it ignored that.
+        Some(124) | None => bail!("{line}: did not end within {DEADLINE} s: {errors}{printed}"),
+        _ => bail!("{line} ({}): {errors}{printed}", output.status),
     }
 }

@@ -1,14 +1,18 @@
-//! A small disk of its own: a file system in a file, for what happens when a disk is full.
+//! A small disk of its own: a file system in a file, for tests of a full disk.
 //!
-//! Only root may mount one. Dropping it unmounts it, with all that is on it.
+//! Only root may mount one. Dropping it unmounts it, with all its files.
 
-use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use nix::unistd::geteuid;
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+    unistd::geteuid,
+};
 
 use crate::{command, folder};
 
@@ -24,15 +28,15 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts a new one of so many MiB at `folder`. `None` where that is not allowed: to who is not root, and in most
-    /// containers.
+    /// Mounts a new disk of so many MiB at `at`. Returns `None` where mounting is not allowed: without root, and in
+    /// most containers.
     pub async fn mount(at: &Path, mebibytes: u64) -> Result<Option<Self>> {
         if !geteuid().is_root() {
             return Ok(None);
         }
         folder::create(at)?;
         let image = at.with_extension("img");
-        // It takes the room that is used of it, and no more.
+        // The file takes as much room as is used of it.
         File::create(&image)
             .and_then(|file| file.set_len(mebibytes * 1024 * 1024))
             .with_context(|| format!("make {}", image.display()))?;
@@ -48,7 +52,7 @@ impl SmallDisk {
         Ok(Some(Self { mounted_at: at.to_owned(), ballast: at.join("ballast") }))
     }
 
-    /// Leaves no room on it.
+    /// Fills the disk until no room is left.
     pub fn fill(&self) -> Result<()> {
         let fill = || {
             let ballast = OpenOptions::new().create(true).append(true).open(&self.ballast)?;
@@ -79,7 +83,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: whoever still has a file open on it is being killed just now.
+        // Lazily, because a process that still has a file open on it is being killed at this moment.
         let _ = std::process::Command::new("umount").arg("--lazy").arg(&self.mounted_at).status();
     }
 }

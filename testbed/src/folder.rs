@@ -1,14 +1,16 @@
-//! Where services keep their files: `data/<name>` and `logs/<name>.log` below one folder.
+//! The files of services: `data/<name>` and `logs/<name>.log` below one folder.
 //!
-//! For tests that folder is `orderflow-test-<pid>` in the temp folder. What dead test processes left is removed when
-//! the next one starts, but logs stay for a day: a failing test names them.
+//! For tests that folder is `orderflow-test-<pid>` in the temp folder. A new test process removes what dead ones left;
+//! their logs stay for a day, because a failing test names them.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 
@@ -17,8 +19,8 @@ const KEEP_LOGS: Duration = Duration::from_hours(24);
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
 
-/// The folder of this test process, made on first use.
-pub fn of_this_test_process() -> Result<&'static Path> {
+/// Returns the folder of this test process; the first call creates it.
+pub fn for_test_process() -> Result<&'static Path> {
     if let Some(folder) = FOLDER.get() {
         return Ok(folder);
     }
@@ -28,27 +30,27 @@ pub fn of_this_test_process() -> Result<&'static Path> {
     Ok(FOLDER.get_or_init(|| folder))
 }
 
-/// Whether this process is a test, which says what its services logged when it is done with them: the test harness keeps
-/// that to itself unless the test has failed, whichever way.
+/// Returns whether this process is a test. A test prints the logs of its services when it drops them: the test harness
+/// shows that output only if the test has failed.
 pub fn is_test() -> bool {
     FOLDER.get().is_some()
 }
 
-/// The data folder of service `name`, which need not exist, below `folder`.
+/// Returns the data folder of service `name` below `folder`; it need not exist.
 pub fn data(folder: &Path, name: &str) -> Result<PathBuf> {
     let parent = folder.join("data");
     create(&parent)?;
     Ok(parent.join(name))
 }
 
-/// The log file of process `name` below `folder`.
+/// Returns the log file of process `name` below `folder`.
 pub fn log(folder: &Path, name: &str) -> Result<PathBuf> {
     let parent = folder.join("logs");
     create(&parent)?;
     Ok(parent.join(format!("{name}.log")))
 }
 
-/// Makes a folder that other users may pass through: as root, Postgres runs as another user.
+/// Creates a folder that other users may pass through: as root, Postgres runs as another user.
 pub fn create(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)))
@@ -67,7 +69,8 @@ pub fn write_private(file: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("write {}", file.display()))
 }
 
-/// Best effort: two test processes may tidy up at the same time, and neither depends on it.
+/// Removes the files of dead test processes, as far as possible: two processes may do so at once, and neither depends
+/// on it.
 fn remove_leftovers() {
     let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
         return;

@@ -1,7 +1,8 @@
-//! The real Helm, as who installs OrderFlow uses it: renders, installs, upgrades and removes releases of a chart.
+//! The real Helm, as someone who installs OrderFlow uses it: renders, installs, upgrades and removes releases of a
+//! chart.
 //!
-//! Promises that each call ends, that one which fails says what Helm said, and that nothing of this user's own Helm
-//! (configuration, cache, plugins) is read or written.
+//! Promises that each call ends, that the error of a failed call includes Helm's output, and that Helm neither reads
+//! nor writes this user's own configuration, cache and plugins.
 
 use std::path::{Path, PathBuf};
 
@@ -20,11 +21,11 @@ pub struct Helm {
     home: PathBuf,
 }
 
-/// A release as Helm tells of it: `--output json` of `install`, `upgrade` and `status`.
+/// A release, as `--output json` of `install`, `upgrade` and `status` describes it.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Release {
     pub name: String,
-    /// Counts installation and upgrades.
+    /// The number of this revision; installation and each upgrade add one.
     #[serde(rename = "version")]
     pub revision: u32,
     pub info: Info,
@@ -39,24 +40,24 @@ pub struct Release {
 pub struct Info {
     /// `deployed`, `failed`, …
     pub status: String,
-    /// What is printed at the end.
+    /// The text that Helm prints at the end.
     #[serde(default)]
     pub notes: String,
 }
 
-/// An object that is made at some moments only, and is no part of the release.
+/// An object that exists at certain moments only, and is no part of the release.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Hook {
     pub name: String,
     pub kind: String,
     /// `pre-delete`, `test`, …
     pub events: Vec<String>,
-    /// One YAML document.
+    /// The YAML document of the object.
     pub manifest: String,
 }
 
 impl Release {
-    /// The YAML documents of everything that it ever makes, hooks and tests included.
+    /// Returns the YAML documents of all objects that the release ever creates, hooks and tests included.
     pub fn manifests(&self) -> String {
         let hooks = self.hooks.iter().map(|hook| format!("\n---\n{}", hook.manifest));
         std::iter::once(self.manifest.clone()).chain(hooks).collect()
@@ -64,19 +65,19 @@ impl Release {
 }
 
 impl Helm {
-    /// `folder` is where it keeps its own files.
+    /// Creates a Helm that keeps its own files below `folder`.
     pub fn new(folder: &Path, kubeconfig: &Path, namespace: &str) -> Result<Self> {
         let home = folder::data(folder, "helm")?;
         folder::create(&home)?;
         Ok(Self { program: tools::helm()?, kubeconfig: kubeconfig.to_owned(), namespace: namespace.to_owned(), home })
     }
 
-    /// What an installation would be in this cluster, with its NOTES; nothing is made.
+    /// Renders what an installation would create in this cluster, with its NOTES. Creates nothing.
     pub async fn render(&self, release: &str, chart: &Path, values: &Value) -> Result<Release> {
         self.release("install", release, chart, values, &["--dry-run=server"]).await
     }
 
-    /// The same in a cluster that has nothing but Kubernetes' own kinds; none is asked.
+    /// Renders for a cluster that has Kubernetes' own kinds only, without asking a cluster.
     pub async fn render_alone(&self, release: &str, chart: &Path, values: &Value) -> Result<Release> {
         self.release("install", release, chart, values, &["--dry-run=client"]).await
     }
@@ -85,7 +86,7 @@ impl Helm {
         self.release("install", release, chart, values, &[]).await
     }
 
-    /// Values of former revisions are forgotten, as they are when `helm upgrade` is given any.
+    /// Upgrades a release. Values of former revisions are dropped, as `helm upgrade` does when it is given any.
     pub async fn upgrade(&self, release: &str, chart: &Path, values: &Value) -> Result<Release> {
         self.release("upgrade", release, chart, values, &["--reset-values"]).await
     }
@@ -99,15 +100,15 @@ impl Helm {
         self.run(&arguments).await
     }
 
-    /// Warnings are errors.
+    /// Lints a chart; warnings are errors.
     pub async fn lint(&self, chart: &Path, values: &Value) -> Result<String> {
         self.run(&["lint", "--strict", path(chart)?, "--set-json", &values.to_string()]).await
     }
 
-    /// Any other command; what it printed.
+    /// Runs any other command and returns what it printed.
     ///
     /// # Errors
-    /// If it failed or did not end: the command, and all that it said.
+    /// If it failed or did not end: the command line and all its output.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = command::command(&self.program);
         command.args(arguments).arg("--namespace").arg(&self.namespace).arg("--kubeconfig").arg(&self.kubeconfig);
@@ -131,7 +132,7 @@ impl Helm {
 }
 
 fn parse(printed: &str) -> Result<Release> {
-    serde_json::from_str(printed).with_context(|| format!("read what helm printed: {printed}"))
+    serde_json::from_str(printed).with_context(|| format!("parse helm's output: {printed}"))
 }
 
 fn path(chart: &Path) -> Result<&str> {

@@ -1,30 +1,37 @@
-//! One real Kafka on loopback: a KRaft node that is broker and controller, as small as it goes.
+//! One real Kafka on loopback: a KRaft node that is broker and controller, as small as possible.
 //!
-//! Promises the same ports and data across stop, kill and start, that topics are never made by mistake, and that "up"
-//! means the broker is in its own metadata. A secured one has no listener for clients but one with TLS and a log-in
-//! (SASL_SSL, SCRAM-SHA-512), which it uses itself too.
+//! Promises the same ports and data across stop, kill and start, that topics are never created by mistake, and that
+//! "up" means the broker appears in its own metadata. The only listener for clients of a secured Kafka requires TLS and
+//! a login (SASL_SSL, SCRAM-SHA-512). The broker uses it too.
 
-use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+};
 
-use crate::certificates::Pair;
-use crate::process::{Launch, Process};
-use crate::product::Environment;
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, port, tools};
+use crate::{
+    certificates::Pair,
+    folder, port,
+    process::{Launch, Process},
+    product::Environment,
+    service::{Service, wait_until_answered},
+    tools,
+};
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
-/// 22 characters of base64: any 16 bytes will do, each cluster here is alone.
+/// The cluster's id: 22 characters of base64. Any 16 bytes will do, because each cluster here is alone.
 const CLUSTER_ID: &str = "b3JkZXJmbG93LXRlc3RiZQ";
 
-/// Who may log in to a secured Kafka, with SCRAM-SHA-512.
+/// The user that may log in to a secured Kafka, with SCRAM-SHA-512.
 pub const USER: &str = "orderflow";
 pub const PASSWORD: &str = "a-password-of-kafka";
 
@@ -42,12 +49,12 @@ pub struct Kafka {
     tls: Option<Tls>,
 }
 
-/// A further listener for clients that come by another way, such as a [`Proxy`](crate::Proxy).
+/// A further listener, for clients that connect another way, such as through a [`Proxy`](crate::Proxy).
 #[derive(Debug, Clone, Copy)]
 pub struct Listener {
-    /// Where Kafka listens.
+    /// The port on which Kafka listens.
     pub port: u16,
-    /// Where it tells those clients to come.
+    /// The port that Kafka advertises to those clients.
     pub advertised: u16,
 }
 
@@ -56,7 +63,7 @@ pub struct Listener {
 struct Tls {
     /// Key and certificate of the broker.
     key_store: PathBuf,
-    /// Whom it trusts, as a client of its own.
+    /// The authority that the broker trusts, as a client of its own.
     ca: PathBuf,
 }
 
@@ -66,32 +73,33 @@ impl Kafka {
         Self::start_on(folder, name, port::free()?).await
     }
 
-    /// The same with the client port chosen.
+    /// Starts a Kafka with a chosen client port.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
         Self::start_with(folder, name, port, &[], None, &[], "").await
     }
 
-    /// One that lives for a test or some: it compiles less well, and so is there sooner, for less CPU.
+    /// Starts a Kafka that lives for a few tests: it optimizes less, and so starts sooner and for less CPU.
     pub async fn start_short_lived(folder: &Path, name: &str) -> Result<Self> {
         Self::start_with(folder, name, port::free()?, &[], None, SHORT_LIVED, "").await
     }
 
-    /// One that has further listeners, beside the one that [`Kafka::bootstrap`] names.
+    /// Starts a Kafka with further listeners beside the one that [`Kafka::bootstrap`] returns.
     pub async fn start_behind(folder: &Path, name: &str, listeners: &[Listener]) -> Result<Self> {
         Self::start_with(folder, name, port::free()?, listeners, None, &[], "").await
     }
 
-    /// A secured one, short-lived: its certificate must name 127.0.0.1.
+    /// Starts a secured, short-lived Kafka; the certificate must name 127.0.0.1.
     pub async fn start_secured(folder: &Path, name: &str, identity: &Pair) -> Result<Self> {
         Self::start_with(folder, name, port::free()?, &[], Some(identity), SHORT_LIVED, "").await
     }
 
-    /// One that forgets the offsets of a group without members after a minute; short-lived.
+    /// Starts a short-lived Kafka that forgets the offsets of a group without members after a minute.
     pub async fn start_forgetful(folder: &Path, name: &str) -> Result<Self> {
         Self::start_with(folder, name, port::free()?, &[], None, SHORT_LIVED, FORGETFUL_PROPERTIES).await
     }
 
-    /// `properties` are further lines of the broker's settings, the last of two for one name counts.
+    /// Starts a Kafka. `properties` are further lines of the broker's settings; the last of two lines for one name
+    /// counts.
     async fn start_with(
         folder: &Path,
         name: &str,
@@ -111,7 +119,7 @@ impl Kafka {
         if let (Some(tls), Some(identity)) = (&tls, identity) {
             tls.write(identity)?;
         }
-        // The broker's port may be another one than last time; the controller's was written into the storage.
+        // The broker's port may differ from the last start; the controller's was written into the storage.
         let controller = controller_port(&storage)?;
         let text = server_properties(&storage, port, controller, further, tls.as_ref());
         write(&settings, &format!("{text}{properties}"))?;
@@ -125,12 +133,12 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Replaces the certificate of a secured one; the next start uses it.
+    /// Replaces the certificate of a secured Kafka; the next start uses it.
     pub fn renew(&self, identity: &Pair) -> Result<()> {
         self.tls.as_ref().context("renew the certificate of a Kafka without TLS")?.write(identity)
     }
 
-    /// The address clients start from.
+    /// Returns the address that clients start from.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -139,7 +147,7 @@ impl Kafka {
         self.port
     }
 
-    /// Where a client of the testbed's own starts from.
+    /// Returns the settings of a client of the testbed's own.
     pub fn client(&self) -> ClientConfig {
         let mut client = plain_client(&self.bootstrap());
         if let Some(tls) = &self.tls {
@@ -153,7 +161,7 @@ impl Kafka {
         client
     }
 
-    /// What the product needs to know to be a client.
+    /// Returns the variables with which the product becomes a client.
     pub fn environment(&self) -> Environment {
         let mut environment = vec![("KAFKA_BROKERS", self.bootstrap())];
         if let Some(tls) = &self.tls {
@@ -192,7 +200,7 @@ impl Service for Kafka {
     }
 }
 
-/// Whether the Kafka at `bootstrap`, which asks nothing of its clients, names a broker.
+/// Checks that the Kafka at `bootstrap`, which requires no login, names a broker.
 pub async fn probe(bootstrap: &str) -> Result<()> {
     ask(plain_client(bootstrap)).await
 }
@@ -209,16 +217,16 @@ async fn ask(mut client: ClientConfig) -> Result<()> {
         .set("reconnect.backoff.ms", "10")
         .set("reconnect.backoff.max.ms", "100")
         .create()
-        .context("make a Kafka client")?;
+        .context("create a Kafka client")?;
     let asked = tokio::task::spawn_blocking(move || {
         let metadata = client.fetch_metadata(None, Duration::from_secs(1)).context("read Kafka's metadata")?;
         ensure!(!metadata.brokers().is_empty(), "Kafka names no broker");
         Ok(())
     });
-    asked.await.context("ask Kafka")?
+    asked.await.context("query Kafka")?
 }
 
-/// A Java command with what formatting and running have in common.
+/// Returns a Java command with the options that formatting and running share.
 fn java(name: &str, log: &Path, storage: &Path) -> Result<Launch> {
     let mut logging = std::ffi::OsString::from("-Dlog4j2.configurationFile=");
     logging.push(storage.join("log4j2.properties"));
@@ -231,7 +239,7 @@ fn java(name: &str, log: &Path, storage: &Path) -> Result<Launch> {
         .argument(tools::kafka_class_path()?))
 }
 
-/// Prepares new storage. The settings file is written last: while it is missing, the storage is not there.
+/// Prepares new storage. The settings file is written last: without it, the storage does not count as formatted.
 async fn format(storage: &Path, log: &Path, port: u16, further: &[Listener], tls: Option<&Tls>) -> Result<()> {
     let _ = std::fs::remove_dir_all(storage);
     folder::create(storage)?;
@@ -240,7 +248,7 @@ async fn format(storage: &Path, log: &Path, port: u16, further: &[Listener], tls
     write(&storage.join("log4j2.properties"), LOGGING)?;
     let settings = storage.join("format.properties");
     write(&settings, &server_properties(storage, port, controller, further, tls))?;
-    // The first user has to be there before anybody can log in to make one.
+    // The first user must exist before anyone can log in to create one.
     let user = tls.map(|_| format!("--add-scram=SCRAM-SHA-512=[name={USER},password={PASSWORD}]"));
     let launch = java("kafka format", log, storage)?
         .arguments(SHORT_LIVED)
@@ -294,7 +302,7 @@ fn server_properties(storage: &Path, port: u16, controller: u16, further: &[List
     text
 }
 
-/// Everything that is the same for each secured Kafka here.
+/// The settings that all secured Kafkas here share.
 const SECURED_PROPERTIES: &str = "\
 sasl.enabled.mechanisms=SCRAM-SHA-512
 sasl.mechanism.inter.broker.protocol=SCRAM-SHA-512
@@ -302,7 +310,7 @@ ssl.keystore.type=PEM
 ssl.truststore.type=PEM
 ";
 
-/// Everything that is the same for each Kafka here.
+/// The settings that all Kafkas here share.
 const SERVER_PROPERTIES: &str = "\
 process.roles=broker,controller
 node.id=1
@@ -312,14 +320,14 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-# A topic that nobody provisioned is a mistake to be seen.
+# A topic that was not provisioned is a mistake that must show.
 auto.create.topics.enable=false
 # 50 partitions each would cost seconds at the first transaction.
 offsets.topic.num.partitions=4
 # Longer than any topic keeps its records: a group that was away must not begin again from the start.
 offsets.retention.minutes=86400
 transaction.state.log.num.partitions=4
-# A dead producer's transaction holds readers back until this look finds it timed out; the default is 10 s.
+# A dead producer's transaction holds readers back until this check finds it timed out; the default is 10 s.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=6000
@@ -330,13 +338,13 @@ broker.heartbeat.interval.ms=500
 log.cleaner.dedupe.buffer.size=16777216
 ";
 
-/// The shortest that there is.
+/// The shortest retention of offsets that Kafka allows.
 const FORGETFUL_PROPERTIES: &str = "\
 offsets.retention.minutes=1
 offsets.retention.check.interval.ms=1000
 ";
 
-/// Without it, log4j shows errors only.
+/// The logging that shows more than errors, which is log4j's default.
 const LOGGING: &str = "\
 status=error
 appender.stdout.type=Console

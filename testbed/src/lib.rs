@@ -1,11 +1,34 @@
-//! The real services OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack, versitygw and the product's
-//! own processes.
+//! The real services that OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack, versitygw and the
+//! product's own processes.
 //!
-//! Every integration test starts from a `Stack`. `orderflow-dev` uses the services alone, without the features `stack` and
-//! `kubernetes` and what only tests need. Nothing here is
-//! imitated: a test that kills Kafka kills a Kafka. The testbed watches the product from outside, with clients of its
-//! own, so that a wrong client setting in the product cannot hide itself from a test.
+//! Every integration test starts from a [`Stack`]. `orderflow-dev` uses the services alone, without the features
+//! `stack` and `kubernetes`. Nothing here is imitated: a test that kills Kafka kills a Kafka. The testbed observes the
+//! product from outside, with clients of its own, and imports no product crate, so that a wrong client setting in the
+//! product cannot hide itself from a test.
+//!
+//! The integration tests of all crates are in `testbed/tests`:
+//!
+//! | code | tests |
+//! |---|---|
+//! | `producer/src/http` | `pipeline/api`, `pipeline/bad_input.rs`, `pipeline/contract.rs` |
+//! | `producer/src/shard` | `pipeline/api/{databases,idempotency,refusals}.rs`, `pipeline/{durability,plans}.rs` |
+//! | `producer/src/relay` | `pipeline/relay.rs`, `pipeline/crashes.rs` |
+//! | `producer/src/receipts.rs` | `pipeline/api/receipts.rs`, `pipeline/outages.rs`, `pipeline/aws.rs` |
+//! | `producer/src/{feed,stats,verify}` | `pipeline/feed.rs`, `pipeline/stats.rs`, `pipeline/verify.rs` |
+//! | `producer/src/trail.rs` | `pipeline/trail.rs`, `pipeline/progress.rs` |
+//! | `producer/src/quota.rs` | `pipeline/hostile.rs` |
+//! | `producer/dashboard` | `browser` |
+//! | `consumer` | `pipeline/consumer_faults.rs`, `pipeline/crashes.rs`, `pipeline/dead_letters.rs` |
+//! | `dead-letters` | `pipeline/dead_letters.rs`, `pipeline/dead_letters_api.rs` |
+//! | `provision` | `pipeline/provisioning.rs` |
+//! | `service` | `pool.rs`, `pipeline/{secured,supervision,values}.rs` |
+//! | `operator` | `operator` |
+//! | `charts`, `examples` | `charts`, `e2e` |
+//! | `dev` | `controls.rs`, `browser/controls.rs` |
+//! | `Tiltfile` | `tilt.rs` |
+//! | `testbed` | `services.rs`, `stack.rs`, `kubernetes.rs` |
 
+pub mod api;
 pub mod browser;
 pub mod certificates;
 pub mod command;

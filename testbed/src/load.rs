@@ -1,17 +1,17 @@
-//! Requests over a fixed number of connections, and how they are answered.
+//! Requests over a fixed number of connections, and their results.
 //!
-//! With a rate it is an open loop: request n is due at n / rate seconds, whether or not earlier ones were answered, and
-//! its latency counts from then, so a server that stalls cannot hide the requests that waited meanwhile. With rate 0 each
-//! connection sends its next one as soon as the last one was answered.
+//! With a rate it is an open loop: request n is due at n / rate seconds, whether or not earlier ones were answered. Its
+//! latency counts from then, so a server that stalls cannot hide the requests that waited. With rate 0 each connection
+//! sends its next request as soon as the last one was answered.
 
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use schedule::Schedule;
+use worker::Worker;
 
 mod order;
 mod schedule;
@@ -21,22 +21,19 @@ mod worker;
 pub use order::{Accepted, Orders, Request};
 pub use tally::{Outcome, Tally};
 
-use schedule::Schedule;
-use worker::Worker;
-
-/// What is sent, where to, and how fast.
+/// The target of a load, and its speed.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// `HOST:PORT`
     pub address: String,
-    /// Requests per second over all connections; 0 is as fast as they are answered.
+    /// Requests per second over all connections; 0 sends as fast as they are answered.
     pub rate: u32,
-    /// Each with one request under way.
+    /// The number of connections, each with one request in flight.
     pub connections: u32,
     pub duration: Duration,
 }
 
-/// Requests under way.
+/// A load that runs.
 #[derive(Debug)]
 pub struct Load {
     started: Instant,
@@ -48,7 +45,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Sends what `requests` makes of each number, from now on.
+    /// Starts to send the requests that `requests` makes.
     pub fn start(plan: &Plan, requests: impl Request + 'static) -> Self {
         let requests: Arc<dyn Request> = Arc::new(requests);
         let (started, stop) = (Instant::now(), CancellationToken::new());
@@ -70,7 +67,7 @@ impl Load {
         self.started
     }
 
-    /// What was counted since the last call.
+    /// Returns what was counted since the last call.
     pub fn take(&self) -> Tally {
         let mut sum = Tally::default();
         for tally in &self.tallies {
@@ -79,7 +76,7 @@ impl Load {
         sum
     }
 
-    /// Waits until the time is over and what was sent is answered. Cancel-safe.
+    /// Waits until the time is over and all sent requests are answered. Cancel-safe.
     pub async fn ended(&mut self) -> Result<()> {
         while let Some(ended) = self.workers.join_next().await {
             ended.context("run a connection")?;
@@ -87,12 +84,12 @@ impl Load {
         Ok(())
     }
 
-    /// Sends nothing more.
+    /// Stops sending.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Requests that were due by now and that no connection was free to send.
+    /// Returns how many requests were due by now while no connection was free to send them.
     pub fn unsent(&self) -> u64 {
         self.schedule.unsent()
     }

@@ -1,20 +1,23 @@
 //! The S3 of LocalStack on loopback.
 //!
 //! Promises the same port across stop, kill and start, and that "up" means its S3 is loaded. It keeps objects in
-//! memory: after a stop they are GONE, buckets included.
+//! memory: a stop LOSES them, buckets included.
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::process::{Launch, Process};
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, port, s3, tools};
+use crate::{
+    folder, http, port,
+    process::{Launch, Process},
+    s3,
+    service::{Service, wait_until_answered},
+    tools,
+};
 
-/// LocalStack takes any credentials; these are the usual ones.
+/// The usual credentials; LocalStack takes any.
 pub const ACCESS_KEY_ID: &str = "test";
 pub const SECRET_ACCESS_KEY: &str = "test";
 pub const REGION: &str = s3::REGION;
@@ -34,14 +37,14 @@ impl LocalStack {
         Self::start_on(folder, name, port::free()?).await
     }
 
-    /// The same on a port that was chosen.
+    /// Starts a LocalStack on a chosen port.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
         let files = folder::data(folder, name)?;
         folder::create(&files)?;
         let launch = Launch::new(name, tools::localstack_python()?, folder::log(folder, name)?)
             .arguments(["-m", "localstack.runtime.main"])
             .folder(&files)
-            // The default server takes only the port of that address and listens to the whole network.
+            // The default server takes only the port of that address and listens on all interfaces.
             .env("GATEWAY_SERVER", "hypercorn")
             .env("GATEWAY_LISTEN", format!("127.0.0.1:{port}"))
             .env("SERVICES", "s3")
@@ -59,7 +62,7 @@ impl LocalStack {
         Ok(localstack)
     }
 
-    /// The endpoint of its S3, without a path.
+    /// Returns the endpoint of its S3, without a path.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -68,7 +71,7 @@ impl LocalStack {
         self.port
     }
 
-    /// An S3 client of the caller's own, for this LocalStack.
+    /// Returns a new S3 client for this LocalStack.
     pub fn s3(&self) -> aws_sdk_s3::Client {
         s3::client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }
@@ -86,15 +89,16 @@ impl Service for LocalStack {
     }
 }
 
-/// Whether the S3 at `endpoint` says that it is there.
+/// Checks that the S3 at `endpoint` reports that it runs.
 pub async fn probe(endpoint: &str) -> Result<()> {
-    let answer = http::client().get(format!("{endpoint}/_localstack/health")).send().await.context("ask LocalStack")?;
+    let answer =
+        http::client().get(format!("{endpoint}/_localstack/health")).send().await.context("query LocalStack")?;
     let health: Value = answer.json().await.context("read LocalStack's health")?;
     match health["services"]["s3"].as_str() {
         Some("available" | "running") => {}
         other => bail!("LocalStack's S3 is {}", other.unwrap_or("unknown")),
     }
-    // A first request loads more of it, and two at once as the first are answered 501: so this one is ours.
+    // A first request loads more of it, and two at once as the first get 501. So this request is the first.
     http::client().get(endpoint).send().await.context("list buckets")?.error_for_status().context("list buckets")?;
     Ok(())
 }

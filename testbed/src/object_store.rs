@@ -1,14 +1,13 @@
-//! The S3 of a stack: one that keeps its objects on disk, or the laptop's, which forgets them when it dies.
+//! The S3 of a stack: versitygw, which keeps its objects on disk, or LocalStack, which loses them when it dies.
 
 use std::path::Path;
 
 use anyhow::Result;
 use futures_util::future::BoxFuture;
 
-use crate::process::Process;
-use crate::{LocalStack, Service, Versitygw, localstack, versitygw};
+use crate::{LocalStack, Service, Versitygw, localstack, process::Process, versitygw};
 
-/// Which S3 is used.
+/// The S3 server to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Store {
     /// Keeps objects on disk, and so may be killed.
@@ -17,7 +16,7 @@ pub enum Store {
     Localstack,
 }
 
-/// A running one.
+/// A running S3 server.
 #[derive(Debug)]
 pub enum ObjectStore {
     Versitygw(Versitygw),
@@ -33,7 +32,7 @@ impl ObjectStore {
         }
     }
 
-    /// The endpoint of its S3, without a path.
+    /// Returns the endpoint of its S3, without a path.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port())
     }
@@ -45,7 +44,7 @@ impl ObjectStore {
         }
     }
 
-    /// An S3 client of the caller's own.
+    /// Returns a new S3 client.
     pub fn s3(&self) -> aws_sdk_s3::Client {
         match self {
             Self::Versitygw(s3) => s3.s3(),

@@ -1,26 +1,28 @@
-//! Loopback ports: which one is free to keep, and who holds one that is not.
+//! Loopback ports: free ones to keep, and the process that holds a busy one.
 //!
-//! A service that is killed and started again must find its port still free, so ports are taken from below the range
-//! the kernel hands out to outgoing connections: a reconnecting client could otherwise be given the very port it is
-//! trying to reach.
+//! A service that is killed and started again must find its port still free. So ports are taken from below the range
+//! that the kernel gives to outgoing connections: a reconnecting client could otherwise get the very port it is trying
+//! to reach.
 
-use std::collections::{HashSet, hash_map::RandomState};
-use std::hash::BuildHasher;
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::{HashSet, hash_map::RandomState},
+    hash::BuildHasher,
+    net::{Ipv4Addr, TcpListener},
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Result, bail};
 
 use crate::process_tree;
 
-/// Linux gives outgoing connections 32768 and up; below 20000 live the well-known services.
+/// The first port. Linux gives outgoing connections 32768 and up; well-known services are below 20000.
 const FIRST: u16 = 20_000;
 const COUNT: u16 = 12_000;
 
-/// Ports that were handed out by this process and may not be listened on yet.
+/// Ports that this process has handed out and on which nothing may listen yet.
 static HANDED_OUT: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
 
-/// A free loopback port that is handed out to nobody else by this process.
+/// Returns a free loopback port that this process hands out only once.
 ///
 /// # Errors
 /// If no port of the range is free.
@@ -39,12 +41,12 @@ pub fn free() -> Result<u16> {
     bail!("find a free port: all of {FIRST}..{} are taken", FIRST + COUNT)
 }
 
-/// Whether `127.0.0.1:port` can be listened on at this moment.
+/// Returns whether `127.0.0.1:port` can be listened on at this moment.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// Name and pid of the process that listens on `port`, if this user may see it.
+/// Returns name and pid of the process that listens on `port`, if this user may see it.
 pub fn holder(port: u16) -> Option<String> {
     let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
@@ -62,7 +64,7 @@ pub fn holder(port: u16) -> Option<String> {
     Some(format!("{} (pid {pid})", name.trim()))
 }
 
-/// The `socket:[inode]` names of the listening rows (state 0A) of `port` in a `/proc/net/tcp` table.
+/// Returns the `socket:[inode]` names of the listening rows (state 0A) of `port` in a `/proc/net/tcp` table.
 fn listening_sockets(table: &str, port: u16) -> Vec<String> {
     table
         .lines()
@@ -81,11 +83,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_holder_of_a_port_is_named() {
+    fn holder_names_the_process_that_listens_on_a_port() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
         let port = listener.local_addr().expect("read address").port();
         assert!(!is_free(port));
-        let holder = holder(port).expect("see our own socket");
+        let holder = holder(port).expect("find our own socket");
         assert!(holder.contains(&std::process::id().to_string()), "{holder}");
     }
 

@@ -1,32 +1,38 @@
 //! One real Postgres on loopback, with its default durability: fsync and synchronous_commit stay on.
 //!
 //! Promises the same port and data across stop, kill and start, and that "up" means a query was answered. As root it
-//! runs as the system user `postgres`, because `initdb` and `postgres` refuse root. A secured one takes connections over
-//! TLS only.
+//! runs as the system user `postgres`, because `initdb` and `postgres` refuse root. A secured one takes connections
+//! over TLS only.
 
-use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use nix::unistd::{User, geteuid};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::certificates::Pair;
-use crate::process::{Launch, Process};
-use crate::service::{STOP_GRACE, Service, wait_until_answered};
-use crate::wait::eventually;
-use crate::{folder, port, process_tree, tools};
+use crate::{
+    certificates::Pair,
+    folder, port,
+    process::{Launch, Process},
+    process_tree,
+    service::{STOP_GRACE, Service, wait_until_answered},
+    tools,
+    wait::eventually,
+};
 
 /// The superuser of every Postgres started here.
 pub const USER: &str = "orderuser";
 pub const PASSWORD: &str = "orderpass";
 
-/// A recovery after `kill -9` replays at most what tests write: seconds.
+/// The longest a start takes: a recovery after `kill -9` replays at most what tests write, which takes seconds.
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
-/// `pg_hba.conf` of a secured one: there is no line for connections without TLS.
+/// The `pg_hba.conf` of a secured Postgres: no line allows connections without TLS.
 const TLS_ONLY: &str = "hostssl all all 127.0.0.1/32 scram-sha-256\n";
 
 /// A running Postgres.
@@ -42,27 +48,27 @@ pub struct Postgres {
 struct Tls {
     certificate: PathBuf,
     key: PathBuf,
-    /// Not the server's: for its clients.
+    /// The authority that clients trust; the server does not use it.
     ca: PathBuf,
 }
 
 impl Postgres {
-    /// Starts `name` below `folder` on a free port; makes its cluster if there is none yet.
+    /// Starts `name` below `folder` on a free port; creates its cluster if none exists.
     pub async fn start(folder: &Path, name: &str) -> Result<Self> {
         Self::start_on(folder, name, port::free()?).await
     }
 
-    /// The same on a port that was chosen.
+    /// Starts a Postgres on a chosen port.
     pub async fn start_on(folder: &Path, name: &str, port: u16) -> Result<Self> {
         Self::start_with(folder, name, port, None, None).await
     }
 
-    /// One whose processes all have a shared library preloaded.
+    /// Starts a Postgres whose processes preload a shared library.
     pub async fn start_preloading(folder: &Path, name: &str, library: &Path) -> Result<Self> {
         Self::start_with(folder, name, port::free()?, None, Some(library)).await
     }
 
-    /// A secured one: its certificate must name 127.0.0.1.
+    /// Starts a secured Postgres; the certificate must name 127.0.0.1.
     pub async fn start_secured(folder: &Path, name: &str, identity: &Pair) -> Result<Self> {
         Self::start_with(folder, name, port::free()?, Some(identity), None).await
     }
@@ -75,7 +81,7 @@ impl Postgres {
         preloaded: Option<&Path>,
     ) -> Result<Self> {
         let cluster = cluster(folder, name).await?;
-        forget_dead_postmaster(&cluster).await?;
+        remove_stale_lock(&cluster).await?;
         let tls = identity.map(|_| Tls::in_folder(&cluster));
         if let (Some(tls), Some(identity)) = (&tls, identity) {
             tls.write(identity)?;
@@ -96,7 +102,7 @@ impl Postgres {
         Ok(postgres)
     }
 
-    /// Replaces the certificate of a secured one; the next start uses it.
+    /// Replaces the certificate of a secured Postgres; the next start uses it.
     pub fn renew(&self, identity: &Pair) -> Result<()> {
         self.tls.as_ref().context("renew the certificate of a Postgres without TLS")?.write(identity)
     }
@@ -105,12 +111,12 @@ impl Postgres {
         self.port
     }
 
-    /// The PEM file with the authority of a secured one.
+    /// Returns the PEM file with the authority of a secured Postgres.
     pub fn ca_file(&self) -> Option<&Path> {
         self.tls.as_ref().map(|tls| tls.ca.as_path())
     }
 
-    /// The DSN of `database`, whether it exists or not.
+    /// Returns the DSN of `database`, whether it exists or not.
     pub fn dsn(&self, database: &str) -> String {
         dsn(self.port, database)
     }
@@ -122,7 +128,7 @@ impl Postgres {
             .bind(database)
             .fetch_one(&mut connection)
             .await
-            .with_context(|| format!("look for database {database}"))?;
+            .with_context(|| format!("find database {database}"))?;
         if !exists {
             // A name cannot be a bind parameter; it is quoted as an identifier.
             let statement = format!("CREATE DATABASE \"{}\"", database.replace('"', "\"\""));
@@ -163,20 +169,20 @@ impl Service for Postgres {
         Box::pin(wait_until_answered(&self.process, "answer a query", START_DEADLINE, || probe(self.port)))
     }
 
-    /// Fast shutdown: clients are disconnected, everything is written.
+    /// Stops with a fast shutdown: clients are disconnected, and everything is written.
     fn stop(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { self.process.interrupt(STOP_GRACE).await.map(drop) })
     }
 }
 
-/// Whether the Postgres on `port` answers a query.
+/// Checks that the Postgres on `port` answers a query.
 pub async fn probe(port: u16) -> Result<()> {
     let mut connection = connect(&dsn(port, "postgres")).await?;
     sqlx::query("SELECT 1").execute(&mut connection).await.context("query Postgres")?;
     connection.close().await.context("close connection")
 }
 
-/// One connection of the caller's own.
+/// Opens a connection.
 pub async fn connect(dsn: &str) -> Result<PgConnection> {
     PgConnection::connect(dsn).await.context("connect to Postgres")
 }
@@ -185,7 +191,8 @@ fn dsn(port: u16, database: &str) -> String {
     format!("postgres://{USER}:{PASSWORD}@127.0.0.1:{port}/{database}")
 }
 
-/// The cluster's folder. It is made under another name first, so that an interrupted `initdb` is never taken for one.
+/// Returns the cluster's folder. It is created under another name first, so that an interrupted `initdb` never counts
+/// as a cluster.
 async fn cluster(folder: &Path, name: &str) -> Result<PathBuf> {
     let cluster = folder::data(folder, name)?;
     if cluster.join("PG_VERSION").exists() {
@@ -213,12 +220,12 @@ async fn cluster(folder: &Path, name: &str) -> Result<PathBuf> {
     let initdb = Process::start(launch)?;
     let status = initdb.wait_for_exit(START_DEADLINE).await?;
     let _ = std::fs::remove_file(&password);
-    ensure!(status.success(), "make cluster {name} ({status}):\n{}", initdb.log_tail(crate::process::TAIL));
-    std::fs::rename(&unfinished, &cluster).with_context(|| format!("name cluster {}", cluster.display()))?;
+    ensure!(status.success(), "create cluster {name} ({status}):\n{}", initdb.log_tail(crate::process::TAIL));
+    std::fs::rename(&unfinished, &cluster).with_context(|| format!("rename cluster {}", cluster.display()))?;
     Ok(cluster)
 }
 
-/// Writes a file of the server's own, which is the only one that may read it: Postgres refuses a key that others may.
+/// Writes a file that only the server may read: Postgres refuses a key that others may read.
 fn write(file: &Path, text: &str) -> Result<()> {
     folder::write_private(file, text)?;
     match system_user()? {
@@ -232,10 +239,10 @@ fn give(file: &Path, user: &User) -> Result<()> {
         .with_context(|| format!("give {} to {}", file.display(), user.name))
 }
 
-/// Removes the lock file of a postmaster that was killed with the process that had started it. Postgres takes the pid
-/// in it for alive as long as init has not reaped it, or once another process has it. What does live in a cluster has
-/// it as its working folder; while anything does, the file stays.
-async fn forget_dead_postmaster(cluster: &Path) -> Result<()> {
+/// Removes the lock file of a postmaster that was killed together with its parent. Postgres takes the pid in it for
+/// alive until init has reaped it, or when another process reuses it. A process that still runs in the cluster has it
+/// as its working folder; while one does, the file stays.
+async fn remove_stale_lock(cluster: &Path) -> Result<()> {
     let lock = cluster.join("postmaster.pid");
     if !lock.exists() {
         return Ok(());
@@ -246,12 +253,11 @@ async fn forget_dead_postmaster(cluster: &Path) -> Result<()> {
     std::fs::remove_file(&lock).with_context(|| format!("remove {}", lock.display()))
 }
 
-/// The user Postgres must run as, if the caller is root.
+/// Returns the user that Postgres must run as if the caller is root.
 fn system_user() -> Result<Option<User>> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let user = User::from_name("postgres").context("look up user postgres")?;
-    user.map(Some)
-        .context("there is no user postgres, which Postgres runs as when started by root: run scripts/prepare")
+    let user = User::from_name("postgres").context("find user postgres")?;
+    user.map(Some).context("user postgres does not exist, and Postgres started by root needs it: run scripts/prepare")
 }

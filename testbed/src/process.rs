@@ -1,24 +1,30 @@
 //! One supervised child process: started, watched, frozen, killed, started again.
 //!
-//! Promises that no child outlives the process that started it, even one that dies by `kill -9`, and that its output
-//! is in a log file. Every service and every binary of the product is run through this type.
+//! Promises that no child outlives the process that started it, even one that dies by `kill -9`, and that its output is
+//! in a log file. Every service and every binary of the product runs through this type.
 
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-use crate::wait::eventually;
-use crate::{folder, process_tree};
+use crate::{folder, process_tree, wait::eventually};
 
 /// Lines of a log that are shown when something fails.
 pub const TAIL: usize = 40;
@@ -26,10 +32,10 @@ pub const TAIL: usize = 40;
 /// The end of a log is searched for its last lines within this many bytes.
 const TAIL_BYTES: u64 = 64 * 1024;
 
-/// Variables a child takes over; everything else it sees was given to it, so a test runs the same in every shell.
+/// Variables that a child inherits. It sees nothing else that it was not given, so a test runs the same in every shell.
 const INHERITED: [&str; 6] = ["PATH", "HOME", "USER", "TMPDIR", "JAVA_HOME", "RUST_BACKTRACE"];
 
-/// How a program is started; kept, so that it can be started again as the same one.
+/// The way a program is started; kept, so that the same program can be started again.
 #[derive(Debug, Clone)]
 pub struct Launch {
     name: String,
@@ -42,7 +48,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `name` is what messages call it; stdout and stderr are appended to `log`.
+    /// Creates a launch. Messages use `name`; stdout and stderr are appended to `log`.
     pub fn new(name: impl Into<String>, program: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
@@ -67,21 +73,21 @@ impl Launch {
         self
     }
 
-    /// A variable given twice has the later value.
+    /// Sets a variable; the later of two values counts.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
     }
 
-    /// The working folder.
+    /// Sets the working folder.
     #[must_use]
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// Runs as this user; the caller must be root.
+    /// Sets the user to run as; the caller must be root.
     #[must_use]
     pub fn user(mut self, user: Option<String>) -> Self {
         self.user = user;
@@ -108,7 +114,7 @@ impl Launch {
             command.current_dir(folder);
         }
         command.stdin(Stdio::null()).stderr(log.try_clone().context("share log file")?).stdout(log);
-        // A Ctrl-C in the terminal is for the one who supervises; it stops its children in order.
+        // A Ctrl-C in the terminal is for the supervising process, which stops its children in order.
         command.process_group(0);
         Ok(command)
     }
@@ -124,7 +130,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program; returns before it is ready for anything.
+    /// Starts the program; returns before the program is ready for anything.
     pub fn start(launch: Launch) -> Result<Self> {
         let log_start = length(&launch.log);
         let child = spawn(&launch)?;
@@ -143,32 +149,33 @@ impl Process {
         &self.launch.name
     }
 
-    /// The pid of the program as it was last started.
+    /// Returns the pid of the program as it was last started.
     pub fn pid(&self) -> u32 {
         self.child().id()
     }
 
-    /// True for a frozen program too.
+    /// Returns whether the program runs; a frozen program does, too.
     pub fn is_running(&self) -> bool {
         self.exit_status().is_none()
     }
 
-    /// How the program ended, if it has.
+    /// Returns how the program ended, if it has.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.child().try_wait().ok().flatten()
     }
 
-    /// Asks it to end (SIGTERM) and kills it when `grace` has passed.
+    /// Sends SIGTERM, and kills the program when `grace` has passed.
     pub async fn terminate(&self, grace: Duration) -> Result<ExitStatus> {
         self.end(Signal::SIGTERM, grace).await
     }
 
-    /// Asks it to end (SIGINT) and kills it when `grace` has passed.
+    /// Sends SIGINT, and kills the program when `grace` has passed.
     pub async fn interrupt(&self, grace: Duration) -> Result<ExitStatus> {
         self.end(Signal::SIGINT, grace).await
     }
 
-    /// Ends it and its descendants by `kill -9`; returns when all are gone. One that has ended already is left alone.
+    /// Ends the program and its descendants by `kill -9`; returns when all are gone. A program that has ended is left
+    /// alone.
     pub fn kill(&self) {
         let mut child = self.child();
         if matches!(child.try_wait(), Ok(Some(_))) {
@@ -181,7 +188,7 @@ impl Process {
         process_tree::await_gone(&tree);
     }
 
-    /// Freezes it and its descendants (SIGSTOP); returns when all stand still.
+    /// Freezes the program and its descendants (SIGSTOP); returns when all have stopped.
     pub fn pause(&self) {
         let mut child = self.child();
         if matches!(child.try_wait(), Ok(None)) {
@@ -189,7 +196,7 @@ impl Process {
         }
     }
 
-    /// Lets a frozen program and its descendants go on.
+    /// Resumes a frozen program and its descendants.
     pub fn resume(&self) {
         let mut child = self.child();
         if matches!(child.try_wait(), Ok(None)) {
@@ -197,7 +204,7 @@ impl Process {
         }
     }
 
-    /// Waits until the program has ended by itself.
+    /// Waits until the program has ended without a signal of ours.
     pub async fn wait_for_exit(&self, deadline: Duration) -> Result<ExitStatus> {
         let what = format!("{} to end", self.name());
         eventually(&what, deadline, || async { self.exit_status() }).await
@@ -207,24 +214,24 @@ impl Process {
         &self.launch.log
     }
 
-    /// The last `count` lines of the log.
+    /// Returns the last `count` lines of the log.
     pub fn log_tail(&self, count: usize) -> String {
         let text = read_from(&self.launch.log, length(&self.launch.log).saturating_sub(TAIL_BYTES));
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
-    /// What the program has logged since it was last started.
+    /// Returns what the program has logged since it was last started.
     pub fn log_since_start(&self) -> String {
         read_from(&self.launch.log, self.log_start.load(Ordering::Relaxed))
     }
 
-    /// What it and its descendants are doing, a line each.
+    /// Returns what the program and its descendants are doing, a line each.
     pub fn describe(&self) -> String {
         process_tree::describe(self.pid().cast_signed())
     }
 
-    /// Prints the end of the log and where the rest is.
+    /// Prints the end of the log and the path of the whole.
     pub fn show_log(&self) {
         eprintln!("--- {}: last lines of {}\n{}", self.name(), self.log_path().display(), self.log_tail(TAIL));
     }
@@ -255,15 +262,15 @@ impl Drop for Process {
     }
 }
 
-/// Starts children on one thread that lives as long as the process. The kernel sends a child its parent-death signal
-/// when the THREAD that started it ends, and a test's own thread ends with the test.
+/// Starts a child on a thread that lives as long as this process. The kernel sends a child its parent-death signal when
+/// the THREAD that started it ends, and a test's own thread ends with the test.
 fn spawn(launch: &Launch) -> Result<Child> {
     type Request = (Command, mpsc::Sender<std::io::Result<Child>>);
     static SPAWNER: LazyLock<mpsc::Sender<Request>> = LazyLock::new(|| {
         let (requests, received) = mpsc::channel::<Request>();
         std::thread::spawn(move || {
             for (mut command, answer) in received {
-                // Nobody waits for an answer whose request was dropped; its child is then ended by the drop below.
+                // If the request was dropped, nothing receives the child; so the child is ended here.
                 if let Err(mpsc::SendError(Ok(mut unclaimed))) = answer.send(command.spawn()) {
                     let _ = unclaimed.kill();
                     let _ = unclaimed.wait();
@@ -276,7 +283,7 @@ fn spawn(launch: &Launch) -> Result<Child> {
     SPAWNER.send((launch.command()?, answer)).context("reach the thread that starts processes")?;
     answered
         .recv()
-        .context("hear from the thread that starts processes")?
+        .context("receive from the thread that starts processes")?
         .with_context(|| format!("start {} ({} through setpriv)", launch.name, launch.program.display()))
 }
 

@@ -1,15 +1,19 @@
-//! Who descends from whom, read from `/proc`.
+//! The descendants of a process, read from `/proc`.
 //!
 //! A process group is not enough to freeze or kill a service: each Postgres backend leads a group of its own. The tree
-//! by parent pid holds them all.
+//! by parent pid contains them all.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
-/// One row of the process table.
+/// A row of the process table.
 pub(crate) struct Row {
     pub(crate) pid: i32,
     parent: i32,
@@ -17,7 +21,7 @@ pub(crate) struct Row {
     state: char,
 }
 
-/// Every process this user can see.
+/// Returns every process that this user can see.
 pub(crate) fn all() -> Vec<Row> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -25,8 +29,8 @@ pub(crate) fn all() -> Vec<Row> {
     entries.flatten().filter_map(|entry| row(entry.file_name().to_str()?.parse().ok()?)).collect()
 }
 
-/// What each of `root` and its descendants is doing: its pid, the kernel's letter for its state, what it waits for in the
-/// kernel (`0`: nothing, or not to be seen by this user), and its command. For messages about one that does not answer.
+/// Describes `root` and its descendants, for messages about one that does not answer: pid, the kernel's letter for the
+/// state, the kernel function it waits in (`0`: none, or hidden from this user), and the command.
 pub(crate) fn describe(root: i32) -> String {
     let read = |pid: i32, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let line = |pid| {
@@ -37,7 +41,7 @@ pub(crate) fn describe(root: i32) -> String {
     tree(root).into_iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether a process has `folder` as its working folder. One that is dead and not yet reaped has none.
+/// Returns whether a process has `folder` as its working folder. A dead process that is not yet reaped has none.
 pub(crate) fn works_in(folder: &Path) -> bool {
     all()
         .iter()
@@ -45,8 +49,8 @@ pub(crate) fn works_in(folder: &Path) -> bool {
 }
 
 /// Stops `root` and all its descendants and returns them, parents first. Repeats until no new child appears, because a
-/// process may fork until the moment it is stopped, and until all are seen to have stopped: the kernel stops a running
-/// thread a moment after the signal was accepted.
+/// process may fork until it stops, and until all have stopped: the kernel stops a running thread a moment after it
+/// accepts the signal.
 pub(crate) fn freeze(root: i32) -> Vec<i32> {
     let mut frozen = Vec::new();
     loop {
@@ -60,7 +64,7 @@ pub(crate) fn freeze(root: i32) -> Vec<i32> {
     }
 }
 
-/// Lets `root` and its descendants go on, children first, so that no parent wakes to a child that looks stuck.
+/// Resumes `root` and its descendants, children first, so that no parent resumes before a child that still stands.
 pub(crate) fn thaw(root: i32) {
     let mut tree = tree(root);
     tree.reverse();
@@ -72,7 +76,7 @@ pub(crate) fn kill_each(pids: &[i32]) {
     signal_each(pids, Signal::SIGKILL);
 }
 
-/// Waits until none of `pids` runs any more; the first is our own child and reaped by its owner.
+/// Waits until none of `pids` runs; the first is our own child and reaped by its owner.
 pub(crate) fn await_gone(pids: &[i32]) {
     await_each(pids, |process| matches!(process.state, 'Z' | 'X'));
 }

@@ -1,33 +1,38 @@
 //! The product's own processes, as they are shipped: producer, consumer and provisioning, from binaries beside the
 //! running one.
 //!
-//! They listen on port 0 and log where; the addresses are read from what they logged since their last start, so a
-//! process that was started again may have others. Its `INSTANCE` stays the same.
+//! They listen on port 0 and log their addresses, which are read from the log since the last start: a process that was
+//! started again may have others. Its `INSTANCE` stays the same.
 
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use crate::eventually;
-use crate::process::{Launch, Process};
-use crate::service::{Service, wait_until_answered};
-use crate::{folder, http, tools};
+use crate::{
+    eventually, folder, http,
+    process::{Launch, Process},
+    service::{Service, wait_until_answered},
+    tools,
+};
 
-/// Live means listening, which waits for no other service.
+/// The longest until a process is live, which means that it listens: it waits for no other service.
 const LIVE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Four topics, a bucket and two sets of migrations take a second; a machine under load gets a minute.
+/// The longest that provisioning takes: four topics, a bucket and two sets of migrations take a second on an idle
+/// machine.
 const PROVISION_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Environment of a product process.
 pub type Environment = Vec<(String, String)>;
 
-/// What a producer or consumer is started with.
+/// The settings with which a producer or consumer starts.
 #[derive(Debug, Clone)]
 pub struct Builder<P> {
     folder: PathBuf,
@@ -38,21 +43,21 @@ pub struct Builder<P> {
 }
 
 impl<P: Service> Builder<P> {
-    /// Adds a variable, or replaces it.
+    /// Sets a variable; a later value replaces an earlier one.
     #[must_use]
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.environment.push((name.into(), value.into()));
         self
     }
 
-    /// Its name in logs and, for a consumer, in its transactional id; by default one that no other process has.
+    /// Sets its name in logs and, for a consumer, in its transactional id. The default is unique.
     #[must_use]
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.instance = instance.into();
         self
     }
 
-    /// Starts it and waits until it is live; it need not be ready.
+    /// Starts the process and waits until it is live; it need not be ready.
     pub async fn start(self) -> Result<P> {
         let launch = Launch::new(
             self.instance.clone(),
@@ -76,32 +81,32 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer that logs below `folder` and sees `environment`.
+    /// Builds a producer that logs below `folder` and sees `environment`.
     pub fn builder(folder: &Path, environment: Environment) -> Builder<Self> {
         builder(folder, environment, "orderflow-producer", |process| Self { process })
     }
 
-    /// Where its API listens: `http://127.0.0.1:<port>`.
+    /// Returns the address of its API: `http://127.0.0.1:<port>`.
     pub fn url(&self) -> Result<String> {
         address(&self.process, "http")
     }
 
-    /// Where all routes are, if it was started with `INTERNAL_PORT`.
+    /// Returns the address that serves all routes, if it was started with `INTERNAL_PORT`.
     pub fn internal_url(&self) -> Result<String> {
         address(&self.process, "internal")
     }
 
-    /// Where `/livez`, `/readyz` and `/metrics` are.
+    /// Returns the address of `/livez`, `/readyz` and `/metrics`.
     pub fn admin_url(&self) -> Result<String> {
         address(&self.process, "admin")
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it is ready.
     pub async fn ready(&self, deadline: Duration) -> Result<()> {
         wait_until_ready(&self.process, deadline).await
     }
 
-    /// Whether it says that it publishes the events of that shard.
+    /// Returns whether it publishes the events of that shard, by its metrics.
     pub async fn leads_relay(&self, shard: usize) -> Result<bool> {
         let metrics = http::client().get(format!("{}/metrics", self.admin_url()?)).send().await?.text().await?;
         Ok(metrics.lines().any(|line| line == format!("orderflow_relay_leads{{shard=\"shard{shard}\"}} 1")))
@@ -115,17 +120,17 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// A consumer that logs below `folder` and sees `environment`.
+    /// Builds a consumer that logs below `folder` and sees `environment`.
     pub fn builder(folder: &Path, environment: Environment) -> Builder<Self> {
         builder(folder, environment, "orderflow-consumer", |process| Self { process })
     }
 
-    /// Where `/livez`, `/readyz` and `/metrics` are.
+    /// Returns the address of `/livez`, `/readyz` and `/metrics`.
     pub fn admin_url(&self) -> Result<String> {
         address(&self.process, "admin")
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it is ready.
     pub async fn ready(&self, deadline: Duration) -> Result<()> {
         wait_until_ready(&self.process, deadline).await
     }
@@ -139,7 +144,7 @@ impl Service for Producer {
     fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             wait_until_live(&self.process).await?;
-            // Its log is written by a thread of its own, which may be a little behind.
+            // A separate thread writes the log, which may be a little behind.
             eventually("the API's address in the log", LIVE_DEADLINE, async || self.url()).await.map(drop)
         })
     }
@@ -171,11 +176,11 @@ pub async fn provision(folder: &Path, environment: Environment) -> Result<()> {
     Ok(())
 }
 
-/// What `orderflow-producer verify` ended with.
+/// The result of `orderflow-producer verify`.
 #[derive(Debug)]
 pub struct Verified {
     pub status: ExitStatus,
-    /// Its report, and what it told meanwhile.
+    /// The report and the log.
     pub output: String,
 }
 
@@ -195,9 +200,9 @@ pub async fn verify(
     Ok(Verified { status, output: verify.log_since_start() })
 }
 
-/// Whether `admin_url` answers `path` with 200.
+/// Checks that `admin_url` answers `path` with 200.
 pub async fn probe(admin_url: &str, path: &str) -> Result<()> {
-    let answer = http::client().get(format!("{admin_url}{path}")).send().await.context("ask the admin port")?;
+    let answer = http::client().get(format!("{admin_url}{path}")).send().await.context("query the admin port")?;
     let status = answer.status();
     ensure!(status == 200, "{path} answered {status}: {}", answer.text().await.unwrap_or_default());
     Ok(())
@@ -223,7 +228,7 @@ async fn wait_for(process: &Process, path: &str, deadline: Duration) -> Result<(
     wait_until_answered(process, &question, deadline, || async { probe(&address(process, "admin")?, path).await }).await
 }
 
-/// The URL of one of the process's servers, from its line `{"message":"listening","server":…,"address":…}`.
+/// Returns the URL of one of the process's servers, from its line `{"message":"listening","server":…,"address":…}`.
 pub(crate) fn address(process: &Process, server: &str) -> Result<String> {
     process
         .log_since_start()

@@ -1,25 +1,22 @@
-//! A TCP proxy on loopback, for faults of the network: what connects through it can be cut off, slowed down, left without
-//! an answer, or answered by somebody else.
+//! A TCP proxy on loopback, for faults of the network. It can cut off its connections, slow them down, leave them
+//! without a response, or answer in place of the server.
 //!
-//! Promises the same port for as long as it lives, and that a change of its [`Link`] holds at once, for open connections
-//! too. Whoever uses it cannot tell it from the network.
+//! Promises the same port for as long as it lives, and that a change of its [`Link`] takes effect at once, for open
+//! connections too. Its clients cannot distinguish it from the network.
 
-use std::convert::Infallible;
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::port;
@@ -27,32 +24,32 @@ use crate::port;
 /// Bytes carried at once.
 const CHUNK: usize = 64 * 1024;
 
-/// The other side is on loopback, too; one that is frozen takes connections all the same.
+/// The longest a connection to the target takes: it is on loopback, and accepts connections even while frozen.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a proxy treats what goes through it.
+/// The way a proxy treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     Open,
-    /// Each piece of data arrives later by this.
+    /// Delays each piece of data by this.
     Slow(Duration),
-    /// Connections are closed, and new ones closed at once.
+    /// Closes open connections, and new ones at once.
     Cut,
-    /// Half-open: connections stay and are accepted, and whatever is sent in them is lost. They are closed when this ends,
-    /// since nothing could go on in them.
+    /// Keeps and accepts connections but drops their data (half-open). They are closed when this ends, since no
+    /// protocol can go on in them.
     Swallowing,
-    /// The same for the answers alone: what was asked arrives.
+    /// Drops only the data of the server: requests arrive, responses do not.
     SwallowingAnswers,
-    /// Nothing moves. When this ends all of it arrives, however late.
+    /// Carries nothing. When this ends all data arrives, however late.
     Stalled,
-    /// Each HTTP request is answered with this status, by nobody.
+    /// Answers each HTTP request with this status in place of the server.
     Answering(StatusCode),
 }
 
 #[derive(Debug, Clone, Copy)]
 struct State {
     link: Link,
-    /// How often bytes were lost so far. A change is not to be missed, however short it was.
+    /// The number of times data was lost. No change may be missed, however short it was.
     gaps: u64,
 }
 
@@ -65,7 +62,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts one that leads to `target` on loopback. It belongs to the runtime that it is started in.
+    /// Starts a proxy to `target` on loopback. It belongs to the runtime that it is started in.
     pub async fn start(target: u16) -> Result<Self> {
         let port = port::free()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.context("listen for a proxy")?;
@@ -94,7 +91,7 @@ async fn accept(listener: TcpListener, target: u16, state: watch::Receiver<State
                 Ok((client, _)) => {
                     connections.spawn(carry(client, target, state.clone()));
                 }
-                // Out of file descriptors, or the client is gone again.
+                // No file descriptor is left, or the client has gone.
                 Err(_) => sleep(Duration::from_millis(10)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -102,7 +99,7 @@ async fn accept(listener: TcpListener, target: u16, state: watch::Receiver<State
     }
 }
 
-/// One connection, from its start to its end.
+/// Serves one connection, from its start to its end.
 async fn carry(client: TcpStream, target: u16, mut state: watch::Receiver<State>) {
     let now = *state.borrow_and_update();
     match now.link {
@@ -115,7 +112,7 @@ async fn carry(client: TcpStream, target: u16, mut state: watch::Receiver<State>
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // Either end that closes closes both: none of the protocols here goes on in a connection that is half closed.
+    // A close of either end closes both: no protocol here goes on in a half-closed connection.
     tokio::select! {
         () = pump(from_client, to_server, state.clone(), Direction::Question) => {}
         () = pump(from_server, to_client, state.clone(), Direction::Answer) => {}
@@ -154,7 +151,7 @@ async fn pump(
     }
 }
 
-/// Returns when a connection that was made after so many `gaps` cannot go on.
+/// Returns when a connection that was opened after so many `gaps` cannot go on.
 async fn broken(mut state: watch::Receiver<State>, gaps: u64) {
     let _ = state.wait_for(|now| now.gaps != gaps || matches!(now.link, Link::Cut | Link::Answering(_))).await;
 }
@@ -162,7 +159,7 @@ async fn broken(mut state: watch::Receiver<State>, gaps: u64) {
 /// Answers requests with `status` until the link changes.
 async fn answer(client: TcpStream, status: StatusCode, mut state: watch::Receiver<State>) {
     let service = service_fn(async |request: Request<hyper::body::Incoming>| {
-        // Read to its end, or the client would see a broken connection instead of the answer.
+        // Read to its end, or the client would see a broken connection instead of the response.
         let _ = request.into_body().collect().await;
         let mut response = Response::new(Empty::<Bytes>::new());
         *response.status_mut() = status;
@@ -183,7 +180,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// A server that sends back what it gets.
+    /// Starts a server that sends back what it gets.
     async fn echo() -> Result<u16> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -202,54 +199,54 @@ mod tests {
         Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await?)
     }
 
-    /// What comes back of `word`; nothing when the connection was closed.
-    async fn say(stream: &mut TcpStream, word: &str) -> Result<String> {
+    /// Sends `word` and returns what comes back: nothing when the connection was closed.
+    async fn exchange(stream: &mut TcpStream, word: &str) -> Result<String> {
         stream.write_all(word.as_bytes()).await?;
-        let mut heard = vec![0; word.len()];
-        match timeout(SOON, stream.read_exact(&mut heard)).await.context("no answer")? {
-            Ok(_) => Ok(String::from_utf8(heard)?),
+        let mut received = vec![0; word.len()];
+        match timeout(SOON, stream.read_exact(&mut received)).await.context("no answer")? {
+            Ok(_) => Ok(String::from_utf8(received)?),
             Err(_) => Ok(String::new()),
         }
     }
 
     #[tokio::test]
-    async fn a_cut_closes_what_is_open_and_what_comes_and_ends_when_it_is_over() -> Result<()> {
+    async fn a_cut_closes_open_and_new_connections_until_it_ends() -> Result<()> {
         let proxy = Proxy::start(echo().await?).await?;
         let mut before = connect(&proxy).await?;
-        assert_eq!(say(&mut before, "before").await?, "before");
+        assert_eq!(exchange(&mut before, "before").await?, "before");
         proxy.set(Link::Cut);
         assert_eq!(before.read(&mut [0; 8]).await.unwrap_or(0), 0);
         let mut during = connect(&proxy).await?;
         assert_eq!(during.read(&mut [0; 8]).await.unwrap_or(0), 0);
         proxy.set(Link::Open);
-        eventually("the way is open", SOON, async || {
-            ensure!(say(&mut connect(&proxy).await?, "after").await? == "after", "closed");
+        eventually("the connection to be open", SOON, async || {
+            ensure!(exchange(&mut connect(&proxy).await?, "after").await? == "after", "closed");
             Ok(())
         })
         .await
     }
 
     #[tokio::test]
-    async fn what_stalls_arrives_late_and_what_is_swallowed_never_does() -> Result<()> {
+    async fn stalled_data_arrives_late_and_swallowed_data_never() -> Result<()> {
         let proxy = Proxy::start(echo().await?).await?;
         let mut stream = connect(&proxy).await?;
-        assert_eq!(say(&mut stream, "first").await?, "first");
+        assert_eq!(exchange(&mut stream, "first").await?, "first");
         proxy.set(Link::Stalled);
         stream.write_all(b"late").await?;
         proxy.set(Link::Open);
-        let mut heard = [0; 4];
-        stream.read_exact(&mut heard).await?;
-        assert_eq!(&heard, b"late");
+        let mut received = [0; 4];
+        stream.read_exact(&mut received).await?;
+        assert_eq!(&received, b"late");
 
         proxy.set(Link::SwallowingAnswers);
         stream.write_all(b"lost").await?;
         proxy.set(Link::Open);
-        assert_eq!(stream.read(&mut heard).await.unwrap_or(0), 0, "the connection went on with a gap in it");
+        assert_eq!(stream.read(&mut received).await.unwrap_or(0), 0, "the connection went on with a gap in it");
         Ok(())
     }
 
     #[tokio::test]
-    async fn requests_are_answered_by_nobody() -> Result<()> {
+    async fn an_answering_link_responds_without_a_server() -> Result<()> {
         let proxy = Proxy::start(echo().await?).await?;
         proxy.set(Link::Answering(StatusCode::SERVICE_UNAVAILABLE));
         let answer = http::client().put(format!("http://127.0.0.1:{}/x", proxy.port())).body("body").send().await?;

@@ -1,11 +1,11 @@
-//! The S3 client of tests, with settings of their own: those of the product are what is tested.
+//! The S3 client of tests. It has settings of its own, because the product's settings are under test.
 
 use aws_sdk_s3::config::{BehaviorVersion, Builder, Credentials, Region, RequestChecksumCalculation::WhenRequired};
 
-/// The region that the testbed's servers are in.
+/// The region of the testbed's servers.
 pub const REGION: &str = "us-east-1";
 
-/// A client for the S3 at `endpoint`, which has no path. A bucket is named in a request's path, not by its host.
+/// Returns a client for the S3 at `endpoint`, which has no path. Buckets are addressed by path, not by host.
 pub fn client(endpoint: &str, access_key_id: &str, secret_access_key: &str) -> aws_sdk_s3::Client {
     let settings = Builder::new()
         .behavior_version(BehaviorVersion::latest())

@@ -1,37 +1,39 @@
-//! What every started service can do, whichever it is: be awaited, stopped, killed, frozen and started again.
+//! The operations of every started service: wait for it, stop, kill, freeze and start it again.
 //!
-//! All of it goes through the service's one [`Process`]; a service only adds when it counts as up and how it is
-//! stopped in good order.
+//! All of them go through the service's one [`Process`]. A service only adds when it counts as up and how it stops
+//! gracefully.
 
-use std::future::Future;
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-use crate::process::{Process, TAIL};
-use crate::wait::eventually;
+use crate::{
+    process::{Process, TAIL},
+    wait::eventually,
+};
 
-/// How long a service may take to stop in good order before it is killed.
+/// The longest a service may take to stop gracefully before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(20);
 
-/// One question to a service that is up is answered in milliseconds; a port held by somebody else may never answer.
+/// The longest one probe takes. A service that is up answers in milliseconds; a port that another program holds may
+/// never answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A running service; the same name, port and files for as long as the value lives.
+/// A running service, with the same name, port and files for as long as the value lives.
 pub trait Service: Send + Sync {
     fn process(&self) -> &Process;
 
-    /// Waits until it answers what it is there to answer. Fails early, with the end of its log, if it has ended.
+    /// Waits until the service answers its kind of request. Fails early, with the end of its log, if it has ended.
     fn wait_until_up(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// Stops it in good order; its data stays.
+    /// Stops the service gracefully; its data stays.
     fn stop(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { self.process().terminate(STOP_GRACE).await.map(drop) })
     }
 
-    /// Starts it again, whether it was stopped, killed or still runs, and waits until it is up.
+    /// Starts the service again, whether it was stopped, killed or still runs, and waits until it is up.
     fn start_again(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async {
             self.process().start_again()?;
@@ -43,12 +45,12 @@ pub trait Service: Send + Sync {
         self.process().name()
     }
 
-    /// `kill -9` for it and all its descendants.
+    /// Kills the service and all its descendants (`kill -9`).
     fn kill(&self) {
         self.process().kill();
     }
 
-    /// Freezes it and all its descendants: its connections stay open and nothing answers.
+    /// Freezes the service and all its descendants: its connections stay open and nothing answers.
     fn pause(&self) {
         self.process().pause();
     }
@@ -66,10 +68,10 @@ pub trait Service: Send + Sync {
     }
 }
 
-/// Waits until `probe` is answered. Ends at once when the process has ended: it will never answer.
+/// Waits until `probe` succeeds. Ends at once when the process has ended, because it will never answer.
 ///
 /// # Errors
-/// With what was awaited, what was seen last and the end of the process's log.
+/// If the time is over: the awaited answer, the last result and the end of the process's log.
 pub(crate) async fn wait_until_answered<F>(
     process: &Process,
     question: &str,
@@ -84,7 +86,7 @@ where
         if let Some(status) = process.exit_status() {
             return Ok(Some(status));
         }
-        timeout(PROBE_TIMEOUT, probe()).await.context("no answer")?.map(|()| None)
+        timeout(PROBE_TIMEOUT, probe()).await.context("no response")?.map(|()| None)
     });
     let failure = match outcome.await {
         Ok(None) => return Ok(()),

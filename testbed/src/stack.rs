@@ -1,30 +1,36 @@
-//! What an integration test starts from: two Postgres shards, Kafka and S3, provisioned, and nobody else's.
+//! A test's own pipeline: two Postgres shards, Kafka and S3, provisioned.
 //!
-//! `Stack::shared()` uses services that are started once per test process and gives each test its own databases,
-//! topics, bucket and consumer group. `Stack::own()` starts services of its own, for a test that kills or freezes
-//! them. Either way no test sees another. Of both there is a secured variant, whose Postgres and Kafka take TLS only.
-//! Their S3 is versitygw; a stack of one's own may have LocalStack, which is what a laptop has.
+//! By default a stack uses services that are started once per test process, with its own databases, topics, bucket and
+//! consumer group. A test that kills or freezes a service asks for services of its own. Either way no test sees another
+//! test's data. Postgres and Kafka of a secured stack take TLS only. S3 is versitygw unless a test asks for LocalStack,
+//! which `make up` runs.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures_util::future::try_join3;
 use sqlx::PgConnection;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::certificates::Authority;
-use crate::product::{self, Builder, Environment, Verified};
-use crate::{Consumer, Isolation, Kafka, ObjectStore, Postgres, Producer, Record, Service, Store};
-use crate::{folder, postgres, s3, topic};
+use crate::{
+    Consumer, Isolation, Kafka, ObjectStore, Postgres, Producer, Record, Service, Store,
+    certificates::Authority,
+    folder, postgres,
+    product::{self, Environment, Verified},
+    s3, topic,
+};
 
-/// What a test has is verified in a second or two; a transaction that somebody left open takes 20 s to end.
+/// The longest that `verify` takes. The orders of a test take a second or two; a transaction that was left open takes
+/// 20 s to end.
 const VERIFY_DEADLINE: Duration = Duration::from_mins(2);
 
 /// The backing services of a stack. They may live in a `static` beyond the runtime of the test that started them, so
-/// nothing in here may hold a connection, a client or a task.
+/// they must not hold a connection, a client or a task.
 #[derive(Debug)]
 pub struct Services {
     pub postgres: [Postgres; 2],
@@ -33,29 +39,29 @@ pub struct Services {
 }
 
 impl Services {
-    async fn shared(folder: &Path) -> Result<&'static Self> {
-        static SHARED: OnceCell<Services> = OnceCell::const_new();
-        SHARED.get_or_try_init(|| Services::start(folder, "", Store::Versitygw)).await
-    }
-
-    async fn start(folder: &Path, prefix: &str, store: Store) -> Result<Self> {
+    async fn start(folder: &Path, prefix: &str, settings: Builder, store: Store) -> Result<Self> {
+        if settings.secured {
+            let authority = Authority::new("orderflow-testbed")?;
+            let postgres =
+                async |name: String| Postgres::start_secured(folder, &name, &authority.loopback("postgres")?).await;
+            let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority.loopback("kafka")?).await;
+            return Self::start_with(folder, prefix, postgres, kafka, store).await;
+        }
         let postgres = async |name: String| Postgres::start(folder, &name).await;
+        if settings.forgetful {
+            let kafka = async |name: String| Kafka::start_forgetful(folder, &name).await;
+            return Self::start_with(folder, prefix, postgres, kafka, store).await;
+        }
         let kafka = async |name: String| Kafka::start_short_lived(folder, &name).await;
         Self::start_with(folder, prefix, postgres, kafka, store).await
     }
 
-    async fn start_forgetful(folder: &Path, prefix: &str) -> Result<Self> {
-        let postgres = async |name: String| Postgres::start(folder, &name).await;
-        let kafka = async |name: String| Kafka::start_forgetful(folder, &name).await;
-        Self::start_with(folder, prefix, postgres, kafka, Store::Versitygw).await
-    }
-
-    async fn start_secured(folder: &Path, prefix: &str) -> Result<Self> {
-        let authority = Authority::new("orderflow-testbed")?;
-        let postgres =
-            async |name: String| Postgres::start_secured(folder, &name, &authority.loopback("postgres")?).await;
-        let kafka = async |name: String| Kafka::start_secured(folder, &name, &authority.loopback("kafka")?).await;
-        Self::start_with(folder, prefix, postgres, kafka, Store::Versitygw).await
+    /// Returns the services that all stacks of this test process share; the first call starts them.
+    async fn shared(folder: &Path, settings: Builder) -> Result<&'static Self> {
+        static PLAIN: OnceCell<Services> = OnceCell::const_new();
+        static SECURED: OnceCell<Services> = OnceCell::const_new();
+        let (services, prefix) = if settings.secured { (&SECURED, "secured-") } else { (&PLAIN, "") };
+        services.get_or_try_init(|| Self::start(folder, prefix, settings, Store::Versitygw)).await
     }
 
     async fn start_with(
@@ -87,66 +93,85 @@ enum Backing {
     Own(Box<Services>),
 }
 
-/// A provisioned stack of one test.
+/// The provisioned pipeline of one test.
 #[derive(Debug)]
 pub struct Stack {
     backing: Backing,
-    /// In place of the one that the other services came with.
+    /// The object store that replaces the one of the other services.
     object_store: Option<ObjectStore>,
     folder: &'static Path,
-    /// Eight characters that no other stack has; part of every name it uses.
+    /// Eight unique characters, part of every name the stack uses.
     tag: String,
 }
 
+/// The kind of stack that a test needs; begun by [`Stack::builder`].
+#[derive(Debug, Clone, Copy, Default)]
+#[must_use]
+pub struct Builder {
+    own: bool,
+    secured: bool,
+    forgetful: bool,
+    store: Option<Store>,
+}
+
+impl Builder {
+    /// Starts services for this stack alone, which its test may kill, freeze and reconfigure. Dropping the stack ends
+    /// them.
+    pub fn own(mut self) -> Self {
+        self.own = true;
+        self
+    }
+
+    /// Makes Postgres take TLS only, and Kafka TLS with a login only, with certificates of a private authority.
+    pub fn secured(mut self) -> Self {
+        self.secured = true;
+        self
+    }
+
+    /// Makes Kafka forget the offsets of a group without members after a minute. Needs [`Builder::own`].
+    pub fn forgetful(mut self) -> Self {
+        self.forgetful = true;
+        self
+    }
+
+    /// Chooses the S3 server. LocalStack always belongs to this stack alone: it takes any region and credentials, keeps
+    /// versions if configured to, and one key may be a prefix of another.
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Starts what is not running yet, and provisions the stack.
+    pub async fn start(self) -> Result<Stack> {
+        ensure!(
+            !self.forgetful || self.own,
+            "start a stack: a forgetful Kafka cannot be shared, so call own() as well"
+        );
+        ensure!(!self.forgetful || !self.secured, "start a stack: a secured Kafka cannot be forgetful");
+        let folder = folder::for_test_process()?;
+        let store = self.store.unwrap_or(Store::Versitygw);
+        if self.own {
+            let services = Services::start(folder, &own_prefix(), self, store).await?;
+            return Stack::provisioned(Backing::Own(Box::new(services)), None, folder).await;
+        }
+        let object_store = match store {
+            Store::Versitygw => None,
+            Store::Localstack => Some(ObjectStore::start(folder, &format!("{}s3", own_prefix()), store).await?),
+        };
+        let services = Services::shared(folder, self).await?;
+        Stack::provisioned(Backing::Shared(services), object_store, folder).await
+    }
+}
+
 impl Stack {
-    /// A stack on the services this test process shares. A test must not kill, freeze or reconfigure those.
+    /// Begins a stack on the services that this test process shares, without TLS.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts a stack on the services that this test process shares. A test must not kill, freeze or reconfigure those.
     pub async fn shared() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::shared(folder).await?;
-        Self::provisioned(Backing::Shared(services), None, folder).await
-    }
-
-    /// The same with LocalStack, and that its own: it takes any region and credentials, keeps versions if asked to, and one key may be the
-    /// beginning of another.
-    pub async fn shared_with_localstack() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let localstack = ObjectStore::start(folder, &format!("{}s3", own_prefix()), Store::Localstack).await?;
-        let services = Services::shared(folder).await?;
-        Self::provisioned(Backing::Shared(services), Some(localstack), folder).await
-    }
-
-    /// The same where Postgres takes TLS only and Kafka TLS with a log-in only, with certificates of a private authority.
-    pub async fn secured() -> Result<Self> {
-        static SHARED: OnceCell<Services> = OnceCell::const_new();
-        let folder = folder::of_this_test_process()?;
-        let services = SHARED.get_or_try_init(|| Services::start_secured(folder, "secured-")).await?;
-        Self::provisioned(Backing::Shared(services), None, folder).await
-    }
-
-    /// A stack on services of its own; dropping it ends them.
-    pub async fn own() -> Result<Self> {
-        Self::own_with(Store::Versitygw).await
-    }
-
-    /// The same with an S3 that the test chose.
-    pub async fn own_with(store: Store) -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::start(folder, &own_prefix(), store).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
-    }
-
-    /// A stack of its own whose Kafka forgets the offsets of a group without members after a minute.
-    pub async fn own_forgetful() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::start_forgetful(folder, &own_prefix()).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
-    }
-
-    /// A secured stack on services of its own.
-    pub async fn own_secured() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
-        let services = Services::start_secured(folder, &own_prefix()).await?;
-        Self::provisioned(Backing::Own(Box::new(services)), None, folder).await
+        Self::builder().start().await
     }
 
     async fn provisioned(backing: Backing, object_store: Option<ObjectStore>, folder: &'static Path) -> Result<Self> {
@@ -164,7 +189,7 @@ impl Stack {
     pub async fn provision(&self) -> Result<()> {
         let mut environment = self.env();
         environment.push(("OWNER".to_owned(), format!("test/{}", self.tag)));
-        // A machine that does more than this may not answer at once.
+        // On a busy machine a service may not answer at once.
         environment.push(("WAIT".to_owned(), "30".to_owned()));
         product::provision(self.folder, environment).await
     }
@@ -174,7 +199,7 @@ impl Stack {
         self.verify_with(&[], arguments).await
     }
 
-    /// The same with other variables.
+    /// Runs `orderflow-producer verify` with further variables.
     pub async fn verify_with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Result<Verified> {
         let mut environment = self.env();
         environment.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
@@ -188,7 +213,7 @@ impl Stack {
         }
     }
 
-    /// The Postgres of shard 1 or 2.
+    /// Returns the Postgres of shard 1 or 2.
     pub fn postgres(&self, shard: usize) -> &Postgres {
         &self.services().postgres[shard - 1]
     }
@@ -201,7 +226,7 @@ impl Stack {
         self.object_store.as_ref().unwrap_or(&self.services().s3)
     }
 
-    /// What the product needs to run on this stack.
+    /// Returns the variables that the product needs to run on this stack.
     pub fn env(&self) -> Environment {
         let services = self.services();
         let mut environment = services.kafka.environment();
@@ -225,48 +250,48 @@ impl Stack {
         environment
     }
 
-    /// A producer on this stack, to be started; each call is another instance.
-    pub fn producer(&self) -> Builder<Producer> {
+    /// Builds a producer on this stack; each call builds another instance.
+    pub fn producer(&self) -> product::Builder<Producer> {
         Producer::builder(self.folder, self.env())
     }
 
-    /// A consumer on this stack, to be started. It is given nothing but Kafka.
-    pub fn consumer(&self) -> Builder<Consumer> {
+    /// Builds a consumer on this stack. It sees Kafka only.
+    pub fn consumer(&self) -> product::Builder<Consumer> {
         let environment = self.env().into_iter().filter(|(name, _)| name.starts_with("KAFKA_")).collect();
         Consumer::builder(self.folder, environment)
     }
 
-    /// A new connection to the database of shard 1 or 2.
+    /// Opens a connection to the database of shard 1 or 2.
     pub async fn shard(&self, shard: usize) -> Result<PgConnection> {
         postgres::connect(&self.dsn(shard)).await
     }
 
-    /// The DSN of shard 1 or 2.
+    /// Returns the DSN of shard 1 or 2.
     pub fn dsn(&self, shard: usize) -> String {
         self.postgres(shard).dsn(&self.database())
     }
 
-    /// A new S3 client.
+    /// Returns a new S3 client.
     pub fn s3(&self) -> aws_sdk_s3::Client {
         self.object_store().s3()
     }
 
-    /// What is in a topic now, from its beginning; see [`topic::read_with`].
+    /// Returns the records of a topic, from its beginning; see [`topic::read_with`].
     pub async fn read_topic(&self, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
         topic::read_with(self.kafka().client(), topic, isolation).await
     }
 
-    /// Creates a topic that is none of the product's, and waits until it can be read.
+    /// Creates a topic beside the product's own, and waits until it can be read.
     pub async fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
         topic::create(self.kafka().client(), name, partitions).await
     }
 
-    /// The topic of order events. The other three are named after it: `.notifications`, `.dlq`, `.relay`.
+    /// Returns the topic of order events. The other three are named after it: `.notifications`, `.dlq`, `.relay`.
     pub fn topic(&self) -> String {
         format!("orders-{}", self.tag)
     }
 
-    /// It begins with the owner, as the consumer group of an OrderFlow does.
+    /// Returns the consumer group. It begins with the owner, as that of an OrderFlow does.
     pub fn group(&self) -> String {
         format!("test.{}", self.tag)
     }
@@ -275,13 +300,13 @@ impl Stack {
         format!("receipts-{}", self.tag)
     }
 
-    /// Its name on both shards.
+    /// Returns the name of the database on both shards.
     pub fn database(&self) -> String {
         format!("orders_{}", self.tag)
     }
 }
 
-/// No two services of a test process have one name.
+/// Returns a unique prefix for the services of one stack.
 fn own_prefix() -> String {
     static STARTED: AtomicUsize = AtomicUsize::new(1);
     format!("own{}-", STARTED.fetch_add(1, Ordering::Relaxed))
@@ -289,7 +314,7 @@ fn own_prefix() -> String {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // Services of this stack's own show their logs when they are dropped; the shared ones never are.
+        // A stack's own services print their logs when they are dropped; the shared ones are never dropped.
         if let Backing::Shared(services) = &self.backing {
             for service in services.all() {
                 service.process().show_log();

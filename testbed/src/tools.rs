@@ -1,40 +1,42 @@
-//! Where the programs of the services are on this machine.
+//! The programs of the services on this machine.
 //!
 //! Postgres and Chromium come from the system's packages; Kafka, LocalStack, versitygw and Kubernetes from the cache
-//! folder that `scripts/prepare` fills. What is missing is an error that says so and names that script.
+//! folder that `scripts/prepare` fills. If one is missing, the error names that script.
 
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The Kafka whose jars are run.
+/// The version of Kafka to run.
 pub const KAFKA_VERSION: &str = "4.2.1";
 
-/// The LocalStack whose S3 is run.
+/// The version of LocalStack to run.
 pub const LOCALSTACK_VERSION: &str = "4.12.0";
 
-/// The Helm that is run unless there is another; `HELM` may name one.
+/// The version of Helm to run unless another is installed; `HELM` may name one.
 pub const HELM_VERSION: &str = "4.3.1";
 
-/// The Kubernetes that is run unless `KUBEBUILDER_ASSETS` names another.
+/// The version of Kubernetes to run unless `KUBEBUILDER_ASSETS` names another.
 pub const KUBERNETES_VERSION: &str = "1.35.4";
 
-/// The CoreDNS that a node's pods ask.
+/// The version of CoreDNS that serves a node's pods.
 pub const COREDNS_VERSION: &str = "1.15.0";
 
-/// The axe-core that judges how accessible the dashboard is.
+/// The version of axe-core that checks the dashboard's accessibility.
 pub const AXE_VERSION: &str = "4.14.1";
 
-/// The versitygw that keeps objects on disk.
+/// The version of versitygw, which keeps objects on disk.
 pub const VERSITYGW_VERSION: &str = "1.8.0";
 
-/// The Schemathesis that tests the API against its OpenAPI document.
+/// The version of Schemathesis, which tests the API against its OpenAPI document.
 pub const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
-/// A program of the newest Postgres: from `/usr/lib/postgresql/<version>/bin`, else from `PATH`.
+/// Finds a program of the newest Postgres: in `/usr/lib/postgresql/<version>/bin`, else on `PATH`.
 pub fn postgres_program(name: &str) -> Result<PathBuf> {
     newest_postgres()
         .map(|folder| folder.join(name))
@@ -43,7 +45,7 @@ pub fn postgres_program(name: &str) -> Result<PathBuf> {
         .with_context(|| missing(&format!("Postgres ({name})")))
 }
 
-/// The class path with Kafka's jars, as `java -cp` takes it.
+/// Returns the class path with Kafka's jars, as `java -cp` takes it.
 pub fn kafka_class_path() -> Result<OsString> {
     let jars = cache()?.join(format!("kafka-{KAFKA_VERSION}/libs"));
     if !jars.is_dir() {
@@ -52,7 +54,7 @@ pub fn kafka_class_path() -> Result<OsString> {
     Ok(jars.join("*").into_os_string())
 }
 
-/// The Java that runs Kafka: from `JAVA_HOME`, else from `PATH`.
+/// Finds the Java that runs Kafka: in `JAVA_HOME`, else on `PATH`.
 pub fn java() -> Result<PathBuf> {
     std::env::var_os("JAVA_HOME")
         .map(|home| Path::new(&home).join("bin/java"))
@@ -70,8 +72,8 @@ pub fn schemathesis() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The Python of LocalStack's environment. Its `localstack-supervisor` stands beside it and is not used: the server it
-/// starts as a child of its own would survive the supervisor's death.
+/// Returns the Python of LocalStack's environment. `localstack-supervisor` is not used: the server that it starts as
+/// its own child would survive the supervisor's death.
 pub fn localstack_python() -> Result<PathBuf> {
     let programs = cache()?.join(format!("localstack-{LOCALSTACK_VERSION}/bin"));
     if !programs.join("localstack-supervisor").is_file() {
@@ -80,8 +82,8 @@ pub fn localstack_python() -> Result<PathBuf> {
     Ok(programs.join("python"))
 }
 
-/// A program of the Kubernetes control plane (`etcd`, `kube-apiserver`, ...) and the argument that comes before its own:
-/// from `KUBEBUILDER_ASSETS`, where tools for operators expect it, else the one binary of all of them.
+/// Finds a program of the Kubernetes control plane (`etcd`, `kube-apiserver`, …) and the argument that precedes its
+/// own. It is in `KUBEBUILDER_ASSETS`, where tools for operators expect it, else part of the one binary of all of them.
 pub fn kubernetes_program(name: &'static str) -> Result<(PathBuf, Option<&'static str>)> {
     if let Some(program) = variable("KUBEBUILDER_ASSETS").map(|assets| assets.join(name)).filter(|file| file.is_file())
     {
@@ -94,26 +96,26 @@ pub fn kubernetes_program(name: &'static str) -> Result<(PathBuf, Option<&'stati
     Ok((program, Some(name)))
 }
 
-/// A Go that builds what the tests bring in Go.
+/// Returns the Go that builds the tests' Go programs.
 pub fn go() -> Result<PathBuf> {
     let program = cache()?.join("go");
     ensure!(program.is_file(), "{} go", missing("Go"));
     Ok(program)
 }
 
-/// kubectl and the argument that comes before its own: that on `PATH`, else the one that was built with Kubernetes.
+/// Finds kubectl and the argument that precedes its own: on `PATH`, else as built with Kubernetes.
 pub fn kubectl() -> Result<(PathBuf, Option<&'static str>)> {
     on_path("kubectl").map_or_else(|| kubernetes_program("kubectl"), |program| Ok((program, None)))
 }
 
-/// A program of the system that a node needs, such as `containerd`. Some are where only root's `PATH` leads.
+/// Finds a program of the system that a node needs, such as `containerd`. Some are on root's `PATH` only.
 pub fn node_program(name: &str) -> Result<PathBuf> {
     on_path(name)
         .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|program| program.is_file()))
         .with_context(|| format!("{} node", missing(name)))
 }
 
-/// The cluster's DNS server.
+/// Returns the cluster's DNS server.
 pub fn coredns() -> Result<PathBuf> {
     let program = cache()?.join(format!("coredns-{COREDNS_VERSION}/coredns"));
     if !program.is_file() {
@@ -122,24 +124,24 @@ pub fn coredns() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The browser that shows the dashboard in tests.
+/// Finds the browser that shows the dashboard in tests.
 pub fn chromium() -> Result<PathBuf> {
     on_path("chromium").or_else(|| on_path("google-chrome")).with_context(|| format!("{} browser", missing("Chromium")))
 }
 
-/// The program that moves it.
+/// Finds the program that controls the browser.
 pub fn chromedriver() -> Result<PathBuf> {
     on_path("chromedriver").with_context(|| format!("{} browser", missing("chromedriver")))
 }
 
-/// The script of axe-core, which a page is given to be judged by.
+/// Returns the script of axe-core, which runs in the page it checks.
 pub fn axe() -> Result<PathBuf> {
     let script = cache()?.join(format!("axe-core-{AXE_VERSION}/axe.min.js"));
     ensure!(script.is_file(), "{} browser", missing(&format!("axe-core {AXE_VERSION} ({})", script.display())));
     Ok(script)
 }
 
-/// The S3 server that keeps objects on disk.
+/// Returns the S3 server that keeps objects on disk.
 pub fn versitygw() -> Result<PathBuf> {
     let program = cache()?.join(format!("versitygw-{VERSITYGW_VERSION}/versitygw"));
     if !program.is_file() {
@@ -148,7 +150,7 @@ pub fn versitygw() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Helm: the program that `HELM` names, else that on `PATH` if it is a Helm 4, else the one that was built from source.
+/// Finds Helm: the program that `HELM` names, else a Helm 4 on `PATH`, else the one that was built from source.
 pub fn helm() -> Result<PathBuf> {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     if let Some(program) = FOUND.get() {
@@ -156,7 +158,7 @@ pub fn helm() -> Result<PathBuf> {
     }
     let program = match variable("HELM") {
         Some(program) => {
-            ensure!(program.is_file(), "HELM ({}) names no file", program.display());
+            ensure!(program.is_file(), "HELM names {}, which is not a file", program.display());
             program
         }
         None => match on_path("helm").filter(|program| is_helm_4(program)) {
@@ -171,7 +173,7 @@ pub fn helm() -> Result<PathBuf> {
     Ok(FOUND.get_or_init(|| program).clone())
 }
 
-/// One of the product's own binaries, from beside the running one. Tests run from `deps/`, one folder below.
+/// Finds one of the product's own binaries, beside the running one. Tests run from `deps/`, one folder below.
 pub fn product_binary(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("find the running program")?;
     own.ancestors()

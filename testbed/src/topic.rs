@@ -1,34 +1,38 @@
-//! What is in a Kafka topic now, read from its beginning to its end by a reader that belongs to no group.
+//! The records of a Kafka topic, read from its beginning to its end by a reader without a group.
 //!
-//! With [`Isolation::ReadCommitted`] the end is the last stable offset: what an aborted or open transaction wrote is
-//! not seen, exactly as the product's readers do not see it.
+//! With [`Isolation::ReadCommitted`] the end is the last stable offset: records of aborted and open transactions are
+//! not returned, as the product's readers do not see them either.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers};
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    config::ClientConfig,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
 use serde::de::DeserializeOwned;
 
 use crate::{eventually, kafka};
 
-/// A million small records are read in about ten seconds.
+/// The longest a read takes: a million small records take about ten seconds.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Whether records of unfinished and aborted transactions are seen.
+/// The treatment of records of unfinished and aborted transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
     ReadCommitted,
     ReadUncommitted,
 }
 
-/// One record as it is in the topic.
+/// A record as it is in the topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub partition: i32,
@@ -37,24 +41,24 @@ pub struct Record {
     /// Absent for a tombstone.
     pub value: Option<Vec<u8>>,
     pub headers: BTreeMap<String, String>,
-    /// Milliseconds since 1970, as the broker reports it.
+    /// Milliseconds since 1970, as the broker reports them.
     pub timestamp: Option<i64>,
 }
 
 impl Record {
-    /// The value as text; what is not UTF-8 is replaced.
+    /// Returns the value as text; bytes that are not UTF-8 are replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(self.value.as_deref().unwrap_or_default()).into_owned()
     }
 
-    /// The value as JSON.
+    /// Returns the value as JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(self.value.as_deref().unwrap_or_default())
             .with_context(|| format!("read record {}/{} as JSON", self.partition, self.offset))
     }
 }
 
-/// All records of `topic`, ordered by partition and offset, of a Kafka that asks nothing of its clients.
+/// Reads all records of `topic`, ordered by partition and offset, from a Kafka that requires no login.
 ///
 /// # Errors
 /// If the topic does not exist or its end is not reached within a minute.
@@ -75,15 +79,15 @@ pub async fn create(client: ClientConfig, name: &str, partitions: i32) -> Result
     .await
 }
 
-/// The same of any Kafka: `client` says how it is reached ([`crate::Kafka::client`]).
+/// Reads all records from any Kafka; `client` has the settings to reach it ([`crate::Kafka::client`]).
 pub async fn read_with(mut client: ClientConfig, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
     let reader: BaseConsumer = client
-        // The client wants a name even where it never joins or commits.
+        // librdkafka requires a group name even of a reader that never joins or commits.
         .set("group.id", "testbed-reader")
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("allow.auto.create.topics", "false")
-        // The end is an empty answer, which the broker would otherwise hold back for 500 ms.
+        // The end is an empty response, which the broker would otherwise hold back for 500 ms.
         .set("fetch.wait.max.ms", "10")
         .set(
             "isolation.level",
@@ -93,7 +97,7 @@ pub async fn read_with(mut client: ClientConfig, topic: &str, isolation: Isolati
             },
         )
         .create()
-        .context("make a Kafka reader")?;
+        .context("create a Kafka reader")?;
     let topic = topic.to_owned();
     let reading =
         tokio::task::spawn_blocking(move || read(&reader, &topic).with_context(|| format!("read topic {topic}")));
@@ -103,11 +107,11 @@ pub async fn read_with(mut client: ClientConfig, topic: &str, isolation: Isolati
 fn read(reader: &BaseConsumer, topic: &str) -> Result<Vec<Record>> {
     let end = Instant::now() + DEADLINE;
     let mut unfinished = partitions(reader, topic)?;
-    let mut from_the_start = TopicPartitionList::new();
+    let mut beginning = TopicPartitionList::new();
     for &partition in &unfinished {
-        from_the_start.add_partition_offset(topic, partition, Offset::Beginning).context("place the reader")?;
+        beginning.add_partition_offset(topic, partition, Offset::Beginning).context("set the start of the reader")?;
     }
-    reader.assign(&from_the_start).context("assign partitions")?;
+    reader.assign(&beginning).context("assign partitions")?;
     let mut records = Vec::new();
     while !unfinished.is_empty() {
         ensure!(Instant::now() < end, "{DEADLINE:?} passed before the end of partitions {unfinished:?}");
@@ -130,7 +134,7 @@ fn partitions(reader: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
         .filter(|found| found.error().is_none())
         .flat_map(|found| found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id))
         .collect();
-    ensure!(!partitions.is_empty(), "there is no such topic");
+    ensure!(!partitions.is_empty(), "the topic does not exist");
     Ok(partitions)
 }
 

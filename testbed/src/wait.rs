@@ -1,23 +1,24 @@
-//! The one way to wait in a test: ask again until the answer is there or the deadline has passed.
+//! The way to wait in a test: repeat a check until it succeeds or a deadline has passed.
 //!
-//! Promises that a wait which fails says what was awaited and what was seen last, and that one hanging attempt cannot
-//! outlive the deadline. Nobody in this workspace sleeps for a fixed time instead.
+//! Promises that the error of a failed wait names the awaited result and the last one seen, and that one hanging
+//! attempt cannot outlive the deadline. No test sleeps for a fixed time instead.
 
-use std::fmt::Debug;
-use std::future::Future;
-use std::time::Duration;
+use std::{fmt::Debug, future::Future, time::Duration};
 
 use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// Pause between two attempts: short against everything that is awaited, long against the cost of asking.
+/// The longest that a test waits for anything that must happen: enough on two busy cores, and no result depends on it.
+pub const PATIENCE: Duration = Duration::from_mins(4);
+
+/// Pause between two attempts: short compared with the awaited events, long compared with the cost of an attempt.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What one attempt of [`eventually`] may answer with.
+/// The possible results of one attempt of [`eventually`].
 pub trait Attempt {
     type Value;
 
-    /// The value if it is there, else why not.
+    /// Returns the value if the attempt succeeded, else the reason it did not.
     fn settle(self) -> std::result::Result<Self::Value, String>;
 }
 
@@ -25,7 +26,7 @@ impl<T> Attempt for Option<T> {
     type Value = T;
 
     fn settle(self) -> std::result::Result<T, String> {
-        self.ok_or_else(|| "not there yet".to_owned())
+        self.ok_or_else(|| "nothing yet".to_owned())
     }
 }
 
@@ -33,7 +34,7 @@ impl Attempt for bool {
     type Value = ();
 
     fn settle(self) -> std::result::Result<(), String> {
-        self.then_some(()).ok_or_else(|| "not so yet".to_owned())
+        self.then_some(()).ok_or_else(|| "not yet".to_owned())
     }
 }
 
@@ -45,17 +46,17 @@ impl<T, E: Into<anyhow::Error>> Attempt for std::result::Result<T, E> {
     }
 }
 
-/// Repeats `attempt` until it answers with `Ok`, `Some` or `true`, and returns that value.
+/// Repeats `attempt` until it returns `Ok`, `Some` or `true`, and returns that value.
 ///
 /// # Errors
-/// Once `deadline` has passed: `what` was awaited, and the last thing that was seen instead.
+/// If `deadline` has passed: `what` was awaited, and the last result that was seen instead.
 pub async fn eventually<A, F>(what: &str, deadline: Duration, mut attempt: impl FnMut() -> F) -> Result<A::Value>
 where
     F: Future<Output = A>,
     A: Attempt,
 {
     let end = Instant::now() + deadline;
-    let mut seen = "no attempt was answered".to_owned();
+    let mut seen = "no attempt ended".to_owned();
     loop {
         match timeout_at(end, attempt()).await {
             Ok(answer) => match answer.settle() {
@@ -71,7 +72,7 @@ where
     }
 }
 
-/// Turns an observed value into an attempt: it counts once `accept` says so, and is shown when it never does.
+/// Turns an observed value into an attempt: it succeeds once `accept` returns true; a timeout shows the last value.
 pub fn accepted<T: Debug>(value: T, accept: impl FnOnce(&T) -> bool) -> Result<T> {
     if accept(&value) { Ok(value) } else { bail!("{value:?}") }
 }
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_wait_that_fails_names_what_was_awaited_and_what_was_seen() {
+    async fn a_failed_wait_names_the_awaited_and_the_last_seen_result() {
         let error =
             eventually("the third order", Duration::from_secs(1), || async { accepted(2, |count| *count == 3) })
                 .await

@@ -1,24 +1,27 @@
-//! The control plane is a real one: controllers act, RBAC and Pod Security refuse, the audit log tells, and what was
-//! stored survives `kill -9`.
+//! The control plane is a real one: controllers act, RBAC and Pod Security refuse, the audit log is complete, and
+//! stored objects survive `kill -9`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
-use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::{Api, Client};
-use orderflow_testbed::wait::accepted;
-use orderflow_testbed::{Kubernetes, Process, eventually, folder};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    authentication::v1::TokenRequest,
+    core::v1::{ConfigMap, Namespace, Pod, ServiceAccount},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use orderflow_testbed::{
+    Kubernetes, Process, eventually, folder,
+    wait::{PATIENCE, accepted},
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-/// The controllers answer in milliseconds; the garbage collector looks for new kinds every 30 s.
-const CONTROLLERS: Duration = Duration::from_secs(60);
-
-/// Shared by the tests that leave it running.
+/// Returns the control plane that the tests share; none of them stops it.
 async fn kubernetes() -> Result<&'static Kubernetes> {
     static SHARED: OnceCell<Kubernetes> = OnceCell::const_new();
     SHARED.get_or_try_init(|| start("kubernetes")).await
@@ -26,7 +29,7 @@ async fn kubernetes() -> Result<&'static Kubernetes> {
 
 async fn start(name: &str) -> Result<Kubernetes> {
     let started = Instant::now();
-    let kubernetes = Kubernetes::start(folder::of_this_test_process()?, name).await?;
+    let kubernetes = Kubernetes::start(folder::for_test_process()?, name).await?;
     println!("Kubernetes, new: {:?}", started.elapsed());
     for process in [kubernetes.etcd(), kubernetes.api_server(), kubernetes.controller_manager()] {
         println!("{}: {} MB", process.name(), resident_megabytes(process)?);
@@ -35,7 +38,7 @@ async fn start(name: &str) -> Result<Kubernetes> {
 }
 
 #[tokio::test]
-async fn a_deployment_gets_a_replica_set_that_goes_away_with_it() -> Result<()> {
+async fn a_deployment_gets_a_replica_set_that_is_deleted_with_it() -> Result<()> {
     let client = kubernetes().await?.client()?;
     create_namespace(&client, "collected", json!({})).await?;
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), "collected");
@@ -51,13 +54,13 @@ async fn a_deployment_gets_a_replica_set_that_goes_away_with_it() -> Result<()> 
         },
     });
     deployments.create(&PostParams::default(), &object(deployment)?).await?;
-    eventually("a replica set and its pod", CONTROLLERS, || async {
+    eventually("a replica set and its pod", PATIENCE, || async {
         accepted((names(&replica_sets).await?, names(&pods).await?), |(sets, pods)| sets.len() == 1 && pods.len() == 1)
     })
     .await?;
 
     deployments.delete("shop", &DeleteParams::background()).await?;
-    eventually("both to be collected", CONTROLLERS, || async {
+    eventually("both to be collected", PATIENCE, || async {
         accepted((names(&replica_sets).await?, names(&pods).await?), |(sets, pods)| sets.is_empty() && pods.is_empty())
     })
     .await?;
@@ -65,14 +68,14 @@ async fn a_deployment_gets_a_replica_set_that_goes_away_with_it() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_namespace_goes_away_with_what_is_in_it() -> Result<()> {
+async fn a_namespace_is_deleted_with_its_objects() -> Result<()> {
     let client = kubernetes().await?.client()?;
     create_namespace(&client, "short-lived", json!({})).await?;
     create_config_map(&client, "short-lived").await?;
 
     let namespaces: Api<Namespace> = Api::all(client);
     namespaces.delete("short-lived", &DeleteParams::default()).await?;
-    eventually("the namespace to go away", CONTROLLERS, || async {
+    eventually("the namespace to go away", PATIENCE, || async {
         accepted(namespaces.get_opt("short-lived").await?, Option::is_none)
     })
     .await?;
@@ -121,7 +124,7 @@ async fn a_privileged_pod_is_refused_where_pod_security_is_enforced() -> Result<
     let refusal = refusal(refused)?;
     assert_eq!(refusal.code, 403);
     assert!(refusal.message.contains("violates PodSecurity"), "{}", refusal.message);
-    eventually("the pod to be taken where nothing is enforced", CONTROLLERS, || async {
+    eventually("the pod to be taken where nothing is enforced", PATIENCE, || async {
         Api::namespaced(client.clone(), "unrestricted").create(&PostParams::default(), &pod).await
     })
     .await?;
@@ -129,7 +132,7 @@ async fn a_privileged_pod_is_refused_where_pod_security_is_enforced() -> Result<
 }
 
 #[tokio::test]
-async fn a_killed_api_server_comes_back_with_what_it_had_stored() -> Result<()> {
+async fn a_killed_api_server_comes_back_with_all_stored_objects() -> Result<()> {
     let kubernetes = start("killed-kubernetes").await?;
     let client = kubernetes.client()?;
     create_config_map(&client, "default").await?;
@@ -148,12 +151,12 @@ async fn a_killed_api_server_comes_back_with_what_it_had_stored() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_kubernetes_started_in_the_same_folder_again_is_the_same_one() -> Result<()> {
+async fn a_kubernetes_started_again_in_its_folder_keeps_its_data() -> Result<()> {
     let kubernetes = start("twice-kubernetes").await?;
     create_config_map(&kubernetes.client()?, "default").await?;
     let started = Instant::now();
     kubernetes.stop_api_server().await?;
-    println!("API server, stopped in good order: {:?}", started.elapsed());
+    println!("API server, stopped gracefully: {:?}", started.elapsed());
     drop(kubernetes);
 
     let kubernetes = start("twice-kubernetes").await?;

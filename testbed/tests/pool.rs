@@ -1,4 +1,4 @@
-//! What a pool of Postgres connections does when one of them dies or falls silent.
+//! A pool of Postgres connections when one of them dies or stops answering.
 
 use std::time::Duration;
 
@@ -8,21 +8,23 @@ use nix::{
     unistd::Pid,
 };
 use orderflow_service::postgres::{AskError, Pool};
-use orderflow_testbed::{Link, Postgres, Proxy, eventually, folder, postgres};
+use orderflow_testbed::{Link, Postgres, Proxy, eventually, folder, postgres, wait::PATIENCE};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest one query may take: shorter than any timeout of TCP, so that the pool itself must detect a dead
+/// connection.
+const ANSWER: Duration = Duration::from_secs(30);
 
 fn pool_of_one(dsn: &str) -> Result<Pool> {
     Ok(Pool::new(1, dsn.parse()?, |_| Box::pin(async { Ok(()) })))
 }
 
-/// Which process of the server answers.
+/// Returns the pid of the server process that answers.
 async fn backend(pool: &Pool, longest: Duration) -> Result<i32, AskError> {
     pool.ask(longest, async |connection| sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection).await)
         .await
 }
 
-/// Until then it is taken for alive.
+/// Waits until the connection has been idle for longer than the pool trusts one without a check.
 async fn has_been_idle(dsn: &str, backend: i32) -> Result<()> {
     eventually("the connection to be idle for longer", PATIENCE, async || {
         const IDLE: &str =
@@ -36,55 +38,55 @@ async fn has_been_idle(dsn: &str, backend: i32) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_has_died_is_replaced_before_it_is_used() -> Result<()> {
-    let server = Postgres::start(folder::of_this_test_process()?, "pool-postgres").await?;
+async fn a_dead_idle_connection_is_replaced_before_it_is_used() -> Result<()> {
+    let server = Postgres::start(folder::for_test_process()?, "pool-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
-    let first = backend(&pool, PATIENCE).await.context("ask over the first connection")?;
-    ensure!(backend(&pool, PATIENCE).await? == first, "a connection that is well should be used again");
+    let first = backend(&pool, ANSWER).await.context("query over the first connection")?;
+    ensure!(backend(&pool, ANSWER).await? == first, "a connection that is well should be used again");
 
     has_been_idle(&dsn, first).await?;
     eventually("the connection to be dead", PATIENCE, async || {
         let mut other = postgres::connect(&dsn).await?;
         let was_there: bool =
             sqlx::query_scalar("SELECT pg_terminate_backend($1)").bind(first).fetch_one(&mut other).await?;
-        ensure!(!was_there, "it is there");
+        ensure!(!was_there, "it still exists");
         Ok(())
     })
     .await?;
-    let second = backend(&pool, PATIENCE).await.context("ask after the connection has died")?;
+    let second = backend(&pool, ANSWER).await.context("query after the connection has died")?;
     ensure!(second != first, "backend {first} is dead");
     Ok(())
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_has_fallen_silent_is_replaced_before_it_is_used() -> Result<()> {
-    let server = Postgres::start(folder::of_this_test_process()?, "frozen-postgres").await?;
+async fn a_silent_idle_connection_is_replaced_before_it_is_used() -> Result<()> {
+    let server = Postgres::start(folder::for_test_process()?, "frozen-postgres").await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn)?;
-    let first = backend(&pool, PATIENCE).await.context("ask over the first connection")?;
+    let first = backend(&pool, ANSWER).await.context("query over the first connection")?;
     has_been_idle(&dsn, first).await?;
     kill(Pid::from_raw(first), Signal::SIGSTOP)?;
-    let second = backend(&pool, PATIENCE).await;
+    let second = backend(&pool, ANSWER).await;
     kill(Pid::from_raw(first), Signal::SIGCONT)?;
-    ensure!(second.context("ask beside the frozen backend")? != first, "backend {first} was frozen");
+    ensure!(second.context("query beside the frozen backend")? != first, "backend {first} was frozen");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_connection_that_falls_silent_in_an_answer_leaves_its_place() -> Result<()> {
-    let server = Postgres::start(folder::of_this_test_process()?, "silent-postgres").await?;
+async fn a_connection_that_stops_answering_leaves_the_pool() -> Result<()> {
+    let server = Postgres::start(folder::for_test_process()?, "silent-postgres").await?;
     let network = Proxy::start(server.port()).await?;
     let dsn = server.create_database("orders").await?;
     let pool = pool_of_one(&dsn.replace(&format!(":{}/", server.port()), &format!(":{}/", network.port())))?;
-    let first = backend(&pool, PATIENCE).await.context("ask over the first connection")?;
+    let first = backend(&pool, ANSWER).await.context("query over the first connection")?;
     network.set(Link::Swallowing);
     for _ in 0..3 {
         let silence = backend(&pool, Duration::from_millis(200)).await;
         ensure!(matches!(silence, Err(AskError::Timeout(_))), "{silence:?}");
     }
     network.set(Link::Open);
-    let second = backend(&pool, PATIENCE).await.context("ask when the network is back")?;
+    let second = backend(&pool, ANSWER).await.context("query when the network is back")?;
     ensure!(second != first, "backend {first} was given up");
     Ok(())
 }

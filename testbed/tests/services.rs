@@ -1,27 +1,31 @@
-//! Each backing service starts, is killed and comes back with its data, is frozen and goes on.
+//! Each backing service starts, is killed and comes back with its data, is frozen and resumes.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use aws_sdk_s3::primitives::ByteStream;
 use orderflow_testbed::{
     Isolation, Kafka, LocalStack, Postgres, Service, Versitygw, eventually, folder, postgres, read_topic,
 };
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    producer::{BaseRecord, Producer, ThreadedProducer},
+};
 use sqlx::Connection;
 
-/// Far more than an answer takes from a service that is not frozen.
+/// Far longer than a response of a service that is not frozen.
 const FROZEN: Duration = Duration::from_millis(400);
 
 fn folder() -> Result<&'static Path> {
-    folder::of_this_test_process()
+    folder::for_test_process()
 }
 
 #[tokio::test]
-async fn a_killed_postgres_comes_back_with_what_it_had_committed() -> Result<()> {
+async fn a_killed_postgres_comes_back_with_all_committed_rows() -> Result<()> {
     let started = Instant::now();
     let postgres = Postgres::start(folder()?, "killed-postgres").await?;
     println!("Postgres, new cluster: {:?}", started.elapsed());
@@ -44,7 +48,7 @@ async fn a_killed_postgres_comes_back_with_what_it_had_committed() -> Result<()>
 }
 
 #[tokio::test]
-async fn a_frozen_postgres_answers_on_no_connection_until_it_goes_on() -> Result<()> {
+async fn a_frozen_postgres_answers_no_connection_until_it_is_resumed() -> Result<()> {
     let postgres = Postgres::start(folder()?, "frozen-postgres").await?;
     let mut connection = postgres::connect(&postgres.dsn("postgres")).await?;
 

@@ -1,5 +1,5 @@
-//! The Tiltfile and kind's configuration, on machines that have neither Tilt nor kind: checked in Go, the language that both
-//! are read by, with the real Helm.
+//! The Tiltfile and kind's configuration, on machines that have neither Tilt nor kind: checked in Go, the language of
+//! both parsers, with the real Helm.
 
 use std::path::Path;
 
@@ -7,11 +7,11 @@ use anyhow::Result;
 use orderflow_testbed::{command, tools};
 
 #[tokio::test]
-async fn tilt_and_kind_can_read_what_they_are_given() -> Result<()> {
+async fn tilt_and_kind_accept_their_files() -> Result<()> {
     let mut go = command::command(&tools::go()?);
-    // How this machine reaches modules is for its own variables to say.
+    // The machine's own variables configure how it reaches the module proxy.
     go.envs(std::env::vars_os()).env("HELM", tools::helm()?).env("GOTOOLCHAIN", "local").env("GOWORK", "off");
-    // Go keeps results, and does not see that files outside of its module have changed.
+    // Go caches results, and does not see that files outside of its module have changed.
     go.args(["test", "-count=1", "./..."]).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tilt"));
     println!("{}", command::output(go).await?);
     Ok(())

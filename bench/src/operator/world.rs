@@ -1,7 +1,6 @@
-//! The control plane, the operator with its account, the resources, and what these stand on.
+//! The control plane, the operator with its account, the resources, and the services behind them.
 
 use std::{
-    fmt::Debug,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,42 +8,39 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    authentication::v1::TokenRequest,
-    core::v1::{Namespace, Secret, ServiceAccount},
-    rbac::v1::RoleBinding,
+    core::v1::{Namespace, Secret},
 };
 use kube::{
     Api, Client,
-    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
-    core::GroupVersionKind,
+    api::{DynamicObject, ListParams, Patch, PatchParams},
 };
 use orderflow_testbed::{
-    Kafka, Kubernetes, Operator, Postgres, Versitygw, eventually, product::Environment, versitygw,
+    Kafka, Kubernetes, Operator, Postgres, Versitygw, eventually,
+    operator::{self, create, create_account, install_definition},
+    product::Environment,
+    versitygw,
 };
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::backing::{PATIENCE, metric};
 
 pub const RESOURCES: usize = 200;
 pub const NAMESPACE: &str = "bench";
-/// The operator's ServiceAccount.
-pub const ACCOUNT: &str = "orderflow-operator";
 const S3_SECRET: &str = "s3-credentials";
 
-/// Between two looks for a change: short against the time that it takes.
-const GLANCE: Duration = Duration::from_millis(5);
+/// The pause between two checks for a change: short compared with the time that the change takes.
+const INTERVAL: Duration = Duration::from_millis(5);
 
-/// The control plane, and what the resources stand on.
+/// The control plane and the services behind the resources.
 pub struct World {
     pub kubernetes: Kubernetes,
     postgres: Postgres,
     kafka: Kafka,
     s3: Versitygw,
-    /// With all rights: never the operator's.
+    /// The client of the benchmark, with all rights; never the operator's.
     client: Client,
-    /// Of the operator.
+    /// The kubeconfig of the operator.
     kubeconfig: PathBuf,
     folder: PathBuf,
 }
@@ -60,14 +56,14 @@ impl World {
         let client = kubernetes.client()?;
         install_definition(&client).await?;
         create::<Namespace>(&Api::all(client.clone()), json!({ "metadata": { "name": NAMESPACE } })).await?;
-        let kubeconfig = make_account(&kubernetes, &client).await?;
+        let kubeconfig = create_account(&kubernetes, &client, NAMESPACE).await?;
         let world = Self { kubernetes, postgres, kafka, s3, client, kubeconfig, folder: folder.to_owned() };
-        world.make_secrets().await?;
+        world.create_secrets().await?;
         Ok(world)
     }
 
-    /// A database for each resource, and the Secrets that they name.
-    async fn make_secrets(&self) -> Result<()> {
+    /// Creates a database for each resource, and the Secrets that they name.
+    async fn create_secrets(&self) -> Result<()> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
         let credentials = json!({
             "AWS_ACCESS_KEY_ID": versitygw::ACCESS_KEY_ID,
@@ -98,12 +94,10 @@ impl World {
     }
 
     fn resources(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("orderflow.dev", "v1alpha1", "OrderFlow");
-        let kind = ApiResource::from_gvk_with_plural(&kind, "orderflows");
-        Api::namespaced_with(self.client.clone(), NAMESPACE, &kind)
+        operator::orderflows(self.client.clone(), NAMESPACE)
     }
 
-    pub async fn make_resources(&self) -> Result<()> {
+    pub async fn create_resources(&self) -> Result<()> {
         let resources = self.resources();
         for number in 0..RESOURCES {
             let name = name_of(number);
@@ -128,16 +122,16 @@ impl World {
         Ok(())
     }
 
-    /// What the operator says of itself is also what the resources say.
-    pub async fn all_are_observed(&self) -> Result<()> {
+    /// Checks that the resources' status agrees with the operator's metrics.
+    pub async fn expect_all_observed(&self) -> Result<()> {
         let resources = self.resources().list(&ListParams::default()).await.context("list the resources")?;
         let observed = resources.iter().filter(|resource| is_observed(resource)).count();
-        ensure!(observed == RESOURCES, "the status of {observed} resources is that of their generation");
+        ensure!(observed == RESOURCES, "only {observed} resources have a status of their generation");
         Ok(())
     }
 
-    /// Changes the image of a resource's producers: how long it takes until their Deployment has it, and until the status is
-    /// that of the new generation.
+    /// Changes the image of a resource's producers. Returns how long it takes until their Deployment has it, and until
+    /// the status has observed the new generation.
     pub async fn change(&self, number: usize) -> Result<[Duration; 2]> {
         let (name, image) = (name_of(number), format!("example.com/producer:{number}"));
         let producers = format!("{name}-producer");
@@ -156,14 +150,14 @@ impl World {
             anyhow::Ok(is_observed(&resources.get(&name).await.context("read a resource")?))
         })
         .await?;
-        let told = began.elapsed();
-        // What follows from it is over before the next change.
+        let observed = began.elapsed();
+        // The consequences are over before the next change.
         until("the resource to be ready again", async || {
             let resource = resources.get(&name).await.context("read a resource")?;
             anyhow::Ok(is_observed(&resource) && is_ready(&resource))
         })
         .await?;
-        Ok([acted, told])
+        Ok([acted, observed])
     }
 }
 
@@ -185,62 +179,12 @@ fn is_ready(resource: &DynamicObject) -> bool {
     conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Looks again and again, more often than `eventually` does.
-async fn until(what: &str, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
+/// Repeats a check more often than `eventually` does.
+async fn until(what: &str, holds: impl AsyncFn() -> Result<bool>) -> Result<()> {
     let began = Instant::now();
-    while !is_so().await? {
+    while !holds().await? {
         ensure!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        sleep(GLANCE).await;
+        sleep(INTERVAL).await;
     }
     Ok(())
-}
-
-async fn install_definition(client: &Client) -> Result<()> {
-    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/orderflows.orderflow.dev";
-    apply(client, path, include_str!("../../../charts/orderflow-operator/files/definition.yaml")).await?;
-    eventually("the definition to be served", PATIENCE, async || {
-        client.list_api_group_resources("orderflow.dev/v1alpha1").await.map(drop)
-    })
-    .await
-}
-
-/// The ServiceAccount with the roles of the chart; its kubeconfig.
-async fn make_account(kubernetes: &Kubernetes, client: &Client) -> Result<PathBuf> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-    create(&accounts, json!({ "metadata": { "name": ACCOUNT } })).await?;
-    for (name, rules) in [
-        ("watched", include_str!("../../../charts/orderflow-operator/files/watched-rules.yaml")),
-        ("own", include_str!("../../../charts/orderflow-operator/files/own-rules.yaml")),
-    ] {
-        let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles/{name}");
-        let kind = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role";
-        let role = format!("{kind}\nmetadata:\n  name: {name}\nrules:\n{rules}");
-        apply(client, &path, &role).await?;
-        let binding = json!({
-            "metadata": { "name": name },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE }],
-        });
-        create::<RoleBinding>(&Api::namespaced(client.clone(), NAMESPACE), binding).await?;
-    }
-    let request: TokenRequest = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
-    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await?;
-    kubernetes.kubeconfig_with_token(NAMESPACE, &token.status.context("no token was answered")?.token)
-}
-
-async fn create<K>(api: &Api<K>, object: Value) -> Result<()>
-where
-    K: Clone + Debug + DeserializeOwned + Serialize,
-{
-    let object: K = serde_json::from_value(object).context("read an object")?;
-    api.create(&PostParams::default(), &object).await.context("create an object").map(drop)
-}
-
-/// An object as its file has it, in YAML.
-async fn apply(client: &Client, path: &str, yaml: &str) -> Result<()> {
-    let request = hyper::Request::patch(format!("{path}?fieldManager=bench&force=true"))
-        .header("content-type", "application/apply-patch+yaml")
-        .body(yaml.as_bytes().to_vec())
-        .context("make a request")?;
-    client.request_text(request).await.with_context(|| format!("apply {path}")).map(drop)
 }

@@ -4,7 +4,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Of everything, and of the Lease: two releases in one namespace must not share one. Short enough for a suffix. */}}
+{{/* Name of all objects and of the Lease, unique among the releases in a namespace. Short enough for a suffix. */}}
 {{- define "orderflow-operator.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- if .Values.fullnameOverride }}
@@ -24,7 +24,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Pods of the release, those of its hooks included. A Deployment's selector can never be changed: add nothing. */}}
+{{/* Pods of the release, including those of its hooks. A Deployment's selector is immutable: add nothing. */}}
 {{- define "orderflow-operator.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "orderflow-operator.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -38,7 +38,7 @@ app.kubernetes.io/part-of: orderflow
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Whose OrderFlows are watched, in words. */}}
+{{/* The watched namespaces, in words. */}}
 {{- define "orderflow-operator.watches" -}}
 {{- if .Values.allNamespaces }}all namespaces{{ else }}namespace {{ include "orderflow-operator.watchedNamespace" . }}{{ end }}
 {{- end }}
@@ -47,13 +47,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- default .Release.Namespace .Values.watchNamespace }}
 {{- end }}
 
-{{/* Who has an object that a release can have alone, if it is not this one: (dict "live" (lookup …) "context" $). Helm itself
-would refuse it, too, but with a word about annotations. */}}
+{{/* The other owner of an object that belongs to one release only: (dict "live" (lookup …) "context" $). Helm would refuse it
+as well, but with a message about annotations. */}}
 {{- define "orderflow-operator.otherRelease" -}}
 {{- if .live }}
 {{- $release := dig "metadata" "annotations" "meta.helm.sh/release-name" "" .live }}
 {{- $namespace := dig "metadata" "annotations" "meta.helm.sh/release-namespace" "" .live }}
-{{- if ne "Helm" (dig "metadata" "labels" "app.kubernetes.io/managed-by" "" .live) }}somebody without Helm
+{{- if ne "Helm" (dig "metadata" "labels" "app.kubernetes.io/managed-by" "" .live) }}an installation without Helm
 {{- else if not (and (eq $release .context.Release.Name) (eq $namespace .context.Release.Namespace)) }}release {{ $release }} of namespace {{ $namespace }}
 {{- end }}
 {{- end }}
@@ -66,7 +66,7 @@ would refuse it, too, but with a word about annotations. */}}
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ default .context.Chart.AppVersion .image.tag }}{{ end }}
 {{- end }}
 
-{{/* What each of the operator's commands must know: where it works, and where its own things are. */}}
+{{/* Variables of all commands of the operator: the watched namespaces and its own objects. */}}
 {{- define "orderflow-operator.clusterEnv" -}}
 - name: POD_NAMESPACE
   valueFrom:
@@ -83,11 +83,11 @@ would refuse it, too, but with a word about annotations. */}}
 {{- end }}
 {{- end }}
 
-{{/* What the pods of the operator and of the hooks have in common. */}}
+{{/* The common part of the pods of the operator and of the hooks. */}}
 {{- define "orderflow-operator.podSpec" -}}
 serviceAccountName: {{ include "orderflow-operator.serviceAccountName" . }}
 automountServiceAccountToken: true
-# Each Service of the namespace would add variables, and one of them might be a setting.
+# Service links would add variables for each Service of the namespace, and one might override a setting.
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:

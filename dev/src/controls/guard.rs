@@ -1,12 +1,14 @@
-//! Who may use the controls: programs on this machine, and the dashboard's page. A page of another origin is refused, not
-//! only kept from reading the answer, and so is one whose own name was made to lead to this machine.
+//! Access to the controls: programs on this machine, and the dashboard's page. Requests of a page of another origin are
+//! refused, and not only their responses hidden. So are those of a page whose name resolves to this machine.
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 
 use super::problem;
 
@@ -16,7 +18,7 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// For the dashboard on this port.
+    /// Creates a guard that admits the dashboard on this port.
     pub(super) fn for_pages_of(port: u16) -> Self {
         let origin =
             |host| HeaderValue::try_from(format!("http://{host}:{port}")).expect("an origin is a header's value");

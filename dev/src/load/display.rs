@@ -1,15 +1,13 @@
 //! Shows a load: one line per second, replaced in place on a terminal, and the summary.
 
-use std::fmt::Write;
-use std::io::IsTerminal;
-use std::time::Duration;
+use std::{fmt::Write, io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressStyle};
-
-use super::super::table::aligned;
 use orderflow_testbed::load::Tally;
 
-/// Of the accepted orders; there may be none.
+use crate::table::aligned;
+
+/// The quantiles of the accepted orders' latencies; shown only if any order was accepted.
 const LATENCIES: &[(&str, f64)] = &[("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
 
 #[derive(Debug)]
@@ -26,7 +24,7 @@ impl Display {
         Self { line }
     }
 
-    /// What was counted in the last `span`.
+    /// Shows what was counted in the last `span`.
     pub(super) fn second(&mut self, elapsed: Duration, tally: &Tally, span: Duration) {
         let mut text = format!(
             "{:4.0} s  {:8.0} orders/s  p50 {}  p99 {}",
@@ -44,7 +42,7 @@ impl Display {
         }
     }
 
-    /// `unsent` orders were due and found no free connection before the time was over.
+    /// Shows the summary. `unsent` orders were due and found no free connection before the time was over.
     pub(super) fn summary(&mut self, total: &Tally, elapsed: Duration, unsent: u64) {
         if let Some(line) = self.line.take() {
             line.finish_and_clear();

@@ -1,12 +1,12 @@
-//! A fingerprint of the values that a program's pods get from Secrets, for an annotation of the pods: a rotated value rolls
-//! them, a touched label does not. Keyed, so that whoever may read Deployments cannot try out passwords against it.
+//! A keyed hash of the values that a program's pods get from Secrets, for an annotation of the pods. A changed value
+//! replaces the pods; a changed label does not. The key prevents a reader of Deployments from guessing passwords.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::pipeline::Pipeline;
 
-/// The operator's own secret. Not to be shown, hence no `Debug`.
+/// The operator's own secret. It has no `Debug`, so that it is never printed.
 pub struct Key(Vec<u8>);
 
 impl Key {
@@ -15,8 +15,8 @@ impl Key {
     }
 }
 
-/// Of everything that the producer is given from Secrets.
-pub fn of_producer(key: &Key, pipeline: &Pipeline) -> String {
+/// Hashes everything that the producer gets from Secrets.
+pub fn producer(key: &Key, pipeline: &Pipeline) -> String {
     let shards = pipeline.shards.iter().filter_map(|shard| Some((shard.index, shard.access.as_ref().ok()?)));
     let shards = shards.flat_map(|(index, access)| {
         access.secret_values.iter().map(move |value| (format!("shard {}", index.number()), value.as_slice()))
@@ -28,8 +28,8 @@ pub fn of_producer(key: &Key, pipeline: &Pipeline) -> String {
     hash(key, values.iter().map(|(what, value)| (what.as_str(), *value)))
 }
 
-/// Of everything that the consumer is given from Secrets.
-pub fn of_consumer(key: &Key, pipeline: &Pipeline) -> String {
+/// Hashes everything that the consumer gets from Secrets.
+pub fn consumer(key: &Key, pipeline: &Pipeline) -> String {
     hash(key, topic(pipeline))
 }
 
@@ -38,8 +38,8 @@ fn topic(pipeline: &Pipeline) -> impl Iterator<Item = (&str, &[u8])> {
     values.map(|value| ("topic", value.as_slice()))
 }
 
-/// Of values, each with what it is, in their order: 128 bits in hex. Lengths are hashed before texts, so that two listings are never one
-/// text.
+/// Hashes labelled values in their order: 128 bits in hex. The length precedes each text, so that two different lists
+/// never give the same bytes.
 pub fn hash<'a>(key: &Key, values: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).expect("an HMAC takes a key of any length");
     for (what, value) in values {
@@ -63,14 +63,14 @@ mod tests {
     use crate::{build::fixture, reconcile::dereference::Secrets};
 
     #[test]
-    fn a_hash_is_a_keyed_one_of_the_listing() {
+    fn the_hash_is_an_hmac_of_lengths_labels_and_values() {
         // printf '\0\0\0\0\0\0\0\5topic\0\0\0\0\0\0\0\6secret' | openssl dgst -sha256 -hmac key
         let hash = hash(&Key::new(b"key".to_vec()), [("topic", b"secret".as_slice())].into_iter());
         assert_eq!(hash, "30a03b06738dce3494a253da45206c24");
     }
 
     #[test]
-    fn no_two_listings_have_one_hash() {
+    fn different_lists_have_different_hashes() {
         let listings: [&[(&str, &[u8])]; 7] = [
             &[],
             &[("", b"")],
@@ -80,38 +80,38 @@ mod tests {
             &[("a", b"b"), ("a", b"b")],
             &[("a", b""), ("b", b"")],
         ];
-        let of = |key: &[u8]| listings.map(|listing| hash(&Key::new(key.to_vec()), listing.iter().copied()));
-        let hashes: BTreeSet<String> = of(b"key").into_iter().chain(of(b"another")).collect();
+        let hashes_with = |key: &[u8]| listings.map(|listing| hash(&Key::new(key.to_vec()), listing.iter().copied()));
+        let hashes: BTreeSet<String> = hashes_with(b"key").into_iter().chain(hashes_with(b"another")).collect();
         assert_eq!(hashes.len(), 14);
     }
 
     #[test]
-    fn a_rotated_value_rolls_the_pods_that_are_given_it_and_no_others() {
+    fn a_rotated_value_replaces_only_the_pods_that_use_it() {
         let hashes = |secrets: &Secrets| {
             let pipeline = fixture::pipeline_with(&fixture::everything_changes(), secrets);
             assert_eq!(pipeline.unresolved(), None);
             let key = fixture::key();
-            (of_producer(&key, &pipeline), of_consumer(&key, &pipeline))
+            (producer(&key, &pipeline), consumer(&key, &pipeline))
         };
-        let before = hashes(&Secrets::of(fixture::SECRETS));
+        let before = hashes(&Secrets::new(fixture::SECRETS));
         for (secret, key, _) in fixture::SECRETS {
-            let rotated = fixture::SECRETS.map(|(its_secret, its_key, value)| match (secret, key) {
-                _ if (its_secret, its_key) != (secret, key) => (its_secret, its_key, value.to_owned()),
-                // Certificates have to stay readable.
-                (_, "ca.crt") => (its_secret, its_key, format!("{value}\n{value}")),
-                _ => (its_secret, its_key, format!("{value}2")),
+            let rotated = fixture::SECRETS.map(|(other_secret, other_key, value)| match (secret, key) {
+                _ if (other_secret, other_key) != (secret, key) => (other_secret, other_key, value.to_owned()),
+                // A certificate must stay readable.
+                (_, "ca.crt") => (other_secret, other_key, format!("{value}\n{value}")),
+                _ => (other_secret, other_key, format!("{value}2")),
             });
             let after =
-                hashes(&Secrets::of(rotated.each_ref().map(|(secret, key, value)| (*secret, *key, value.as_str()))));
-            let of_kafka = secret.starts_with("kafka");
+                hashes(&Secrets::new(rotated.each_ref().map(|(secret, key, value)| (*secret, *key, value.as_str()))));
+            let is_kafka = secret.starts_with("kafka");
             assert_ne!(before.0, after.0, "producer: {secret}, key {key}");
-            assert_eq!(before.1 != after.1, of_kafka, "consumer: {secret}, key {key}");
+            assert_eq!(before.1 != after.1, is_kafka, "consumer: {secret}, key {key}");
         }
     }
 
     #[test]
-    fn a_spec_that_changes_without_its_values_keeps_the_hash() {
-        let of = |changes| of_producer(&fixture::key(), &fixture::pipeline(&changes));
-        assert_eq!(of(json!({})), of(json!({"producer": {"replicas": 5}})));
+    fn a_change_of_the_spec_alone_keeps_the_hash() {
+        let hash = |changes| producer(&fixture::key(), &fixture::pipeline(&changes));
+        assert_eq!(hash(json!({})), hash(json!({"producer": {"replicas": 5}})));
     }
 }

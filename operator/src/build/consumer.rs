@@ -1,5 +1,5 @@
-//! The consumer's children. No Service: nobody calls it, and Kafka decides who gets what. No autoscaler either: how many
-//! are of use is a matter of partitions and lag, which the CPU does not show.
+//! The consumer's children. They include no Service, because nothing connects to the consumer, and no autoscaler,
+//! because the useful number of consumers depends on partitions and lag, not on the CPU.
 
 use super::{
     Component, ConsumerChildren, config_hash, environment, network_policy,
@@ -16,15 +16,15 @@ pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ConsumerChildren {
         pods: &consumer.pods,
         replicas: Some(consumer.replicas),
         ports: vec![pod::port(METRICS, METRICS_PORT)],
-        environment: environment::of_consumer(pipeline),
-        config_hash: config_hash::of_consumer(key, pipeline),
+        environment: environment::consumer(pipeline),
+        config_hash: config_hash::consumer(key, pipeline),
         sleep_before_stop: None,
     };
     ConsumerChildren {
         service_account: CONSUMER.service_account(identity, &consumer.pods),
         deployment: pod::deployment(identity, program),
         disruption_budget: CONSUMER.disruption_budget(identity),
-        network_policy: pipeline.network_policy.as_ref().map(|peers| network_policy::of_consumer(pipeline, peers)),
+        network_policy: pipeline.network_policy.as_ref().map(|peers| network_policy::consumer(pipeline, peers)),
     }
 }
 
@@ -35,7 +35,7 @@ mod tests {
     use crate::build::fixture;
 
     #[test]
-    fn a_consumers_deployment_is_what_the_spec_asks_for() {
+    fn the_deployment_follows_the_spec() {
         let changes = json!({"consumer": {"replicas": 4, "groupId": "mailers", "logNotifications": true}});
         let spec = fixture::build(&fixture::pipeline(&changes)).consumer.deployment.spec.unwrap();
         assert_eq!(spec.replicas, Some(4));
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_logs_no_notifications_unless_the_spec_asks_for_it() {
+    fn notifications_are_not_logged_by_default() {
         let spec = fixture::build(&fixture::pipeline(&json!({}))).consumer.deployment.spec.unwrap();
         let container = serde_json::to_value(&spec.template.spec.unwrap().containers[0]).unwrap();
         let environment = container["env"].as_array().unwrap();

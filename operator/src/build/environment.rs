@@ -1,6 +1,5 @@
-//! What the programs are told: their environment variables, and the files that some of those name. A secret only ever
-//! stands here as the name of where it is. A pod is given what it uses and nothing else: the consumer knows of no database
-//! and no bucket.
+//! The environment variables of the programs, and the files that some of them name. A secret appears only as a
+//! reference to its Secret. Each pod gets only what it uses: the consumer gets no database and no bucket.
 
 use std::fmt::Display;
 
@@ -15,10 +14,10 @@ use crate::{
     pipeline::{Bucket, Pipeline, Shard, Topic, Username},
 };
 
-/// Where files from Secrets are, each in a folder of its own.
+/// The folder of the files from Secrets, each in a folder of its own.
 const AUTHORITIES: &str = "/etc/orderflow/ca";
 
-/// Secrets belong to root in a pod; its group, which the pod's `fsGroup` makes ours, may read them.
+/// The mode of files from Secrets. They belong to root, and the pod's `fsGroup` may read them.
 const READABLE_BY_GROUP: i32 = 0o440;
 
 #[derive(Default)]
@@ -28,7 +27,7 @@ pub struct Environment {
     pub mounts: Vec<VolumeMount>,
 }
 
-pub fn of_producer(pipeline: &Pipeline) -> Environment {
+pub fn producer(pipeline: &Pipeline) -> Environment {
     let mut environment = Environment::default();
     environment.value("PORT", &HTTP_PORT);
     environment.value("INTERNAL_PORT", &INTERNAL_PORT);
@@ -38,21 +37,21 @@ pub fn of_producer(pipeline: &Pipeline) -> Environment {
         environment.shard(pipeline, shard);
     }
     environment.kafka(&pipeline.topic);
-    // They show and verify how far the consumers are.
+    // Producers show and verify the progress of the consumers.
     environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
     environment.bucket(&pipeline.bucket);
     environment
 }
 
-pub fn of_consumer(pipeline: &Pipeline) -> Environment {
+pub fn consumer(pipeline: &Pipeline) -> Environment {
     let mut environment = Environment::default();
     environment.every_program();
     environment.kafka(&pipeline.topic);
     environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
-    // Said even where it is off: older images, which a spec can pin, log notifications unless it is.
+    // Set even if false: older images, which a spec can pin, log notifications by default.
     environment.value("LOG_NOTIFICATIONS", &pipeline.consumer.log_notifications);
-    // No two live pods share a name, and a container that is started again keeps its pod's: it settles the transaction
-    // that it left open at once.
+    // The pod's name is unique among live pods, and a restarted container keeps it. So the container at once settles
+    // the transaction that it left open.
     environment.field("INSTANCE", "metadata.name");
     environment
 }
@@ -67,7 +66,7 @@ impl Environment {
         let in_map = pipeline.map.get(shard.index);
         self.secret(&postgres::dsn_variable(in_map), &shard.dsn);
         if let Some(ca) = &shard.ca {
-            // By number: a volume's name may be no longer than a shard's.
+            // By number, because a volume's name has a shorter limit than a shard's.
             self.file(&postgres::ca_variable(in_map), &format!("postgres-shard{}", shard.index.number()), ca);
         }
     }
@@ -103,7 +102,7 @@ impl Environment {
         }
     }
 
-    /// `$(NAME)` in a value would become another variable's value, so every `$` is written as the `$$` that stands for it.
+    /// Adds a variable with a literal value. Kubernetes expands `$(NAME)`, so every `$` is escaped as `$$`.
     fn value(&mut self, name: &str, value: &dyn Display) {
         let value = value.to_string().replace('$', "$$");
         self.variables.push(EnvVar { name: name.to_owned(), value: Some(value), value_from: None });
@@ -111,22 +110,22 @@ impl Environment {
 
     fn secret(&mut self, name: &str, SecretKey { name: secret, key }: &SecretKey) {
         let key = SecretKeySelector { name: secret.clone(), key: key.clone(), optional: None };
-        self.from(name, EnvVarSource { secret_key_ref: Some(key), ..EnvVarSource::default() });
+        self.value_from(name, EnvVarSource { secret_key_ref: Some(key), ..EnvVarSource::default() });
     }
 
     fn field(&mut self, name: &str, path: &str) {
         let field = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() };
-        self.from(name, EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() });
+        self.value_from(name, EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() });
     }
 
-    fn from(&mut self, name: &str, source: EnvVarSource) {
+    fn value_from(&mut self, name: &str, source: EnvVarSource) {
         self.variables.push(EnvVar { name: name.to_owned(), value: None, value_from: Some(source) });
     }
 
-    /// One key of a Secret as a file, its path in the variable. The rest of the Secret is not mounted.
-    fn file(&mut self, name: &str, whose: &str, SecretKey { name: secret, key }: &SecretKey) {
+    /// Mounts one key of a Secret as a file and puts its path into the variable. Other keys are not mounted.
+    fn file(&mut self, name: &str, peer: &str, SecretKey { name: secret, key }: &SecretKey) {
         const FILE: &str = "ca.crt";
-        let (volume, folder) = (format!("ca-{whose}"), format!("{AUTHORITIES}/{whose}"));
+        let (volume, folder) = (format!("ca-{peer}"), format!("{AUTHORITIES}/{peer}"));
         self.value(name, &format!("{folder}/{FILE}"));
         let source = SecretVolumeSource {
             secret_name: Some(secret.clone()),
@@ -155,7 +154,7 @@ mod tests {
     use super::*;
     use crate::build::fixture;
 
-    /// `NAME=value`, `NAME=<secret/key>` or `NAME=<field>`.
+    /// Lists the variables as `NAME=value`, `NAME=<secret/key>` or `NAME=<field>`.
     fn listing(environment: &Environment) -> Vec<String> {
         let shown = |variable: &EnvVar| {
             let value = match (&variable.value, &variable.value_from) {
@@ -170,9 +169,9 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_spec_becomes_this_environment() {
+    fn a_minimal_spec_becomes_this_environment() {
         let pipeline = fixture::pipeline(&json!({}));
-        let producer = [
+        let producer_variables = [
             "PORT=8080",
             "INTERNAL_PORT=8081",
             "ADMIN_PORT=9464",
@@ -191,8 +190,8 @@ mod tests {
             "AWS_SECRET_ACCESS_KEY=<s3-credentials/AWS_SECRET_ACCESS_KEY>",
             "AWS_SESSION_TOKEN=<s3-credentials/AWS_SESSION_TOKEN>",
         ];
-        assert_eq!(listing(&of_producer(&pipeline)), producer);
-        let consumer = [
+        assert_eq!(listing(&producer(&pipeline)), producer_variables);
+        let consumer_variables = [
             "ADMIN_PORT=9464",
             "LOG_FORMAT=json",
             "KAFKA_BROKERS=orderflow-kafka-bootstrap:9092",
@@ -202,13 +201,13 @@ mod tests {
             "LOG_NOTIFICATIONS=false",
             "INSTANCE=<metadata.name>",
         ];
-        assert_eq!(listing(&of_consumer(&pipeline)), consumer);
+        assert_eq!(listing(&consumer(&pipeline)), consumer_variables);
     }
 
     #[test]
-    fn kafkas_security_is_told_to_both() {
+    fn both_programs_get_the_security_settings_of_kafka() {
         let pipeline = fixture::everything();
-        for environment in [of_producer(&pipeline), of_consumer(&pipeline)] {
+        for environment in [producer(&pipeline), consumer(&pipeline)] {
             let listing = listing(&environment);
             for variable in [
                 "KAFKA_TLS=true",
@@ -223,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_is_told_of_no_database_and_no_bucket() {
-        let environment = of_consumer(&fixture::everything());
+    fn a_consumer_gets_no_database_and_no_bucket() {
+        let environment = consumer(&fixture::everything());
         let others = ["PG_", "S3_", "AWS_", "SHARDS"];
-        let told = environment.variables.iter().find(|told| others.iter().any(|other| told.name.starts_with(other)));
-        assert_eq!(told, None);
+        let found = environment.variables.iter().find(|found| others.iter().any(|other| found.name.starts_with(other)));
+        assert_eq!(found, None);
         let volumes: Vec<&str> = environment.volumes.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(volumes, ["ca-kafka"]);
     }
@@ -235,15 +234,15 @@ mod tests {
     #[test]
     fn aws_without_credentials_leaves_them_to_the_default_chain() {
         let aws = json!({"bucket": {"endpoint": null, "credentialsSecretRef": null, "region": "eu-west-1"}});
-        let listing = listing(&of_producer(&fixture::pipeline(&aws)));
-        let of_bucket: Vec<&String> =
+        let listing = listing(&producer(&fixture::pipeline(&aws)));
+        let bucket: Vec<&String> =
             listing.iter().filter(|shown| shown.starts_with("AWS_") || shown.starts_with("S3_")).collect();
-        assert_eq!(of_bucket, ["S3_BUCKET=order-receipts", "AWS_REGION=eu-west-1"]);
+        assert_eq!(bucket, ["S3_BUCKET=order-receipts", "AWS_REGION=eu-west-1"]);
     }
 
     #[test]
-    fn a_file_is_one_key_that_the_pods_group_may_read() {
-        let environment = of_producer(&fixture::everything());
+    fn a_mounted_file_is_one_key_and_readable_by_the_group() {
+        let environment = producer(&fixture::everything());
         let shown = |volume: &Volume, mount: &VolumeMount| {
             let secret = volume.secret.as_ref().unwrap();
             let items = secret.items.as_ref().unwrap();
@@ -265,20 +264,23 @@ mod tests {
             "kafka-ca/ca.crt = /etc/orderflow/ca/kafka/ca.crt",
         ];
         assert_eq!(files, expected);
-        let told = listing(&environment);
-        assert!(told.contains(&"PG_SHARD1_CA_FILE=/etc/orderflow/ca/postgres-shard1/ca.crt".to_owned()), "{told:?}");
+        let variables = listing(&environment);
+        assert!(
+            variables.contains(&"PG_SHARD1_CA_FILE=/etc/orderflow/ca/postgres-shard1/ca.crt".to_owned()),
+            "{variables:?}"
+        );
     }
 
     #[test]
-    fn a_dollar_in_the_spec_stays_one() {
+    fn a_dollar_in_the_spec_is_escaped() {
         let sasl = json!({"mechanism": "PLAIN", "username": "$(PG_SHARD1_DSN)$", "secretRef": {"name": "kafka-user"}});
-        let listing = listing(&of_producer(&fixture::pipeline(&json!({"topic": {"sasl": sasl}}))));
+        let listing = listing(&producer(&fixture::pipeline(&json!({"topic": {"sasl": sasl}}))));
         let username = "KAFKA_SASL_USERNAME=$$(PG_SHARD1_DSN)$$".to_owned();
         assert!(listing.contains(&username), "{listing:?}");
     }
 
     #[test]
-    fn every_variable_is_set_once_and_known_to_its_program() {
+    fn every_variable_is_set_once_and_is_a_setting_of_the_program() {
         #[derive(Parser)]
         struct Shared {
             #[command(flatten)]
@@ -292,7 +294,7 @@ mod tests {
         }
         let command = Shared::command();
         let shared = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
-        let of_their_own = [
+        let program_settings = [
             "PORT",
             "INTERNAL_PORT",
             "SHARDS",
@@ -307,12 +309,12 @@ mod tests {
             "INSTANCE",
             "LOG_NOTIFICATIONS",
         ];
-        let known: BTreeSet<&str> = shared.chain(of_their_own).collect();
+        let known: BTreeSet<&str> = shared.chain(program_settings).collect();
         let pipeline = fixture::everything();
-        for environment in [of_producer(&pipeline), of_consumer(&pipeline)] {
+        for environment in [producer(&pipeline), consumer(&pipeline)] {
             let mut set = BTreeSet::new();
             for variable in &environment.variables {
-                assert!(known.contains(variable.name.as_str()), "{} is nobody's", variable.name);
+                assert!(known.contains(variable.name.as_str()), "{} is unknown", variable.name);
                 assert!(set.insert(&variable.name), "{} is set twice", variable.name);
             }
         }

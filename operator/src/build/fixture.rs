@@ -1,4 +1,4 @@
-//! Pipelines for tests, put together the way a user does it: from a spec and its Secrets.
+//! Pipelines for tests, made as in production: from a spec and its Secrets.
 
 use k8s_openapi::serde::Serialize;
 use serde_json::{Value, json};
@@ -20,13 +20,13 @@ pub const SECRETS: [(&str, &str, &str); 9] = [
     ("s3-credentials", "AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI"),
     ("s3-credentials", "AWS_SESSION_TOKEN", "FwoGZXIvYXdzE"),
     ("kafka-ca", "ca.crt", CA),
-    ("kafka-user", "username", "its-kafka-name"),
+    ("kafka-user", "username", "kafka-user-name"),
     ("kafka-user", "password", "correct-horse"),
 ];
 
-/// The pipeline of the README's example, with `changes` to its spec (a JSON merge patch).
+/// Returns the pipeline of the README's example, with `changes` to its spec (a JSON merge patch).
 pub fn pipeline(changes: &Value) -> Pipeline {
-    pipeline_with(changes, &Secrets::of(SECRETS))
+    pipeline_with(changes, &Secrets::new(SECRETS))
 }
 
 pub fn pipeline_with(changes: &Value, secrets: &Secrets) -> Pipeline {
@@ -45,7 +45,7 @@ pub fn try_pipeline(changes: &Value, secrets: &Secrets) -> Result<Pipeline, Prob
     validate::validate(identity, Adoption::default(), &spec(changes), secrets, &images, &Backends::default())
 }
 
-/// With everything that a spec can turn on.
+/// Returns a pipeline that uses every option of the spec.
 pub fn everything() -> Pipeline {
     let pipeline = pipeline(&everything_changes());
     assert_eq!(pipeline.unresolved(), None);
@@ -94,7 +94,7 @@ pub fn spec(changes: &Value) -> OrderFlowSpec {
     serde_json::from_value(spec).expect("the spec fits its definition")
 }
 
-/// RFC 7386.
+/// Applies a JSON merge patch (RFC 7386).
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
@@ -103,7 +103,7 @@ fn merge(target: &mut Value, patch: &Value) {
     if !target.is_object() {
         *target = json!({});
     }
-    let target = target.as_object_mut().expect("made one above");
+    let target = target.as_object_mut().expect("it was made an object above");
     for (name, value) in patch {
         if value.is_null() {
             target.remove(name);
@@ -121,7 +121,7 @@ pub fn build(pipeline: &Pipeline) -> Children {
     super::build(pipeline, &key())
 }
 
-/// All children, as they are sent.
+/// Returns all children, as they are sent.
 pub fn objects(children: &Children) -> Vec<Value> {
     fn sent(object: &impl Serialize) -> Value {
         serde_json::to_value(object).expect("a Kubernetes object is JSON")
@@ -136,7 +136,7 @@ pub fn objects(children: &Children) -> Vec<Value> {
         autoscaler,
         network_policy,
     } = producer;
-    let of_producer = [
+    let producer_objects = [
         Some(sent(service_account)),
         Some(sent(service)),
         Some(sent(internal_service)),
@@ -146,16 +146,16 @@ pub fn objects(children: &Children) -> Vec<Value> {
         network_policy.as_ref().map(sent),
     ];
     let ConsumerChildren { service_account, deployment, disruption_budget, network_policy } = consumer;
-    let of_consumer = [
+    let consumer_objects = [
         Some(sent(service_account)),
         Some(sent(deployment)),
         Some(sent(disruption_budget)),
         network_policy.as_ref().map(sent),
     ];
-    of_producer.into_iter().chain(of_consumer).flatten().collect()
+    producer_objects.into_iter().chain(consumer_objects).flatten().collect()
 }
 
-/// A certificate of nobody, valid in form.
+/// A certificate that no server uses, valid in form.
 const CA: &str = "\
 -----BEGIN CERTIFICATE-----
 MIIBiTCCAS+gAwIBAgIUbXVjppxW/aC05BTgv+JtXEH86kUwCgYIKoZIzj0EAwIw

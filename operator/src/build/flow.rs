@@ -1,5 +1,5 @@
-//! Says, as a network would, whether NetworkPolicies let a connection pass at the end that is ours. For tests, with tests of
-//! its own below: a checker that allows or denies everything would prove nothing.
+//! Decides, as a network does, whether NetworkPolicies allow a connection at the pod's end. For tests. It has tests
+//! itself, because a checker that allows or denies everything would prove nothing.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -8,14 +8,14 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-/// A connection of one of our pods, seen from it.
+/// A connection of a pod of ours, from the pod's point of view.
 pub struct Flow<'a> {
     pub namespace: &'a str,
     pub labels: &'a BTreeMap<String, String>,
     pub direction: Direction,
     pub other: End<'a>,
     pub protocol: Protocol,
-    /// The one that is connected to: ours if the connection comes from the other.
+    /// The port of the server: the pod's own port on ingress.
     pub port: u16,
 }
 
@@ -27,13 +27,12 @@ pub enum Direction {
     To,
 }
 
-/// The other end.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub enum End<'a> {
-    /// Somewhere outside of the cluster.
+    /// An address outside the cluster.
     Address(&'a str),
-    /// A pod. Its namespace has the one label that every namespace has; its address is nobody's business, so no `ipBlock`
-    /// is it.
+    /// A pod. Its namespace has only the label that every namespace has. No `ipBlock` matches it.
     Pod { namespace: &'a str, labels: &'a [(&'a str, &'a str)] },
 }
 
@@ -46,8 +45,8 @@ pub enum Protocol {
 type Rule<'a> = (Option<&'a Vec<NetworkPolicyPeer>>, Option<&'a Vec<NetworkPolicyPort>>);
 
 impl Flow<'_> {
-    /// A pod that no policy selects for a direction is open there. One that some select is closed but for what any of them
-    /// allows.
+    /// Returns whether the policies allow the connection. A pod that no policy selects for a direction is open; a
+    /// selected one is closed except for what any of the policies allows.
     pub fn is_allowed(&self, policies: &[NetworkPolicy]) -> bool {
         let own: Vec<(&str, &str)> = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut selecting = policies
@@ -57,7 +56,7 @@ impl Flow<'_> {
             .filter(|spec| selects(spec.pod_selector.as_ref().expect("policies select pods"), &own))
             .filter(|spec| self.is_governed_by(spec))
             .peekable();
-        selecting.peek().is_none() || selecting.any(|spec| self.rules(spec).into_iter().any(|rule| self.fits(rule)))
+        selecting.peek().is_none() || selecting.any(|spec| self.rules(spec).into_iter().any(|rule| self.matches(rule)))
     }
 
     fn is_governed_by(&self, spec: &NetworkPolicySpec) -> bool {
@@ -77,14 +76,14 @@ impl Flow<'_> {
         }
     }
 
-    /// No peers: everybody. No ports: all.
-    fn fits(&self, (peers, ports): Rule<'_>) -> bool {
-        let named = |peers: &Vec<_>| peers.is_empty() || peers.iter().any(|peer| self.comes_from_or_goes_to(peer));
-        let numbered = |ports: &Vec<_>| ports.is_empty() || ports.iter().any(|port| self.uses(port));
+    /// Returns whether a rule matches. A rule without peers matches all peers, one without ports all ports.
+    fn matches(&self, (peers, ports): Rule<'_>) -> bool {
+        let named = |peers: &Vec<_>| peers.is_empty() || peers.iter().any(|peer| self.matches_peer(peer));
+        let numbered = |ports: &Vec<_>| ports.is_empty() || ports.iter().any(|port| self.matches_port(port));
         peers.is_none_or(named) && ports.is_none_or(numbered)
     }
 
-    fn comes_from_or_goes_to(&self, peer: &NetworkPolicyPeer) -> bool {
+    fn matches_peer(&self, peer: &NetworkPolicyPeer) -> bool {
         let NetworkPolicyPeer { ip_block, namespace_selector, pod_selector } = peer;
         match (self.other, ip_block) {
             (End::Address(address), Some(block)) => is_within(address, block),
@@ -100,7 +99,7 @@ impl Flow<'_> {
         }
     }
 
-    fn uses(&self, port: &NetworkPolicyPort) -> bool {
+    fn matches_port(&self, port: &NetworkPolicyPort) -> bool {
         let protocol = match self.protocol {
             Protocol::Tcp => "TCP",
             Protocol::Udp => "UDP",
@@ -109,7 +108,7 @@ impl Flow<'_> {
         let in_range = match (&port.port, port.end_port) {
             (None, _) => true,
             (Some(IntOrString::Int(first)), last) => (*first..=last.unwrap_or(*first)).contains(&number),
-            (Some(IntOrString::String(name)), _) => panic!("a port by name, {name}, is beyond this test"),
+            (Some(IntOrString::String(name)), _) => panic!("named ports such as {name} are not supported"),
         };
         port.protocol.as_deref().unwrap_or("TCP") == protocol && in_range
     }
@@ -117,7 +116,7 @@ impl Flow<'_> {
 
 fn selects(selector: &LabelSelector, labels: &[(&str, &str)]) -> bool {
     let expressions = selector.match_expressions.as_ref();
-    assert!(expressions.is_none_or(Vec::is_empty), "matchExpressions are beyond this test");
+    assert!(expressions.is_none_or(Vec::is_empty), "matchExpressions are not supported");
     selector.match_labels.iter().flatten().all(|(name, value)| labels.contains(&(name.as_str(), value.as_str())))
 }
 
@@ -145,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether a pod `app: ours` of the namespace `here` may connect, given one policy there with this spec.
+    /// Returns whether a pod `app: ours` of namespace `here` may connect, given a policy there with this spec.
     fn may_connect(spec: &Value, other: End<'_>, protocol: Protocol, port: u16) -> bool {
         let policy = json!({"metadata": {"name": "policy", "namespace": "here"}, "spec": spec});
         let labels = BTreeMap::from([("app".to_owned(), "ours".to_owned())]);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_of_another_namespace_is_none() {
+    fn a_policy_of_another_namespace_has_no_effect() {
         let policy =
             json!({"metadata": {"namespace": "there"}, "spec": {"podSelector": {}, "policyTypes": ["Egress"]}});
         let (labels, direction) = (BTreeMap::new(), Direction::To);

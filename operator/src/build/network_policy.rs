@@ -1,14 +1,13 @@
-//! What the pods may be reached by, and reach: that the consumer can get at nothing but Kafka is a rule of the network, not
-//! a habit of its code.
+//! NetworkPolicies of the pods. The network, not the code, ensures that the consumer can connect to Kafka only.
 //!
-//! Who reads this for a policy that denies too much:
-//! - A port is that of the pod or host at the other end, after a Service has translated it.
-//! - Kafka's ports are those of `bootstrapServers`. Brokers that name themselves with other ports in their answers (some
-//!   load balancers and node ports do) are not reached.
-//! - Of the AWS chain only web identity (IRSA) is reached; the metadata services of instances and EKS Pod Identity (port 80)
-//!   are not.
-//! - Policies add up: another one that selects the same pods can open more, and none can close what this one opens. So a
-//!   port is closed but to the peers that are named.
+//! Limits, for a policy that denies too much:
+//! - A port is the one of the pod or host at the other end, after translation by a Service.
+//! - Kafka's ports are those of `bootstrapServers`. Brokers that advertise other ports (some load balancers and node
+//!   ports) are not reachable.
+//! - Of the AWS credential chain only web identity (IRSA) works. The metadata services of instances and EKS Pod
+//!   Identity (port 80) are not reachable.
+//! - Policies add up: another policy for the same pods can open more ports, but none can close what this one opens. So
+//!   each port is open to the named peers only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,10 +31,10 @@ use crate::pipeline::{Peers, Pipeline};
 const DNS_PORT: u16 = 53;
 const HTTPS_PORT: u16 = 443;
 
-pub fn of_producer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
+pub fn producer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
     let postgres = pipeline.shards.iter().filter_map(|shard| Some(shard.access.as_ref().ok()?.options.get_port()));
-    // Without credentials of its own the producer asks AWS's STS for some. The S3 of AWS has the same port: whoever names
-    // peers for S3 has to name STS among them.
+    // Without credentials in the spec the producer asks AWS STS for some. STS has the same port as the S3 of AWS, so
+    // peers for S3 must include STS.
     let sts = pipeline.bucket.credentials.is_none().then_some(HTTPS_PORT);
     let s3 = sts.into_iter().chain([pipeline.bucket.port]);
     let egress = [
@@ -43,7 +42,7 @@ pub fn of_producer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
         reach(pipeline.topic.ports.clone(), &peers.kafka),
         reach(s3.collect(), &peers.s3),
     ];
-    // Each port that the pods listen on has its line here: what has none is reached by nobody.
+    // Each port that the pods listen on has its line here. A port without one is closed.
     let ingress = [
         accept(HTTP_PORT, &peers.clients),
         accept(INTERNAL_PORT, &peers.internal),
@@ -52,12 +51,12 @@ pub fn of_producer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
     policy(pipeline, Component::Producer, &peers.dns, ingress.into(), egress.into_iter().flatten())
 }
 
-pub fn of_consumer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
+pub fn consumer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
     let egress = reach(pipeline.topic.ports.clone(), &peers.kafka);
     policy(pipeline, Component::Consumer, &peers.dns, vec![accept(METRICS_PORT, &peers.metrics)], egress.into_iter())
 }
 
-/// Both directions are named, so whatever no rule allows is denied.
+/// Builds a policy for both directions, so that everything that no rule allows is denied.
 fn policy(
     pipeline: &Pipeline,
     component: Component,
@@ -74,16 +73,17 @@ fn policy(
     NetworkPolicy { metadata: component.metadata(&pipeline.identity), spec: Some(spec) }
 }
 
-/// Without peers, any pod of the own namespace. Never an empty list, which would be anybody.
+/// Builds a rule for incoming connections. Without peers it allows the pods of the own namespace. Its peers are never
+/// empty, because an empty list allows all.
 fn accept(number: u16, peers: &[NetworkPolicyPeer]) -> NetworkPolicyIngressRule {
     let own_namespace = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..Default::default() };
     let peers = if peers.is_empty() { vec![own_namespace] } else { sent(peers) };
-    // By number: not every network knows the ports' names.
+    // By number: not every network plugin supports named ports.
     NetworkPolicyIngressRule { from: Some(peers), ports: Some(vec![tcp(number)]) }
 }
 
-/// To the cluster's name servers, which every distribution labels alike, and to those that the spec names. A rule for any
-/// address would let a pod send data out in queries to a server of its choice.
+/// Allows the cluster's name servers, which every distribution labels alike, and those that the spec names. A rule for
+/// any address would let a pod send data out in queries to a server of its choice.
 fn dns(peers: &[NetworkPolicyPeer]) -> NetworkPolicyEgressRule {
     let selector = |name: &str, value: &str| {
         let labels = BTreeMap::from([(name.to_owned(), value.to_owned())]);
@@ -100,7 +100,7 @@ fn dns(peers: &[NetworkPolicyPeer]) -> NetworkPolicyEgressRule {
     }
 }
 
-/// `None` without a port: a rule that names no port allows all.
+/// Builds a rule for outgoing connections, or none without a port, because a rule without ports allows all.
 fn reach(ports: BTreeSet<u16>, peers: &[NetworkPolicyPeer]) -> Option<NetworkPolicyEgressRule> {
     let ports: Vec<_> = ports.into_iter().map(tcp).collect();
     (!ports.is_empty())
@@ -123,7 +123,7 @@ fn sent(peers: &[NetworkPolicyPeer]) -> Vec<NetworkPolicyPeer> {
     peers.iter().cloned().map(without_empty_lists).collect()
 }
 
-/// The API server leaves empty lists out of what it stores, which people may well have written.
+/// Removes the empty lists that a user may have written, because the API server does not store them.
 fn without_empty_lists(peer: NetworkPolicyPeer) -> NetworkPolicyPeer {
     let selector = |LabelSelector { match_labels, match_expressions }: LabelSelector| LabelSelector {
         match_labels: match_labels.filter(|labels| !labels.is_empty()),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn without_peers_each_program_reaches_its_ports_anywhere_and_no_others_and_is_reached_from_its_namespace() {
+    fn without_peers_egress_is_open_by_port_and_ingress_to_the_namespace() {
         let pod = End::Pod { namespace: "store", labels: &[("app", "anything")] };
         let elsewhere = End::Pod { namespace: "other", labels: &[("app", "anything")] };
         let address = End::Address("10.0.0.1");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn with_peers_each_port_is_reached_there_only() {
+    fn with_peers_egress_is_open_to_those_peers_only() {
         const BROKER: &[(&str, &str)] = &[("strimzi.io/cluster", "orderflow"), ("strimzi.io/kind", "Kafka")];
         let broker = End::Pod { namespace: "store", labels: BROKER };
         let elsewhere = End::Pod { namespace: "other", labels: BROKER };
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_reached_by_the_peers_that_are_named_alone() {
+    fn with_peers_ingress_is_open_to_those_peers_only() {
         const GATEWAY: &[(&str, &str)] = &[("app", "gateway")];
         let gateway = End::Pod { namespace: "edge", labels: GATEWAY };
         let not_gateway = End::Pod { namespace: "edge", labels: &[("app", "blog")] };
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn name_servers_are_those_of_the_cluster_and_those_that_are_named() {
+    fn name_servers_of_the_cluster_and_of_the_spec_are_reachable() {
         let node_local = End::Address("169.254.20.10");
         let like_one = End::Pod { namespace: "store", labels: &[("k8s-app", "kube-dns")] };
         let other_system = End::Pod { namespace: "kube-system", labels: &[("k8s-app", "metrics-server")] };
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn every_broker_and_whoever_gives_credentials_is_reached() {
+    fn every_broker_and_sts_are_reachable() {
         let address = End::Address("10.0.0.1");
         let brokers = json!({"bootstrapServers": "kafka-0:9093,kafka-1:9094"});
         let aws = json!({"endpoint": null, "credentialsSecretRef": null});
@@ -369,7 +369,7 @@ mod tests {
                 (PRODUCER, To, address, Tcp, 4566, DENIED),
             ],
         );
-        // An S3 of another port, and credentials that still come from STS.
+        // An S3 on another port, with credentials from STS.
         check(
             &json!({"bucket": {"credentialsSecretRef": null}}),
             &[(PRODUCER, To, address, Tcp, 443, ALLOWED), (PRODUCER, To, address, Tcp, 4566, ALLOWED)],
@@ -377,16 +377,16 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_not_known_opens_no_others() {
+    fn an_unknown_port_opens_no_other_port() {
         let pipeline = fixture::pipeline_with(&json!({}), &crate::reconcile::dereference::Secrets::default());
-        let policy = of_producer(&pipeline, &Peers::default());
+        let policy = producer(&pipeline, &Peers::default());
         for rule in policy.spec.unwrap().egress.unwrap() {
             assert!(rule.ports.is_some_and(|ports| !ports.is_empty()));
         }
     }
 
     #[test]
-    fn what_people_left_empty_is_not_sent() {
+    fn empty_lists_of_the_spec_are_not_sent() {
         let peer = json!({
             "podSelector": {"matchLabels": {}, "matchExpressions": [{"key": "a", "operator": "Exists", "values": []}]},
             "namespaceSelector": {"matchLabels": {}, "matchExpressions": []},

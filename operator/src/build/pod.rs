@@ -1,4 +1,4 @@
-//! What the pods of both programs share: how they are rolled, spread, guarded, probed and stopped.
+//! The parts that the pods of both programs share: rollout, spreading, security, probes and shutdown.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,37 +18,37 @@ use orderflow_service::shutdown;
 use super::{Component, environment::Environment};
 use crate::pipeline::{Identity, Pods};
 
-/// What clients need of the API.
+/// The port of the API for clients.
 pub const HTTP_PORT: u16 = 8080;
 pub const HTTP: &str = "http";
 
-/// The dashboard and all of the API.
+/// The port of the dashboard and the whole API.
 pub const INTERNAL_PORT: u16 = 8081;
 pub const INTERNAL: &str = "internal";
 
-/// `/livez`, `/readyz` and `/metrics`.
+/// The port of `/livez`, `/readyz` and `/metrics`.
 pub const METRICS_PORT: u16 = 9464;
 pub const METRICS: &str = "metrics";
 
-/// The hash of what a pod was given from Secrets; see [`super::config_hash`].
+/// The annotation with the hash of the values that a pod gets from Secrets; see [`super::config_hash`].
 const CONFIG_HASH: &str = "orderflow.dev/config-hash";
 
 /// User and group of the images (`USER 65532:65532`).
 const NONROOT: i64 = 65532;
 
-/// From the end of a process's own deadline to its kill: logs are flushed and the container ends.
+/// The time from the end of a process's own shutdown deadline to its kill: logs are flushed and the container ends.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What the Deployments of the two programs differ in.
+/// The differences between the Deployments of the two programs.
 pub struct Program<'a> {
     pub component: Component,
     pub pods: &'a Pods,
-    /// None: an autoscaler decides.
+    /// The number of pods, unless an autoscaler sets it.
     pub replicas: Option<i32>,
     pub ports: Vec<ContainerPort>,
     pub environment: Environment,
     pub config_hash: String,
-    /// Between a pod being taken out of its Service and the signal to its process.
+    /// The time between the removal of a pod from its Service and the signal to its process.
     pub sleep_before_stop: Option<Duration>,
 }
 
@@ -58,7 +58,7 @@ pub fn deployment(identity: &Identity, program: Program<'_>) -> Deployment {
         replicas: program.replicas,
         selector: component.selector(identity),
         strategy: Some(strategy()),
-        // A pod that stands for a moment and then falls must not let the next old one be stopped.
+        // A pod that is ready only for a moment must not cause the removal of the next old pod.
         min_ready_seconds: Some(5),
         progress_deadline_seconds: Some(600),
         revision_history_limit: Some(3),
@@ -77,8 +77,8 @@ pub fn port(name: &str, number: u16) -> ContainerPort {
     }
 }
 
-/// No old pod goes before a new one is ready: an update that cannot start leaves as many pods as there were. One new one
-/// at a time: each consumer that comes or goes makes its group share out the partitions anew.
+/// Builds a strategy that stops no old pod before a new one is ready: an update that cannot start leaves all pods
+/// running. It starts one pod at a time, because each consumer that joins or leaves makes its group rebalance.
 fn strategy() -> DeploymentStrategy {
     let rolling_update =
         RollingUpdateDeployment { max_unavailable: Some(IntOrString::Int(0)), max_surge: Some(IntOrString::Int(1)) };
@@ -106,9 +106,10 @@ fn template(identity: &Identity, program: Program<'_>) -> PodTemplateSpec {
     };
     let spec = PodSpec {
         service_account_name: Some(component.name(identity)),
-        // No program here speaks to the API server.
+        // Neither program uses the API server.
         automount_service_account_token: Some(false),
-        // Each Service of the namespace would add variables, and one named `kafka` or `pg-shard1` ours.
+        // Service links would add variables for each Service of the namespace, and one named `kafka` or `pg-shard1`
+        // would override ours.
         enable_service_links: Some(false),
         security_context: Some(pod_security()),
         topology_spread_constraints: Some(spread(component, identity)),
@@ -125,14 +126,15 @@ fn template(identity: &Identity, program: Program<'_>) -> PodTemplateSpec {
     PodTemplateSpec { metadata: Some(metadata), spec: Some(spec) }
 }
 
-/// In seconds, and failures in a row.
+/// The timing of a probe: seconds, and consecutive failures.
 struct Times {
     period: i32,
     timeout: i32,
     failures: i32,
 }
 
-/// `/livez` answers as soon as the process does, whatever else is down: a restart mends no database.
+/// Builds a probe. `/livez` succeeds while the process runs, whatever else is down, because a restart repairs no
+/// database.
 fn probe(path: &str, Times { period, timeout, failures }: Times) -> Probe {
     let get = HTTPGetAction {
         path: Some(path.to_owned()),
@@ -148,20 +150,20 @@ fn probe(path: &str, Times { period, timeout, failures }: Times) -> Probe {
     }
 }
 
-/// The kubelet's own sleep: the images have no shell.
+/// Builds a hook with the kubelet's own sleep, because the images have no shell.
 fn sleep(duration: Duration) -> Lifecycle {
     let action = SleepAction { seconds: duration.as_secs() as i64 };
     let handler = LifecycleHandler { sleep: Some(action), ..LifecycleHandler::default() };
     Lifecycle { pre_stop: Some(handler), ..Lifecycle::default() }
 }
 
-/// Together with [`container_security`] what Pod Security calls `restricted`.
+/// Builds the pod's half of Pod Security's `restricted` profile; [`container_security`] is the other.
 fn pod_security() -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
         run_as_user: Some(NONROOT),
         run_as_group: Some(NONROOT),
-        // Files from Secrets, and a cloud's tokens, belong to this group.
+        // Files from Secrets and a cloud's tokens belong to this group.
         fs_group: Some(NONROOT),
         seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
         ..PodSecurityContext::default()
@@ -177,8 +179,8 @@ fn container_security() -> SecurityContext {
     }
 }
 
-/// Over zones and nodes as well as it goes. Counted per ReplicaSet, since the old pods of an update are about to leave; and
-/// never a reason not to start: two pods on one node are better than one.
+/// Spreads the pods over nodes and zones where possible: two pods on one node are better than one pod. Counts per
+/// ReplicaSet, because the old pods of an update are about to end.
 fn spread(component: Component, identity: &Identity) -> Vec<TopologySpreadConstraint> {
     let over = |key: &str| TopologySpreadConstraint {
         topology_key: key.to_owned(),
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn both_pods_satisfy_restricted() {
+    fn both_pods_satisfy_the_restricted_profile() {
         for (component, deployment) in both() {
             let pod = pod_of(&deployment);
             let security = serde_json::to_value(&pod.security_context).unwrap();
@@ -248,19 +250,19 @@ mod tests {
     }
 
     #[test]
-    fn the_grace_is_longer_than_the_sleep_and_the_processs_own_deadline() {
+    fn the_grace_period_exceeds_the_sleep_and_the_shutdown_deadline() {
         for (component, deployment) in both() {
             let pod = pod_of(&deployment);
             let before = pod.containers[0].lifecycle.as_ref().and_then(|hooks| hooks.pre_stop.as_ref()?.sleep.as_ref());
             let slept = before.map_or(0, |sleep| sleep.seconds);
-            assert_eq!(slept > 0, component == Component::Producer, "only a listener has somebody to wait for");
+            assert_eq!(slept > 0, component == Component::Producer, "only the producer has clients to wait for");
             let needed = slept + shutdown::DEADLINE.as_secs() as i64;
             assert!(pod.termination_grace_period_seconds.unwrap() > needed, "{component:?}");
         }
     }
 
     #[test]
-    fn every_probe_asks_a_port_that_the_container_has() {
+    fn every_probe_uses_a_port_of_the_container() {
         for (component, deployment) in both() {
             let container = &pod_of(&deployment).containers[0];
             let ports: Vec<_> = container.ports.iter().flatten().filter_map(|port| port.name.as_deref()).collect();
@@ -275,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn no_old_pod_goes_before_a_new_one_is_ready() {
+    fn no_old_pod_stops_before_a_new_one_is_ready() {
         for (_, deployment) in both() {
             let strategy = deployment.spec.unwrap().strategy.unwrap();
             assert_eq!(strategy.type_.as_deref(), Some("RollingUpdate"));

@@ -1,4 +1,4 @@
-//! The producer's children: what serves the API, publishes the events and writes the receipts.
+//! The producer's children. The producer serves the API, publishes the events and writes the receipts.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::pipeline::{Identity, Pipeline, Scale};
 
 const PRODUCER: Component = Component::Producer;
 
-/// The listener closes with the signal, at the same time as `/readyz` turns unready; this long every node has to learn that
-/// the pod left its Service, so that no connection comes after.
+/// The time that every node has to learn that the pod left its Service. The listener closes at the signal, when
+/// `/readyz` turns unready, so that no connection may come later.
 const SLEEP_BEFORE_STOP: Duration = Duration::from_secs(5);
 
 pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ProducerChildren {
@@ -32,12 +32,12 @@ pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ProducerChildren {
         pods: &producer.pods,
         replicas: match producer.scale {
             Scale::Fixed(replicas) => Some(replicas),
-            // Whoever writes the number here would undo the autoscaler's work.
+            // A number here would undo the autoscaler's work.
             Scale::Automatic { .. } => None,
         },
         ports: vec![pod::port(HTTP, HTTP_PORT), pod::port(INTERNAL, INTERNAL_PORT), pod::port(METRICS, METRICS_PORT)],
-        environment: environment::of_producer(pipeline),
-        config_hash: config_hash::of_producer(key, pipeline),
+        environment: environment::producer(pipeline),
+        config_hash: config_hash::producer(key, pipeline),
         sleep_before_stop: Some(SLEEP_BEFORE_STOP),
     };
     ProducerChildren {
@@ -47,17 +47,17 @@ pub fn build(pipeline: &Pipeline, key: &config_hash::Key) -> ProducerChildren {
         deployment: pod::deployment(identity, program),
         disruption_budget: PRODUCER.disruption_budget(identity),
         autoscaler: autoscaler(identity, producer.scale),
-        network_policy: pipeline.network_policy.as_ref().map(|peers| network_policy::of_producer(pipeline, peers)),
+        network_policy: pipeline.network_policy.as_ref().map(|peers| network_policy::producer(pipeline, peers)),
     }
 }
 
-/// Names the Service of the dashboard and of all of the API.
+/// Returns the name of the Service of the dashboard and the whole API.
 pub fn internal_name(identity: &Identity) -> String {
     format!("{}-internal", identity.name)
 }
 
-/// Two Services, so that one can be exposed without the other. Neither has the admin port: its clients are the kubelet and
-/// Prometheus, who ask the pods themselves.
+/// Builds a Service with one port, so that one can be exposed without the other. None has the admin port: the kubelet
+/// and Prometheus connect to the pods directly.
 fn service(identity: &Identity, name: String, port_name: &str, number: u16) -> Service {
     let port = ServicePort {
         name: Some(port_name.to_owned()),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_of_pods_is_the_deployments() {
+    fn a_fixed_number_of_pods_is_set_on_the_deployment() {
         for replicas in [0, 1, 7] {
             let children = children(&json!({"producer": {"replicas": replicas}}));
             assert_eq!(children.deployment.spec.unwrap().replicas, Some(replicas));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn autoscaling_leaves_the_number_of_pods_out() {
+    fn autoscaling_leaves_the_number_of_pods_to_the_autoscaler() {
         let scale = json!({"min": 3, "max": 9, "targetCPUUtilizationPercentage": 55});
         let children = children(&json!({"producer": {"replicas": null, "autoscaling": scale}}));
         assert_eq!(children.deployment.spec.unwrap().replicas, None);
@@ -143,23 +143,23 @@ mod tests {
     }
 
     #[test]
-    fn each_service_has_the_one_port_that_people_forward() {
+    fn each_service_has_one_port() {
         let children = children(&json!({}));
-        let of = |service: &Service| {
+        let summary = |service: &Service| {
             let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref()).unwrap();
             assert_eq!(ports.len(), 1);
             (service.metadata.name.clone().unwrap(), ports[0].port, ports[0].name.clone().unwrap())
         };
-        assert_eq!(of(&children.service), ("shop-producer".to_owned(), 8080, "http".to_owned()));
-        assert_eq!(of(&children.internal_service), ("shop-internal".to_owned(), 8081, "internal".to_owned()));
+        assert_eq!(summary(&children.service), ("shop-producer".to_owned(), 8080, "http".to_owned()));
+        assert_eq!(summary(&children.internal_service), ("shop-internal".to_owned(), 8081, "internal".to_owned()));
         let pod = children.deployment.spec.unwrap().template.spec.unwrap();
-        let of_container: Vec<_> =
+        let container_ports: Vec<_> =
             pod.containers[0].ports.iter().flatten().map(|port| (port.name.as_deref(), port.container_port)).collect();
-        assert_eq!(of_container, [(Some("http"), 8080), (Some("internal"), 8081), (Some("metrics"), 9464)]);
+        assert_eq!(container_ports, [(Some("http"), 8080), (Some("internal"), 8081), (Some("metrics"), 9464)]);
     }
 
     #[test]
-    fn the_container_is_what_the_spec_asks_for() {
+    fn the_container_follows_the_spec() {
         let producer = json!({"image": "registry/producer:2", "imagePullPolicy": "Always",
             "resources": {"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}}});
         let pod = children(&json!({"producer": producer})).deployment.spec.unwrap().template.spec.unwrap();

@@ -1,5 +1,5 @@
-//! What of a live object is kept in memory: the part that somebody looks at. Of a resource's dozen children the most is what the
-//! API server notes of who set which field, and of Deployments the pods' template.
+//! Reduces live objects to the parts that a reconcile reads. Most of a resource's dozen children is the API server's
+//! record of field owners, and most of a Deployment is the pods' template.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::kubernetes::FIELD_MANAGER;
 
-/// Of a kind of which nobody asks who set its fields.
+/// Trims an object whose field owners are never read.
 pub fn trim<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
 }
@@ -21,7 +21,10 @@ pub fn trim_child<K: Resource>(child: &mut K) {
     let meta = child.meta_mut();
     (meta.labels, meta.annotations) = (None, None);
     let ours = ours(meta)
-        .map(|entry| ManagedFieldsEntry { fields_v1: entry.fields_v1.as_ref().map(Ours::kept), ..entry.clone() })
+        .map(|entry| ManagedFieldsEntry {
+            fields_v1: entry.fields_v1.as_ref().map(OwnFields::compact),
+            ..entry.clone()
+        })
         .collect();
     meta.managed_fields = Some(ours);
 }
@@ -32,26 +35,26 @@ pub fn trim_deployment(deployment: &mut Deployment) {
     deployment.spec = Some(DeploymentSpec { replicas, ..DeploymentSpec::default() });
 }
 
-/// Changes when, and only when, somebody else changed a field that we set, or the object is another: the API server keeps
-/// for each manager which fields are its own, and takes a field away from it when another changes the value. The same of an
-/// object as it is kept, and as the API server answers it.
+/// Returns a value that changes if and only if another client changed a field that we set, or replaced the object. The
+/// API server records the fields of each manager, and takes a field away from a manager when another one changes its
+/// value. A trimmed object and the API server's answer have the same fingerprint.
 pub fn fingerprint_of_ours(meta: &ObjectMeta) -> u64 {
-    // The time is that of our last change: another process of the operator, stale, would write under the same name.
+    // The time of our last change is included, because a stale process of the operator writes under the same name.
     let fields: Vec<_> = ours(meta)
         .map(|entry| {
-            let digest = entry.fields_v1.as_ref().map(|fields| Ours::of(fields).digest);
+            let digest = entry.fields_v1.as_ref().map(|fields| OwnFields::from_fields(fields).digest);
             (digest, entry.time.as_ref().map(|time| time.0))
         })
         .collect();
     hash(&(&meta.uid, fields, meta.deletion_timestamp.is_some()))
 }
 
-/// Whether the number of pods is ours.
+/// Returns true if we set the number of pods.
 pub fn sets_replicas(deployment: &ObjectMeta) -> bool {
-    ours(deployment).filter_map(|entry| entry.fields_v1.as_ref()).any(|fields| Ours::of(fields).replicas)
+    ours(deployment).filter_map(|entry| entry.fields_v1.as_ref()).any(|fields| OwnFields::from_fields(fields).replicas)
 }
 
-/// What we applied.
+/// Returns the records of the fields that we applied.
 fn ours(meta: &ObjectMeta) -> impl Iterator<Item = &ManagedFieldsEntry> {
     meta.managed_fields
         .iter()
@@ -59,18 +62,18 @@ fn ours(meta: &ObjectMeta) -> impl Iterator<Item = &ManagedFieldsEntry> {
         .filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.operation.as_deref() == Some("Apply"))
 }
 
-/// What one asks of the fields that are ours.
-struct Ours {
+/// The facts about our fields that are kept.
+struct OwnFields {
     digest: u64,
-    /// The number of pods is among them.
+    /// True if the number of pods is among our fields.
     replicas: bool,
 }
 
-impl Ours {
-    /// As the API server has them, an object, or as [`Self::kept`].
-    fn of(fields: &FieldsV1) -> Self {
-        let kept = fields.0.as_array().map(Vec::as_slice);
-        if let Some([digest, Value::Bool(replicas)]) = kept
+impl OwnFields {
+    /// Reads the fields in the API server's form, an object, or in the form of [`Self::compact`].
+    fn from_fields(fields: &FieldsV1) -> Self {
+        let compact = fields.0.as_array().map(Vec::as_slice);
+        if let Some([digest, Value::Bool(replicas)]) = compact
             && let Some(digest) = digest.as_u64()
         {
             return Self { digest, replicas: *replicas };
@@ -78,9 +81,9 @@ impl Ours {
         Self { digest: hash(&fields.0.to_string()), replicas: fields.0.pointer("/f:spec/f:replicas").is_some() }
     }
 
-    /// In place of the fields.
-    fn kept(fields: &FieldsV1) -> FieldsV1 {
-        let Self { digest, replicas } = Self::of(fields);
+    /// Returns the compact form that replaces the fields.
+    fn compact(fields: &FieldsV1) -> FieldsV1 {
+        let Self { digest, replicas } = Self::from_fields(fields);
         FieldsV1(json!([digest, replicas]))
     }
 }
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_a_deployment_says_the_same_of_it() {
+    fn a_trimmed_deployment_has_the_same_fingerprint_and_replicas() {
         for (fields, replicas) in [
             (json!({"f:spec": {"f:replicas": {}, "f:template": {}}}), true),
             (json!({"f:spec": {"f:template": {}}}), false),

@@ -1,5 +1,5 @@
-//! Which resources wait to be looked at. Each is in it at most once, so it is bounded by the number of resources however
-//! much happens to them, and whoever adds to it never waits.
+//! The queue of resources that wait for a reconcile. Each is in it at most once, so the number of resources bounds it,
+//! and adding never blocks.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::cache::Flow;
 
-/// Cheap to clone; clones share.
+/// A queue that is cheap to clone; clones share it.
 #[derive(Clone, Default)]
 pub struct Queue {
     inner: Arc<Inner>,
@@ -42,7 +42,7 @@ impl Queue {
         waiting.take(&next)
     }
 
-    /// What is in the queue and what comes into it, until `stop` is cancelled. Only one may read.
+    /// Returns the waiting resources and those that are added, until `stop` is cancelled. Supports one reader only.
     pub fn requests(
         self,
         stop: CancellationToken,
@@ -84,7 +84,7 @@ mod tests {
         }
         names.sort();
         assert_eq!(names, ["one", "two"]);
-        // Added again while it is looked at: one more look.
+        // Added during its reconcile, it is reconciled once more.
         queue.add([resource("one")]);
         assert_eq!(requests.next().await.unwrap().unwrap().obj_ref.name, "one");
         stop.cancel();

@@ -1,6 +1,6 @@
-//! What is live in the cluster: kept in memory by watches, which also say which resource has to be looked at. Everything but
-//! the OrderFlows and the Deployments is watched by its metadata alone; of Secrets, nothing else is ever held. All are trimmed to
-//! what somebody looks at.
+//! The watches. They maintain the cache and report which resources must be reconciled. Everything except OrderFlows and
+//! Deployments is watched by its metadata; of Secrets, nothing else is ever in memory. All objects are trimmed to what
+//! a reconcile reads.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,7 +41,7 @@ use crate::{
 /// Starts the watches as tasks of `stage`. Each is a dependency, which is up once the watch has listed its objects.
 pub fn start(client: &Client, scope: &Scope, queue: &Queue, dependencies: &Dependencies, stage: &Stage) -> Stores {
     let watches = Watches { client, scope, queue, dependencies, stage };
-    // What is listed is in memory whole until it is trimmed, page by page.
+    // A listed page is in memory in full until it is trimmed.
     let all = watcher::Config::default().page_size(50);
     let children = all.clone().labels(&format!("{}={}", build::MANAGED_BY_LABEL, build::MANAGED_BY));
     let flows = watches.start("orderflows", all.clone(), trim, flow_fingerprint, |meta| vec![itself(meta)]);
@@ -101,13 +101,13 @@ impl Watches<'_> {
         let dependency = self.dependencies.register(format!("watch of {name}"), Need::Always);
         let changes = Changes { fingerprint, concerns, known: HashMap::new(), listed: HashSet::new() };
         // The cache outlives a watch that dies; the restarted watch lists all objects again.
-        let kept = Arc::new(tokio::sync::Mutex::new((changes, writer)));
+        let cache = Arc::new(tokio::sync::Mutex::new((changes, writer)));
         let queue = self.queue.clone();
         self.stage.run(format!("watch {name}"), move |stop| {
             let events = watcher(api.clone(), config.clone().any_semantic()).default_backoff().modify(trim);
-            let (kept, queue, dependency) = (kept.clone(), queue.clone(), dependency.clone());
+            let (cache, queue, dependency) = (cache.clone(), queue.clone(), dependency.clone());
             async move {
-                let (changes, writer) = &mut *kept.lock().await;
+                let (changes, writer) = &mut *cache.lock().await;
                 let mut events = std::pin::pin!(events);
                 loop {
                     let event = tokio::select! {
@@ -117,7 +117,7 @@ impl Watches<'_> {
                     match event {
                         Some(Ok(event)) => {
                             writer.apply_watcher_event(&event);
-                            queue.add(changes.of(event, &dependency));
+                            queue.add(changes.affected(event, &dependency));
                         }
                         Some(Err(error)) => dependency.down(explain(&error)),
                         None => return Ok(()),
@@ -129,21 +129,21 @@ impl Watches<'_> {
     }
 }
 
-/// What changed so that somebody has to look. Events that change nothing of interest (a child's status, our own write of
-/// the status) are most of them.
+/// Finds the resources that an event affects. Most events affect none, such as a change of a child's status or our own
+/// write of the status.
 struct Changes<K, C> {
     fingerprint: fn(&K) -> u64,
     concerns: C,
     known: HashMap<Key, (u64, Option<Vec<OwnerReference>>)>,
-    /// Of a listing that is under way.
+    /// The keys in the listing that is in progress.
     listed: HashSet<Key>,
 }
 
-/// Namespace and name.
+/// A namespace and a name.
 type Key = (Option<String>, String);
 
 impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
-    fn of(&mut self, event: watcher::Event<K>, dependency: &Dependency) -> Vec<ObjectRef<Flow>> {
+    fn affected(&mut self, event: watcher::Event<K>, dependency: &Dependency) -> Vec<ObjectRef<Flow>> {
         match event {
             watcher::Event::Init => {
                 self.listed.clear();
@@ -151,18 +151,18 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
             }
             watcher::Event::InitApply(object) => {
                 self.listed.insert(key(object.meta()));
-                self.seen(&object)
+                self.record(&object)
             }
             watcher::Event::InitDone => {
                 dependency.up();
-                // What was deleted while nobody watched.
+                // Deleted while the watch was down.
                 let gone: Vec<_> = self.known.extract_if(|key, _| !self.listed.contains(key)).collect();
                 self.listed = HashSet::new();
-                gone.into_iter().flat_map(|(key, (_, owners))| (self.concerns)(&known_as(key, owners))).collect()
+                gone.into_iter().flat_map(|(key, (_, owners))| (self.concerns)(&former_meta(key, owners))).collect()
             }
             watcher::Event::Apply(object) => {
                 dependency.up();
-                self.seen(&object)
+                self.record(&object)
             }
             watcher::Event::Delete(object) => {
                 dependency.up();
@@ -172,15 +172,15 @@ impl<K: Resource, C: Fn(&ObjectMeta) -> Vec<ObjectRef<Flow>>> Changes<K, C> {
         }
     }
 
-    fn seen(&mut self, object: &K) -> Vec<ObjectRef<Flow>> {
+    fn record(&mut self, object: &K) -> Vec<ObjectRef<Flow>> {
         let fingerprint = (self.fingerprint)(object);
         let meta = object.meta();
         let mut concerned = (self.concerns)(meta);
         match self.known.insert(key(meta), (fingerprint, meta.owner_references.clone())) {
             Some((before, _)) if before == fingerprint => concerned.clear(),
-            // Whose it was has to learn that it is so no more.
+            // The former owner is affected, too.
             Some((_, owners)) => {
-                let before = (self.concerns)(&known_as(key(meta), owners));
+                let before = (self.concerns)(&former_meta(key(meta), owners));
                 concerned.extend(before.into_iter().filter(|flow| !concerned.contains(flow)).collect::<Vec<_>>());
             }
             None => {}
@@ -193,8 +193,8 @@ fn key(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone(), meta.name.clone().unwrap_or_default())
 }
 
-/// An object that is so no more, as far as it may concern somebody.
-fn known_as((namespace, name): Key, owner_references: Option<Vec<OwnerReference>>) -> ObjectMeta {
+/// Returns the metadata of an object before its change or deletion, as far as they name a resource.
+fn former_meta((namespace, name): Key, owner_references: Option<Vec<OwnerReference>>) -> ObjectMeta {
     ObjectMeta { namespace, name: Some(name), owner_references, ..ObjectMeta::default() }
 }
 
@@ -208,7 +208,7 @@ fn owners(meta: &ObjectMeta) -> Vec<ObjectRef<Flow>> {
     owners.filter_map(|owner| ObjectRef::from_owner_ref(namespace, owner, ())).collect()
 }
 
-/// A Secret may be named by several.
+/// Returns all resources that name the Secret.
 fn flows_that_name(flows: &Store<Flow>, secret: &ObjectMeta) -> Vec<ObjectRef<Flow>> {
     let Some(name) = secret.name.as_deref() else { return Vec::new() };
     let names = |flow: &Flow| {
@@ -218,7 +218,7 @@ fn flows_that_name(flows: &Store<Flow>, secret: &ObjectMeta) -> Vec<ObjectRef<Fl
     flows.state().iter().filter(|flow| names(flow)).map(|flow| ObjectRef::from_obj(flow.as_ref())).collect()
 }
 
-/// Everything that people write, and nothing that we do.
+/// Hashes everything that users write, and nothing that the operator writes.
 fn flow_fingerprint(flow: &Flow) -> u64 {
     let meta = flow.meta();
     hash(&(&meta.uid, meta.generation, &meta.annotations, &meta.finalizers, deleted(meta), flow.0.is_err()))
@@ -232,7 +232,7 @@ fn child_fingerprint<K>(child: &Metadata<K>) -> u64 {
     hash(&fingerprint_of_ours(&child.metadata))
 }
 
-/// Its status tells whether the pods are there.
+/// Hashes the status as well, because it shows whether the pods are available.
 fn deployment_fingerprint(deployment: &Deployment) -> u64 {
     let status = deployment.status.as_ref().map(|status| {
         let conditions: Vec<_> = status
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_of_our_fields_and_a_deletion_are_news() {
+    fn only_a_change_of_our_fields_and_a_deletion_affect_a_resource() {
         let dependency = Dependencies::default().register("watch", Need::Always);
         let mut changes = Changes {
             fingerprint: child_fingerprint,
@@ -294,16 +294,16 @@ mod tests {
             known: HashMap::new(),
             listed: HashSet::new(),
         };
-        let mut news = |event| changes.of(event, &dependency).len();
+        let mut affected = |event| changes.affected(event, &dependency).len();
         let ours = || child(FIELD_MANAGER, json!({"f:spec": {"f:ports": {}}}));
-        assert_eq!(news(watcher::Event::Apply(ours())), 1);
-        assert_eq!(news(watcher::Event::Apply(ours())), 0);
-        assert_eq!(news(watcher::Event::Apply(child(FIELD_MANAGER, json!({})))), 1);
-        assert_eq!(news(watcher::Event::Apply(child("kubectl", json!({})))), 1);
-        assert_eq!(news(watcher::Event::Apply(child("kubectl", json!({"f:spec": {}})))), 0);
-        assert_eq!(news(watcher::Event::Delete(ours())), 1);
-        // Deleted while nobody watched.
-        assert_eq!(news(watcher::Event::Apply(ours())), 1);
-        assert_eq!(news(watcher::Event::Init) + news(watcher::Event::InitDone), 1);
+        assert_eq!(affected(watcher::Event::Apply(ours())), 1);
+        assert_eq!(affected(watcher::Event::Apply(ours())), 0);
+        assert_eq!(affected(watcher::Event::Apply(child(FIELD_MANAGER, json!({})))), 1);
+        assert_eq!(affected(watcher::Event::Apply(child("kubectl", json!({})))), 1);
+        assert_eq!(affected(watcher::Event::Apply(child("kubectl", json!({"f:spec": {}})))), 0);
+        assert_eq!(affected(watcher::Event::Delete(ours())), 1);
+        // Deleted while the watch was down.
+        assert_eq!(affected(watcher::Event::Apply(ours())), 1);
+        assert_eq!(affected(watcher::Event::Init) + affected(watcher::Event::InitDone), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! What people write.
+//! The spec of an OrderFlow.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{OrderFlowStatus, rules};
 
-/// One order pipeline: the shards that store its orders, the bucket of its receipts, the topic of its events, and the
+/// An order pipeline: the shards that store its orders, the bucket for its receipts, the topic for its events, and the
 /// producers and consumers that run it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -21,73 +21,74 @@ use super::{OrderFlowStatus, rules};
     namespaced,
     status = "OrderFlowStatus",
     derive = "PartialEq",
-    doc = "One order pipeline: its shards, bucket, topic, producers and consumers.",
-    validation = Rule::new(rules::NAME).message("metadata.name: must be 1 to 50 of a-z, 0-9 and '-', beginning with a letter and ending with a letter or digit"),
+    doc = "An order pipeline: its shards, bucket, topic, producers and consumers.",
+    validation = Rule::new(rules::NAME).message("metadata.name: must have 1 to 50 characters a-z, 0-9 and '-', start with a letter and end with a letter or digit"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Shards", type_ = "string", json_path = ".status.shardsReady"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(rules::CONSUMERS_HAVE_PARTITIONS).message("consumer.replicas: must not be more than topic.partitions, since a consumer without a partition does nothing (2 replicas if absent)"))]
+#[x_kube(validation = Rule::new(rules::CONSUMERS_HAVE_PARTITIONS).message("consumer.replicas: must not exceed topic.partitions, because a consumer without a partition does nothing (default: 2 replicas)"))]
 pub struct OrderFlowSpec {
-    /// The databases that hold the orders, in order; users that no range names belong to the last one. Fixed after creation,
-    /// but for the references to Secrets.
+    /// The databases that store the orders, in order. Users outside every range belong to the last one. Only the
+    /// references to Secrets can change after creation.
     #[schemars(length(min = 1, max = 26))]
     #[x_kube(
         merge_strategy = ListMerge::Atomic,
-        validation = Rule::new(rules::UNIQUE_NAMES).message("shards: each name may stand only once"),
-        validation = Rule::new(rules::NO_OVERLAP).message("shards: two ranges of users must not name the same letter"),
-        validation = Rule::new(rules::SAME_SHARDS).message("shards: their number, order, names and users are fixed after creation, because stored orders do not move")
+        validation = Rule::new(rules::UNIQUE_NAMES).message("shards: names must be unique"),
+        validation = Rule::new(rules::NO_OVERLAP).message("shards: ranges of users must not overlap"),
+        validation = Rule::new(rules::SAME_SHARDS).message("shards: number, order, names and users cannot change after creation, because stored orders do not move")
     )]
     pub shards: Vec<Shard>,
 
-    /// The S3 bucket of the receipts.
+    /// The S3 bucket for receipts.
     pub bucket: Bucket,
 
-    /// The Kafka topic of the order events; notifications, dead letters and progress records have topics named after it.
+    /// The Kafka topic for order events. The topics for notifications, dead letters and progress records are named
+    /// after it.
     pub topic: Topic,
 
-    /// The REST API, which also publishes the events and writes the receipts.
+    /// The program that serves the REST API, publishes events and writes receipts.
     #[serde(default)]
     pub producer: Producer,
 
-    /// Turns events into notifications.
+    /// The program that turns events into notifications.
     #[serde(default)]
     pub consumer: Consumer,
 
-    /// What the pods may be reached by, and reach.
+    /// Peers that may connect to the pods, and peers that the pods may connect to.
     #[serde(default)]
     pub network_policy: NetworkPolicy,
 
-    /// What becomes of tables, objects and topics when the resource is deleted.
+    /// Policy that keeps or removes tables, receipts and topics when the resource is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
 
-/// One database.
+/// A database that stores the orders of a range of users.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(rules::ORDERED).message("users: the first letter must not come after the last"))]
 pub struct Shard {
-    /// Name of the shard, as the API shows it.
+    /// Name of the shard in the API, logs and metrics.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// First letters of its users, as in `A-M`.
+    /// Range of first letters of its users, such as `A-M`.
     #[schemars(length(max = 3), regex(pattern = r"^[A-Z]-[A-Z]$"))]
     pub users: String,
 
-    /// Where its DSN is: `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=require`.
+    /// Secret with the DSN, such as `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=require`.
     pub dsn_secret_ref: SecretKey,
 
-    /// Where the certificates (PEM) are that may sign its server's; an `sslmode` weaker than `verify-ca` then becomes
-    /// `verify-full`.
+    /// Secret with the authorities (PEM) that sign the server's certificate. An `sslmode` weaker than `verify-ca` then
+    /// becomes `verify-full`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKey>,
 }
 
-/// One value in a Secret of the same namespace.
+/// A value in a Secret of the same namespace.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKey {
@@ -95,7 +96,7 @@ pub struct SecretKey {
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// Key of the value in it.
+    /// Key in the Secret.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub key: String,
 }
@@ -109,11 +110,11 @@ pub struct SecretName {
     pub name: String,
 }
 
-/// The bucket of the receipts.
+/// The bucket for receipts.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Bucket {
-    /// Name of the bucket; it is created if it is missing.
+    /// Name of the bucket. The operator creates it if it does not exist.
     #[schemars(length(min = 3, max = 63), regex(pattern = r"^[a-z0-9][-.a-z0-9]*[a-z0-9]$"))]
     pub name: String,
 
@@ -122,81 +123,82 @@ pub struct Bucket {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9][-a-z0-9]*$"))]
     pub region: String,
 
-    /// Another S3 than AWS, as in `http://localstack:4566`; absent: AWS.
+    /// URL of an S3 server other than AWS, such as `http://localstack:4566`. Default: AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = r"^https?://[^/?#@\s]+/?$"))]
     pub endpoint: Option<String>,
 
-    /// The Secret with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if they are temporary, `AWS_SESSION_TOKEN`. Absent:
-    /// the default AWS chain, in the producer and in the operator (IRSA: `producer.serviceAccount.annotations`).
+    /// Secret with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, for temporary keys, `AWS_SESSION_TOKEN`. Default:
+    /// producers and operator each use the default AWS credential chain (for IRSA, see
+    /// `producer.serviceAccount.annotations`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretName>,
 }
 
-/// The topics, and how to reach Kafka.
+/// The topics and the connection to Kafka.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.name != '.' && self.name != '..'").message("name: must not be '.' or '..'"))]
 pub struct Topic {
-    /// Name of the events' topic.
+    /// Name of the topic for events.
     #[schemars(length(min = 1, max = 235), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub name: String,
 
-    /// Kafka's brokers, `HOST:PORT[,HOST:PORT…]`.
+    /// Addresses of the brokers: `HOST:PORT[,HOST:PORT…]`.
     #[schemars(length(min = 3, max = 1024), regex(pattern = r"^[^\s:,/]+:[0-9]{1,5}(,[^\s:,/]+:[0-9]{1,5})*$"))]
     pub bootstrap_servers: String,
 
-    /// Partitions of the events' topic; at least as many have the notifications. Fixed after creation, because a user's
-    /// events must stay in one partition.
+    /// Number of partitions of the events' topic. The notifications' topic has at least as many. Cannot change after
+    /// creation, because a user's events must stay in one partition.
     #[serde(default = "Topic::default_partitions")]
     #[schemars(range(min = 1, max = 1000))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("topic.partitions: fixed after creation, because a user's events must stay in one partition"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("topic.partitions: cannot change after creation, because a user's events must stay in one partition"))]
     pub partitions: i32,
 
-    /// Copies of each partition of a new topic; absent: what the brokers are configured for.
+    /// Replication factor of a new topic. Default: the brokers' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32767))]
     pub replication_factor: Option<i32>,
 
-    /// How long events, notifications and dead letters of a new topic are kept: days, at least `30d`, as a consumer may stand
-    /// still for that long without a loss.
+    /// Retention of events, notifications and dead letters in a new topic, in days: at least `30d`. Consumers can stop
+    /// for that long without losing an event.
     #[serde(default = "Topic::default_retention")]
     #[schemars(length(max = 5), regex(pattern = r"^[0-9]{2,4}d$"))]
     #[x_kube(validation = Rule::new("int(self.replace('d', '')) >= 30").message("topic.retention: must be at least 30d"))]
     pub retention: String,
 
-    /// Speak TLS to the brokers.
+    /// Connect to the brokers with TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 
-    /// Log in to the brokers.
+    /// Authenticate to the brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sasl: Option<Sasl>,
 }
 
-/// TLS to the brokers.
+/// TLS connections to the brokers.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// Where the certificates (PEM) are that may sign the brokers'; absent: the system's. Strimzi keeps them in
-    /// `<cluster>-cluster-ca-cert`, key `ca.crt`.
+    /// Secret with the authorities (PEM) that sign the brokers' certificates. Default: the system's authorities.
+    /// Strimzi keeps its own in `<cluster>-cluster-ca-cert`, key `ca.crt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKey>,
 }
 
-/// How to log in to the brokers.
+/// Authentication to the brokers.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sasl {
-    /// How to log in. With `PLAIN` and without `tls` the password goes over the network as it is.
+    /// SASL mechanism. `PLAIN` without `tls` sends the password in plain text.
     pub mechanism: SaslMechanism,
 
-    /// Name to log in with; absent: what key `username` of the Secret says.
+    /// User name. Default: key `username` of the Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub username: Option<String>,
 
-    /// The Secret with `password` and, unless it is given here, `username`.
+    /// Secret with the keys `password` and, unless `username` is set here, `username`.
     pub secret_ref: SecretName,
 }
 
@@ -210,34 +212,34 @@ pub enum SaslMechanism {
     ScramSha512,
 }
 
-/// The producers' pods. `replicas` or `autoscaling`, not both; with neither there are 2.
+/// The producers' pods. Set `replicas` or `autoscaling`, not both. Default: 2 replicas.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))").message("producer: replicas or autoscaling, not both"), validation = Rule::new(rules::AUTOSCALING_NEEDS_CPU).message("producer.autoscaling: needs resources.requests.cpu, since it works with shares of it"))]
+#[x_kube(validation = Rule::new("!(has(self.replicas) && has(self.autoscaling))").message("producer: set replicas or autoscaling, not both"), validation = Rule::new(rules::AUTOSCALING_NEEDS_CPU).message("producer.autoscaling: requires resources.requests.cpu, because its target is a share of the request"))]
 pub struct Producer {
-    /// How many pods there are.
+    /// Number of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
 
-    /// Lets the CPU decide how many pods there are.
+    /// Scales the number of pods by their CPU use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<Autoscaling>,
 
-    /// Image of the pods; absent: the one that belongs to the operator's version.
+    /// Image of the pods. Default: the image of the operator's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// When the image is pulled.
+    /// Pull policy of the image.
     #[serde(default)]
     pub image_pull_policy: ImagePullPolicy,
 
-    /// What the container asks for and may use; absent: the operator's defaults.
+    /// Requests and limits of the container. Default: the operator's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// The pods' ServiceAccount, which the operator makes.
+    /// The pods' ServiceAccount, which the operator creates.
     #[serde(default)]
     pub service_account: ServiceAccount,
 }
@@ -245,54 +247,54 @@ pub struct Producer {
 /// The consumers' pods.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new(rules::SAME_GROUP).message("consumer.groupId: fixed after creation, because another group begins at the start of the topic and every user would be notified again"))]
+#[x_kube(validation = Rule::new(rules::SAME_GROUP).message("consumer.groupId: cannot change after creation, because another group starts at the oldest event and notifies every user again"))]
 pub struct Consumer {
-    /// How many pods there are, 2 if absent; not more than `topic.partitions`.
+    /// Number of pods, at most `topic.partitions`. Default: 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
 
-    /// Consumer group that the pods share; absent: `<namespace>.<name>`. Fixed after creation.
+    /// Consumer group of the pods. Default: `<namespace>.<name>`. Cannot change after creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 249), regex(pattern = r"^[-._a-zA-Z0-9]+$"))]
     pub group_id: Option<String>,
 
-    /// Log the order id and event id of each notification. The user, the product and the total are in no log.
+    /// Log the order id and event id of each notification. User, product and total are never logged.
     #[serde(default)]
     pub log_notifications: bool,
 
-    /// Image of the pods; absent: the one that belongs to the operator's version.
+    /// Image of the pods. Default: the image of the operator's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// When the image is pulled.
+    /// Pull policy of the image.
     #[serde(default)]
     pub image_pull_policy: ImagePullPolicy,
 
-    /// What the container asks for and may use; absent: the operator's defaults.
+    /// Requests and limits of the container. Default: the operator's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// The pods' ServiceAccount, which the operator makes.
+    /// The pods' ServiceAccount, which the operator creates.
     #[serde(default)]
     pub service_account: ServiceAccount,
 }
 
-/// Between how many pods the autoscaler chooses.
+/// Bounds of the autoscaler.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.min <= self.max").message("autoscaling: min must not be more than max"))]
+#[x_kube(validation = Rule::new("self.min <= self.max").message("autoscaling: min must not exceed max"))]
 pub struct Autoscaling {
-    /// Fewest pods.
+    /// Minimum number of pods.
     #[schemars(range(min = 1, max = 1000))]
     pub min: i32,
 
-    /// Most pods.
+    /// Maximum number of pods.
     #[schemars(range(min = 1, max = 1000))]
     pub max: i32,
 
-    /// Share of the requested CPU, in percent, that the pods should use on average.
+    /// Target average CPU use of the pods, in percent of their request.
     #[serde(rename = "targetCPUUtilizationPercentage", default = "Autoscaling::default_target")]
     #[schemars(range(min = 1, max = 100))]
     pub target_cpu_utilization_percentage: i32,
@@ -306,71 +308,71 @@ pub enum ImagePullPolicy {
     Never,
 }
 
-/// What a container asks for and may use.
+/// Requests and limits of a container.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// What the container asks for, as in `cpu: 100m`, `memory: 64Mi`.
+    /// Requested resources, such as `cpu: 100m` and `memory: 64Mi`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
 
-    /// What the container may use at most.
+    /// Limits of the container.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
 }
 
-/// A ServiceAccount that the operator makes.
+/// A ServiceAccount that the operator creates.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAccount {
-    /// Annotations of the ServiceAccount, as in `eks.amazonaws.com/role-arn`.
+    /// Annotations of the ServiceAccount, such as `eks.amazonaws.com/role-arn`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What the pods may be reached by, and reach. `kafka`, `postgres` and `s3` without peers: that port at any address.
+/// Peers that may connect to the pods, and peers that the pods may connect to. Without peers in `kafka`, `postgres` or
+/// `s3`, the pods may connect to that port at any address.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicy {
-    /// Make NetworkPolicies. They need a network that enforces them.
+    /// Create NetworkPolicies. They have no effect on a network that does not enforce them.
     #[serde(default = "NetworkPolicy::default_enabled")]
     pub enabled: bool,
 
-    /// Who may place and read orders on port 8080; absent: the pods of the resource's own namespace. Peers that are named replace
-    /// them.
+    /// Peers that may use the API for clients on port 8080. Default: all pods of the resource's namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub clients: Vec<NetworkPolicyPeer>,
 
-    /// Who may use the dashboard and all of the API on port 8081; absent: the pods of the resource's own namespace. Peers that
-    /// are named replace them.
+    /// Peers that may use the dashboard and the whole API on port 8081. Default: all pods of the resource's namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub internal: Vec<NetworkPolicyPeer>,
 
-    /// Who may read health and metrics; absent: the pods of the resource's own namespace. Peers that are named replace them.
+    /// Peers that may read health and metrics on port 9464. Default: all pods of the resource's namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub metrics: Vec<NetworkPolicyPeer>,
 
-    /// Name servers besides the pods `k8s-app: kube-dns` of `kube-system`, such as a node-local cache.
+    /// Additional name servers, such as a node-local cache. The pods `k8s-app: kube-dns` of `kube-system` are always
+    /// allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub dns: Vec<NetworkPolicyPeer>,
 
-    /// Where Kafka's brokers are.
+    /// Peers of Kafka's brokers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub kafka: Vec<NetworkPolicyPeer>,
 
-    /// Where the shards' databases are.
+    /// Peers of the shards' databases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub postgres: Vec<NetworkPolicyPeer>,
 
-    /// Where S3 is.
+    /// Peers of S3 and, without `bucket.credentialsSecretRef`, of AWS STS.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub s3: Vec<NetworkPolicyPeer>,
@@ -378,10 +380,10 @@ pub struct NetworkPolicy {
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeletionPolicy {
-    /// Nothing outside the cluster is touched.
+    /// Keep everything outside the cluster.
     #[default]
     Retain,
-    /// Our tables, receipts, bucket, topics and consumer group are removed.
+    /// Remove the tables and receipts, and the bucket, topics and consumer group if OrderFlow created them.
     Delete,
 }
 

@@ -1,5 +1,6 @@
-//! The owner from whom a resource may take databases and bucket over: the one that its annotation names, and only if no
-//! resource of that name is at work. Otherwise two resources that name each other would take turns for ever.
+//! Reads the owner from which a resource may take over databases, bucket and topics: the one that its annotation names,
+//! and only if no resource of that name is active. Otherwise two resources that name each other would take turns
+//! forever.
 
 use kube::ResourceExt;
 
@@ -21,13 +22,13 @@ fn among<T: AsRef<Flow>>(others: &[T], flow: &OrderFlow) -> Adoption {
     };
     let unheeded = match named.split_once('/') {
         Some((namespace, name)) if ![namespace, name].contains(&"") && !name.contains('/') => {
-            let is_at_work = |other: &Flow| {
+            let is_active = |other: &Flow| {
                 other.uid() != flow.uid()
                     && other.namespace().as_deref() == Some(namespace)
                     && other.name_any() == name
                     && !is_set(other, PAUSED)
             };
-            others.iter().any(|other| is_at_work(other.as_ref())).then(|| {
+            others.iter().any(|other| is_active(other.as_ref())).then(|| {
                 format!(
                     "{ADOPT_FROM} has no effect while {named} still exists: delete that OrderFlow with deletionPolicy \
                          Retain, or pause it"
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_named_owner_is_adopted_from_unless_it_is_at_work() {
+    fn only_an_inactive_owner_is_adopted_from() {
         let heir = flow("heir", &[(ADOPT_FROM, "shop/main")]);
         let adopt = |others: &[OrderFlow]| {
             let others: Vec<Arc<Flow>> =
@@ -75,7 +76,7 @@ mod tests {
         assert!(refused.unheeded().unwrap().contains("while shop/main still exists"), "{refused:?}");
     }
 
-    /// To take one's own databases along to another topic or bucket.
+    /// Allows a resource to move its own databases to another topic or bucket.
     #[test]
     fn a_resource_may_name_itself() {
         let main = flow("main", &[(ADOPT_FROM, "shop/main")]);
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_that_names_nobody_has_no_effect() {
+    fn an_annotation_without_a_valid_owner_has_no_effect() {
         for named in ["true", "", "main", "/main", "shop/", "a/b/c"] {
             let adoption = among::<Arc<Flow>>(&[], &flow("heir", &[(ADOPT_FROM, named)]));
             assert_eq!(adoption.adopt(), Adopt::Nothing, "{named:?}");

@@ -1,6 +1,5 @@
-//! Creates the children and keeps them so by server-side apply, and writes only when something differs: when something else
-//! is wanted than was applied last, or when somebody changed a field that is ours. Fields that others set beside ours are
-//! theirs.
+//! Creates and maintains the children by server-side apply. Writes only if the wanted child differs from the last
+//! applied one, or if another client changed a field that we set. Fields that others set beside ours are left alone.
 
 mod autoscaling;
 mod child;
@@ -18,7 +17,7 @@ use serde_json::json;
 use super::{
     context::Context,
     resource_state::{Applied, ResourceState, Version},
-    workload::{Availability, Gate, Gates, Workloads, availability, not_made},
+    workload::{Availability, Gate, Gates, Workloads, availability, not_created},
 };
 use crate::{
     build::{Children, ConsumerChildren, ProducerChildren},
@@ -29,10 +28,10 @@ use crate::{
 };
 use child::Child;
 
-/// Controllers write a new object a few times within a second.
-const GIVING_UP: usize = 5;
+/// The number of attempts against concurrent writes. Controllers write a new object a few times within a second.
+const MAX_ATTEMPTS: usize = 5;
 
-/// Every child is named here, without `..`: one that nobody applies does not compile.
+/// Applies all children. Destructures them without `..`, so that a child that is not applied does not compile.
 pub async fn apply(
     context: &Context,
     pipeline: &Pipeline,
@@ -48,12 +47,12 @@ pub async fn apply(
     }
 }
 
-enum Entered {
-    Yes {
+enum Gated {
+    Open {
         exists: bool,
     },
-    /// How it stands with what runs.
-    No(Availability),
+    /// The availability of the running pods.
+    Closed(Availability),
 }
 
 struct Applier<'a> {
@@ -63,7 +62,7 @@ struct Applier<'a> {
 }
 
 impl Applier<'_> {
-    /// What the pods need comes before the pods, and what closes their network first.
+    /// Applies the producer's children: first the NetworkPolicy, then what the pods need, then the pods.
     async fn producer(&mut self, children: ProducerChildren, scale: Scale, gate: &Gate) -> Part<Availability> {
         let ProducerChildren {
             service_account,
@@ -75,15 +74,15 @@ impl Applier<'_> {
             network_policy,
         } = children;
         let name = deployment.name_any();
-        let exists = match self.enter(&name, gate).await? {
-            Entered::Yes { exists } => exists,
-            Entered::No(availability) => return Ok(availability),
+        let exists = match self.pass_gate(&name, gate).await? {
+            Gated::Open { exists } => exists,
+            Gated::Closed(availability) => return Ok(availability),
         };
         self.apply_or_remove(&name, network_policy).await?;
         self.apply(service_account).await?;
         self.apply(service).await?;
         self.apply(disruption_budget).await?;
-        // Before the Deployment is told how many pods there are, nobody else may do so any more.
+        // The autoscaler must be gone before the Deployment gets a fixed number of pods.
         if autoscaler.is_none() {
             self.apply_or_remove(&name, None::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>).await?;
         }
@@ -93,7 +92,7 @@ impl Applier<'_> {
         };
         let availability = self.deployment(deployment, least, exists).await?;
         self.apply_or_remove(&name, autoscaler).await?;
-        // The last: somebody's own Service of that name must not hold up a rollout.
+        // Last, so that a foreign Service of that name does not delay a rollout.
         self.apply(internal_service).await?;
         Ok(availability)
     }
@@ -101,9 +100,9 @@ impl Applier<'_> {
     async fn consumer(&mut self, children: ConsumerChildren, gate: &Gate) -> Part<Availability> {
         let ConsumerChildren { service_account, deployment, disruption_budget, network_policy } = children;
         let name = deployment.name_any();
-        let exists = match self.enter(&name, gate).await? {
-            Entered::Yes { exists } => exists,
-            Entered::No(availability) => return Ok(availability),
+        let exists = match self.pass_gate(&name, gate).await? {
+            Gated::Open { exists } => exists,
+            Gated::Closed(availability) => return Ok(availability),
         };
         self.apply_or_remove(&name, network_policy).await?;
         self.apply(service_account).await?;
@@ -111,18 +110,19 @@ impl Applier<'_> {
         self.deployment(deployment, None, exists).await
     }
 
-    /// Whether anything may be done. If not, what belongs to a Deployment is left alone, too: a network that is closed anew
-    /// would stop what runs.
-    async fn enter(&self, name: &str, gate: &Gate) -> Part<Entered> {
+    /// Checks the gate. If it is closed, everything that belongs to the Deployment is left alone as well, because a
+    /// changed NetworkPolicy could interrupt running pods.
+    async fn pass_gate(&self, name: &str, gate: &Gate) -> Part<Gated> {
         let exists = self.find::<Deployment>(name).await?.is_some();
-        match (exists, &gate.make, &gate.change) {
-            (false, Ok(()), _) | (true, _, Ok(())) => Ok(Entered::Yes { exists }),
-            (false, Err(problem), _) => Err(not_made(problem)),
-            (true, _, Err(_)) => self.availability(name).map(Entered::No),
+        match (exists, &gate.create, &gate.update) {
+            (false, Ok(()), _) | (true, _, Ok(())) => Ok(Gated::Open { exists }),
+            (false, Err(problem), _) => Err(not_created(problem)),
+            (true, _, Err(_)) => self.availability(name).map(Gated::Closed),
         }
     }
 
-    /// `least`: the number of pods is not ours, and a new Deployment has this many.
+    /// Applies the Deployment. `least` is set if an autoscaler sets the number of pods; a new Deployment starts with
+    /// it.
     async fn deployment(&mut self, wanted: Deployment, least: Option<i32>, exists: bool) -> Part<Availability> {
         let name = wanted.name_any();
         if let Some(least) = least {
@@ -136,7 +136,7 @@ impl Applier<'_> {
         let not_seen = Availability {
             available: false,
             reason: Reason::Progressing,
-            message: "the change is not acted on yet".to_owned(),
+            message: "the Deployment's controller has not observed the change yet".to_owned(),
         };
         match self.context.stores.deployments.get(&self.identity.child(name)) {
             Some(live) if !self.is_outdated::<Deployment>(name, &live.metadata) => availability(&live),
@@ -156,11 +156,11 @@ impl Applier<'_> {
         let live = self.find::<K>(&name).await?;
         let wanted_hash = hash(&serde_json::to_string(&wanted).unwrap_or_default());
         if let Some(live) = &live {
-            // It comes back as soon as it is gone.
+            // A child that is being deleted is created again once it is gone.
             if live.deletion_timestamp.is_some() || self.is_settled::<K>(&name, live, wanted_hash) {
                 return Ok(());
             }
-            // If it was replaced by another since, this is a conflict.
+            // The uid makes this a conflict if the object was replaced in between.
             wanted.meta_mut().uid.clone_from(&live.uid);
         }
         if live.is_none() {
@@ -171,34 +171,35 @@ impl Applier<'_> {
         let applied = Applied {
             wanted: wanted_hash,
             ours: fingerprint_of_ours(applied.meta()),
-            version: Version::of(applied.meta()),
+            version: Version::from_meta(applied.meta()),
         };
         self.state.applied.insert((K::KIND, name), applied);
         Ok(())
     }
 
-    /// Nothing else is wanted than was applied last, and nobody changed it since.
+    /// Returns true if the wanted child equals the last applied one and no other client changed it since.
     fn is_settled<K: Child>(&self, name: &str, live: &ObjectMeta, wanted: u64) -> bool {
         self.state.applied.get(&(K::KIND, name.to_owned())).is_some_and(|applied| {
             applied.wanted == wanted && (applied.ours == fingerprint_of_ours(live) || self.is_outdated::<K>(name, live))
         })
     }
 
-    /// The watch has not told of our own last write yet.
+    /// Returns true if the watch has not yet reported our last write.
     fn is_outdated<K: Child>(&self, name: &str, live: &ObjectMeta) -> bool {
         let applied = self.state.applied.get(&(K::KIND, name.to_owned()));
-        applied.is_some_and(|applied| Version::of(live) < applied.version)
+        applied.is_some_and(|applied| Version::from_meta(live) < applied.version)
     }
 
-    /// An object of that name that somebody made since the look is a conflict. Applied, it would become ours without a word.
+    /// Creates the child. An apply would silently take over an object of the same name that was created since the
+    /// check; a create makes that a conflict.
     async fn create<K: Child>(&self, name: &str, wanted: &K) -> Part<K> {
         failpoint::held_up("operator::before-create").await;
         let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         self.api::<K>().create(&parameters, wanted).await.map_err(|error| problem::<K>(name, &error))
     }
 
-    /// Gives up the fields that were created or patched rather than applied: the API server removes a field that is not applied
-    /// any more only if nobody else holds it, and to it that is another manager.
+    /// Releases the fields that were created or patched rather than applied. To the API server those belong to another
+    /// manager, so it would not remove them when they are no longer applied.
     async fn hold_by_apply_alone<K: Child>(&self, name: &str, mut child: K) -> Part<K> {
         let is_update = |entry: &ManagedFieldsEntry| {
             entry.manager.as_deref() == Some(FIELD_MANAGER)
@@ -206,7 +207,7 @@ impl Applier<'_> {
                 && entry.subresource.is_none()
         };
         let api = self.api::<K>();
-        for _ in 0..GIVING_UP {
+        for _ in 0..MAX_ATTEMPTS {
             let Some(index) = child.managed_fields().iter().position(is_update) else { return Ok(child) };
             let path = format!("/metadata/managedFields/{index}");
             let patch = json!([
@@ -216,18 +217,18 @@ impl Applier<'_> {
                 { "op": "remove", "path": path },
             ]);
             let patch = serde_json::from_value(patch).expect("a list of operations is a JSON patch");
-            let given_up = match api.patch(name, &as_operator(), &Patch::Json::<()>(patch)).await {
-                // A controller wrote meanwhile, and the entry has another place in the list.
+            let released = match api.patch(name, &as_operator(), &Patch::Json::<()>(patch)).await {
+                // A controller wrote in between, so the entry has another index.
                 Err(error) if is_invalid(&error) => api.get(name).await,
                 answer => answer,
             };
-            child = given_up.map_err(|error| problem::<K>(name, &error))?;
+            child = released.map_err(|error| problem::<K>(name, &error))?;
         }
         Ok(child)
     }
 
     async fn patch<K: Child>(&self, name: &str, wanted: &K) -> Part<K> {
-        // Forced: a field that both we and another set is ours, or drift would stay.
+        // Forced, because drift would persist in a field that another manager sets as well.
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let (api, apply) = (self.api::<K>(), Patch::Apply(wanted));
         let applied = match api.patch(name, &parameters, &apply).await {
@@ -239,14 +240,15 @@ impl Applier<'_> {
         applied.map_err(|error| problem::<K>(name, &error))
     }
 
-    /// True if that may have helped; see [`ports`].
+    /// Returns true if the replacement may have solved the conflict; see [`ports`].
     async fn replace_ports<K: Child>(&self, name: &str, wanted: &K) -> bool {
         let Some(ports) = ports::replaced(wanted).filter(|_| wanted.meta().uid.is_some()) else { return false };
         let parameters = as_operator();
         self.api::<K>().patch(name, &parameters, &Patch::Strategic(ports)).await.is_ok()
     }
 
-    /// The live child, if it exists and is ours. What the watch does not know is asked for: it sees only what has our label.
+    /// Finds the live child, and fails if it does not belong to this resource. Asks the API server if the watch does
+    /// not know it, because the watch sees only objects with our label.
     async fn find<K: Child>(&self, name: &str) -> Part<Option<ObjectMeta>> {
         let live = match K::find(&self.context.stores, self.identity, name) {
             Some(live) => Some(live),
@@ -258,13 +260,16 @@ impl Applier<'_> {
         match live {
             Some(live) if !is_ours(&live, &self.identity.uid) => Err(Problem::new(
                 Reason::ChildConflict,
-                format!("{} {name} exists and is not this resource's; it is left alone: remove or rename it", K::KIND),
+                format!(
+                    "{} {name} exists and does not belong to this resource; it is left alone: remove or rename it",
+                    K::KIND
+                ),
             )),
             live => Ok(live),
         }
     }
 
-    /// Only what the watch knows: an object that is not ours is of no account here.
+    /// Removes the child if the watch knows it and it belongs to this resource.
     async fn remove<K: Child>(&mut self, name: &str) -> Part<()> {
         self.state.applied.remove(&(K::KIND, name.to_owned()));
         let Some(live) = K::find(&self.context.stores, self.identity, name) else { return Ok(()) };
@@ -291,7 +296,7 @@ impl Applier<'_> {
     }
 }
 
-/// Whether this resource, and not another of its name, controls the child.
+/// Returns true if the resource with this uid controls the child; another resource of the same name has another uid.
 pub fn is_ours(child: &ObjectMeta, uid: &str) -> bool {
     let owners = child.owner_references.iter().flatten();
     owners.filter(|owner| owner.controller == Some(true)).any(|owner| owner.uid == uid)
@@ -304,7 +309,7 @@ fn is_invalid(error: &kube::Error) -> bool {
 fn problem<K: Child>(name: &str, error: &kube::Error) -> Problem {
     let reason = match error {
         error if is_conflict(error) => Reason::Conflict,
-        // The API server understood: a permission, a quota, a value of the spec that it does not take.
+        // The API server refused: a permission, a quota, or a value of the spec that it does not accept.
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Reason::Refused,
         _ => Reason::ApplyFailed,
     };

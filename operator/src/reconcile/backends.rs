@@ -1,7 +1,7 @@
-//! Which addresses of databases, brokers and S3 are refused. A spec may name any host, and the operator reaches some that its
-//! author cannot: its own pod, the node's metadata service, the API server. Addresses in the spec and in Secrets are refused
-//! when they are read, and what a name resolves to before it is connected to. Not covered: a name that resolves to something
-//! else a moment later, and what a broker says of the other brokers.
+//! Refuses addresses of databases, brokers and S3 that the author of a spec cannot reach but the operator can: its own
+//! pod, the node's metadata service, the API server. Addresses in the spec and in Secrets are checked when they are
+//! read, and the addresses of a name before a connection. Not covered: a name that resolves differently a moment later,
+//! and the broker addresses that Kafka returns.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::{
     pipeline::{Bucket, Part, Shard, Topic},
 };
 
-/// Longest wait for a name. Without an answer nothing is refused: the connection fails by itself.
+/// The timeout of a name's resolution. Without an answer nothing is refused, because the connection fails as well.
 const RESOLUTION: Duration = Duration::from_secs(5);
 
-/// Names of the API server in any cluster; those below the last one, too.
+/// Names of the API server in any cluster. Names below the last one are refused as well.
 const API_SERVER: [&str; 3] = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"];
 
 /// Parameters of a DSN that name a file, as libpq and sqlx spell them.
@@ -35,31 +35,31 @@ const FILES: [&str; 12] = [
     "servicefile",
 ];
 
-/// What the operator may connect to.
+/// The rules for addresses that the operator may connect to.
 #[derive(Clone, Debug, Default)]
 pub struct Backends {
     pub allow_loopback: bool,
-    /// Host and port.
+    /// The host and port of the API server.
     pub api_server: Option<(String, u16)>,
 }
 
-/// What an address is.
+/// The reason why an address is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "on loopback, where the operator reaches only itself (--allow-loopback-backends allows it): give the server's own address"
+        "on loopback, which is the operator's own pod (--allow-loopback-backends allows it): use the server's own address"
     )]
     Loopback,
-    #[error("link-local, where a node has its metadata service: give the server's own address")]
+    #[error("link-local, where a node has its metadata service: use the server's own address")]
     LinkLocal,
-    #[error("the Kubernetes API server: give the address of the server that is meant")]
+    #[error("the Kubernetes API server: use the address of the backend")]
     ApiServer,
-    #[error("a socket in the operator's own file system: give a host")]
+    #[error("a socket in the operator's own file system: use a host")]
     Socket,
 }
 
 impl Backends {
-    /// Refuses a host as it is written.
+    /// Checks a host in the form in which it is written.
     pub fn require(&self, host: &str, port: u16) -> Result<(), Refusal> {
         let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
         let host = host.split('%').next().unwrap_or_default();
@@ -105,7 +105,7 @@ impl Backends {
         }
     }
 
-    /// Refuses what the host resolves to.
+    /// Checks the addresses that the host resolves to.
     async fn require_resolved(&self, host: &str, port: u16) -> Result<(), Refusal> {
         let host = host.trim_matches(['[', ']']);
         match tokio::time::timeout(RESOLUTION, tokio::net::lookup_host((host, port))).await {
@@ -114,20 +114,20 @@ impl Backends {
         }
     }
 
-    /// Refuses a shard's server by what its name resolves to.
+    /// Checks the addresses that the name of a shard's server resolves to.
     pub async fn require_allowed_database(&self, shard: &Shard, options: &PgConnectOptions) -> Part<()> {
         let allowed = self.require_resolved(options.get_host(), options.get_port()).await;
-        allowed.map_err(|refusal| unusable_dsn(&place(&shard.dsn), refusal).of(&shard.name))
+        allowed.map_err(|refusal| unusable_dsn(&place(&shard.dsn), refusal).in_part(&shard.name))
     }
 
-    /// Refuses the bucket's endpoint by what its name resolves to.
+    /// Checks the addresses that the name of the bucket's endpoint resolves to.
     pub async fn require_allowed_endpoint(&self, bucket: &Bucket) -> Part<()> {
         let url = bucket.endpoint.as_ref().and_then(|endpoint| endpoint.parse::<url::Url>().ok());
         let Some(host) = url.as_ref().and_then(url::Url::host_str) else { return Ok(()) };
         self.require_resolved(host, bucket.port).await.map_err(|refusal| unusable_endpoint(host, refusal))
     }
 
-    /// Refuses the brokers of the spec by what their names resolve to.
+    /// Checks the addresses that the brokers' names resolve to.
     pub async fn require_allowed_brokers(&self, topic: &Topic) -> Part<()> {
         for (host, port) in brokers(&topic.brokers) {
             self.require_resolved(host, port).await.map_err(|refusal| unusable_broker(host, refusal))?;
@@ -136,7 +136,7 @@ impl Backends {
     }
 }
 
-/// Host and port of each broker that has a port.
+/// Splits a list of brokers into host and port. Skips a broker without a valid port.
 pub fn brokers(list: &str) -> impl Iterator<Item = (&str, u16)> {
     list.split(',').filter_map(|broker| {
         let (host, port) = broker.rsplit_once(':')?;
@@ -144,19 +144,19 @@ pub fn brokers(list: &str) -> impl Iterator<Item = (&str, u16)> {
     })
 }
 
-/// Refuses a DSN with a parameter that names a file: it would be one of the operator's container, and of the pods'.
+/// Refuses a DSN with a parameter that names a file: the file would be in the operator's container or in the pods'.
 pub fn refuse_files(dsn: &str) -> Result<(), String> {
     let Ok(url) = dsn.parse::<url::Url>() else { return Ok(()) };
     let named = url.query_pairs().map(|(name, _)| name.to_ascii_lowercase());
     match named.into_iter().find(|name| FILES.contains(&name.as_str())) {
         Some(name) => Err(format!(
-            "its parameter {name} names a file, and a DSN here may name none: remove it, and give an authority as caSecretRef"
+            "its parameter {name} names a file, which is not allowed: remove it, and set an authority as caSecretRef"
         )),
         None => Ok(()),
     }
 }
 
-/// Without the host: it is part of a Secret.
+/// Reports a refused DSN. The message omits the host, because it is part of a Secret.
 pub fn unusable_dsn(place: &str, refusal: Refusal) -> Problem {
     Problem::new(Reason::SecretInvalid, format!("{place}: its host is {refusal}"))
 }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_only_the_operator_reaches_are_refused_in_each_form() {
+    fn addresses_that_only_the_operator_reaches_are_refused() {
         use Refusal::{ApiServer, LinkLocal, Loopback, Socket};
         for (host, refusal) in [
             ("127.0.0.1", Some(Loopback)),
@@ -209,11 +209,11 @@ mod tests {
             let allowed = refusal.filter(|refusal| *refusal != Loopback);
             assert_eq!(backends(true).require(host, 443).err(), allowed, "{host:?} with loopback allowed");
         }
-        // Another server on the API server's host.
+        // Another server on the API server's host is allowed.
         assert_eq!(backends(false).require("10.96.0.1", 5432), Ok(()));
     }
 
-    /// On a laptop all of them are on one host.
+    /// Covers a laptop, where the API server and the backends share a host.
     #[test]
     fn an_api_server_on_loopback_is_refused_even_where_loopback_is_allowed() {
         let backends = Backends { allow_loopback: true, api_server: Some(("127.0.0.1".to_owned(), 6443)) };
@@ -222,8 +222,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_refused_by_what_it_resolves_to() {
-        // Resolvers know forms of an address that parsers do not.
+    async fn a_name_is_refused_by_its_addresses() {
+        // Resolvers accept forms of an address that parsers do not.
         for host in ["127.1", "2130706433", "0x7f000001"] {
             assert_eq!(backends(false).require(host, 5432), Ok(()));
             assert_eq!(backends(false).require_resolved(host, 5432).await, Err(Refusal::Loopback), "{host}");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_that_names_a_file_is_named_and_its_value_is_not_shown() {
+    fn a_parameter_that_names_a_file_is_refused_without_showing_its_value() {
         for name in FILES.iter().copied().chain(["SslCert"]) {
             let error =
                 refuse_files(&format!("postgres://o:hunter2@db/orders?sslmode=require&{name}=/hunter2")).unwrap_err();

@@ -1,6 +1,6 @@
-//! Which of several resources gets topics that nobody has claimed yet. Kafka itself says whose they are once they are
-//! claimed, but only by their name, and nothing of topics that an earlier version made. So the resources that this operator
-//! sees are compared: one that has the topics keeps them, else the oldest gets them.
+//! Decides which of several resources gets topics that have no recorded owner yet. Kafka records the owner of claimed
+//! topics, but not of topics that an earlier version created. So the resources that this operator watches are compared:
+//! the one that has the topics keeps them; otherwise the oldest gets them.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use orderflow_core::Topics;
 
 use crate::{cache::Stores, crd::OrderFlow, pipeline::Topic};
 
-/// Returns the text by which a status records that a resource has its topics: NAME@BROKERS.
+/// Returns the status entry for the topics that a resource owns: NAME@BROKERS.
 pub fn key(topic: &Topic) -> String {
     key_of(&topic.names.orders, &topic.brokers)
 }
@@ -20,8 +20,8 @@ fn key_of(name: &str, brokers: &str) -> String {
     format!("{name}@{}", brokers.join(","))
 }
 
-/// Returns another resource, `<namespace>/<name>`, that has the `topic` of `flow` or comes before `flow`. `cluster` is the id
-/// of the topic's Kafka cluster, if it is known. Other resources are compared by their specs, which may be invalid.
+/// Returns another resource, `<namespace>/<name>`, that has the `topic` of `flow` or precedes `flow`. `cluster` is the
+/// id of the topic's Kafka cluster, if known. Compares other resources by their specs, which may be invalid.
 pub fn rival(stores: &Stores, flow: &OrderFlow, topic: &Topic, cluster: Option<&str>) -> Option<String> {
     let flows = stores.flows.state();
     let others = flows.iter().filter_map(|other| other.0.as_ref().ok());
@@ -36,13 +36,13 @@ fn rival_among<'a>(
 ) -> Option<String> {
     others
         .filter(|other| other.metadata.uid != flow.metadata.uid)
-        .filter(|other| wanted.is_had_by(other) || wanted.is_wanted_by(other))
+        .filter(|other| wanted.is_owned_by(other) || wanted.is_wanted_by(other))
         .filter(|other| wanted.rank(other) < wanted.rank(flow))
         .min_by_key(|other| wanted.rank(other))
         .map(|other| format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any()))
 }
 
-/// The topics that somebody wants, and the cluster.
+/// The topics that a resource wants, and their cluster.
 struct Wanted<'a> {
     topics: BTreeSet<String>,
     brokers: &'a str,
@@ -50,15 +50,15 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// The least comes first.
+    /// Returns the rank of a resource. The lowest gets the topics.
     fn rank(&self, flow: &OrderFlow) -> (bool, Option<String>, String) {
         let created = flow.creation_timestamp().map(|time| time.0.to_string());
-        (!self.is_had_by(flow), created, flow.uid().unwrap_or_default())
+        (!self.is_owned_by(flow), created, flow.uid().unwrap_or_default())
     }
 
-    /// By its status, not by its spec: pods of one whose topic was renamed go on with the old one until the databases are
-    /// its. A status that names another cluster does not count.
-    fn is_had_by(&self, flow: &OrderFlow) -> bool {
+    /// Returns whether the resource has the topics according to its status. The spec does not count: after a rename the
+    /// pods use the old topic until the databases follow. A status of another cluster does not count either.
+    fn is_owned_by(&self, flow: &OrderFlow) -> bool {
         let Some(status) = &flow.status else { return false };
         let Some((name, brokers)) = status.topic.as_deref().and_then(|topic| topic.split_once('@')) else {
             return false;
@@ -68,7 +68,7 @@ impl Wanted<'_> {
 
     fn is_wanted_by(&self, flow: &OrderFlow) -> bool {
         let topic = &flow.spec.topic;
-        // The id in the status is of the brokers that the status names.
+        // The id in the status belongs to the brokers in the status.
         let status = flow
             .status
             .as_ref()
@@ -77,7 +77,8 @@ impl Wanted<'_> {
         has_one_of(&self.topics, &topic.name) && self.is_in(&topic.bootstrap_servers, cluster)
     }
 
-    /// By the clusters' ids, as one Kafka has many names. Where one is unknown, a broker in common is a cluster in common.
+    /// Compares the clusters' ids, because a Kafka cluster has many names. If one is unknown, a common broker means a
+    /// common cluster.
     fn is_in(&self, brokers: &str, cluster: Option<&str>) -> bool {
         match (self.cluster, cluster) {
             (Some(one), Some(other)) => one == other,
@@ -88,13 +89,15 @@ impl Wanted<'_> {
     }
 }
 
-/// Whether topics of this name have one of these. All begin with their name; that is asked first, as it is of each resource by each.
+/// Returns whether topics of this name include one of the wanted. The prefix is compared first because it is cheap, and
+/// every resource is compared with every other.
 fn has_one_of(wanted: &BTreeSet<String>, name: &str) -> bool {
     let may = |topic: &String| topic.starts_with(name) || name.starts_with(topic.as_str());
     wanted.iter().any(may) && !topics(name).is_disjoint(wanted)
 }
 
-/// `orders.dlq` is not only what somebody may call a topic, but also what another's `orders` has for its dead letters.
+/// Returns all topics of this name. They matter because `orders.dlq` can be a topic's own name as well as the
+/// dead-letter topic of `orders`.
 fn topics(name: &str) -> BTreeSet<String> {
     let Topics { orders, notifications, dead_letters, relay } = Topics::named(name);
     BTreeSet::from([orders, notifications, dead_letters, relay])
@@ -141,13 +144,13 @@ mod tests {
         assert_eq!(rival([&old, &holder], &holder), None);
         assert_eq!(rival([&old, &holder], &old).as_deref(), Some("shop/young"));
 
-        // Renamed in the spec, and not yet let go of.
+        // The topic is renamed in the spec, but the status still names the old one.
         holder.spec.topic.name = "renamed".to_owned();
         assert_eq!(rival([&old, &holder], &old).as_deref(), Some("shop/young"));
     }
 
     #[test]
-    fn topics_are_shared_by_any_of_their_names_on_a_common_broker() {
+    fn any_common_topic_on_a_common_broker_is_a_conflict() {
         let one = flow("one", 20, "orders", "kafka-0:9092,kafka-1:9092");
         for (topic, brokers, shared) in [
             ("orders", "kafka-1:9092", true),
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cluster_by_two_names_is_one_cluster_and_a_status_of_another_does_not_count() {
+    fn clusters_are_compared_by_id_if_both_are_known() {
         let mut holder = flow("holder", 10, "orders", "kafka:9092");
         let status = |cluster: &str, flow: &OrderFlow| OrderFlowStatus {
             topic: Some(key_in(flow)),
@@ -175,11 +178,11 @@ mod tests {
             assert_eq!(rival(&holder, &alias, Some("one")).as_deref(), Some("shop/holder"), "{topic}");
             assert_eq!(rival(&holder, &alias, Some("other")), None, "{topic}");
         }
-        // Its brokers were replaced by others with the same name, and the older resource is there first.
+        // The brokers were replaced by others of the same name, and the older resource comes first there.
         let older = flow("older", 20, "orders", "kafka:9092");
         assert_eq!(rival(&holder, &older, Some("one")).as_deref(), Some("shop/holder"));
         assert_eq!(rival(&holder, &older, Some("other")), None);
-        // Its spec has moved to another Kafka, and its pods have not yet.
+        // The spec names another Kafka, but the pods have not followed yet.
         holder.spec.topic.bootstrap_servers = "elsewhere:9092".to_owned();
         assert_eq!(rival(&holder, &older, Some("one")).as_deref(), Some("shop/holder"));
     }

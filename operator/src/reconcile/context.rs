@@ -1,4 +1,4 @@
-//! What every reconcile uses: clients, stores, settings.
+//! The clients, stores and settings that every reconcile uses.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{build::config_hash::Key, cache::Stores, metrics::Metrics, own_bucket
 
 pub struct Context {
     pub client: Client,
-    /// Shared by the clients of all buckets.
+    /// The HTTP client that the S3 clients of all buckets share.
     pub s3: SharedHttpClient,
     pub stores: Stores,
     pub states: ResourceStates,
@@ -18,7 +18,7 @@ pub struct Context {
     pub images: Images,
     pub own_buckets: OwnBuckets,
     pub backends: Backends,
-    /// Keys the config hashes on the pods.
+    /// The key of the config hashes on the pods.
     pub key: Key,
     /// Name of this process, in its events.
     pub identity: Arc<str>,

@@ -1,8 +1,8 @@
-//! What becomes of a resource that is being deleted. With `Retain` nothing: the API server's garbage collection removes the
-//! children. With `Delete` the pods are stopped, then what they wrote is removed: topics and group, receipts and bucket, and
-//! last the tables, which say whose all of it was. Before each step and during it the policy is read again, since nothing
-//! brings data back that were removed. What cannot be removed in time is named in a Warning, and the resource let go: nobody
-//! should have to edit a finalizer because a server is gone.
+//! Cleans up after a deleted resource. With `Retain` it removes nothing: the API server's garbage collection removes
+//! the children. With `Delete` it stops the pods, then removes their data: topics and group, receipts and bucket, and
+//! last the tables, which record the owner. It reads the policy again before and during each step, because a removal
+//! cannot be undone. After the deadline a Warning names what remains, and the resource is released: nobody should have
+//! to edit a finalizer because a server is gone.
 
 use std::time::{Duration, Instant};
 
@@ -41,25 +41,25 @@ use crate::{
     pipeline::{Adoption, Identity, Pipeline},
 };
 
-/// Pods end within their grace; this often it is looked whether they have.
+/// The interval of the checks whether the pods have ended.
 const PODS: Duration = Duration::from_secs(2);
 
-/// The least time for which this process tries, even where the time for the deletion was over before it began: an operator
-/// that was down, or a pause, must not turn the first failure into the last.
+/// The minimum time for which this process tries, even if the deadline had passed before it began. After a pause or an
+/// outage of the operator, the first failure must not be the last.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// How soon a change of the policy interrupts the removal of many things.
+/// The interval of the checks for a change of the policy during a step.
 const INTERRUPTION: Duration = Duration::from_secs(1);
 
-/// Why a deletion goes no further for now.
+/// The reason why a deletion does not continue for now.
 enum Halt {
-    /// The policy keeps what was not removed yet.
+    /// The policy keeps what is not removed yet.
     Retain,
-    /// Nothing is removed during a pause.
+    /// The annotation pauses the deletion.
     Paused,
-    /// The resource does not exist any more.
+    /// The resource no longer exists.
     Gone,
-    /// The step was interrupted, and by now the policy wants it again.
+    /// The step was interrupted by the policy, which has changed back since.
     Changed,
     Failed(Error),
 }
@@ -71,16 +71,18 @@ pub async fn delete(
     state: &mut ResourceState,
 ) -> Result<Requeue, Error> {
     if !finalizer::has(flow) {
-        context.metrics.gone(&identity.namespace, &identity.name);
+        context.metrics.remove(&identity.namespace, &identity.name);
         return Ok(Requeue::Never);
     }
     let owner = identity.owner();
     match clean_up(context, flow, identity, state).await {
-        Ok(again) => Ok(again),
+        Ok(requeue) => Ok(requeue),
         Err(Halt::Retain) => {
-            let note = format!("deletionPolicy is Retain: what was not removed before stays, and is {owner}'s");
+            let note = format!(
+                "deletionPolicy is Retain: everything that was not removed before stays and belongs to {owner}"
+            );
             event::emit(context, flow, Severity::Normal, "Retained", "Delete", &note).await;
-            let_go(context, flow).await
+            remove_finalizer(context, flow).await
         }
         Err(Halt::Paused) => {
             state.stopping_since = None;
@@ -101,29 +103,29 @@ async fn clean_up(
 ) -> Result<Requeue, Halt> {
     require_wanted(context, flow).await?;
     let stopping_since = *state.stopping_since.get_or_insert_with(Instant::now);
-    // By the API server's clock: one that begins anew with each process of the operator might never end.
+    // By the API server's clock: a deadline that restarts with each process of the operator might never pass.
     let overdue = is_overdue(flow, Timestamp::now(), stopping_since.elapsed(), context.cleanup_deadline);
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
     if pods > 0 && !overdue {
-        let report = Report::Deleting(format!("{pods} pods are still there"));
+        let report = Report::Deleting(format!("{pods} pods still exist"));
         status::write(context, flow, state, &report).await?;
         return Ok(Requeue::In(PODS));
     }
 
-    let mut left = remove(context, flow, identity, overdue).await?;
+    let mut remaining = remove(context, flow, identity, overdue).await?;
     if overdue && pods > 0 {
-        left.push(Problem::new(Reason::Unreachable, format!("{pods} pods were still there")));
+        remaining.push(Problem::new(Reason::Unreachable, format!("{pods} pods still existed")));
     }
-    let message = left.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
-    if left.iter().any(|problem| problem.class() == Class::Transient) && !overdue {
+    let message = remaining.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
+    if remaining.iter().any(|problem| problem.class() == Class::Transient) && !overdue {
         let report = Report::Deleting(format!("not removed yet: {message}"));
         status::write(context, flow, state, &report).await?;
         return Ok(Requeue::Backoff);
     }
-    if left.is_empty() {
-        tracing::info!("everything of the resource was removed");
+    if remaining.is_empty() {
+        tracing::info!("removed all data of the resource");
     } else {
         event::emit(
             context,
@@ -131,21 +133,21 @@ async fn clean_up(
             Severity::Warning,
             "CleanupIncomplete",
             "Delete",
-            &format!("left behind: {message}"),
+            &format!("not removed: {message}"),
         )
         .await;
     }
-    Ok(let_go(context, flow).await?)
+    Ok(remove_finalizer(context, flow).await?)
 }
 
-async fn let_go(context: &Context, flow: &OrderFlow) -> Result<Requeue, Error> {
+async fn remove_finalizer(context: &Context, flow: &OrderFlow) -> Result<Requeue, Error> {
     match finalizer::set(&context.client, flow, false).await {
         Err(error) if !is_gone(&error) => Err(Error::Finalizer(error)),
         _ => Ok(Requeue::Never),
     }
 }
 
-/// Whether the deadline has passed since the deletion, and this process has `tried` for long enough.
+/// Returns true if the deadline has passed since the deletion and this process has `tried` for long enough.
 fn is_overdue(flow: &OrderFlow, now: Timestamp, tried: Duration, deadline: Duration) -> bool {
     let tried_enough = tried > GRACE.min(deadline);
     let deadline = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
@@ -153,7 +155,7 @@ fn is_overdue(flow: &OrderFlow, now: Timestamp, tried: Duration, deadline: Durat
     tried_enough && deleted.is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
 }
 
-/// Asks the API server, as the watch may be behind.
+/// Requires that the policy still wants the removal. Asks the API server, because the watch may be behind.
 async fn require_wanted(context: &Context, flow: &OrderFlow) -> Result<(), Halt> {
     let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
     match api.get_opt(&flow.name_any()).await.map_err(Error::Delete)? {
@@ -170,8 +172,7 @@ fn halt(live: &OrderFlow) -> Option<Halt> {
     }
 }
 
-/// Does one step of the removal if the policy wants it, and drops the step once the policy wants it no more. A full bucket takes
-/// minutes.
+/// Runs a step of the removal, and cancels it when the policy no longer wants it. A full bucket takes minutes.
 async fn step<T>(context: &Context, flow: &OrderFlow, work: impl Future<Output = T>) -> Result<T, Halt> {
     require_wanted(context, flow).await?;
     let key = ObjectRef::new(&flow.name_any()).within(&flow.namespace().unwrap_or_default());
@@ -220,7 +221,7 @@ async fn stop_pods(context: &Context, identity: &Identity) -> Result<(), kube::E
     Ok(())
 }
 
-/// How many are left, those that are ending included.
+/// Counts the remaining pods, including those that are ending.
 async fn pods(context: &Context, identity: &Identity) -> Result<usize, kube::Error> {
     let api: Api<PartialObjectMeta<Pod>> = Api::namespaced(context.client.clone(), &identity.namespace);
     let selector =
@@ -229,7 +230,7 @@ async fn pods(context: &Context, identity: &Identity) -> Result<usize, kube::Err
     Ok(api.list(&parameters).await?.items.len())
 }
 
-/// What could not be removed. `last`: there will be no other try.
+/// Removes the data and returns what could not be removed. With `last` there is no other attempt.
 async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: bool) -> Result<Vec<Problem>, Halt> {
     let secrets =
         dereference::dereference(&context.client, &identity.namespace, &flow.spec).await.map_err(Error::Dereference)?;
@@ -239,15 +240,15 @@ async fn remove(context: &Context, flow: &OrderFlow, identity: Identity, last: b
             Ok(pipeline) => pipeline,
             Err(problem) => return Ok(vec![problem]),
         };
-    // The tables last: until then they, and the status, say whose the rest is.
-    let mut left = remove_topics(context, flow, &pipeline).await?;
-    left.extend(remove_bucket(context, flow, &pipeline).await?);
-    if last || left.iter().all(|problem| problem.class() != Class::Transient) {
-        left.extend(remove_tables(context, flow, &pipeline).await?);
+    // The tables last, because they and the status record the owner of everything else.
+    let mut remaining = remove_topics(context, flow, &pipeline).await?;
+    remaining.extend(remove_bucket(context, flow, &pipeline).await?);
+    if last || remaining.iter().all(|problem| problem.class() != Class::Transient) {
+        remaining.extend(remove_tables(context, flow, &pipeline).await?);
     } else {
-        left.push(Problem::new(Reason::Unreachable, "the tables wait for the rest"));
+        remaining.push(Problem::new(Reason::Unreachable, "tables: kept until everything else is removed"));
     }
-    Ok(left)
+    Ok(remaining)
 }
 
 async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Vec<Problem>, Halt> {
@@ -262,8 +263,8 @@ async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
     let group = async {
         let group = &pipeline.consumer.group;
         if !topics::belongs_to(group, &owner) {
-            let why = format!("its name does not begin with {}", owner.replacen('/', ".", 1));
-            return Some(kept(format!("group {group}"), why));
+            let reason = format!("its name does not begin with {}", owner.replacen('/', ".", 1));
+            return Some(kept(format!("group {group}"), reason));
         }
         let names = &pipeline.topic.names;
         let removed = match topics::keeps_events(&config, names, &owner).await {
@@ -275,28 +276,29 @@ async fn remove_topics(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
     };
     let topics = async {
         match topics::remove(&config, &pipeline.topic.names, &owner).await {
-            Ok(topics) => topics.into_iter().filter_map(of_topic).collect(),
+            Ok(topics) => topics.into_iter().filter_map(topic_problem).collect(),
             Err(error) => vec![Problem::new(topic_reason(&error), format!("topics: {error}"))],
         }
     };
-    // The group first: a topic that is gone takes the group's offsets along, and the group could then look like another's.
-    let mut left: Vec<Problem> = step(context, flow, group).await?.into_iter().collect();
-    left.extend(step(context, flow, topics).await?);
-    Ok(left)
+    // The group first: removing a topic removes the group's offsets, and a group without offsets could be mistaken for
+    // another's.
+    let mut remaining: Vec<Problem> = step(context, flow, group).await?.into_iter().collect();
+    remaining.extend(step(context, flow, topics).await?);
+    Ok(remaining)
 }
 
-fn of_topic(topic: topics::Topic<topics::Removal>) -> Option<Problem> {
+fn topic_problem(topic: topics::Topic<topics::Removal>) -> Option<Problem> {
     let name = format!("topic {}", topic.name);
     match topic.outcome {
         Ok(topics::Removal::Removed | topics::Removal::Missing) => None,
-        Ok(topics::Removal::Kept) => Some(kept(name, "nothing says that an OrderFlow created it")),
-        Err(error) => Some(Problem::new(topic_reason(&error), error).of(name)),
+        Ok(topics::Removal::Kept) => Some(kept(name, "no record shows that an OrderFlow created it")),
+        Err(error) => Some(Problem::new(topic_reason(&error), error).in_part(name)),
     }
 }
 
-/// What is left on purpose: nobody waits for it, and the Warning names it.
-fn kept(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Problem {
-    Problem::new(Reason::Refused, format!("{what}: kept, as {why}"))
+/// Reports something that is kept on purpose. The deletion does not wait for it, and the Warning names it.
+fn kept(what: impl std::fmt::Display, reason: impl std::fmt::Display) -> Problem {
+    Problem::new(Reason::Refused, format!("{what}: kept, because {reason}"))
 }
 
 async fn remove_bucket(context: &Context, flow: &OrderFlow, pipeline: &Pipeline) -> Result<Option<Problem>, Halt> {
@@ -309,7 +311,7 @@ async fn remove_bucket(context: &Context, flow: &OrderFlow, pipeline: &Pipeline)
     }
     let client = s3::client(settings, context.s3.clone()).await;
     let name = &pipeline.bucket.name;
-    // Many objects take several looks; each goes on where the last one ended.
+    // Many objects take several reconciles; each continues where the last one ended.
     let deadline = context.cleanup_deadline.min(Duration::from_secs(60));
     let owner = pipeline.identity.owner();
     match step(context, flow, bucket::remove(&client, name, &owner, deadline)).await? {
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_a_deletion_begins_with_the_deletion() {
+    fn the_deadline_counts_from_the_deletion() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut flow = flow(&json!({}));
         let (tried, deadline) = (Duration::from_secs(61), Duration::from_secs(300));
@@ -384,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn retain_counts_before_a_pause() {
+    fn retain_takes_precedence_over_a_pause() {
         let mut flow = flow(&json!({ "deletionPolicy": "Delete" }));
         assert!(halt(&flow).is_none());
         flow.annotations_mut().insert(PAUSED.to_owned(), "true".to_owned());

@@ -1,5 +1,5 @@
-//! Reads the Secrets that a spec names, all of them, each once. One that is missing is an answer, not an error: which part
-//! it belongs to is found out when that part is put together.
+//! Reads each Secret that a spec names once. A missing Secret is not an error here; validation reports it as the
+//! problem of the part that needs it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Default)]
 pub struct Secrets(BTreeMap<String, Option<BTreeMap<String, Vec<u8>>>>);
 
-/// Names of all Secrets that a spec names.
+/// Returns the names of all Secrets that a spec names.
 pub fn names(spec: &OrderFlowSpec) -> BTreeSet<&str> {
     let shards = spec.shards.iter().flat_map(|shard| [Some(&shard.dsn_secret_ref), shard.ca_secret_ref.as_ref()]);
     let kafka_ca = spec.topic.tls.as_ref().and_then(|tls| tls.ca_secret_ref.as_ref());
@@ -48,14 +48,14 @@ impl Secrets {
     /// Returns the value as one line of text. Refuses an invisible character, such as the newline that an editor adds or
     /// that separates two pasted lines. Some libraries panic on it, and the pods get the value unchanged.
     pub fn text(&self, key: &SecretKey) -> Result<&str, Problem> {
-        let text = std::str::from_utf8(self.bytes(key)?).map_err(|_| invalid(key, "not text"))?;
+        let text = std::str::from_utf8(self.bytes(key)?).map_err(|_| invalid(key, "not UTF-8 text"))?;
         if text.trim().is_empty() {
             return Err(invalid(key, "empty"));
         }
         plain::check(text).map_err(|error| invalid(key, error)).map(|()| text)
     }
 
-    /// The value as certificates in PEM.
+    /// Returns the value as certificates in PEM.
     pub fn pem(&self, key: &SecretKey) -> Result<&str, Problem> {
         let text =
             std::str::from_utf8(self.bytes(key)?).ok().filter(|text| text.contains("-----BEGIN CERTIFICATE-----"));
@@ -76,18 +76,18 @@ impl Secrets {
         Ok(value)
     }
 
-    /// None also if the Secret is missing.
+    /// Returns the value, or `None` if the key or the Secret is missing.
     pub fn optional(&self, secret: &str, key: &str) -> Option<&[u8]> {
         self.0.get(secret)?.as_ref()?.get(key).map(Vec::as_slice)
     }
 
     #[cfg(test)]
-    pub fn of<const N: usize>(values: [(&str, &str, &str); N]) -> Self {
-        Self::of_all(values)
+    pub fn new<const N: usize>(values: [(&str, &str, &str); N]) -> Self {
+        Self::from_values(values)
     }
 
     #[cfg(test)]
-    pub fn of_all<'a>(values: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -> Self {
+    pub fn from_values<'a>(values: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -> Self {
         let mut secrets = Self::default();
         for (secret, key, value) in values {
             let values = secrets.0.entry(secret.to_owned()).or_insert_with(|| Some(BTreeMap::new()));
@@ -97,11 +97,11 @@ impl Secrets {
     }
 }
 
-fn invalid(key: &SecretKey, why: impl fmt::Display) -> Problem {
-    Problem::new(Reason::SecretInvalid, format!("{}: {why}", place(key)))
+fn invalid(key: &SecretKey, reason: impl fmt::Display) -> Problem {
+    Problem::new(Reason::SecretInvalid, format!("{}: {reason}", place(key)))
 }
 
-/// How messages name a value.
+/// Returns the text by which messages name a value.
 pub fn place(key: &SecretKey) -> String {
     format!("Secret {}, key {}", key.name, key.key)
 }
@@ -113,17 +113,17 @@ mod tests {
     const RULE: &str = "must have no control or invisible characters and no white space around it, and has";
 
     #[test]
-    fn a_certificate_has_lines_and_nothing_else_that_nobody_sees() {
+    fn a_certificate_may_have_newlines_but_no_other_invisible_characters() {
         let pem = "-----BEGIN CERTIFICATE-----\r\nAA==\r\n-----END CERTIFICATE-----\n";
-        let secrets = Secrets::of([("s", "fine", pem), ("s", "nul", &format!("{pem}\0"))]);
+        let secrets = Secrets::new([("s", "fine", pem), ("s", "nul", &format!("{pem}\0"))]);
         let pem = |key: &str| secrets.pem(&SecretKey { name: "s".to_owned(), key: key.to_owned() });
         assert!(pem("fine").is_ok());
         assert_eq!(pem("nul").unwrap_err().message, format!("Secret s, key nul: {RULE} '\\0' as character 62"));
     }
 
     #[test]
-    fn a_value_that_cannot_be_used_is_named_and_not_shown() {
-        let secrets = Secrets::of([
+    fn an_unusable_value_is_named_and_not_shown() {
+        let secrets = Secrets::new([
             ("s", "fine", "value"),
             ("s", "newline", "hunter2\n"),
             ("s", "inside", "hunter2\r\nhunter3"),

@@ -1,5 +1,5 @@
-//! Events: one for each new problem, and one when the resource becomes ready. What goes on is in the status; events tell of
-//! changes. A lost one is no harm, so nothing waits for them long.
+//! Emits an Event for each new problem and when the resource becomes ready. The status has the current state; Events
+//! report changes. A lost Event is harmless, so writing one has a short timeout.
 
 use std::time::Duration;
 
@@ -20,9 +20,9 @@ use crate::{
     kubernetes::{FIELD_MANAGER, explain},
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The API server takes no longer ones.
+/// The API server's limit for a note.
 const LONGEST_NOTE: usize = 1024;
 
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ pub async fn emit_changes(
     }
 }
 
-/// `action` says what was done or looked at.
+/// Emits an Event. `action` names the operation or the checked condition.
 pub async fn emit(
     context: &Context,
     object: &impl kube::Resource<DynamicType = ()>,
@@ -58,15 +58,15 @@ pub async fn emit(
     }
     let api: Api<Event> = Api::namespaced(context.client.clone(), regarding.namespace.as_deref().unwrap_or_default());
     let event = event(regarding, severity, reason, action, note, &context.identity);
-    match tokio::time::timeout(PATIENCE, api.create(&PostParams::default(), &event)).await {
+    match tokio::time::timeout(TIMEOUT, api.create(&PostParams::default(), &event)).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::debug!(error = explain(&error), "cannot write the event"),
         Err(_) => tracing::debug!("cannot write the event: no answer in time"),
     }
 }
 
-/// What somebody should hear of: a condition that fails for another reason than before, and readiness. That something is
-/// under way, or waits for something else, is no news.
+/// Returns the changes that deserve an Event: a condition that fails for a new reason, and readiness. Progress and
+/// waiting for another part do not.
 fn notable_changes<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> Vec<(Severity, &'a Condition)> {
     let changed = |condition: &&Condition| {
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
@@ -77,7 +77,7 @@ fn notable_changes<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> 
         let problem = Reason::ALL.iter().any(|reason| is(*reason) && reason.class() != Class::Fine);
         match (condition.type_.as_str(), condition.status.as_str()) {
             ("Ready" | "Paused", "True") => Some(Severity::Normal),
-            // Ready repeats what another condition says, unless there is none that could.
+            // Ready repeats another condition, unless there is none that could report the problem.
             ("Ready", "False")
                 if [Reason::SpecInvalid, Reason::Undecodable, Reason::InternalError].into_iter().any(is) =>
             {
@@ -91,7 +91,7 @@ fn notable_changes<'a>(before: &OrderFlowStatus, after: &'a OrderFlowStatus) -> 
     after.conditions.iter().filter(changed).filter_map(|condition| Some((severity(condition)?, condition))).collect()
 }
 
-/// The text, or as much of its beginning as fits into that many bytes, with an ellipsis.
+/// Cuts the text to at most that many bytes, with an ellipsis.
 pub fn cut(mut text: String, longest: usize) -> String {
     if text.len() > longest {
         text.truncate(text.floor_char_boundary(longest - '…'.len_utf8()));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_between_two_letters() {
+    fn a_text_is_cut_between_two_characters() {
         for (text, longest, expected) in
             [("abcd", 4, "abcd"), ("abcde", 4, "a…"), ("aäbc", 5, "aäbc"), ("aäbcd", 5, "a…")]
         {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_reason_to_fail_is_news_once() {
+    fn a_new_reason_of_a_failure_is_notable_once() {
         let down = status("ShardsReady", "False", Reason::Unreachable);
         let other = status("ShardsReady", "False", Reason::OwnedByAnother);
         let well = status("ShardsReady", "True", Reason::Provisioned);

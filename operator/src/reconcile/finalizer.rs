@@ -1,5 +1,5 @@
-//! The finalizer: there before anything is made that `deletionPolicy: Delete` promises to remove, and never with `Retain`,
-//! so that a resource whose operator is gone can be deleted like any other.
+//! Manages the finalizer. It is set before the operator creates anything that `deletionPolicy: Delete` promises to
+//! remove. With `Retain` it is never set, so that such a resource can be deleted without an operator.
 
 use kube::{Api, Client, ResourceExt, api::Patch};
 use serde_json::json;
@@ -23,8 +23,8 @@ pub fn has(flow: &impl ResourceExt) -> bool {
     flow.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
-/// The list is replaced as a whole and others have finalizers, too: so it is read first, since what the watch knows may be
-/// older than our own last write, and written with the version that was read.
+/// Adds or removes our finalizer. A patch replaces the whole list, in which others have finalizers as well. So the list
+/// is read from the API server, because the watch may be behind, and written with the version that was read.
 pub async fn set(client: &Client, flow: &impl ResourceExt, wanted: bool) -> Result<(), kube::Error> {
     let api: Api<OrderFlow> = Api::namespaced(client.clone(), &flow.namespace().unwrap_or_default());
     let live = api.get_metadata(&flow.name_any()).await?;

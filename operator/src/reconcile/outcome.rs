@@ -1,4 +1,4 @@
-//! How a reconcile ends: the errors of its steps, and when the resource is reconciled again.
+//! The outcome of a reconcile: the errors of its steps, and the time of the next reconcile.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ pub enum Error {
     Dereference(#[source] kube::Error),
     #[error("write the finalizer: {}", explain(.0))]
     Finalizer(#[source] kube::Error),
-    #[error("remove what belongs to the resource: {}", explain(.0))]
+    #[error("remove the data of the resource: {}", explain(.0))]
     Delete(#[source] kube::Error),
     #[error("write the status: {}", explain(.0))]
     Status(#[source] kube::Error),
-    #[error("not done after {} s", DEADLINE.as_secs())]
+    #[error("not finished within {} s", DEADLINE.as_secs())]
     Deadline,
 }
 
-/// When to reconcile again, if nothing changes before.
+/// The time of the next reconcile, if nothing changes before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
     Never,
-    /// With the next probe.
+    /// The time of the next probe.
     Probe,
-    /// After the backoff.
+    /// The end of the backoff.
     Backoff,
-    /// Soon, and not because something failed.
+    /// A fixed delay, for another reason than a failure.
     In(Duration),
 }
 
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_urgent_problem_decides_when_to_look_again() {
+    fn the_most_urgent_problem_decides_the_next_reconcile() {
         for (classes, expected) in [
             (&[][..], Requeue::Probe),
             (&[Class::Fine, Class::WaitForChange, Class::NeedsUser], Requeue::Probe),

@@ -39,15 +39,15 @@ pub async fn provision(
 ) -> Provisioned {
     let cluster = flow.status.as_ref().and_then(|status| status.kafka_cluster_id.as_deref());
     let rival = claims::rival(&context.stores, flow, &pipeline.topic, cluster);
-    let question = question(flow, pipeline, rival.as_deref());
+    let inputs = probe_inputs(flow, pipeline, rival.as_deref());
     if let Some(probed) = &state.probed
-        && probed.question == question
-        // Somewhat less than what lies between two probes, as that is spread by a tenth.
+        && probed.inputs == inputs
+        // Less than the shortest interval between two probes, which is spread by 10 %.
         && probed.at.elapsed() < context.probe_interval.mul_f64(0.85)
-        && probed.answer.problems().next().is_none()
-        && !probed.answer.suppressed
+        && probed.result.problems().next().is_none()
+        && !probed.result.suppressed
     {
-        return probed.answer.clone();
+        return probed.result.clone();
     }
     let at = Instant::now();
     let (shards, bucket, topic) = tokio::join!(
@@ -55,31 +55,32 @@ pub async fn provision(
         provision_bucket(context, pipeline),
         provision_topics(context, flow, pipeline),
     );
-    let mut facts = Notes::default();
+    let mut notes = Notes::default();
     let shards = std::iter::zip(&pipeline.shards, shards)
         .map(|(shard, found)| {
-            let shard::Found { version, notes } = found?;
-            facts.shards.extend(notes.iter().map(|note| format!("{}: {note}", shard.name)));
+            let shard::Found { version, notes: found } = found?;
+            notes.shards.extend(found.iter().map(|note| format!("{}: {note}", shard.name)));
             Ok(version)
         })
         .collect();
     let topic = topic.map(|(differences, found)| {
-        (facts.brokers, facts.kafka_cluster_id) = (found.notes, found.cluster);
+        (notes.brokers, notes.kafka_cluster_id) = (found.notes, found.cluster);
         differences
     });
-    let mut answer = Provisioned { shards, bucket, topic, notes: facts, suppressed: false };
+    let mut result = Provisioned { shards, bucket, topic, notes, suppressed: false };
     if let Some(unheeded) = pipeline.adoption.unheeded() {
-        answer.explain_adoption(unheeded);
+        result.explain_adoption(unheeded);
     }
-    if let Some(before) = state.probed.as_ref().filter(|before| before.question == question) {
-        answer.suppress_once(&before.answer);
+    if let Some(before) = state.probed.as_ref().filter(|before| before.inputs == inputs) {
+        result.suppress_once(&before.result);
     }
-    state.probed = Some(Probed { at, question, answer: answer.clone() });
-    answer
+    state.probed = Some(Probed { at, inputs, result: result.clone() });
+    result
 }
 
-/// Hashes what the probe depends on. A user who annotates a resource wants it to be probed, so annotations are part of it.
-fn question(flow: &OrderFlow, pipeline: &Pipeline, rival: Option<&str>) -> u64 {
+/// Hashes the inputs of the probe. They include the annotations, because a user who annotates a resource wants it
+/// to be probed.
+fn probe_inputs(flow: &OrderFlow, pipeline: &Pipeline, rival: Option<&str>) -> u64 {
     let shards: Vec<_> =
         pipeline.shards.iter().map(|shard| shard.access.as_ref().ok().map(|access| &access.secret_values)).collect();
     let bucket = pipeline.bucket.access.as_ref().ok().map(|access| &access.secret_values);
@@ -87,36 +88,36 @@ fn question(flow: &OrderFlow, pipeline: &Pipeline, rival: Option<&str>) -> u64 {
     hash(&(flow.metadata.generation, &flow.metadata.annotations, shards, bucket, topic, rival))
 }
 
-/// Checks a part, and ensures it only where the error of the check says that this helps.
+/// Checks a part, and ensures it only if that can solve the error of the check.
 async fn check_then_ensure<T, E>(
     check: impl Future<Output = Result<T, E>>,
     helps: impl Fn(&E) -> bool,
     ensure: impl Future<Output = Result<T, E>>,
-) -> Result<T, Answer<E>> {
+) -> Result<T, Failure<E>> {
     match tokio::time::timeout(CHECK, check).await {
-        Ok(Err(error)) if helps(&error) => ensure.await.map_err(Answer::Error),
-        Ok(answer) => answer.map_err(Answer::Error),
-        Err(_) => Err(Answer::None),
+        Ok(Err(error)) if helps(&error) => ensure.await.map_err(Failure::Error),
+        Ok(answer) => answer.map_err(Failure::Error),
+        Err(_) => Err(Failure::Timeout),
     }
 }
 
-enum Answer<E> {
+enum Failure<E> {
     Error(E),
-    None,
+    Timeout,
 }
 
-impl<E: std::fmt::Display> Answer<E> {
+impl<E: std::fmt::Display> Failure<E> {
     fn error(&self) -> Option<&E> {
         match self {
             Self::Error(error) => Some(error),
-            Self::None => None,
+            Self::Timeout => None,
         }
     }
 
     fn problem(self, reason: impl Fn(&E) -> Reason) -> Problem {
         match self {
             Self::Error(error) => Problem::new(reason(&error), error),
-            Self::None => Problem::new(Reason::Unreachable, format!("no answer within {} s", CHECK.as_secs())),
+            Self::Timeout => Problem::new(Reason::Unreachable, format!("no answer within {} s", CHECK.as_secs())),
         }
     }
 }
@@ -151,15 +152,15 @@ async fn provision_shard(context: &Context, pipeline: &Pipeline, shard: &Shard) 
         _ => false,
     };
     let found = check_then_ensure(check, helps, ensure).await;
-    found.map_err(|answer| {
-        let secret = answer.error().and_then(|error| secret_of_shard(shard, error));
-        answer.problem(shard_reason).of(&shard.name).see(secret.map(place))
+    found.map_err(|failure| {
+        let secret = failure.error().and_then(|error| secret_of_shard(shard, error));
+        failure.problem(shard_reason).in_part(&shard.name).see(secret.map(place))
     })
 }
 
-/// Which Secret to look at.
+/// Returns the Secret that the error is probably about.
 fn secret_of_shard<'a>(shard: &'a Shard, error: &shard::Error) -> Option<&'a SecretKey> {
-    /// invalid_authorization_specification, invalid_password
+    /// The class of invalid_authorization_specification and invalid_password.
     const LOG_IN: &str = "28";
     match error {
         shard::Error::Connect(ConnectError::Certificate(_)) => Some(shard.ca.as_ref().unwrap_or(&shard.dsn)),
@@ -184,8 +185,8 @@ pub fn shard_reason(error: &shard::Error) -> Reason {
     }
 }
 
-/// How the bucket is reached: with the credentials that the spec names, or with the operator's own where its settings allow
-/// that. Anyone who can edit an OrderFlow chooses the bucket's name and the endpoint.
+/// Returns the settings of the client of the bucket, with the credentials that the spec names or with the operator's
+/// own where its settings allow that. Anyone who can edit an OrderFlow chooses the bucket's name and the endpoint.
 pub fn bucket_settings<'a>(context: &Context, pipeline: &'a Pipeline) -> Part<&'a s3::Settings> {
     let bucket = &pipeline.bucket;
     let settings = &bucket.access.as_ref().map_err(Clone::clone)?.settings;
@@ -213,21 +214,21 @@ async fn provision_bucket(context: &Context, pipeline: &Pipeline) -> Part<Vec<St
     };
     match check_then_ensure(check, helps, ensure).await {
         Ok(notes) => Ok(notes.iter().map(ToString::to_string).collect()),
-        Err(answer) => Err(answer.problem(bucket_reason).of(format_args!("bucket {name}"))),
+        Err(failure) => Err(failure.problem(bucket_reason).in_part(format_args!("bucket {name}"))),
     }
 }
 
 pub fn bucket_reason(error: &bucket::Error) -> Reason {
     match error {
         error if error.is_transient() => Reason::Unreachable,
-        // Without a name nobody knows whether it is another's, or these credentials may not look at it.
+        // Without a known owner the bucket may belong to another account, or these credentials may lack permissions.
         bucket::Error::OwnedByAnother { owner: Some(_) } => Reason::OwnedByAnother,
         bucket::Error::NotEmpty { .. } => Reason::BucketNotEmpty,
         _ => Reason::Refused,
     }
 }
 
-/// What is not as the spec says, and the whole answer without the topics.
+/// Provisions the topics. Returns the differences from the spec, and the result without the topics.
 async fn provision_topics(
     context: &Context,
     flow: &OrderFlow,
@@ -248,28 +249,30 @@ async fn provision_topics(
         Ok(found)
     };
     let found = match tokio::time::timeout(CHECK, topics::check(&config, &wanted)).await {
-        Ok(Ok(found)) if lacks(&found, |error| matches!(error, topics::Error::Missing | topics::Error::Unclaimed)) => {
-            // Kafka says whose the topics are. Where it does not yet, the resources are compared.
+        Ok(Ok(found))
+            if any_error(&found, |error| matches!(error, topics::Error::Missing | topics::Error::Unclaimed)) =>
+        {
+            // Kafka records the owner of the topics. Without a record, the resources are compared.
             let relay = &wanted.topics.relay;
             let unclaimed = found.topics.iter().any(|topic| topic.name == *relay && topic.outcome.is_err());
             let rival =
                 claims::rival(&context.stores, flow, &pipeline.topic, found.cluster.as_deref()).filter(|_| unclaimed);
             if let Some(rival) = rival {
                 let name = &wanted.topics.orders;
-                let message = format!("topic {name}: it is {rival}'s; nothing was written");
+                let message = format!("topic {name}: it belongs to {rival}; nothing was written");
                 return Err(Problem::new(Reason::OwnedByAnother, message));
             }
-            ensure.await.map_err(Answer::Error)
+            ensure.await.map_err(Failure::Error)
         }
         Ok(Err(topics::Error::OwnedByAnother { owner })) if wanted.adopt.allows(&owner) => {
-            ensure.await.map_err(Answer::Error)
+            ensure.await.map_err(Failure::Error)
         }
-        Ok(found) => found.map_err(Answer::Error),
-        Err(_) => Err(Answer::None),
+        Ok(found) => found.map_err(Failure::Error),
+        Err(_) => Err(Failure::Timeout),
     };
-    let mut found = found.map_err(|answer| {
-        let secret = answer.error().and_then(|error| secret_of_topic(&pipeline.topic, error));
-        answer.problem(topic_reason).of("topics").see(secret.map(place))
+    let mut found = found.map_err(|failure| {
+        let secret = failure.error().and_then(|error| secret_of_topic(&pipeline.topic, error));
+        failure.problem(topic_reason).in_part("topics").see(secret.map(place))
     })?;
     let mut differences = Vec::new();
     for topic in std::mem::take(&mut found.topics) {
@@ -281,11 +284,11 @@ async fn provision_topics(
     Ok((differences, found))
 }
 
-fn lacks(found: &topics::Found, what: impl Fn(&topics::Error) -> bool) -> bool {
+fn any_error(found: &topics::Found, what: impl Fn(&topics::Error) -> bool) -> bool {
     found.topics.iter().any(|topic| topic.outcome.as_ref().is_err_and(&what))
 }
 
-/// Which Secret to look at.
+/// Returns the Secret that the error is probably about.
 fn secret_of_topic<'a>(topic: &'a Topic, error: &topics::Error) -> Option<&'a SecretKey> {
     match error {
         topics::Error::Unusable { trouble: BrokerError::LogIn(_), .. } => {

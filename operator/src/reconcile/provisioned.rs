@@ -1,4 +1,4 @@
-//! The result of provisioning: what is ready of each part, and what is not.
+//! The result of provisioning, for each part.
 
 use crate::{
     condition::{Class, Problem, Reason},
@@ -15,8 +15,8 @@ pub struct Provisioned {
     /// The differences from the spec that do not prevent use.
     pub topic: Part<Vec<String>>,
     pub notes: Notes,
-    /// The first transient failure of a part that was ready is suppressed until the next probe, which comes soon: a server
-    /// that is slow for a moment should wake nobody.
+    /// True if a transient failure of a part that was ready was suppressed. The next probe comes soon and reports it if
+    /// it persists: a server that is slow for a moment should alert nobody.
     pub suppressed: bool,
 }
 
@@ -36,12 +36,12 @@ impl Provisioned {
         shards.chain(self.bucket.as_ref().err()).chain(self.topic.as_ref().err())
     }
 
-    /// Adds `why` to each problem that an adoption could solve.
-    pub fn explain_adoption(&mut self, why: &str) {
+    /// Adds `reason` to each problem that an adoption could solve.
+    pub fn explain_adoption(&mut self, reason: &str) {
         let shards = self.shards.iter_mut().filter_map(|shard| shard.as_mut().err());
         for problem in shards.chain(self.bucket.as_mut().err()).chain(self.topic.as_mut().err()) {
             if matches!(problem.reason, Reason::OwnedByAnother | Reason::MadeForAnother | Reason::DatabaseNotEmpty) {
-                problem.message = format!("{}; {why}", problem.message);
+                problem.message = format!("{}; {reason}", problem.message);
             }
         }
     }
@@ -84,7 +84,7 @@ mod tests {
             suppressed: false,
         };
         let silent = || Err(Problem::new(Reason::Unreachable, "no answer"));
-        let refused = || Err(Problem::new(Reason::ShardMismatch, "another shard's"));
+        let refused = || Err(Problem::new(Reason::ShardMismatch, "belongs to another shard"));
         let (well, mut first, mut second) = (answer(Ok(1)), answer(silent()), answer(silent()));
         first.suppress_once(&well);
         assert!(first.suppressed && first.problems().next().is_none());

@@ -1,6 +1,6 @@
-//! What the operator remembers of a resource between two looks: how long to wait after a failure, what the outside world
-//! answered last, and what was written last, since a watch tells of one's own write only later. All of it may be forgotten at
-//! any time; then some things are looked at, and the children applied, once more.
+//! The operator's memory of a resource between two reconciles: the backoff, the last results of the probes, and its own
+//! last writes, which a watch reports only later. It may be lost at any time; then parts are checked, and children
+//! applied, once more.
 
 use std::{
     collections::HashMap,
@@ -16,33 +16,33 @@ use crate::crd::OrderFlowStatus;
 /// The first delay after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// Of one resource.
+/// The state of one resource.
 pub struct ResourceState {
     backoff: Backoff,
-    /// When to try again after a failure.
+    /// The time of the next attempt after a failure.
     retry: Option<Instant>,
     pub probed: Option<Probed>,
-    /// By kind and name.
+    /// The last applied children, by kind and name.
     pub applied: HashMap<(&'static str, String), Applied>,
     pub status: Option<Written>,
-    /// When this process first told the pods of a deleted resource to stop.
+    /// The time at which this process began to stop the pods of the deleted resource.
     pub stopping_since: Option<Instant>,
 }
 
-/// What databases, bucket and topics answered.
+/// The result of the last probe of databases, bucket and topics.
 pub struct Probed {
     pub at: Instant,
-    /// Of what was asked: another spec, Secret or annotation is another question.
-    pub question: u64,
-    pub answer: Provisioned,
+    /// A hash of the spec, the Secrets and the annotations. If one changes, the result is out of date.
+    pub inputs: u64,
+    pub result: Provisioned,
 }
 
 /// A child as we applied it last.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// Of what was wanted.
+    /// A hash of the wanted child.
     pub wanted: u64,
-    /// Of the fields that are ours since; see [`crate::cache::trim::fingerprint_of_ours`].
+    /// A hash of the fields that we set; see [`crate::cache::trim::fingerprint_of_ours`].
     pub ours: u64,
     pub version: Version,
 }
@@ -53,30 +53,31 @@ pub struct Written {
     pub status: OrderFlowStatus,
 }
 
-/// A `resourceVersion`. Of one object, the greater is the newer.
+/// A `resourceVersion`. Of two versions of an object, the greater is newer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(u64);
 
-/// Of all resources, by uid.
+/// The states of all resources, by uid.
 #[derive(Default)]
 pub struct ResourceStates(Mutex<HashMap<String, Arc<tokio::sync::Mutex<ResourceState>>>>);
 
 impl ResourceStates {
-    /// The lock is never waited for: nobody looks at one resource twice at the same time.
-    pub fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<ResourceState>> {
+    /// Returns the state of a resource. Its lock is never contended, because a resource is never reconciled
+    /// concurrently.
+    pub fn get_or_create(&self, uid: &str) -> Arc<tokio::sync::Mutex<ResourceState>> {
         let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(states.entry(uid.to_owned()).or_default())
     }
 
-    /// Forgets all resources but those that still exist.
+    /// Forgets all resources that no longer exist.
     pub fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| exists(uid));
     }
 }
 
 impl ResourceState {
-    /// How long to wait after a failure. It becomes longer with each try that was waited for, and not with looks that
-    /// something else caused in the meantime: during a rollout there may be dozens of those within seconds.
+    /// Returns the delay after a failure. It grows with each attempt that was waited for, but not with reconciles that
+    /// changes cause in between: a rollout causes dozens within seconds.
     pub fn retry_delay(&mut self) -> Duration {
         let now = Instant::now();
         let at = match self.retry {
@@ -94,7 +95,7 @@ impl ResourceState {
         *self = Self { backoff, retry: self.retry, stopping_since: self.stopping_since, ..Self::default() };
     }
 
-    pub fn nothing_failed(&mut self) {
+    pub fn record_success(&mut self) {
         self.backoff.reset();
         self.retry = None;
     }
@@ -115,8 +116,8 @@ impl Default for ResourceState {
 }
 
 impl Version {
-    /// Zero, older than all, if there is none or it is not a number.
-    pub fn of(meta: &kube::api::ObjectMeta) -> Self {
+    /// Reads the version. One that is missing or not a number becomes zero, which is older than all.
+    pub fn from_meta(meta: &kube::api::ObjectMeta) -> Self {
         Self(meta.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0))
     }
 }
@@ -126,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_backoff_goes_from_a_second_to_five_minutes_and_starts_anew() {
+    fn the_backoff_grows_from_a_second_to_five_minutes_and_can_be_reset() {
         let mut backoff = ResourceState::default().backoff;
         let first = backoff.next_delay();
         assert!((Duration::from_secs(1)..=Duration::from_secs(2)).contains(&first), "{first:?}");
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_in_between_does_not_put_off_the_next_try() {
+    fn a_reconcile_in_between_does_not_postpone_the_retry() {
         let mut state = ResourceState::default();
         let delays: Vec<Duration> = (0..100).map(|_| state.retry_delay()).collect();
         assert!(delays[0] <= Duration::from_secs(2) && delays.is_sorted_by(|one, next| one >= next), "{delays:?}");

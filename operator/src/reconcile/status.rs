@@ -1,5 +1,5 @@
-//! Says in the resource what is and what is not: computed after every look, written when it differs, and each new problem
-//! told by one event.
+//! Writes the status. It is computed after every reconcile and written if it differs; each new problem causes one
+//! Event.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -25,46 +25,46 @@ use crate::{
     pipeline::{Part, Pipeline},
 };
 
-/// In bytes. A server's own words, of which there may be many, are in the log.
+/// The limit of a message, in bytes. Longer answers of servers are in the log.
 const LONGEST_MESSAGE: usize = 4096;
 
-/// What came of a look.
+/// The result of a reconcile.
 pub enum Report<'a> {
     Reconciled {
         pipeline: &'a Pipeline,
         provisioned: &'a Provisioned,
         workloads: Workloads,
     },
-    /// The spec as a whole cannot be used.
+    /// The spec as a whole is invalid.
     Invalid(Problem),
     Paused,
-    /// With what is left to be done.
+    /// The resource is being deleted, and the text names what remains to be removed.
     Deleting(String),
-    /// Paused while it is being deleted.
+    /// The deletion is paused.
     DeletionPaused,
     /// The reconcile panicked.
     Panicked(Problem),
 }
 
-/// One condition before it becomes part of a status.
+/// A condition before it becomes part of a status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Finding {
-    /// None: unknown.
+    /// The status of the condition; `None` is `Unknown`.
     holds: Option<bool>,
     reason: Reason,
     message: String,
 }
 
-/// Writes the status if it differs, tells of new problems, and answers when to look again.
+/// Writes the status if it differs, emits Events for new problems, and returns the time of the next reconcile.
 pub async fn write(
     context: &Context,
     flow: &OrderFlow,
     state: &mut ResourceState,
     report: &Report<'_>,
 ) -> Result<Requeue, Error> {
-    let version = Version::of(&flow.metadata);
+    let version = Version::from_meta(&flow.metadata);
     let before = match &state.status {
-        // The watch has not told of our own last write yet.
+        // The watch has not yet reported our last write.
         Some(written) if written.version > version => written.status.clone(),
         _ => flow.status.clone().unwrap_or_default(),
     };
@@ -74,7 +74,7 @@ pub async fn write(
         let parameters = as_operator();
         let patch = Patch::Merge(json!({ "status": difference(&before, &after) }));
         let written = api.patch_status(&flow.name_any(), &parameters, &patch).await.map_err(Error::Status)?;
-        state.status = Some(Written { version: Version::of(&written.metadata), status: after.clone() });
+        state.status = Some(Written { version: Version::from_meta(&written.metadata), status: after.clone() });
         event::emit_changes(context, flow, &before, &after).await;
     }
     let ready = after.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
@@ -99,7 +99,7 @@ fn problems<'a>(report: &'a Report<'_>) -> Vec<&'a Problem> {
     }
 }
 
-/// A merge patch leaves out what stays, and would keep what is not said any more.
+/// Builds a merge patch. A field that is no longer set must be null in it, because a patch keeps what it omits.
 fn difference(before: &OrderFlowStatus, after: &OrderFlowStatus) -> Value {
     let json = |status: &OrderFlowStatus| serde_json::to_value(status).unwrap_or_default();
     let (before, mut after) = (json(before), json(after));
@@ -111,7 +111,7 @@ fn difference(before: &OrderFlowStatus, after: &OrderFlowStatus) -> Value {
     after
 }
 
-/// The whole status. Pure, so that the same look at the same things gives the same status.
+/// Computes the whole status. Pure, so that unchanged inputs give an unchanged status.
 fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: Timestamp) -> OrderFlowStatus {
     let generation = flow.metadata.generation;
     let conditions = Kind::ALL
@@ -120,14 +120,14 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
             let old = before.conditions.iter().find(|condition| condition.type_ == kind.as_str());
             match (finding(*kind, report), old) {
                 (Some(finding), old) => condition(*kind, finding, old, generation, now),
-                // Not looked at: as it was, and as old as it was.
+                // Not checked: it keeps its value and its time.
                 (None, Some(old)) => old.clone(),
-                (None, None) => condition(*kind, Finding::unknown("it was not looked at yet"), None, generation, now),
+                (None, None) => condition(*kind, Finding::unknown("not checked yet"), None, generation, now),
             }
         })
         .collect();
     let observed_generation = match report {
-        // Whoever waits for a new spec to be acted on must not take what Ready says of the last one for it.
+        // A client that waits for a new spec must not take the old Ready for its result.
         Report::Paused => before.observed_generation.or(generation),
         _ => generation,
     };
@@ -145,10 +145,10 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
             .collect();
         let moved = provisioned.problems().any(|problem| problem.reason == Reason::MadeForAnother);
         status.topic = match &provisioned.topic {
-            // The topics of another name are made, and those of the old one are still what the databases were made for.
+            // The topics of the new name exist, but the databases still belong to the old topic.
             Ok(_) if moved => before.topic.clone(),
             Ok(_) => Some(claims::key(&pipeline.topic)),
-            // Somebody else's now; a Kafka that is only down changes nothing about whose it is.
+            // They belong to another owner now. A Kafka that is only down changes no owner.
             Err(problem) if problem.reason == Reason::OwnedByAnother => None,
             Err(_) => before.topic.clone(),
         };
@@ -165,41 +165,43 @@ fn status(flow: &OrderFlow, before: &OrderFlowStatus, report: &Report<'_>, now: 
     status
 }
 
-/// None: it keeps its last value.
+/// Computes a condition, or `None` if it keeps its last value.
 fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
     let paused = match report {
         Report::Paused | Report::DeletionPaused => {
             Finding::new(true, Reason::PauseRequested, "the annotation orderflow.dev/paused is true")
         }
-        _ => Finding::new(false, Reason::NotPaused, "nothing asks for a pause"),
+        _ => Finding::new(false, Reason::NotPaused, "no pause is requested"),
     };
     match (kind, report) {
         (Kind::Paused, _) => Some(paused),
-        (Kind::Ready, Report::Invalid(problem) | Report::Panicked(problem)) => Some(Finding::of(problem)),
-        (_, Report::Invalid(_)) => Some(Finding::unknown("the spec cannot be used")),
+        (Kind::Ready, Report::Invalid(problem) | Report::Panicked(problem)) => Some(Finding::from_problem(problem)),
+        (_, Report::Invalid(_)) => Some(Finding::unknown("the spec is invalid")),
         (Kind::Ready, Report::Deleting(message)) => Some(Finding::new(false, Reason::Deleting, message.clone())),
         (Kind::Ready, Report::DeletionPaused) => Some(Finding::new(
             false,
             Reason::Deleting,
-            "nothing is removed during the pause: the deletion goes on without the annotation orderflow.dev/paused, and \
-             ends with deletionPolicy Retain",
+            "nothing is removed during the pause: remove the annotation orderflow.dev/paused to continue the deletion, \
+             or set deletionPolicy to Retain to end it",
         )),
         (_, Report::Paused | Report::Deleting(_) | Report::DeletionPaused | Report::Panicked(_)) => None,
         (Kind::ShardsReady, Report::Reconciled { provisioned, .. }) => {
             Some(shards(&provisioned.shards, &provisioned.notes.shards))
         }
         (Kind::BucketReady, Report::Reconciled { provisioned, .. }) => {
-            Some(Finding::of_part(&provisioned.bucket, |notes| {
-                Finding::new(true, Reason::Provisioned, with_notes("the bucket is there and ours", notes))
+            Some(Finding::from_part(&provisioned.bucket, |notes| {
+                Finding::new(
+                    true,
+                    Reason::Provisioned,
+                    with_notes("the bucket exists and belongs to this resource", notes),
+                )
             }))
         }
         (Kind::TopicReady, Report::Reconciled { provisioned, .. }) => {
-            Some(Finding::of_part(&provisioned.topic, |differences| match differences.as_slice() {
-                [] => Finding::new(
-                    true,
-                    Reason::Provisioned,
-                    with_notes("the topics are there", &provisioned.notes.brokers),
-                ),
+            Some(Finding::from_part(&provisioned.topic, |differences| match differences.as_slice() {
+                [] => {
+                    Finding::new(true, Reason::Provisioned, with_notes("the topics exist", &provisioned.notes.brokers))
+                }
                 differences => {
                     let text = with_notes(&differences.join("; "), &provisioned.notes.brokers);
                     Finding::new(true, Reason::TopicsDiffer, text)
@@ -207,10 +209,10 @@ fn finding(kind: Kind, report: &Report<'_>) -> Option<Finding> {
             }))
         }
         (Kind::ProducerAvailable, Report::Reconciled { workloads, .. }) => {
-            Some(Finding::of_part(&workloads.producer, Finding::of_availability))
+            Some(Finding::from_part(&workloads.producer, Finding::from_availability))
         }
         (Kind::ConsumerAvailable, Report::Reconciled { workloads, .. }) => {
-            Some(Finding::of_part(&workloads.consumer, Finding::of_availability))
+            Some(Finding::from_part(&workloads.consumer, Finding::from_availability))
         }
         (Kind::Ready, Report::Reconciled { .. }) => Some(ready(report)),
     }
@@ -232,8 +234,8 @@ fn shards(shards: &[Part<i64>], notes: &[String]) -> Finding {
     }
 }
 
-/// The first of the others that does not hold gives the reason; the message names them all. What waits for another says
-/// less than that other.
+/// Computes Ready. The first other condition that does not hold gives the reason, and the message names all of them. A
+/// condition that only waits for another one comes last.
 fn ready(report: &Report<'_>) -> Finding {
     let parts: Vec<(Kind, Finding)> = Kind::ALL
         .iter()
@@ -244,12 +246,12 @@ fn ready(report: &Report<'_>) -> Finding {
     let first = parts.iter().min_by_key(|(_, finding)| finding.reason.class() == Class::Fine);
     match first {
         None => {
-            let well = "orders are taken, and everything behind them works";
+            let ready = "all parts work";
             let unheeded = match report {
                 Report::Reconciled { pipeline, .. } => pipeline.adoption.outdated(),
                 _ => None,
             };
-            let message = unheeded.map_or_else(|| well.to_owned(), |unheeded| format!("{well}; {unheeded}"));
+            let message = unheeded.map_or_else(|| ready.to_owned(), |unheeded| format!("{ready}; {unheeded}"));
             Finding::new(true, Reason::Available, message)
         }
         Some((_, first)) => {
@@ -279,7 +281,7 @@ fn condition(
         reason: finding.reason.as_str().to_owned(),
         message: cut(finding.message, LONGEST_MESSAGE),
         observed_generation: generation,
-        // To the second, as the API server keeps it: a finer one would differ from what was written.
+        // In whole seconds, as the API server stores it: a finer time would differ from the stored one.
         last_transition_time: since.unwrap_or_else(|| Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
     }
 }
@@ -293,15 +295,15 @@ impl Finding {
         Self { holds: None, reason: Reason::NotChecked, message: message.to_owned() }
     }
 
-    fn of(problem: &Problem) -> Self {
+    fn from_problem(problem: &Problem) -> Self {
         Self::new(false, problem.reason, problem.message.clone())
     }
 
-    fn of_part<T>(part: &Part<T>, well: impl FnOnce(&T) -> Self) -> Self {
-        part.as_ref().map_or_else(Self::of, well)
+    fn from_part<T>(part: &Part<T>, ready: impl FnOnce(&T) -> Self) -> Self {
+        part.as_ref().map_or_else(Self::from_problem, ready)
     }
 
-    fn of_availability(availability: &Availability) -> Self {
+    fn from_availability(availability: &Availability) -> Self {
         Self::new(availability.available, availability.reason, availability.message.clone())
     }
 }
@@ -317,7 +319,7 @@ mod tests {
         flow
     }
 
-    fn looked<'a>(pipeline: &'a Pipeline, provisioned: &'a Provisioned, available: bool) -> Report<'a> {
+    fn reconciled<'a>(pipeline: &'a Pipeline, provisioned: &'a Provisioned, available: bool) -> Report<'a> {
         let reason = if available { Reason::Available } else { Reason::Progressing };
         let availability = || Ok(Availability { available, reason, message: "of 2 pods".to_owned() });
         Report::Reconciled {
@@ -347,11 +349,11 @@ mod tests {
     }
 
     #[test]
-    fn all_conditions_are_there_from_the_first_look_with_the_generation_they_are_of() {
+    fn all_conditions_exist_from_the_first_reconcile_with_their_generation() {
         let (flow, pipeline) = (flow(), fixture::pipeline(&json!({})));
         let fine = provisioned(Ok(1));
         for report in [
-            looked(&pipeline, &fine, false),
+            reconciled(&pipeline, &fine, false),
             Report::Invalid(Problem::new(Reason::SpecInvalid, "spec.shards: no")),
             Report::Paused,
             Report::Deleting("pods".to_owned()),
@@ -366,18 +368,18 @@ mod tests {
     }
 
     #[test]
-    fn ready_takes_the_reason_of_what_does_not_hold() {
+    fn ready_takes_the_reason_of_the_failing_condition() {
         let (flow, pipeline) = (flow(), fixture::pipeline(&json!({})));
         let down = || Err(Problem::new(Reason::Unreachable, "shard2: cannot connect"));
         for (shard2, available, shards, ready) in [
             (Ok(1), true, pair("True", Reason::Provisioned), pair("True", Reason::Available)),
             (Ok(1), false, pair("True", Reason::Provisioned), pair("False", Reason::Progressing)),
             (down(), true, pair("False", Reason::Unreachable), pair("False", Reason::Unreachable)),
-            // The pods wait, and the shard is why.
+            // The pods wait because of the shard.
             (down(), false, pair("False", Reason::Unreachable), pair("False", Reason::Unreachable)),
         ] {
             let provisioned = provisioned(shard2);
-            let report = looked(&pipeline, &provisioned, available);
+            let report = reconciled(&pipeline, &provisioned, available);
             let status = status(&flow, &OrderFlowStatus::default(), &report, Timestamp::now());
             assert_eq!(found(&status, Kind::ShardsReady), shards);
             assert_eq!(found(&status, Kind::Ready), ready);
@@ -385,14 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unchanged_state_has_an_unchanged_status_and_a_change_its_own_time() {
+    fn only_changed_conditions_get_a_new_transition_time() {
         let (flow, pipeline, fine) = (flow(), fixture::pipeline(&json!({})), provisioned(Ok(1)));
         let at = |second| Timestamp::from_second(second).unwrap();
-        let first = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &fine, true), at(10));
-        let second = status(&flow, &first, &looked(&pipeline, &fine, true), at(20));
+        let first = status(&flow, &OrderFlowStatus::default(), &reconciled(&pipeline, &fine, true), at(10));
+        let second = status(&flow, &first, &reconciled(&pipeline, &fine, true), at(20));
         assert_eq!(first, second);
         let down = provisioned(Err(Problem::new(Reason::Unreachable, "shard2: cannot connect")));
-        let third = status(&flow, &second, &looked(&pipeline, &down, true), at(30));
+        let third = status(&flow, &second, &reconciled(&pipeline, &down, true), at(30));
         for condition in &third.conditions {
             let changed = matches!(condition.type_.as_str(), "Ready" | "ShardsReady");
             assert_eq!(condition.last_transition_time.0, at(if changed { 30 } else { 10 }), "{}", condition.type_);
@@ -407,16 +409,16 @@ mod tests {
     fn a_long_message_is_cut() {
         let long = || Err(Problem::new(Reason::Unreachable, "ä".repeat(4096)));
         let (flow, pipeline, down) = (flow(), fixture::pipeline(&json!({})), provisioned(long()));
-        let status = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &down, true), Timestamp::now());
+        let status = status(&flow, &OrderFlowStatus::default(), &reconciled(&pipeline, &down, true), Timestamp::now());
         let messages: Vec<&str> = status.conditions.iter().map(|condition| condition.message.as_str()).collect();
         assert!(messages.iter().all(|message| message.len() <= LONGEST_MESSAGE), "{messages:?}");
         assert_eq!(messages.iter().filter(|message| message.ends_with('…')).count(), 2, "{messages:?}");
     }
 
     #[test]
-    fn a_pause_keeps_the_last_value_of_all_others() {
+    fn a_pause_keeps_all_other_conditions() {
         let (flow, pipeline, fine) = (flow(), fixture::pipeline(&json!({})), provisioned(Ok(1)));
-        let before = status(&flow, &OrderFlowStatus::default(), &looked(&pipeline, &fine, true), Timestamp::now());
+        let before = status(&flow, &OrderFlowStatus::default(), &reconciled(&pipeline, &fine, true), Timestamp::now());
         let mut changed = flow.clone();
         changed.metadata.generation = Some(8);
         let after = status(&changed, &before, &Report::Paused, Timestamp::now());
@@ -427,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_any_more_is_taken_out() {
+    fn a_field_that_is_no_longer_set_is_removed() {
         let before = OrderFlowStatus { topic: Some("orders@kafka:9092".to_owned()), ..OrderFlowStatus::default() };
         assert_eq!(difference(&before, &OrderFlowStatus::default())["topic"], Value::Null);
     }

@@ -1,5 +1,5 @@
-//! A resource that does not fit its definition, as one that was written under an older one. It cannot be reconciled, and
-//! must not stop the others; what runs of it goes on.
+//! Reports a resource that does not fit its definition, for example because it was written under an older one. It
+//! cannot be reconciled and must not stop the others; its pods continue to run.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -24,7 +24,7 @@ use crate::{
     kubernetes::{as_operator, explain},
 };
 
-/// Says so in its status as far as that can be written, and in an event.
+/// Reports the error in the status, as far as that can be written, and in an Event.
 pub async fn report(context: &Context, invalid: &InvalidObject, state: &mut ResourceState) -> Result<Requeue, Error> {
     let meta = &invalid.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
@@ -57,10 +57,11 @@ pub async fn report(context: &Context, invalid: &InvalidObject, state: &mut Reso
         let patch = Patch::Merge(json!({ "status": after }));
         let parameters = as_operator();
         if let Err(error) = api.patch_status(name, &parameters, &patch).await {
-            // The API server may hold the rest of the resource against it. The event tells nevertheless.
+            // The API server may refuse the write because of the rest of the resource. The Event still reports the
+            // error.
             tracing::warn!(error = explain(&error), "cannot write the status");
         }
-        state.status = Some(Written { version: Version::of(&object.metadata), status: after.clone() });
+        state.status = Some(Written { version: Version::from_meta(&object.metadata), status: after.clone() });
         let reference: kube::core::PartialObjectMeta<OrderFlow> =
             kube::core::PartialObjectMeta { types: None, metadata: meta.clone(), _phantom: std::marker::PhantomData };
         event::emit_changes(context, &reference, &before, &after).await;

@@ -1,5 +1,5 @@
-//! Turns a spec and the Secrets that it names into a [`Pipeline`], after which nobody looks at the resource again. What is
-//! wrong with the spec as a whole is an error; what is wrong with one part is that part's [`Problem`], and the others go on.
+//! Turns a spec and its Secrets into a [`Pipeline`], after which no step reads the resource again. An invalid spec is
+//! an error. An invalid part has a [`Problem`], and the other parts are not affected.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,13 +42,13 @@ pub fn validate(
             name: spec.name.clone(),
             dsn: spec.dsn_secret_ref.clone(),
             ca: spec.ca_secret_ref.clone(),
-            access: shard_access(spec, secrets, backends).map_err(|problem| problem.of(&spec.name)),
+            access: shard_access(spec, secrets, backends).map_err(|problem| problem.in_part(&spec.name)),
         })
         .collect();
     refuse_same_databases(&mut shards);
     let consumer_replicas = spec.consumer.replicas.unwrap_or(DEFAULT_REPLICAS);
     if consumer_replicas > spec.topic.partitions {
-        return Err(invalid("consumer.replicas: more than topic.partitions"));
+        return Err(invalid("consumer.replicas: must not exceed topic.partitions"));
     }
     Ok(Pipeline {
         adoption,
@@ -115,7 +115,7 @@ fn map(spec: &OrderFlowSpec) -> Result<ShardMap, Problem> {
 fn shard_access(spec: &crd::Shard, secrets: &Secrets, backends: &Backends) -> Part<ShardAccess> {
     let dsn = secrets.text(&spec.dsn_secret_ref)?;
     let place = place(&spec.dsn_secret_ref);
-    backends::refuse_files(dsn).map_err(|why| Problem::new(Reason::SecretInvalid, format!("{place}: {why}")))?;
+    backends::refuse_files(dsn).map_err(|reason| Problem::new(Reason::SecretInvalid, format!("{place}: {reason}")))?;
     let mut secret_values = vec![dsn.as_bytes().to_vec()];
     let ca = spec.ca_secret_ref.as_ref().map(|key| secrets.pem(key)).transpose()?;
     secret_values.extend(ca.map(|ca| ca.as_bytes().to_vec()));
@@ -127,8 +127,8 @@ fn shard_access(spec: &crd::Shard, secrets: &Secrets, backends: &Backends) -> Pa
     Ok(ShardAccess { options, secret_values })
 }
 
-/// An empty database named for two shards would become the first one's, and the second's DSN would then look like the
-/// mistake.
+/// Refuses a database that two shards name. The first shard would set up an empty one, and the second DSN would then
+/// look like the mistake.
 fn refuse_same_databases(shards: &mut [Shard]) {
     for index in 1..shards.len() {
         let (before, rest) = shards.split_at_mut(index);
@@ -148,7 +148,7 @@ fn bucket(spec: &OrderFlowSpec, secrets: &Secrets, backends: &Backends) -> Resul
     let address = endpoint.as_ref().map(|endpoint| {
         let url = endpoint.parse::<url::Url>().ok();
         url.and_then(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default()?)))
-            .ok_or_else(|| invalid("bucket.endpoint: not a URL like http://HOST:PORT"))
+            .ok_or_else(|| invalid("bucket.endpoint: must be a URL such as http://HOST:PORT"))
     });
     let address = address.transpose()?;
     let port = address.as_ref().map_or(443, |(_, port)| *port);
@@ -169,7 +169,7 @@ fn bucket(spec: &OrderFlowSpec, secrets: &Secrets, backends: &Backends) -> Resul
     let access = match &secret {
         None => Ok(BucketAccess { settings, secret_values: Vec::new() }),
         Some(secret) => {
-            credentials(secret, session_token, secrets).map_err(|problem| problem.of("bucket")).map(|values| {
+            credentials(secret, session_token, secrets).map_err(|problem| problem.in_part("bucket")).map(|values| {
                 let mut values_of = values.iter();
                 settings.aws_access_key_id = values_of.next().cloned();
                 settings.aws_secret_access_key = values_of.next().cloned().map(SecretString::from);
@@ -190,7 +190,7 @@ fn bucket(spec: &OrderFlowSpec, secrets: &Secrets, backends: &Backends) -> Resul
     })
 }
 
-/// Id, secret and, if there is one, session token.
+/// Reads the access key id, the secret and, if there is one, the session token.
 fn credentials(secret: &str, session_token: bool, secrets: &Secrets) -> Part<Vec<String>> {
     let token = session_token.then_some("AWS_SESSION_TOKEN");
     ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
@@ -226,15 +226,15 @@ fn topic(spec: &OrderFlowSpec, secrets: &Secrets, backends: &Backends) -> Result
     Ok(Topic {
         names: Topics::named(&topic.name),
         brokers: topic.bootstrap_servers.clone(),
-        ports: ports.ok_or_else(|| invalid("topic.bootstrapServers: not HOST:PORT[,HOST:PORT…]"))?,
+        ports: ports.ok_or_else(|| invalid("topic.bootstrapServers: must be HOST:PORT[,HOST:PORT…]"))?,
         partitions: topic.partitions,
         replication_factor: topic.replication_factor,
         retention: Duration::from_secs(
-            days.ok_or_else(|| invalid("topic.retention: not a number of days, as in 30d"))? * 24 * 60 * 60,
+            days.ok_or_else(|| invalid("topic.retention: must be a number of days, such as 30d"))? * 24 * 60 * 60,
         ),
         tls: topic.tls.as_ref().map(|tls| Tls { ca: tls.ca_secret_ref.clone() }),
         access: allowed
-            .and_then(|()| topic_access(topic, sasl.as_ref(), secrets).map_err(|problem| problem.of("topic"))),
+            .and_then(|()| topic_access(topic, sasl.as_ref(), secrets).map_err(|problem| problem.in_part("topic"))),
         sasl,
     })
 }
@@ -273,7 +273,7 @@ fn topic_access(topic: &crd::Topic, sasl: Option<&Sasl>, secrets: &Secrets) -> P
 
 fn producer(spec: &crd::Producer, images: &Images) -> Result<Producer, Problem> {
     let scale = match (spec.replicas, &spec.autoscaling) {
-        (Some(_), Some(_)) => return Err(invalid("producer: replicas or autoscaling, not both")),
+        (Some(_), Some(_)) => return Err(invalid("producer: set replicas or autoscaling, not both")),
         (replicas, None) => Scale::Fixed(replicas.unwrap_or(DEFAULT_REPLICAS)),
         (None, Some(scale)) => Scale::Automatic {
             min: scale.min,
@@ -300,20 +300,20 @@ fn pull_policy(policy: crd::ImagePullPolicy) -> &'static str {
     }
 }
 
-/// What a container asks for and may use, when the spec does not say.
+/// The default requests and limits of a container.
 struct DefaultResources {
     cpu: &'static str,
     memory: &'static str,
     memory_limit: &'static str,
 }
 
-/// 40 MB were measured under full load; a queue of long orders on many shards may take more.
+/// The producer's defaults. It used 40 MB under full load; a queue of long orders on many shards may need more.
 const PRODUCER_RESOURCES: DefaultResources = DefaultResources { cpu: "100m", memory: "64Mi", memory_limit: "256Mi" };
 
-/// 110 MB were measured while it drained a long topic.
+/// The consumer's defaults. It used 110 MB while it drained a long topic.
 const CONSUMER_RESOURCES: DefaultResources = DefaultResources { cpu: "100m", memory: "64Mi", memory_limit: "256Mi" };
 
-/// No limit of the CPU: one that throttles looks like a slow database.
+/// Builds requests and limits. The default has no CPU limit, because throttling looks like a slow database.
 fn resources(spec: Option<&crd::Resources>, default: &DefaultResources) -> ResourceRequirements {
     let map = |values: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
         values.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
@@ -334,11 +334,11 @@ mod tests {
     use crate::build::fixture;
 
     fn problem_of(changes: &Value) -> Option<Problem> {
-        fixture::try_pipeline(changes, &Secrets::of(fixture::SECRETS)).err()
+        fixture::try_pipeline(changes, &Secrets::new(fixture::SECRETS)).err()
     }
 
     #[test]
-    fn a_spec_that_the_api_server_should_have_refused_is_refused_here() {
+    fn an_invalid_spec_is_refused_even_without_the_api_server() {
         let shards = |users: [&str; 2]| {
             let shards: Vec<Value> = users
                 .iter()
@@ -370,8 +370,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_one_part_is_that_parts_problem() {
-        // The Secret and key that are changed; the part that suffers; why.
+    fn an_invalid_value_is_the_problem_of_its_part() {
+        // The changed Secret and key, the part that fails, and the reason.
         for (secret, key, value, part, reason) in [
             ("postgres-shard2", "dsn", Some("mysql://db/orders"), "shard2", Reason::SecretInvalid),
             ("postgres-shard2", "dsn", Some("postgres://o:hunter2@db/orders\n"), "shard2", Reason::SecretInvalid),
@@ -386,8 +386,8 @@ mod tests {
             let changed = fixture::SECRETS.into_iter().filter_map(|entry| {
                 if (entry.0, entry.1) == (secret, key) { Some((secret, key, value?)) } else { Some(entry) }
             });
-            // A Secret with another key in it, so that it exists.
-            let secrets = Secrets::of_all(changed.chain([(secret, "another", "value")]));
+            // Another key, so that the Secret exists.
+            let secrets = Secrets::from_values(changed.chain([(secret, "another", "value")]));
             let pipeline = fixture::pipeline_with(&fixture::everything_changes(), &secrets);
             let mut problems: Vec<&Problem> =
                 pipeline.shards.iter().filter_map(|shard| shard.access.as_ref().err()).collect();
@@ -402,11 +402,12 @@ mod tests {
     }
 
     #[test]
-    fn two_shards_cannot_have_one_database() {
-        let secrets = Secrets::of_all(fixture::SECRETS.into_iter().map(|(secret, key, value)| match (secret, key) {
-            ("postgres-shard2", "dsn") => (secret, key, "postgres://other:password@postgres-shard1/orders"),
-            _ => (secret, key, value),
-        }));
+    fn two_shards_cannot_share_a_database() {
+        let secrets =
+            Secrets::from_values(fixture::SECRETS.into_iter().map(|(secret, key, value)| match (secret, key) {
+                ("postgres-shard2", "dsn") => (secret, key, "postgres://other:password@postgres-shard1/orders"),
+                _ => (secret, key, value),
+            }));
         let pipeline = fixture::pipeline_with(&json!({}), &secrets);
         assert!(pipeline.shards[0].access.is_ok());
         let problem = pipeline.shards[1].access.as_ref().err().expect("the second is refused");
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_spec_leaves_out_has_its_default() {
+    fn omitted_fields_have_their_defaults() {
         let pipeline = fixture::pipeline(&json!({ "producer": null, "consumer": null }));
         assert_eq!(pipeline.producer.scale, Scale::Fixed(2));
         assert_eq!((pipeline.consumer.replicas, pipeline.consumer.group.as_str()), (2, "store.shop"));

@@ -1,4 +1,4 @@
-//! Whether producers and consumers may be made or changed, and whether enough of them run.
+//! Decides whether producers and consumers may be created or updated, and whether enough of them run.
 
 use k8s_openapi::api::apps::v1::Deployment;
 
@@ -9,28 +9,29 @@ use crate::{
     pipeline::{Identity, Part, Pipeline},
 };
 
-/// What may be done to a Deployment and to what belongs to it. Why not, otherwise; what runs then goes on with what it has.
+/// The permission to create or update a Deployment and what belongs to it, or the reason against it. Running pods are
+/// left alone then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// If it is not there.
-    pub make: Part<()>,
-    /// If it is.
-    pub change: Part<()>,
+    /// The permission if it does not exist.
+    pub create: Part<()>,
+    /// The permission if it exists.
+    pub update: Part<()>,
 }
 
-/// Of both Deployments.
+/// The gates of both Deployments.
 pub struct Gates {
     pub producer: Gate,
     pub consumer: Gate,
 }
 
-/// How it stands with the Deployments.
+/// The availability of both Deployments.
 pub struct Workloads {
     pub producer: Part<Availability>,
     pub consumer: Part<Availability>,
 }
 
-/// Enough pods are there, or will be.
+/// The availability of a Deployment's pods, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Availability {
     pub available: bool,
@@ -38,12 +39,13 @@ pub struct Availability {
     pub message: String,
 }
 
-/// The producers need one shard, the consumers the topics, and neither is let near what is another's. Pods that work are not
-/// replaced by such as a database or a broker has already refused; what only does not answer holds up nothing.
+/// Decides both gates. Producers need one shard, consumers need the topics, and neither may use a backend of another
+/// owner. Running pods are not replaced by pods that a database or a broker has already refused. A backend that only
+/// does not answer blocks no update.
 pub fn gates(provisioned: &Provisioned) -> Gates {
     let another = |problem: &&Problem| problem.reason.is_about_ownership();
     let refused = |problem: &&Problem| problem.class() == Class::NeedsUser;
-    let closed = |problem: &Problem| Gate { make: Err(problem.clone()), change: Err(problem.clone()) };
+    let closed = |problem: &Problem| Gate { create: Err(problem.clone()), update: Err(problem.clone()) };
     let open = |problem: Option<&Problem>| problem.map_or(Ok(()), |problem| Err(problem.clone()));
 
     let mut shards = provisioned.shards.iter().filter_map(|shard| shard.as_ref().err());
@@ -52,46 +54,47 @@ pub fn gates(provisioned: &Provisioned) -> Gates {
         None => {
             let waiting = Problem::new(Reason::WaitingForShard, "no shard is ready yet");
             let ready = provisioned.shards.iter().any(Result::is_ok);
-            // Both programs log in to the brokers alike; what a bucket refuses is also up to whose role asks.
+            // Both programs use the same credentials for the brokers. A bucket may refuse the operator's role and
+            // accept the pods'.
             let by_brokers = provisioned.topic.as_ref().err().filter(|problem| problem.reason == Reason::Refused);
-            Gate { make: open((!ready).then_some(&waiting)), change: open(shards.find(refused).or(by_brokers)) }
+            Gate { create: open((!ready).then_some(&waiting)), update: open(shards.find(refused).or(by_brokers)) }
         }
     };
-    // Databases that were made for another topic: what is in that one has to be read first.
+    // If the databases were set up for another topic, the consumers must first read its events.
     let moved = provisioned.problems().find(|problem| problem.reason == Reason::MadeForAnother);
     let topic = provisioned.topic.as_ref().err();
     let consumer = match topic.filter(another).or(moved) {
         Some(problem) => closed(problem),
         None => {
             let waiting = Problem::new(Reason::WaitingForTopic, "the topics are not ready yet");
-            Gate { make: open(topic.map(|_| &waiting)), change: open(topic.filter(refused)) }
+            Gate { create: open(topic.map(|_| &waiting)), update: open(topic.filter(refused)) }
         }
     };
     Gates { producer, consumer }
 }
 
-/// When nothing can be built: what runs is left alone, and how it does is still said.
+/// Reports the availability when the children cannot be built and running pods are left alone.
 pub fn blocked(context: &Context, pipeline: &Pipeline, problem: &Problem) -> Workloads {
-    let of = |name: String| {
-        live(context, &pipeline.identity, &name).map_or_else(|| Err(not_made(problem)), |live| availability(&live))
+    let workload = |name: String| {
+        live(context, &pipeline.identity, &name).map_or_else(|| Err(not_created(problem)), |live| availability(&live))
     };
     Workloads {
-        producer: of(build::producer_name(&pipeline.identity)),
-        consumer: of(build::consumer_name(&pipeline.identity)),
+        producer: workload(build::producer_name(&pipeline.identity)),
+        consumer: workload(build::consumer_name(&pipeline.identity)),
     }
 }
 
-/// The problem is another condition's, and told of once.
-pub fn not_made(problem: &Problem) -> Problem {
+/// Turns another condition's problem into the reason why pods are not created, so that the problem is counted once.
+pub fn not_created(problem: &Problem) -> Problem {
     let reason = if problem.class() == Class::Fine { problem.reason } else { Reason::NotChecked };
-    Problem::new(reason, format!("not made yet: {}", problem.message))
+    Problem::new(reason, format!("not created yet: {}", problem.message))
 }
 
 pub fn live(context: &Context, identity: &Identity, name: &str) -> Option<std::sync::Arc<Deployment>> {
     context.stores.deployments.get(&identity.child(name))
 }
 
-/// As its own controller sees it.
+/// Returns the availability according to the Deployment's controller.
 pub fn availability(deployment: &Deployment) -> Part<Availability> {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
@@ -102,26 +105,26 @@ pub fn availability(deployment: &Deployment) -> Part<Availability> {
         return Ok(Availability {
             available: false,
             reason: Reason::Progressing,
-            message: "the change is not acted on yet".to_owned(),
+            message: "the Deployment's controller has not observed the change yet".to_owned(),
         });
     }
     if let Some(stalled) =
         condition("Progressing").filter(|condition| condition.reason.as_deref() == Some("ProgressDeadlineExceeded"))
     {
-        let why = stalled.message.clone().unwrap_or_default();
-        return Err(Problem::new(Reason::Stalled, format!("{message}: {why}")));
+        let reason = stalled.message.clone().unwrap_or_default();
+        return Err(Problem::new(Reason::Stalled, format!("{message}: {reason}")));
     }
-    // A quota or an admission refuses the pods.
+    // A quota or an admission plugin refuses the pods.
     if let Some(failure) = condition("ReplicaFailure").filter(|condition| condition.status == "True") {
-        let why = failure.message.clone().unwrap_or_default();
-        return Err(Problem::new(Reason::Stalled, format!("{message}: {why}")));
+        let reason = failure.message.clone().unwrap_or_default();
+        return Err(Problem::new(Reason::Stalled, format!("{message}: {reason}")));
     }
     let reason = match (available >= wanted, updated >= wanted && status.replicas.unwrap_or(0) <= wanted) {
         _ if wanted == 0 => Reason::ScaledToZero,
         (true, true) => Reason::Available,
         _ => Reason::Progressing,
     };
-    // While one version replaces another, the pods that there should be are there.
+    // During an update enough pods are available.
     Ok(Availability { available: available >= wanted, reason, message })
 }
 
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_is_available_as_its_controller_sees_it() {
+    fn availability_follows_the_status_of_the_deployment() {
         let status = |observed: i64, replicas: i32, updated: i32, available: i32| json!({"observedGeneration": observed, "replicas": replicas, "updatedReplicas": updated, "availableReplicas": available});
         for (name, status, replicas, available, reason) in [
             ("not acted on", status(2, 2, 2, 2), 2, false, Reason::Progressing),
@@ -161,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn the_gates_open_with_a_shard_and_with_the_topics() {
+    fn producers_need_a_shard_and_consumers_the_topics() {
         let (fine, ready) = (|| Ok(Vec::new()), || Ok(1));
         let down = || Problem::new(Reason::Unreachable, "down");
-        let other = || Problem::new(Reason::OwnedByAnother, "another's");
+        let other = || Problem::new(Reason::OwnedByAnother, "belongs to another");
         let refused = || Problem::new(Reason::Refused, "password authentication failed");
-        let moved = || Problem::new(Reason::MadeForAnother, "made for topic a");
-        // Shards, bucket, topic; whether producers, then consumers, may be made and changed.
+        let moved = || Problem::new(Reason::MadeForAnother, "set up for topic a");
+        // Shards, bucket, topic; then whether producers and consumers may be created and updated.
         type Row = ([Part<i64>; 2], Part<Vec<String>>, Part<Vec<String>>, [bool; 2], [bool; 2]);
         let table: [Row; 10] = [
             ([ready(), ready()], fine(), fine(), [true, true], [true, true]),
@@ -176,9 +179,10 @@ mod tests {
             ([ready(), Err(other())], fine(), fine(), [false, false], [true, true]),
             ([ready(), ready()], fine(), Err(other()), [false, false], [false, false]),
             ([ready(), ready()], Err(other()), fine(), [false, false], [true, true]),
-            // A wrong password is one shard's trouble, and no reason to replace pods that have a right one.
+            // A wrong password affects one shard only, and is no reason to replace pods that have the right one.
             ([ready(), Err(refused())], fine(), fine(), [true, false], [true, true]),
-            // No order waits for S3 or Kafka: producers are made. Their relays would wait for the right password, though.
+            // Producers can be created because orders need neither S3 nor Kafka. Their relays would wait for the right
+            // password, though.
             ([ready(), ready()], Err(refused()), fine(), [true, true], [true, true]),
             ([ready(), ready()], fine(), Err(refused()), [true, false], [false, false]),
             ([Err(moved()), Err(moved())], fine(), fine(), [false, false], [false, false]),
@@ -186,7 +190,7 @@ mod tests {
         for (row, (shards, bucket, topic, producer, consumer)) in table.into_iter().enumerate() {
             let shards = shards.into();
             let gates = gates(&Provisioned { shards, bucket, topic, notes: Notes::default(), suppressed: false });
-            let allowed = |gate: &Gate| [gate.make.is_ok(), gate.change.is_ok()];
+            let allowed = |gate: &Gate| [gate.create.is_ok(), gate.update.is_ok()];
             assert_eq!((allowed(&gates.producer), allowed(&gates.consumer)), (producer, consumer), "row {row}");
         }
     }

@@ -1,21 +1,23 @@
-//! In which order: if a user's order A was answered before the user's order B was sent, A's event and A's notification come
-//! before B's.
+//! Checks the order: if a user's order A was answered before the user's order B was sent, A's event and A's
+//! notification come before B's.
 
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
 use super::{Attempt, Kind, Verdict};
-use crate::history::Time;
-use crate::observation::{Found, Observation};
+use crate::{
+    history::Time,
+    observation::{Found, Observation},
+};
 
 pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, verdict: &mut Verdict) {
     follow(owners, &seen.events, |event| event.order_id, "event", verdict);
     follow(owners, &seen.notifications, |notification| notification.order_id, "notification", verdict);
 }
 
-/// Goes through the records in their order. What is known of each user is the latest moment at which an order was sent
-/// whose record was passed: whoever was answered before it comes too late.
+/// Follows the records in their order. For each user it keeps the latest send time of the orders whose records it has
+/// passed. A record of an order that was answered before that time comes too late.
 fn follow<T>(
     owners: &HashMap<Uuid, &Attempt<'_>>,
     records: &[Found<T>],

@@ -1,14 +1,16 @@
-//! What the clients were told, against the rows: each order that was acked is stored once, on the right shard, with the
-//! right values, and nothing is stored that no request explains.
+//! Checks the clients' outcomes against the rows: each acked order is stored once, on the right shard, with the right
+//! values, and a request explains each row.
 
 use std::collections::HashSet;
 
 use uuid::Uuid;
 
 use super::{Attempt, Kind, Verdict};
-use crate::history::Outcome;
-use crate::observation::{Observation, Row};
-use crate::workload::{Manner, Plan};
+use crate::{
+    history::Outcome,
+    observation::{Observation, Row},
+    workload::{Manner, Plan},
+};
 
 pub(super) fn check(attempt: &Attempt<'_>, seen: &Observation, verdict: &mut Verdict) {
     let rows: Vec<&Row> = attempt.rows.iter().map(|&row| &seen.rows[row]).collect();
@@ -39,9 +41,9 @@ pub(super) fn check(attempt: &Attempt<'_>, seen: &Observation, verdict: &mut Ver
         verdict.find(Kind::Duplicated, number, None, what);
     }
     if keyed && made > 1 {
-        verdict.find(Kind::Unexpected, number, None, "one order was answered as newly made twice".to_owned());
+        verdict.find(Kind::Unexpected, number, None, "one order was reported as new twice".to_owned());
     }
-    // What is stored and was not acked must be what became of a request without an answer.
+    // A row whose order was not acked must come from a request without a response.
     let unexplained: Vec<Uuid> =
         rows.iter().map(|row| row.id).filter(|id| !acked.contains(id) && !unknown.contains(id)).collect();
     let most = if keyed { usize::from(acked.is_empty() && anonymous + unknown.len() > 0) } else { anonymous };
@@ -86,7 +88,7 @@ fn count(attempt: &Attempt<'_>, rows: &[&Row], verdict: &mut Verdict) {
     counts.recovered += usize::from(unknown > 0 && !rows.is_empty());
 }
 
-/// What breaks a rule is refused, and nothing else is.
+/// Checks that requests that break a rule were refused, and no others.
 fn refusals(attempt: &Attempt<'_>, verdict: &mut Verdict) {
     for tried in &attempt.tries {
         let wanted = match (attempt.plan.manner, tried.conflicting) {
@@ -112,11 +114,11 @@ fn difference(plan: &Plan, row: &Row) -> Option<String> {
     if wanted != stored {
         return Some(format!("ordered {wanted:?}, stored {stored:?}"));
     }
-    // A UUIDv7 begins with the time at which it was made.
+    // A UUIDv7 begins with the time of its creation.
     let made = id.get_timestamp().map(|at| at.to_unix());
     let stored = row.created_at.unix_timestamp();
     match made {
         Some((seconds, _)) if (seconds.cast_signed() - stored).abs() <= 1 => None,
-        _ => Some(format!("the order {id} says it was created at {stored}")),
+        _ => Some(format!("the id {id} and created_at {stored} differ")),
     }
 }

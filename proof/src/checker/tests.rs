@@ -1,4 +1,4 @@
-//! The checker notices what it is there to notice, and nothing else. The controls show the same on the real system.
+//! The checker notices each kind of defect, and nothing else. The controls show the same on the real system.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,13 @@ use orderflow_core::{Notification, Order, OrderCreated, ShardMap, Timestamp, Use
 use time::OffsetDateTime;
 
 use super::*;
-use crate::history::Outcome;
-use crate::observation::{Found, Receipt, Row, tag_of};
-use crate::workload::Manner;
+use crate::{
+    history::Outcome,
+    observation::{Found, Receipt, Row, tag_of},
+    workload::Manner,
+};
 
-/// A plan whose user is on shard 1.
+/// Returns a plan whose user is on shard 1.
 fn plan(number: u64, key: Option<&str>) -> Plan {
     Plan {
         number,
@@ -35,7 +37,7 @@ fn unknown(attempt: u64) -> Try {
     tried(attempt, 0, 10, Outcome::Unknown { id: None, why: "connection lost".to_owned() })
 }
 
-/// The whole trail of one order, added to what is there.
+/// Adds the whole trail of one order to an observation.
 fn place(seen: &mut Observation, plan: &Plan, id: Uuid) {
     let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
     let now = OffsetDateTime::now_utc();
@@ -85,7 +87,7 @@ fn place(seen: &mut Observation, plan: &Plan, id: Uuid) {
     seen.events.push(Found { partition: 0, offset, value: event });
 }
 
-/// Two orders of one user, one after the other, that arrived everywhere.
+/// Returns two orders of one user, one after the other, that arrived everywhere.
 fn healthy() -> (History, Observation, [Uuid; 2]) {
     let (mut history, mut seen) = (History::default(), Observation::default());
     let ids = [Uuid::now_v7(), Uuid::now_v7()];
@@ -105,15 +107,15 @@ fn kinds(history: &History, seen: &Observation) -> Vec<Kind> {
 }
 
 #[test]
-fn what_arrived_everywhere_once_is_fine() {
+fn orders_that_arrived_everywhere_once_pass() {
     let (history, seen, _) = healthy();
     let verdict = check(&history, &seen);
     assert_eq!(verdict.findings, []);
-    assert_eq!((verdict.counts.attempts, verdict.counts.acked, verdict.journeys.len()), (2, 2, 2));
+    assert_eq!((verdict.counts.attempts, verdict.counts.acked, verdict.trails.len()), (2, 2, 2));
 }
 
 #[test]
-fn each_thing_that_is_missing_of_an_acked_order_is_a_loss() {
+fn each_missing_part_of_an_acked_order_is_a_loss() {
     let breaks: [fn(&mut Observation); 4] = [
         |seen| *seen = Observation { rows: vec![seen.rows.remove(0)], ..Observation::default() },
         |seen| _ = seen.receipts.pop_first(),
@@ -128,7 +130,7 @@ fn each_thing_that_is_missing_of_an_acked_order_is_a_loss() {
 }
 
 #[test]
-fn an_event_or_notification_that_is_there_twice_is_noticed() {
+fn a_duplicate_event_or_notification_is_noticed() {
     let (history, mut seen, _) = healthy();
     seen.events.push(seen.events[0].clone());
     assert!(kinds(&history, &seen).contains(&Kind::Duplicated));
@@ -138,7 +140,7 @@ fn an_event_or_notification_that_is_there_twice_is_noticed() {
 }
 
 #[test]
-fn what_nobody_ordered_is_unexpected() {
+fn a_row_or_receipt_without_a_request_is_unexpected() {
     let (mut history, seen, _) = healthy();
     history.plans.remove(0);
     history.tries.remove(0);
@@ -150,7 +152,7 @@ fn what_nobody_ordered_is_unexpected() {
 }
 
 #[test]
-fn other_values_than_were_ordered_are_noticed() {
+fn values_that_differ_from_the_order_are_noticed() {
     let (history, mut seen, _) = healthy();
     seen.rows[0].cents += 1;
     assert_eq!(kinds(&history, &seen), [Kind::Different]);
@@ -163,12 +165,12 @@ fn other_values_than_were_ordered_are_noticed() {
 }
 
 #[test]
-fn events_that_changed_places_are_noticed() {
+fn reordered_events_are_noticed() {
     let (history, mut seen, _) = healthy();
     seen.events.reverse();
     let verdict = check(&history, &seen);
     assert_eq!(verdict.count(Kind::Reordered), 1, "{:?}", verdict.findings);
-    // They were under way at the same time: any order will do.
+    // Both orders were in flight at the same time, so their events may have any order.
     let (mut history, mut seen, _) = healthy();
     history.tries[1].sent = history.tries[0].sent;
     seen.events.reverse();
@@ -176,7 +178,7 @@ fn events_that_changed_places_are_noticed() {
 }
 
 #[test]
-fn an_unknown_outcome_may_be_there_or_not_but_wholly() {
+fn an_order_with_unknown_outcome_exists_wholly_or_not_at_all() {
     for key in [None, Some("key")] {
         let history = History { plans: vec![plan(1, key)], tries: vec![unknown(1)] };
         assert_eq!(kinds(&history, &Observation::default()), []);
@@ -191,7 +193,7 @@ fn an_unknown_outcome_may_be_there_or_not_but_wholly() {
 }
 
 #[test]
-fn more_rows_than_requests_can_have_made_are_duplicates() {
+fn more_rows_than_the_requests_explain_are_duplicates() {
     for key in [None, Some("key")] {
         let id = Uuid::now_v7();
         let history = History { plans: vec![plan(1, key)], tries: vec![acked(1, id, 0)] };
@@ -200,7 +202,7 @@ fn more_rows_than_requests_can_have_made_are_duplicates() {
         place(&mut seen, &history.plans[0], Uuid::now_v7());
         assert_eq!(kinds(&history, &seen), [Kind::Duplicated]);
     }
-    // Two requests without a key are two orders; with one they are one.
+    // Two requests without a key are two orders; with the same key they are one.
     for (key, expected) in [(None, &[][..]), (Some("key"), &[Kind::Duplicated])] {
         let history = History { plans: vec![plan(1, key)], tries: vec![unknown(1), unknown(1)] };
         let mut seen = Observation::default();
@@ -211,7 +213,7 @@ fn more_rows_than_requests_can_have_made_are_duplicates() {
 }
 
 #[test]
-fn one_key_with_two_answers_is_noticed() {
+fn one_key_with_two_orders_is_noticed() {
     let ids = [Uuid::now_v7(), Uuid::now_v7()];
     let history =
         History { plans: vec![plan(1, Some("key"))], tries: vec![acked(1, ids[0], 0), acked(1, ids[1], 100)] };
@@ -223,7 +225,7 @@ fn one_key_with_two_answers_is_noticed() {
 }
 
 #[test]
-fn a_refusal_without_a_reason_and_a_missing_one_are_noticed() {
+fn a_wrong_refusal_and_a_missing_one_are_noticed() {
     let refused = Outcome::Refused { status: 500, problem: "refused".to_owned() };
     let history = History { plans: vec![plan(1, Some("key"))], tries: vec![tried(1, 0, 1, refused)] };
     assert_eq!(kinds(&history, &Observation::default()), [Kind::Unexpected]);
@@ -235,7 +237,7 @@ fn a_refusal_without_a_reason_and_a_missing_one_are_noticed() {
 }
 
 #[test]
-fn what_kafka_refused_and_what_no_consumer_could_read_is_noticed() {
+fn refused_events_and_dead_letters_are_noticed() {
     let (history, mut seen, ids) = healthy();
     seen.dead.push(ids[0]);
     seen.dead_letters.push(orderflow_testbed::Record {

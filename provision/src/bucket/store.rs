@@ -1,4 +1,4 @@
-//! What S3 is asked about the bucket, and what its answers mean, on AWS and on servers that know only part of its API.
+//! Requests about the bucket, and the meaning of the answers on AWS and on servers with a part of its API.
 
 use aws_sdk_s3::{
     Client,
@@ -14,11 +14,11 @@ pub(super) struct Store<'a> {
     pub name: &'a str,
 }
 
-/// Of a part of the API that not every server has.
-pub(super) enum Answer<T> {
-    Known(T),
-    /// The server does not know what it was asked about.
-    Unknown,
+/// The answer of a part of the API that not every server supports.
+pub(super) enum Support<T> {
+    Supported(T),
+    /// The server does not support the request.
+    Unsupported,
 }
 
 pub(super) enum Created {
@@ -39,13 +39,13 @@ impl Store<'_> {
         match self.client.head_bucket().bucket(self.name).send().await {
             Ok(_) => Ok(true),
             Err(error) if error.as_service_error().is_some_and(HeadBucketError::is_not_found) => Ok(false),
-            Err(error) => Err(self.cannot_look(&error)),
+            Err(error) => Err(self.head_error(&error)),
         }
     }
 
-    /// A HEAD's answer has no body, so only its status and headers tell what is wrong.
-    fn cannot_look(&self, error: &SdkError<HeadBucketError>) -> Error {
-        let Some(response) = error.raw_response() else { return Error::of("look at the bucket", error) };
+    /// Converts the error of a HEAD request. Its answer has no body, so only status and headers explain it.
+    fn head_error(&self, error: &SdkError<HeadBucketError>) -> Error {
+        let Some(response) = error.raw_response() else { return Error::from_sdk("read the bucket", error) };
         let expected = self.client.config().region().map(ToString::to_string).unwrap_or_default();
         let found = response.headers().get("x-amz-bucket-region").map(ToOwned::to_owned);
         match response.status().as_u16() {
@@ -53,15 +53,15 @@ impl Store<'_> {
             301 | 307 => Error::OtherRegion { found, expected },
             400 if found.as_ref().is_some_and(|found| *found != expected) => Error::OtherRegion { found, expected },
             400 => Error::Refused {
-                what: "look at the bucket",
-                reason: format!("HTTP 400 and no reason; is it in region {expected}?"),
+                what: "read the bucket",
+                reason: format!("HTTP 400 without a reason; is it in region {expected}?"),
             },
-            _ => Error::of("look at the bucket", error),
+            _ => Error::from_sdk("read the bucket", error),
         }
     }
 
     pub(super) async fn create(&self, region: &str) -> Result<Created, Error> {
-        // AWS takes any region but this one, which is what no constraint means.
+        // AWS accepts any region except this one, which is the default.
         let place = (region != "us-east-1").then(|| {
             CreateBucketConfiguration::builder().location_constraint(BucketLocationConstraint::from(region)).build()
         });
@@ -71,64 +71,64 @@ impl Store<'_> {
             Err(error) => match error.code() {
                 Some("BucketAlreadyOwnedByYou") => Ok(Created::Before),
                 Some("BucketAlreadyExists") => Ok(Created::ByAnother),
-                _ => Err(Error::of("create the bucket", &error)),
+                _ => Err(Error::from_sdk("create the bucket", &error)),
             },
         }
     }
 
-    /// False: objects are in it.
+    /// Deletes the bucket. Returns false if it holds objects.
     pub(super) async fn delete(&self) -> Result<bool, Error> {
         match self.client.delete_bucket().bucket(self.name).send().await {
             Ok(_) => Ok(true),
             Err(error) => match error.code() {
                 Some("BucketNotEmpty") => Ok(false),
-                // By another run, in between.
+                // Another run deleted it in between.
                 Some("NoSuchBucket") => Ok(true),
-                _ => Err(Error::of("delete the bucket", &error)),
+                _ => Err(Error::from_sdk("delete the bucket", &error)),
             },
         }
     }
 
-    pub(super) async fn tags(&self) -> Result<Answer<Tags>, Error> {
+    pub(super) async fn tags(&self) -> Result<Support<Tags>, Error> {
         match self.client.get_bucket_tagging().bucket(self.name).send().await {
-            Ok(tags) => Ok(Answer::Known(Tags(tags.tag_set))),
-            Err(error) if error.code() == Some("NoSuchTagSet") => Ok(Answer::Known(Tags(Vec::new()))),
-            Err(error) => unknown_or("read the bucket's tags", &error),
+            Ok(tags) => Ok(Support::Supported(Tags(tags.tag_set))),
+            Err(error) if error.code() == Some("NoSuchTagSet") => Ok(Support::Supported(Tags(Vec::new()))),
+            Err(error) => unsupported_or("read the bucket's tags", &error),
         }
     }
 
-    pub(super) async fn put_tags(&self, tags: Tags) -> Result<Answer<()>, Error> {
+    pub(super) async fn put_tags(&self, tags: Tags) -> Result<Support<()>, Error> {
         if tags.0.is_empty() {
             return match self.client.delete_bucket_tagging().bucket(self.name).send().await {
-                Ok(_) => Ok(Answer::Known(())),
-                Err(error) => unknown_or("untag the bucket", &error),
+                Ok(_) => Ok(Support::Supported(())),
+                Err(error) => unsupported_or("untag the bucket", &error),
             };
         }
         let tagging = Tagging::builder().set_tag_set(Some(tags.0)).build().expect("a set of tags is set");
         match self.client.put_bucket_tagging().bucket(self.name).tagging(tagging).send().await {
-            Ok(_) => Ok(Answer::Known(())),
-            Err(error) => unknown_or("tag the bucket", &error),
+            Ok(_) => Ok(Support::Supported(())),
+            Err(error) => unsupported_or("tag the bucket", &error),
         }
     }
 
-    pub(super) async fn privacy(&self) -> Result<Answer<Privacy>, Error> {
+    pub(super) async fn privacy(&self) -> Result<Support<Privacy>, Error> {
         match self.client.get_public_access_block().bucket(self.name).send().await {
             Ok(answer) if answer.public_access_block_configuration == Some(block_everything()) => {
-                Ok(Answer::Known(Privacy::Private))
+                Ok(Support::Supported(Privacy::Private))
             }
-            Ok(_) => Ok(Answer::Known(Privacy::MaybePublic)),
+            Ok(_) => Ok(Support::Supported(Privacy::MaybePublic)),
             Err(error) if error.code() == Some("NoSuchPublicAccessBlockConfiguration") => {
-                Ok(Answer::Known(Privacy::MaybePublic))
+                Ok(Support::Supported(Privacy::MaybePublic))
             }
-            Err(error) => unknown_or("read the bucket's public access block", &error),
+            Err(error) => unsupported_or("read the bucket's public access block", &error),
         }
     }
 
-    pub(super) async fn block_public_access(&self) -> Result<Answer<()>, Error> {
+    pub(super) async fn block_public_access(&self) -> Result<Support<()>, Error> {
         let request = self.client.put_public_access_block().bucket(self.name);
         match request.public_access_block_configuration(block_everything()).send().await {
-            Ok(_) => Ok(Answer::Known(())),
-            Err(error) => unknown_or("block public access to the bucket", &error),
+            Ok(_) => Ok(Support::Supported(())),
+            Err(error) => unsupported_or("block public access to the bucket", &error),
         }
     }
 }
@@ -138,12 +138,12 @@ impl Tags {
         self.0.iter().find(|tag| tag.key == OWNER_TAG).map(|tag| tag.value.as_str())
     }
 
-    /// Whether an OrderFlow created the bucket.
+    /// Returns true if an OrderFlow created the bucket.
     pub(super) fn created(&self) -> bool {
         self.0.iter().any(|tag| tag.key == CREATED_TAG)
     }
 
-    /// A put replaces all tags, so those of others go along.
+    /// Adds the owner to the tags. A put replaces all tags, so foreign ones are kept.
     pub(super) fn with_owner(self, owner: &str) -> Self {
         self.with(OWNER_TAG, owner)
     }
@@ -173,17 +173,17 @@ fn block_everything() -> PublicAccessBlockConfiguration {
         .build()
 }
 
-pub(super) fn unknown_or<T, E>(what: &'static str, error: &SdkError<E>) -> Result<Answer<T>, Error>
+pub(super) fn unsupported_or<T, E>(what: &'static str, error: &SdkError<E>) -> Result<Support<T>, Error>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
     let status = error.raw_response().map(|response| response.status().as_u16());
     match (status, error.code()) {
-        // The last one: the server took the request for the making of a bucket.
+        // The last code: the server took the request for the creation of a bucket.
         (Some(405 | 501), _) | (_, Some("NotImplemented" | "MethodNotAllowed" | "BucketAlreadyOwnedByYou")) => {
-            Ok(Answer::Unknown)
+            Ok(Support::Unsupported)
         }
-        _ => Err(Error::of(what, error)),
+        _ => Err(Error::from_sdk(what, error)),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Removes all targets of one OrderFlow. The shards' databases say what the topics and the bucket were made for, so these are
-//! asked first and go last: wherever a run ends early, the next one still knows what is whose.
+//! Removes all targets of an OrderFlow. The shards' databases record the topic and the bucket that they were set up
+//! for. So they are read first and removed last: if a run ends early, the next one still knows the owner of everything.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use orderflow_core::{Shard, Topics};
 use orderflow_service::{postgres::Dsn, s3};
 use sqlx::postgres::PgConnectOptions;
 
-use super::{Line, claim, distinct_options, keep_trying, transient};
+use super::{Line, claim, distinct_options, retry, transient};
 use crate::{Settings, bucket, shard, topics};
 
-/// For about a million receipts. Another run goes on with what is left.
+/// The deadline of the bucket's removal, enough for about a million receipts. Another run continues from there.
 const BUCKET_DEADLINE: Duration = Duration::from_secs(600);
 
-/// What a shard's database says about the claim on it.
-enum Answer {
+/// The ownership of a shard's database.
+enum Ownership {
     Ours(Box<PgConnectOptions>),
-    Nobodys,
-    /// It is another's, or whatever else will not change by itself.
+    Unclaimed,
+    /// The database belongs to another owner, or another error will not resolve itself.
     Refused(String),
     Unreachable(String),
 }
 
 pub(super) async fn run(settings: &Settings, dsns: &[Dsn]) -> Vec<Line> {
     let shards_and_topics = async {
-        let answers = join_all(settings.shards.iter().map(|shard| ask(settings, shard, dsns))).await;
+        let answers = join_all(settings.shards.iter().map(|shard| fetch_ownership(settings, shard, dsns))).await;
         let topics = remove_topics_if_ours(settings, &answers).await;
         let topics_are_gone = topics.iter().all(|line| line.ok);
         let shards = settings.shards.iter().zip(answers);
@@ -39,33 +39,33 @@ pub(super) async fn run(settings: &Settings, dsns: &[Dsn]) -> Vec<Line> {
     lines
 }
 
-async fn ask(settings: &Settings, shard: &Shard, dsns: &[Dsn]) -> Answer {
+async fn fetch_ownership(settings: &Settings, shard: &Shard, dsns: &[Dsn]) -> Ownership {
     let options = match distinct_options(&settings.shards, shard, dsns) {
         Ok(options) => options,
-        Err(error) => return Answer::Refused(format!("{error:#}")),
+        Err(error) => return Ownership::Refused(format!("{error:#}")),
     };
     let claim = claim(settings, shard);
-    let answer = keep_trying(
+    let answer = retry(
         settings.wait(),
         &shard.name,
         async || shard::is_ours(&options, &claim).await,
         |answer| transient(answer, shard::Error::is_transient),
     );
     match answer.await {
-        Ok(true) => Answer::Ours(Box::new(options)),
-        Ok(false) => Answer::Nobodys,
-        Err(error) if error.is_transient() => Answer::Unreachable(error.to_string()),
-        Err(error) => Answer::Refused(error.to_string()),
+        Ok(true) => Ownership::Ours(Box::new(options)),
+        Ok(false) => Ownership::Unclaimed,
+        Err(error) if error.is_transient() => Ownership::Unreachable(error.to_string()),
+        Err(error) => Ownership::Refused(error.to_string()),
     }
 }
 
-/// The consumer group, too, and first: as long as it has members, somebody reads the topics.
-async fn remove_topics_if_ours(settings: &Settings, answers: &[Answer]) -> Vec<Line> {
+/// Removes the consumer group, then the topics. While the group has members, consumers read the topics.
+async fn remove_topics_if_ours(settings: &Settings, answers: &[Ownership]) -> Vec<Line> {
     let topics = Topics::named(&settings.kafka.kafka_topic);
     let target = format!("topics {}…", topics.orders);
     match are_topics_ours(answers) {
         Ok(true) => {}
-        Ok(false) => return vec![Line { target, text: "nothing of ours".to_owned(), ok: true }],
+        Ok(false) => return vec![Line { target, text: "has no owner, nothing removed".to_owned(), ok: true }],
         Err(reason) => return vec![Line::failed(target, reason)],
     }
     let mut lines = Vec::new();
@@ -74,7 +74,7 @@ async fn remove_topics_if_ours(settings: &Settings, answers: &[Answer]) -> Vec<L
         let gone = line.ok;
         lines.push(line);
         if !gone {
-            lines.push(Line::failed(target, "left until the group is gone"));
+            lines.push(Line::failed(target, "kept until the group is removed"));
             return lines;
         }
     }
@@ -82,14 +82,14 @@ async fn remove_topics_if_ours(settings: &Settings, answers: &[Answer]) -> Vec<L
     lines
 }
 
-/// One shard that is ours is enough, and one that is not makes all of them doubtful.
-fn are_topics_ours(answers: &[Answer]) -> Result<bool, &'static str> {
-    if answers.iter().any(|answer| matches!(answer, Answer::Refused(_))) {
-        Err("left, because a shard was refused")
-    } else if answers.iter().any(|answer| matches!(answer, Answer::Ours(_))) {
+/// Returns true if at least one shard is ours. A shard of another owner puts the ownership of the topics in doubt.
+fn are_topics_ours(answers: &[Ownership]) -> Result<bool, &'static str> {
+    if answers.iter().any(|answer| matches!(answer, Ownership::Refused(_))) {
+        Err("kept, because a shard was refused")
+    } else if answers.iter().any(|answer| matches!(answer, Ownership::Ours(_))) {
         Ok(true)
-    } else if answers.iter().any(|answer| matches!(answer, Answer::Unreachable(_))) {
-        Err("left, because no shard says whose they are")
+    } else if answers.iter().any(|answer| matches!(answer, Ownership::Unreachable(_))) {
+        Err("kept, because no shard records their owner")
     } else {
         Ok(false)
     }
@@ -98,10 +98,10 @@ fn are_topics_ours(answers: &[Answer]) -> Result<bool, &'static str> {
 async fn remove_group(settings: &Settings, topics: &Topics, group: &str) -> Line {
     let (target, config) = (format!("group {group}"), settings.kafka.client());
     if !topics::belongs_to(group, &settings.owner) {
-        let text = format!("kept, as its name does not begin with {}", settings.owner.replacen('/', ".", 1));
+        let text = format!("kept, because its name does not begin with {}", settings.owner.replacen('/', ".", 1));
         return Line { target, text, ok: true };
     }
-    let keeps_events = keep_trying(
+    let keeps_events = retry(
         settings.wait(),
         &target,
         async || topics::keeps_events(&config, topics, &settings.owner).await,
@@ -110,11 +110,11 @@ async fn remove_group(settings: &Settings, topics: &Topics, group: &str) -> Line
     match keeps_events.await {
         Ok(false) => {}
         Ok(true) => {
-            return Line { target, text: format!("kept, as the topic {} stays", topics.orders), ok: true };
+            return Line { target, text: format!("kept, because the topic {} stays", topics.orders), ok: true };
         }
         Err(error) => return Line::failed(target, error),
     }
-    let removal = keep_trying(
+    let removal = retry(
         settings.wait(),
         &target,
         async || topics::remove_group(&config, group).await,
@@ -125,7 +125,7 @@ async fn remove_group(settings: &Settings, topics: &Topics, group: &str) -> Line
 
 async fn remove_topics(settings: &Settings, topics: &Topics, target: String) -> Vec<Line> {
     let config = settings.kafka.client();
-    let removals = keep_trying(
+    let removals = retry(
         settings.wait(),
         &target,
         async || topics::remove(&config, topics, &settings.owner).await,
@@ -143,19 +143,22 @@ async fn remove_topics(settings: &Settings, topics: &Topics, target: String) -> 
     }
 }
 
-async fn remove_shard(settings: &Settings, shard: &Shard, answer: Answer, topics_are_gone: bool) -> Line {
+async fn remove_shard(settings: &Settings, shard: &Shard, answer: Ownership, topics_are_gone: bool) -> Line {
     let options = match answer {
-        Answer::Ours(_) if !topics_are_gone => {
-            return Line::failed(shard.name.clone(), "left until the topics are gone, as it says whose they are");
+        Ownership::Ours(_) if !topics_are_gone => {
+            return Line::failed(
+                shard.name.clone(),
+                "kept until the topics are removed, because it records their owner",
+            );
         }
-        Answer::Ours(options) => options,
-        Answer::Nobodys => {
-            return Line::new(shard.name.clone(), Ok::<_, shard::Error>(shard::Removal::NothingOfOurs.to_string()));
+        Ownership::Ours(options) => options,
+        Ownership::Unclaimed => {
+            return Line::new(shard.name.clone(), Ok::<_, shard::Error>(shard::Removal::NotOwned.to_string()));
         }
-        Answer::Refused(reason) | Answer::Unreachable(reason) => return Line::failed(shard.name.clone(), reason),
+        Ownership::Refused(reason) | Ownership::Unreachable(reason) => return Line::failed(shard.name.clone(), reason),
     };
     let claim = claim(settings, shard);
-    let removal = keep_trying(
+    let removal = retry(
         settings.wait(),
         &shard.name,
         async || shard::remove(&options, &claim).await,
@@ -167,7 +170,7 @@ async fn remove_shard(settings: &Settings, shard: &Shard, answer: Answer, topics
 async fn remove_bucket(settings: &Settings) -> Line {
     let (name, owner) = (&settings.s3.s3_bucket, &settings.owner);
     let (target, client) = (format!("bucket {name}"), s3::client(&settings.s3, s3::http()).await);
-    let removal = keep_trying(
+    let removal = retry(
         settings.wait(),
         &target,
         async || bucket::remove(&client, name, owner, BUCKET_DEADLINE).await,
@@ -181,15 +184,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_are_ours_if_one_shard_is_and_none_is_anothers() {
-        let ours = || Answer::Ours(Box::default());
-        let refused = || Answer::Refused("another's".to_owned());
-        let unreachable = || Answer::Unreachable("down".to_owned());
+    fn topics_are_ours_if_one_shard_is_ours_and_none_was_refused() {
+        let ours = || Ownership::Ours(Box::default());
+        let refused = || Ownership::Refused("belongs to another".to_owned());
+        let unreachable = || Ownership::Unreachable("down".to_owned());
         assert_eq!(are_topics_ours(&[ours(), ours()]), Ok(true));
-        assert_eq!(are_topics_ours(&[Answer::Nobodys, ours()]), Ok(true));
+        assert_eq!(are_topics_ours(&[Ownership::Unclaimed, ours()]), Ok(true));
         assert_eq!(are_topics_ours(&[unreachable(), ours()]), Ok(true));
-        assert_eq!(are_topics_ours(&[Answer::Nobodys, Answer::Nobodys]), Ok(false));
+        assert_eq!(are_topics_ours(&[Ownership::Unclaimed, Ownership::Unclaimed]), Ok(false));
         are_topics_ours(&[ours(), refused()]).unwrap_err();
-        are_topics_ours(&[Answer::Nobodys, unreachable()]).unwrap_err();
+        are_topics_ours(&[Ownership::Unclaimed, unreachable()]).unwrap_err();
     }
 }

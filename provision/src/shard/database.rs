@@ -1,4 +1,4 @@
-//! The questions and orders that a shard's database gets from here, each of them SQL.
+//! The SQL that a shard's database gets from this crate.
 
 use std::time::Duration;
 
@@ -8,23 +8,23 @@ use tokio::time::Instant;
 
 use super::{Error, Identity, durability::Durability};
 
-/// Longest wait for other runs on the same database.
-pub(super) const TURN: Duration = Duration::from_secs(30);
+/// The longest wait for other runs on the same database.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The advisory lock that a run holds from its first look to its last write: "orderpro" as a number.
-const TURN_KEY: i64 = 0x6f72_6465_7270_726f;
+/// The advisory lock that a run holds from its first read to its last write: "orderpro" as a number.
+const LOCK_KEY: i64 = 0x6f72_6465_7270_726f;
 
 const OLDEST_SERVER: i32 = 14;
 
-/// Everything that the migrations make; their indexes and sequences belong to them.
+/// The tables that the migrations create. Their indexes and sequences belong to them.
 const TABLES: [&str; 6] = ["orders", "idempotency_keys", "outbox", "outbox_dead", "receipt_jobs", "orderflow_meta"];
 
-/// One connection, used by one run.
+/// A connection that one run uses.
 pub(super) struct Database {
     connection: PgConnection,
 }
 
-/// What `orderflow_meta` says about a database.
+/// The content of `orderflow_meta`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Marking {
     pub owner: String,
@@ -35,13 +35,13 @@ pub(super) struct Marking {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// None of our tables, and none of the same name.
+    /// No tables of our names.
     Empty,
-    /// A table of a name that we need, but not the one that would say whose it is.
+    /// A table of one of our names, but no `orderflow_meta` to name the owner.
     Foreign {
         table: String,
     },
-    /// Our tables, and nobody's name on them: a creation was interrupted, or somebody removed it.
+    /// Our tables without an owner: the setup was interrupted, or the marking was deleted.
     Unmarked {
         orders: bool,
     },
@@ -68,7 +68,7 @@ impl Database {
             ("statement_timeout", "60000"),
             ("idle_in_transaction_session_timeout", "60000"),
             ("default_transaction_read_only", read_only),
-            // `CREATE TABLE IF NOT EXISTS` would tell every run that the table exists.
+            // `CREATE TABLE IF NOT EXISTS` would send each run a notice that the table exists.
             ("client_min_messages", "warning"),
         ]);
         let connection = postgres::connect(&options).await.map_err(Error::Connect)?;
@@ -95,7 +95,7 @@ impl Database {
     }
 
     pub(super) async fn durability(&mut self) -> Result<Durability, Error> {
-        // Subscriptions are senders, too, and no standbys.
+        // Logical subscriptions appear here as well, and are no standbys.
         const QUERY: &str = "
             SELECT current_setting('fsync'), current_setting('full_page_writes'),
                 current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
@@ -107,21 +107,21 @@ impl Database {
         Ok(Durability { fsync, full_page_writes, synchronous_commit, synchronous_standby_names, asynchronous_standbys })
     }
 
-    /// Only one run at a time goes past this; the end of the session lets the next one in. Asking again and again instead
-    /// of waiting in the server keeps no snapshot open, which `CREATE INDEX CONCURRENTLY` of the run before would
-    /// wait for, forever.
-    pub(super) async fn take_turn(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + TURN;
+    /// Takes the lock that only one run at a time holds; the end of the session releases it. Polling instead of waiting
+    /// in the server keeps no snapshot open, for which `CREATE INDEX CONCURRENTLY` of the run before would wait
+    /// forever.
+    pub(super) async fn lock(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-                .bind(TURN_KEY)
+                .bind(LOCK_KEY)
                 .fetch_one(&mut self.connection)
                 .await?;
             if taken {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(Error::Busy(TURN));
+                return Err(Error::Busy(LOCK_TIMEOUT));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -150,18 +150,18 @@ impl Database {
     }
 
     async fn has_table(&mut self, name: &str) -> Result<bool, Error> {
-        // As later statements will find it, along the search path.
+        // Searched as in later statements, along the search path.
         Ok(sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(name).fetch_one(&mut self.connection).await?)
     }
 
-    /// Applies what is missing and answers with the newest version that the database has, which may be newer than ours.
+    /// Applies the missing migrations and returns the newest version in the database, which may be newer than ours.
     pub(super) async fn migrate(&mut self) -> Result<i64, Error> {
-        // `run`, but as a future that may move between threads, which the generic one may not.
+        // Like `run`, but its future is `Send`, which the generic one is not.
         migrations().run_direct(None, &mut self.connection, false).await?;
         Ok(sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut self.connection).await?)
     }
 
-    /// Writes the marking, unless it stands there already. A version is never set back by an older build.
+    /// Writes the marking, unless it is there already. An older build never lowers the version.
     pub(super) async fn mark(&mut self, marking: &Marking, version: i64) -> Result<(), Error> {
         const STATEMENT: &str = "
             INSERT INTO orderflow_meta AS meta
@@ -185,22 +185,22 @@ impl Database {
         Ok(())
     }
 
-    /// Drops our tables, and what was noted about their migrations: all of it or nothing.
+    /// Drops our tables and the records of their migrations, all or nothing.
     pub(super) async fn drop_tables(&mut self) -> Result<(), Error> {
-        // Only those beside the table that says whose they are: along a longer search path others may have the same names.
+        // Only the schema of the marking: along a longer search path others may have tables of the same names.
         const SEARCH_THERE: &str = "
             SELECT set_config('search_path', format('%I', nspname), true)
             FROM pg_namespace JOIN pg_class ON pg_class.relnamespace = pg_namespace.oid
             WHERE pg_class.oid = to_regclass('orderflow_meta')";
-        // Somebody else's migrations may be noted in the same table.
+        // The table may record foreign migrations as well.
         const FORGET: &str = "DELETE FROM _sqlx_migrations WHERE version = ANY($1)";
         const OTHERS: &str = "SELECT EXISTS (SELECT FROM _sqlx_migrations)";
 
         let mut transaction = self.connection.begin().await?;
         sqlx::query(SEARCH_THERE).execute(&mut *transaction).await?;
-        // Without CASCADE: what depends on ours is not ours.
+        // Without CASCADE, because dependent objects are not ours.
         let drop_tables = format!("DROP TABLE IF EXISTS {}", TABLES.join(", "));
-        sqlx::query(AssertSqlSafe(drop_tables)).execute(&mut *transaction).await.map_err(Error::of_drop)?;
+        sqlx::query(AssertSqlSafe(drop_tables)).execute(&mut *transaction).await.map_err(Error::from_drop)?;
         let noted: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
             .fetch_one(&mut *transaction)
             .await?;
@@ -216,7 +216,7 @@ impl Database {
     }
 
     pub(super) async fn close(self) {
-        // The work is done; a server that is gone by now takes nothing back.
+        // The work is committed, so an error of the close does not matter.
         let _ = self.connection.close().await;
     }
 }
@@ -226,9 +226,9 @@ fn migrations() -> Migrator {
     let mut migrations = sqlx::migrate!("./migrations");
     #[cfg(feature = "next-schema")]
     let mut migrations = sqlx::migrate!("./tests/next-schema");
-    // A newer build was here: its migrations only expanded.
+    // A newer build may have added migrations, which only expand.
     migrations.set_ignore_missing(true);
-    // The turn covers the looks before and the marking after as well, which the migrator's own lock would not.
+    // Our own lock covers the reads before and the marking after as well, which the migrator's would not.
     migrations.set_locking(false);
     migrations
 }
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_migration_is_the_version_that_the_code_was_written_for() {
+    fn the_newest_migration_is_the_version_that_the_code_expects() {
         assert_eq!(migrations().iter().map(|migration| migration.version).max(), Some(schema::VERSION));
     }
 
@@ -249,9 +249,9 @@ mod tests {
         let versions: Vec<i64> = migrations().iter().map(|migration| migration.version).collect();
         assert_eq!(versions, (1..=schema::VERSION).collect::<Vec<_>>());
     }
-    /// Otherwise a removal would leave something behind.
+    /// Ensures that a removal leaves no table behind.
     #[test]
-    fn the_tables_are_all_that_the_migrations_make() {
+    fn the_list_of_tables_matches_the_migrations() {
         let migrations = migrations();
         let lines = migrations.iter().flat_map(|migration| migration.sql.as_str().lines());
         let code: Vec<&str> = lines.filter(|line| !line.trim_start().starts_with("--")).collect();
@@ -261,7 +261,7 @@ mod tests {
             match statement.split_whitespace().collect::<Vec<_>>()[..] {
                 ["CREATE", "TABLE", name, ..] => made.push(name),
                 [] | ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..] | ["ALTER", "TABLE", ..] => {}
-                _ => panic!("is this removed with a table? {statement}"),
+                _ => panic!("a removal may not cover this statement: {statement}"),
             }
         }
         let mut known = TABLES.to_vec();

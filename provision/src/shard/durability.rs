@@ -1,15 +1,15 @@
-//! What a shard's server cannot promise about an order that it has acknowledged: said, and no failure.
+//! The guarantees that a shard's server lacks for acknowledged orders. They are reported and are no failure.
 
 use std::fmt;
 
-/// The server's settings, as they are for new connections (the writers set their own `synchronous_commit`), and its standbys.
+/// The server's settings for new connections (the writers set their own `synchronous_commit`), and its standbys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Durability {
     pub fsync: String,
     pub full_page_writes: String,
     pub synchronous_commit: String,
     pub synchronous_standby_names: String,
-    /// As far as this role may see them.
+    /// The number of asynchronous standbys that this role can see.
     pub asynchronous_standbys: i64,
 }
 
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_that_loses_acknowledged_work_is_a_note() {
+    fn each_unsafe_setting_is_a_note() {
         let off = || "off".to_owned();
         assert_eq!(safe().notes(), []);
         assert_eq!(Durability { fsync: off(), ..safe() }.notes(), [Note::FsyncOff]);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn an_asynchronous_standby_is_a_note_unless_another_is_waited_for() {
+    fn an_asynchronous_standby_is_a_note_unless_another_is_synchronous() {
         let standby = Durability { asynchronous_standbys: 1, ..safe() };
         assert_eq!(standby.notes(), [Note::AsynchronousStandby]);
         assert_eq!(Durability { synchronous_standby_names: "other".to_owned(), ..standby }.notes(), []);

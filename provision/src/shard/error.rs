@@ -1,4 +1,4 @@
-//! Why a shard's database could not be made ready, or its tables not be removed. No text in here holds a DSN.
+//! Errors of a shard's database. No message contains a DSN.
 
 use std::time::Duration;
 
@@ -15,27 +15,27 @@ pub enum Error {
     Database(#[from] sqlx::Error),
     #[error("the server cannot hold a shard: {0}")]
     UnsuitableServer(String),
-    #[error("the database is {owner}'s; nothing was written")]
+    #[error("the database belongs to {owner}; nothing was written")]
     OwnedByAnother { owner: String },
     #[error(
-        "the database is another shard's ({found}), not this one's ({expected}); nothing was written: is the DSN right?"
+        "the database belongs to another shard ({found}), not to this one ({expected}); nothing was written: is the DSN right?"
     )]
     ShardMismatch { found: Identity, expected: Identity },
-    /// `what` is `topic` or `bucket`.
-    #[error("the database was made for {what} {found:?}, not {expected:?}; nothing was written")]
+    /// The database was set up for another topic or bucket. `what` is `topic` or `bucket`.
+    #[error("the database was set up for {what} {found:?}, not {expected:?}; nothing was written")]
     MadeForAnother { what: &'static str, found: String, expected: String },
     #[error(
-        "the database has a table {table} that nobody claims; nothing was written: a shard needs a database of its own"
+        "the database has a table {table} without an owner; nothing was written: a shard needs a database of its own"
     )]
     NotEmpty { table: String },
     #[error("the database is not set up")]
     Missing,
     #[error("the schema is version {found}, expected {expected} or newer")]
     Outdated { found: i64, expected: i64 },
-    #[error("the schema is version {found}, this build knows {known}; nothing was removed: that takes a newer build")]
+    #[error("the schema is version {found}, this build knows {known}; nothing was removed: use a newer build")]
     Newer { found: i64, known: i64 },
-    /// Views, foreign keys and the like.
-    #[error("not removed, because others are in the way: {0}")]
+    /// Other objects depend on the tables: views, foreign keys and the like.
+    #[error("drop the tables: other objects depend on them: {0}")]
     Needed(String),
     #[error("migration {0} was changed after it was applied")]
     EditedMigration(i64),
@@ -43,12 +43,12 @@ pub enum Error {
     Migration { version: i64, source: sqlx::Error },
     #[error("another run has been busy with the database for {} s", .0.as_secs())]
     Busy(Duration),
-    #[error("not done after {} s", .0.as_secs())]
+    #[error("not finished within {} s", .0.as_secs())]
     Deadline(Duration),
 }
 
 impl Error {
-    /// May go away by itself: somebody who can wait tries again.
+    /// Returns true if the error may resolve itself, so that a retry makes sense.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect(ConnectError::Other(error))
@@ -61,12 +61,12 @@ impl Error {
 }
 
 impl Error {
-    /// Of the statement that drops the tables.
-    pub(super) fn of_drop(error: sqlx::Error) -> Self {
+    /// Converts an error of the statement that drops the tables.
+    pub(super) fn from_drop(error: sqlx::Error) -> Self {
         const DEPENDENT_OBJECTS_STILL_EXIST: &str = "2BP01";
         match error.as_database_error().map(|error| (error.code(), error.try_downcast_ref::<PgDatabaseError>())) {
             Some((Some(code), Some(postgres))) if code == DEPENDENT_OBJECTS_STILL_EXIST => {
-                // One line for each of them: "view report depends on table orders".
+                // One line for each object: "view report depends on table orders".
                 let detail = postgres.detail().unwrap_or_else(|| postgres.message());
                 Self::Needed(detail.lines().collect::<Vec<_>>().join(", "))
             }
@@ -90,7 +90,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // Connection, rolled back, out of resources, lock not to be had in time, shutting or starting up, its disk.
+            // Connection, rollback, resources, lock timeout, shutdown or startup, disk.
             ["08", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
         }),
         _ => false,

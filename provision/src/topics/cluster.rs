@@ -1,5 +1,5 @@
-//! What Kafka is asked about topics and groups. Creation, removal and settings go through its admin interface; the metadata
-//! are asked for by a blocking call, on a thread that may block.
+//! Requests to Kafka about topics and groups. Creation, removal and settings use its admin interface; metadata need a
+//! blocking call on a separate thread.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,13 +18,14 @@ use super::{
     plan::{Plan, Shape},
 };
 
-/// Longest wait for one answer.
+/// The longest wait for one answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time for finding out why they do not answer.
+/// The time to find out why the brokers do not answer.
 const DIAGNOSIS: Duration = Duration::from_secs(2);
 
-/// Longest wait of the brokers until all of them know a new topic, and of ours until each of its partitions has a leader.
+/// The longest wait of the brokers until all of them know a new topic, and of this client until each partition has a
+/// leader.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct Cluster {
@@ -33,7 +34,7 @@ pub(super) struct Cluster {
     brokers: String,
 }
 
-/// Empty only while it is dropped.
+/// A client that is empty only while it is dropped.
 struct Client(Option<AdminClient<LogContext>>);
 
 impl Cluster {
@@ -43,8 +44,9 @@ impl Cluster {
         Ok(Self { client: Arc::new(Client(Some(client))), config: config.clone(), brokers })
     }
 
-    /// None: there is no such topic. Asking does not make it, as the client's settings forbid that.
-    pub(super) async fn look(&self, topic: &str) -> Result<Option<Shape>, Error> {
+    /// Fetches the topic's metadata, or `None` if it does not exist. The client's settings prevent that a request
+    /// creates it.
+    pub(super) async fn fetch(&self, topic: &str) -> Result<Option<Shape>, Error> {
         let (client, name) = (Arc::clone(&self.client), topic.to_owned());
         let blocking = tokio::task::spawn_blocking(move || {
             let metadata = client.get().inner().fetch_metadata(Some(&name), REQUEST_TIMEOUT)?;
@@ -62,26 +64,26 @@ impl Cluster {
             }))
         });
         let shape = blocking.await.expect("the blocking part does not panic and is not cancelled");
-        match shape.map_err(|error| self.error("look at the topic", &error)) {
+        match shape.map_err(|error| self.error("read the topic's metadata", &error)) {
             Err(unreachable @ Error::Unreachable { .. }) => Err(self.diagnose().await.unwrap_or(unreachable)),
             shape => shape,
         }
     }
 
-    /// Why the brokers do not answer, if that can be told.
+    /// Finds out why the brokers do not answer.
     async fn diagnose(&self) -> Option<Error> {
         let config = self.config.clone();
         let diagnosis = tokio::task::spawn_blocking(move || kafka::diagnose(&config, DIAGNOSIS)).await;
         let trouble = diagnosis.expect("the blocking part does not panic and is not cancelled")?;
-        // Which of them it was said of, and in which words, may be another each time.
+        // Other errors vary in their words and brokers from one attempt to the next.
         let known = !matches!(trouble, BrokerError::Other(_));
         known.then(|| Error::Unusable { brokers: self.brokers.clone(), trouble })
     }
 
-    /// False if somebody else made it in the meantime.
+    /// Creates the topic. Returns false if another client created it in between.
     pub(super) async fn create(&self, plan: &Plan) -> Result<bool, Error> {
         let what = "create the topic";
-        // -1: what the broker is configured for. That leaves min.insync.replicas to it as well.
+        // -1: the broker's own default, which applies to min.insync.replicas as well.
         let replication = TopicReplication::Fixed(plan.replication_factor.unwrap_or(-1));
         let mut topic = NewTopic::new(&plan.name, plan.partitions, replication);
         for setting in &plan.settings {
@@ -94,8 +96,8 @@ impl Cluster {
         match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
             Some(Ok(_)) => Ok(true),
             Some(Err((_, Code::TopicAlreadyExists))) => Ok(false),
-            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
-            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+            Some(Err((_, code))) => Err(Error::from_code(what, &self.brokers, code)),
+            None => Err(Error::from_code(what, &self.brokers, Code::Fail)),
         }
     }
 
@@ -108,14 +110,14 @@ impl Cluster {
         let partitions = NewPartitions::new(topic, count as usize);
         let results = self.client.get().create_partitions([&partitions], &options).await;
         match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
-            // The latter: there are so many by now.
+            // The latter: the topic has that many by now.
             Some(Ok(_) | Err((_, Code::InvalidPartitions))) => Ok(()),
-            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
-            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+            Some(Err((_, code))) => Err(Error::from_code(what, &self.brokers, code)),
+            None => Err(Error::from_code(what, &self.brokers, Code::Fail)),
         }
     }
 
-    /// The cluster's id, by whichever names its brokers are reached. To be asked for once they have answered.
+    /// Returns the cluster's id, which does not depend on the names of its brokers. Call it once they have answered.
     pub(super) async fn id(&self) -> Option<String> {
         let client = Arc::clone(&self.client);
         let blocking = tokio::task::spawn_blocking(move || client.get().inner().fetch_cluster_id(REQUEST_TIMEOUT));
@@ -126,7 +128,7 @@ impl Cluster {
     pub(super) async fn wait_until_led(&self, topic: &str, least: i32) -> Result<Shape, Error> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
-            match self.look(topic).await? {
+            match self.fetch(topic).await? {
                 Some(shape) if shape.led && shape.partitions >= least => return Ok(shape),
                 _ if Instant::now() >= deadline => return Err(Error::NoLeader),
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -134,7 +136,7 @@ impl Cluster {
         }
     }
 
-    /// False if there is no such topic (any more).
+    /// Deletes the topic. Returns false if it does not exist.
     pub(super) async fn delete(&self, topic: &str) -> Result<bool, Error> {
         let what = "delete the topic";
         let options = AdminOptions::new()
@@ -144,15 +146,15 @@ impl Cluster {
         match results.map_err(|error| self.error(what, &error))?.into_iter().next() {
             Some(Ok(_)) => Ok(true),
             Some(Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic))) => Ok(false),
-            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
-            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+            Some(Err((_, code))) => Err(Error::from_code(what, &self.brokers, code)),
+            None => Err(Error::from_code(what, &self.brokers, Code::Fail)),
         }
     }
 
-    /// Waits until the metadata no longer show the topic: whoever looks right after its removal would take it for there.
+    /// Waits until the metadata no longer contain the topic. Until then it would seem to exist.
     pub(super) async fn wait_until_gone(&self, topic: &str) -> Result<(), Error> {
         let deadline = Instant::now() + READY_TIMEOUT;
-        while self.look(topic).await?.is_some() {
+        while self.fetch(topic).await?.is_some() {
             if Instant::now() >= deadline {
                 return Err(Error::NotGone);
             }
@@ -161,7 +163,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// False if there is no such group.
+    /// Deletes the group. Returns false if it does not exist.
     pub(super) async fn delete_group(&self, group: &str) -> Result<bool, Error> {
         let what = "delete the consumer group";
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
@@ -170,8 +172,8 @@ impl Cluster {
             Some(Ok(_)) => Ok(true),
             Some(Err((_, Code::GroupIdNotFound))) => Ok(false),
             Some(Err((_, Code::NonEmptyGroup))) => Err(Error::GroupHasMembers),
-            Some(Err((_, code))) => Err(Error::of(what, &self.brokers, code)),
-            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+            Some(Err((_, code))) => Err(Error::from_code(what, &self.brokers, code)),
+            None => Err(Error::from_code(what, &self.brokers, Code::Fail)),
         }
     }
 
@@ -183,13 +185,13 @@ impl Cluster {
             Some(Ok(resource)) => {
                 Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
             }
-            Some(Err(code)) => Err(Error::of(what, &self.brokers, code)),
-            None => Err(Error::of(what, &self.brokers, Code::Fail)),
+            Some(Err(code)) => Err(Error::from_code(what, &self.brokers, code)),
+            None => Err(Error::from_code(what, &self.brokers, Code::Fail)),
         }
     }
 
-    /// The settings of each broker, as far as it tells them: nobody needs the right to ask. The brokers are told with any topic,
-    /// and with all topics there may be very many of these.
+    /// Returns the settings of each broker, or nothing without the permission to read them. Finds the brokers through
+    /// any one topic, because the metadata of all topics can be large.
     pub(super) async fn brokers(&self, topic: &str) -> Vec<HashMap<String, String>> {
         let (client, name) = (Arc::clone(&self.client), topic.to_owned());
         let blocking = tokio::task::spawn_blocking(move || {
@@ -200,27 +202,27 @@ impl Cluster {
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
         let mut all = Vec::new();
         for broker in brokers {
-            // One at a time: each has to be asked itself.
+            // One at a time, because each broker answers for itself only.
             let described = self.client.get().describe_configs([&ResourceSpecifier::Broker(broker)], &options).await;
-            let entries = described.into_iter().flatten().flatten().flat_map(|of| of.entries);
+            let entries = described.into_iter().flatten().flatten().flat_map(|resource| resource.entries);
             all.push(entries.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect());
         }
         all
     }
 
     pub(super) fn error(&self, what: &'static str, error: &KafkaError) -> Error {
-        Error::of(what, &self.brokers, error.rdkafka_error_code().unwrap_or(Code::Fail))
+        Error::from_code(what, &self.brokers, error.rdkafka_error_code().unwrap_or(Code::Fail))
     }
 }
 
 impl Client {
     fn get(&self) -> &AdminClient<LogContext> {
-        self.0.as_ref().expect("the client is there until it is dropped")
+        self.0.as_ref().expect("the client exists until it is dropped")
     }
 }
 
 impl Drop for Client {
-    /// The client's threads are waited for when it is dropped, 100 ms and more: not on a thread that has other work.
+    /// Drops the client on a separate thread, because that waits 100 ms and more for the client's threads.
     fn drop(&mut self) {
         let client = self.0.take();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

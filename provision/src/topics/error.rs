@@ -1,4 +1,4 @@
-//! Why a topic could not be made ready, or it or its group not be removed.
+//! Errors of topics and consumer groups.
 
 use orderflow_service::kafka::BrokerError;
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
@@ -9,33 +9,33 @@ use super::Difference;
 pub enum Error {
     #[error("the client's settings: {0}")]
     Settings(KafkaError),
-    #[error("no broker of {brokers} answers as it should (address, TLS or log-in?): {reason}")]
+    #[error("connect to the brokers of {brokers}: {reason} (check address, TLS and log-in)")]
     Unreachable { brokers: String, reason: Code },
-    /// They are there.
-    #[error("the brokers of {brokers} cannot be used: {trouble}")]
+    /// The brokers answer but refuse the client.
+    #[error("the brokers of {brokers} are unusable: {trouble}")]
     Unusable { brokers: String, trouble: BrokerError },
-    /// `what` is a verb and an object.
+    /// The brokers refused a request. `what` is a verb and an object.
     #[error("the brokers refused to {what}: {reason}")]
     Refused { what: &'static str, reason: Code },
     #[error("the topic does not exist")]
     Missing,
-    #[error("the topics are {owner}'s; nothing was written")]
+    #[error("the topics belong to {owner}; nothing was written")]
     OwnedByAnother { owner: String },
-    #[error("the topics are nobody's yet")]
+    #[error("the topics have no owner yet")]
     Unclaimed,
-    /// The pipeline cannot work, and partitions that are added later move keys: somebody has to decide.
+    /// The pipeline cannot work. Partitions that are added later move keys, so a person has to decide.
     #[error("the topic has too few partitions: {}, at least {} are needed", .0.found, .0.expected)]
     TooFewPartitions(Difference),
     #[error("the topic has partitions without a leader")]
     NoLeader,
-    #[error("the topic was deleted, and is still there")]
+    #[error("the topic was deleted and still exists")]
     NotGone,
     #[error("the consumer group still has members")]
     GroupHasMembers,
 }
 
 impl Error {
-    /// May go away by itself: somebody who can wait tries again.
+    /// Returns true if the error may resolve itself, so that a retry makes sense.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::NoLeader | Self::NotGone | Self::GroupHasMembers => true,
@@ -49,12 +49,12 @@ impl Error {
         }
     }
 
-    /// Of all topics alike.
+    /// Returns true if the error concerns all topics.
     pub(super) fn is_about_the_brokers(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Unusable { .. })
     }
 
-    pub(super) fn of(what: &'static str, brokers: &str, reason: Code) -> Self {
+    pub(super) fn from_code(what: &'static str, brokers: &str, reason: Code) -> Self {
         if is_unreachable(reason) {
             Self::Unreachable { brokers: brokers.to_owned(), reason }
         } else {
@@ -63,7 +63,8 @@ impl Error {
     }
 }
 
-/// While brokers come, go or are too busy, there are too few of them, or the one that knows the group does not know it yet.
+/// Returns true for codes that pass: brokers start, stop or are too busy, there are too few of them, or a new
+/// coordinator does not know the group yet.
 fn is_not_yet(code: Code) -> bool {
     matches!(
         code,

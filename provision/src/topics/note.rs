@@ -1,25 +1,25 @@
-//! What the brokers cannot promise, though the topics work: said, and no failure. A cluster of one broker gets one note about
-//! its copies, not one for each topic.
+//! The guarantees that the brokers lack, though the topics work. They are reported and are no failure. A cluster with
+//! one broker gets one note, not one for each topic.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// Fewest copies of a record with which it survives the loss of one broker while another is away.
+/// The minimum number of replicas with which a record survives the loss of one broker while another is down.
 const REPLICAS: i32 = 3;
 const MIN_INSYNC_REPLICAS: i32 = 2;
 
 pub(super) const OFFSETS_RETENTION: &str = "offsets.retention.minutes";
 
-/// How a topic keeps its records.
+/// The replication and retention of a topic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keeping {
     pub replicas: i32,
     pub min_insync_replicas: Option<i32>,
-    /// None: unknown or without an end.
+    /// The retention, unless it is unknown or unlimited.
     pub retention_ms: Option<i64>,
 }
 
 impl Keeping {
-    pub(super) fn of(replicas: i32, settings: &HashMap<String, String>) -> Self {
+    pub(super) fn new(replicas: i32, settings: &HashMap<String, String>) -> Self {
         let number = |name: &str| settings.get(name).and_then(|value| value.parse().ok());
         Self {
             replicas,
@@ -29,7 +29,8 @@ impl Keeping {
     }
 }
 
-/// `topics` by name; `events` is the one whose group remembers its place. `brokers` are the settings of each.
+/// Returns the notes. `topics` are by name, `events` is the one that the consumer group reads, `brokers` are the
+/// settings of each broker.
 pub(super) fn notes(
     events: &str,
     topics: &BTreeMap<&str, Keeping>,
@@ -63,14 +64,15 @@ fn copies(topics: &BTreeMap<&str, Keeping>, brokers: usize) -> Option<String> {
     })
 }
 
-/// A group that no consumer is in loses its place when the shorter time is over, and then begins at the oldest event.
+/// Compares the retentions of offsets and events. A group without consumers loses its offsets after the shorter time,
+/// and then starts at the oldest event.
 fn offsets(events: &str, retention_ms: Option<i64>, brokers: &[HashMap<String, String>]) -> Option<String> {
-    let minutes = brokers.iter().filter_map(|of| of.get(OFFSETS_RETENTION)?.parse::<i64>().ok()).min()?;
+    let minutes = brokers.iter().filter_map(|settings| settings.get(OFFSETS_RETENTION)?.parse::<i64>().ok()).min()?;
     let kept = retention_ms.unwrap_or(i64::MAX);
     (minutes.saturating_mul(60_000) < kept).then(|| {
         format!(
-            "{OFFSETS_RETENTION} is {minutes}, less than {events} keeps events: consumers that stand still for longer \
-             notify everybody again"
+            "{OFFSETS_RETENTION} is {minutes}, less than {events} keeps events: consumers that stop for longer \
+             notify every user again"
         )
     })
 }
@@ -79,7 +81,7 @@ fn offsets(events: &str, retention_ms: Option<i64>, brokers: &[HashMap<String, S
 mod tests {
     use super::*;
 
-    fn of(brokers: usize, replicas: i32, in_sync: i32, minutes: &str) -> Vec<String> {
+    fn notes_of(brokers: usize, replicas: i32, in_sync: i32, minutes: &str) -> Vec<String> {
         let keeping =
             Keeping { replicas, min_insync_replicas: Some(in_sync), retention_ms: Some(30 * 24 * 60 * 60 * 1000) };
         let topics = BTreeMap::from([("orders", keeping), ("orders.relay", keeping)]);
@@ -88,29 +90,29 @@ mod tests {
     }
 
     #[test]
-    fn brokers_that_keep_everything_get_no_note() {
-        assert_eq!(of(3, 3, 2, "86400"), [""; 0]);
+    fn safe_brokers_get_no_note() {
+        assert_eq!(notes_of(3, 3, 2, "86400"), [""; 0]);
     }
 
     #[test]
-    fn one_broker_is_one_note() {
-        assert_eq!(of(1, 1, 1, "86400"), ["one broker has the only copy of each record"]);
+    fn a_single_broker_is_one_note() {
+        assert_eq!(notes_of(1, 1, 1, "86400"), ["one broker has the only copy of each record"]);
     }
 
     #[test]
-    fn topics_with_few_copies_are_one_note() {
+    fn topics_with_too_few_replicas_are_one_note() {
         for (replicas, in_sync) in [(2, 2), (3, 1)] {
-            let found = of(3, replicas, in_sync, "86400");
+            let found = notes_of(3, replicas, in_sync, "86400");
             let named = format!("orders {replicas}/{in_sync}, orders.relay {replicas}/{in_sync}");
             assert!(found.len() == 1 && found[0].ends_with(&named), "{found:?}");
         }
     }
 
     #[test]
-    fn offsets_that_are_forgotten_before_the_events_are_a_note() {
-        assert_eq!(of(3, 3, 2, "43200"), [""; 0]);
-        let found = of(3, 3, 2, "10080");
+    fn offsets_that_expire_before_the_events_are_a_note() {
+        assert_eq!(notes_of(3, 3, 2, "43200"), [""; 0]);
+        let found = notes_of(3, 3, 2, "10080");
         assert!(found.len() == 1 && found[0].starts_with("offsets.retention.minutes is 10080, less than"), "{found:?}");
-        assert_eq!(of(3, 3, 2, "unknown"), [""; 0]);
+        assert_eq!(notes_of(3, 3, 2, "unknown"), [""; 0]);
     }
 }

@@ -1,8 +1,8 @@
-//! Whose the topics are and which of them an OrderFlow created, as the cluster itself says: records in the last partition of
-//! the relay topic, which is no shard's. They hold for every name of the brokers and for every operator.
+//! The recorded owner of the topics, and which of them an OrderFlow created: records in the last partition of the relay
+//! topic, which belongs to no shard. They are valid for every address of the brokers and for every operator.
 //!
-//! The first claim in the log counts, so two owners that claim the topics in the same instant agree on who has them. A claim
-//! that stands is never written again, so compaction keeps the order.
+//! The first claim in the log counts, so two owners that claim the topics at the same moment agree on the result. A
+//! valid claim is never written again, so compaction keeps the order.
 
 use std::{
     collections::BTreeSet,
@@ -22,32 +22,32 @@ use tokio::runtime::Handle;
 use super::{Error, cluster::Cluster};
 use crate::Adopt;
 
-/// Key of a claim, before the owner. A tombstone takes the claim back.
+/// The prefix of the key of a claim, before the owner. A tombstone withdraws the claim.
 const CLAIM: &str = "owner:";
 
-/// Key that says that an OrderFlow created a topic, before the topic's name.
+/// The prefix of the key of a topic that an OrderFlow created, before the topic's name.
 const CREATED: &str = "created:";
 
-/// Longest wait for all records, and for the acknowledgement of one.
+/// The longest wait for all records, and for the acknowledgement of one.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the records say.
+/// The content of the records.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Ownership {
-    /// In the order of the log.
+    /// The claiming owners, in the order of the log.
     claims: Vec<String>,
     created: BTreeSet<String>,
 }
 
-/// Where the records of one relay topic stand.
+/// The records of one relay topic.
 pub(super) struct Ledger<'a> {
     pub cluster: &'a Cluster,
     pub relay: &'a str,
-    /// The last one.
+    /// The partition of the records: the last one.
     pub partition: i32,
 }
 
-/// A key and its value; without a value it is a tombstone.
+/// A key and its value. Without a value it is a tombstone.
 type Record = (String, Option<String>);
 
 impl Ownership {
@@ -55,23 +55,23 @@ impl Ownership {
         self.claims.first().map(String::as_str)
     }
 
-    /// Whether an OrderFlow created the topic.
+    /// Returns true if an OrderFlow created the topic.
     pub(super) fn created(&self, topic: &str) -> bool {
         self.created.contains(topic)
     }
 
-    /// Takes in the next record of the log. False if it is none of these.
-    fn take(&mut self, key: Option<&[u8]>, stands: bool) -> bool {
+    /// Applies the next record of the log. Returns false if it is not one of ours.
+    fn apply(&mut self, key: Option<&[u8]>, present: bool) -> bool {
         let Some(key) = key.and_then(|key| str::from_utf8(key).ok()) else { return false };
         if let Some(owner) = key.strip_prefix(CLAIM) {
             match self.claims.iter().position(|claim| claim == owner) {
-                None if stands => self.claims.push(owner.to_owned()),
-                Some(at) if !stands => drop(self.claims.remove(at)),
+                None if present => self.claims.push(owner.to_owned()),
+                Some(at) if !present => drop(self.claims.remove(at)),
                 _ => {}
             }
             true
         } else if let Some(topic) = key.strip_prefix(CREATED) {
-            if stands {
+            if present {
                 self.created.insert(topic.to_owned());
             } else {
                 self.created.remove(topic);
@@ -87,21 +87,21 @@ impl Ledger<'_> {
     pub(super) async fn read(&self) -> Result<Ownership, Error> {
         let mut config = self.cluster.config.clone();
         config
-            // A name that librdkafka wants; there is no such group.
+            // librdkafka requires a name; the group does not exist.
             .set("group.id", format!("{}.reader", self.relay))
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "error")
-            // The records are in no transaction. Readers of committed records would wait for those of a relay, should the
-            // partition turn out to be a shard's.
+            // The records are in no transaction. A reader of committed records would wait for a relay's transaction,
+            // should the partition belong to a shard.
             .set("isolation.level", "read_uncommitted")
             .set("fetch.wait.max.ms", "10");
         let (relay, partition) = (self.relay.to_owned(), self.partition);
         let blocking = tokio::task::spawn_blocking(move || read(&config, &relay, partition));
         let ownership = blocking.await.expect("the blocking part does not panic and is not cancelled");
-        ownership.map_err(|error| self.cluster.error("read whose the topics are", &error))
+        ownership.map_err(|error| self.cluster.error("read the owner of the topics", &error))
     }
 
-    /// Makes the topics `owner`'s, unless they are another's from whom `adopt` does not allow to take them.
+    /// Claims the topics for `owner`, unless another owner has them and `adopt` does not allow that one.
     pub(super) async fn claim(&self, owner: &str, adopt: Adopt<'_>) -> Result<(), Error> {
         let found = self.read().await?;
         let others: Vec<&String> = found.claims.iter().take_while(|claim| *claim != owner).collect();
@@ -114,7 +114,7 @@ impl Ledger<'_> {
             return Ok(());
         }
         self.write(records).await?;
-        // Another may have claimed them in the same instant.
+        // Another owner may have claimed them at the same moment.
         let found = self.read().await?;
         match found.owner() {
             Some(first) if first == owner => Ok(()),
@@ -126,20 +126,20 @@ impl Ledger<'_> {
         }
     }
 
-    /// Notes that we created these topics.
-    pub(super) async fn remember(&self, created: impl IntoIterator<Item = &str>) -> Result<(), Error> {
-        let note = |topic: &str| (format!("{CREATED}{topic}"), Some("true".to_owned()));
-        self.write(created.into_iter().map(note).collect()).await
+    /// Records that an OrderFlow created these topics.
+    pub(super) async fn record_created(&self, created: impl IntoIterator<Item = &str>) -> Result<(), Error> {
+        let record = |topic: &str| (format!("{CREATED}{topic}"), Some("true".to_owned()));
+        self.write(created.into_iter().map(record).collect()).await
     }
 
-    /// Makes the topics nobody's, and forgets who created them.
+    /// Removes the owner of the topics and the records of their creation.
     pub(super) async fn release(&self, ownership: &Ownership) -> Result<(), Error> {
         let created = ownership.created.iter().map(|topic| (format!("{CREATED}{topic}"), None));
-        // The claims last: until then the next try knows whose the topics are.
+        // The claims last, so that the next attempt still knows the owner.
         self.write(created.chain(ownership.claims.iter().map(|claim| withdrawn(claim))).collect()).await
     }
 
-    /// Writes one record after the other, each acknowledged by all replicas in sync.
+    /// Writes one record after the other, each acknowledged by all in-sync replicas.
     async fn write(&self, records: Vec<Record>) -> Result<(), Error> {
         if records.is_empty() {
             return Ok(());
@@ -149,7 +149,7 @@ impl Ledger<'_> {
         let (relay, partition) = (self.relay.to_owned(), self.partition);
         let blocking = tokio::task::spawn_blocking(move || write(&config, &relay, partition, &records));
         let written = blocking.await.expect("the blocking part does not panic and is not cancelled");
-        written.map_err(|error| self.cluster.error("write whose the topics are", &error))
+        written.map_err(|error| self.cluster.error("write the owner of the topics", &error))
     }
 }
 
@@ -161,7 +161,8 @@ fn withdrawn(owner: &str) -> Record {
     (format!("{CLAIM}{owner}"), None)
 }
 
-/// Reads until the high watermark is reached: a broker that has just become the leader may show an end before it.
+/// Reads up to the high watermark. A broker that has just become the leader may report an end of the partition before
+/// it.
 fn read(config: &ClientConfig, relay: &str, partition: i32) -> KafkaResult<Ownership> {
     let deadline = Instant::now() + TIMEOUT;
     let consumer: BaseConsumer<LogContext> = config.create_with_context(LogContext::default())?;
@@ -175,8 +176,8 @@ fn read(config: &ClientConfig, relay: &str, partition: i32) -> KafkaResult<Owner
     consumer.assign(&assignment)?;
     while Instant::now() < deadline {
         match consumer.poll(Duration::from_millis(100)) {
-            // A relay's: the topic was made before it had a partition for these.
-            Some(Ok(record)) if !ownership.take(record.key(), record.payload().is_some()) => {
+            // A relay's record: the topic was created without a partition for ours.
+            Some(Ok(record)) if !ownership.apply(record.key(), record.payload().is_some()) => {
                 return Ok(Ownership::default());
             }
             Some(Ok(record)) if record.offset() + 1 >= high => return Ok(ownership),
@@ -187,7 +188,8 @@ fn read(config: &ClientConfig, relay: &str, partition: i32) -> KafkaResult<Owner
     Err(KafkaError::MessageConsumption(Code::OperationTimedOut))
 }
 
-/// A broker may not know yet that it leads a new partition, though the metadata say so.
+/// Fetches the watermarks. Retries, because a broker may not know yet that it leads a new partition, though the
+/// metadata show it.
 fn watermarks(
     consumer: &BaseConsumer<LogContext>,
     relay: &str,
@@ -231,11 +233,11 @@ mod tests {
 
     fn ownership(log: &[(&str, bool)]) -> Option<Ownership> {
         let mut ownership = Ownership::default();
-        log.iter().all(|(key, stands)| ownership.take(Some(key.as_bytes()), *stands)).then_some(ownership)
+        log.iter().all(|(key, present)| ownership.apply(Some(key.as_bytes()), *present)).then_some(ownership)
     }
 
     #[test]
-    fn the_first_claim_that_stands_counts() {
+    fn the_first_claim_that_is_not_withdrawn_counts() {
         let (one, other) = ("owner:shop/one", "owner:shop/other");
         for (log, owner) in [
             (&[][..], None),
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_created_is_known_until_it_is_forgotten() {
+    fn a_created_topic_is_known_until_its_tombstone() {
         let created = |log| ownership(log).unwrap().created("orders.dlq");
         assert!(created(&[("created:orders.dlq", true), ("owner:shop/one", true)]));
         assert!(!created(&[("created:orders.dlq", true), ("created:orders.dlq", false)]));
@@ -259,8 +261,8 @@ mod tests {
     }
 
     #[test]
-    fn a_relays_record_is_none_of_these() {
+    fn a_record_of_a_relay_is_not_applied() {
         assert_eq!(ownership(&[("shard1", true)]), None);
-        assert!(!Ownership::default().take(None, true) && !Ownership::default().take(Some(b"\xff"), true));
+        assert!(!Ownership::default().apply(None, true) && !Ownership::default().apply(Some(b"\xff"), true));
     }
 }

@@ -1,10 +1,10 @@
-//! What each topic should look like, why, and how what was found differs from it. Pure.
+//! The wanted form of each topic and the reasons for it, and the comparison with the topic that was found. Pure.
 
 use std::collections::HashMap;
 
 use super::{Difference, Error, Wanted};
 
-/// How one topic is made, and judged when it exists.
+/// The plan for the creation of a topic, and for its comparison if it exists.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub name: String,
@@ -14,13 +14,13 @@ pub(super) struct Plan {
     count: Count,
 }
 
-/// A topic as the metadata show it.
+/// The form of a topic according to the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     pub partitions: i32,
-    /// The least number of replicas of a partition.
+    /// The minimum number of replicas of a partition.
     pub replicas: i32,
-    /// Whether every partition has a leader.
+    /// True if every partition has a leader.
     pub led: bool,
 }
 
@@ -31,12 +31,12 @@ pub(super) struct Setting {
     rule: Rule,
 }
 
-/// Which number of partitions will do.
+/// The accepted numbers of partitions.
 #[derive(Clone, Copy, Debug)]
 enum Count {
-    /// Works with any; another one than configured is worth saying.
+    /// The pipeline works with any number, but a difference from the configured one is reported.
     AsConfigured,
-    /// Does not work with less.
+    /// The pipeline does not work with fewer.
     AtLeast(i32),
     Any,
 }
@@ -44,7 +44,7 @@ enum Count {
 #[derive(Clone, Copy, Debug)]
 enum Rule {
     Same,
-    /// A number, of which more does no harm; -1 is without a limit.
+    /// A minimum, where -1 means no limit.
     AtLeast,
 }
 
@@ -53,39 +53,39 @@ impl Plan {
         Self::kept(wanted, &wanted.topics.orders, wanted.partitions, Count::AsConfigured)
     }
 
-    /// Those that follow from the events' topic, which has `orders` partitions.
+    /// Plans the topics that depend on the events' topic, which has `orders` partitions.
     pub(super) fn others(wanted: &Wanted<'_>, orders: i32) -> [Self; 2] {
         // A notification goes to the partition number of its event.
         let notifications = Self::kept(wanted, &wanted.topics.notifications, orders, Count::AtLeast(orders));
 
-        // One partition: dead letters are few, a list of them reads in the order they died, and each names its source
-        // partition, so that a replay keeps the order there. Larger than an event can be: the broker's limit is over
-        // a whole batch, and a dead letter is the event and more.
+        // One partition: dead letters are few, a list of them is in the order in which they failed, and each names its
+        // source partition, so that a replay keeps the order there. Larger than an event can be, because the broker's
+        // limit is per batch, and a dead letter is the event and more.
         let mut dead_letters = Self::kept(wanted, &wanted.topics.dead_letters, 1, Count::Any);
         dead_letters.settings.push(Setting::at_least("max.message.bytes", "2097152"));
         [notifications, dead_letters]
     }
 
-    /// One partition for each shard, and one more that says whose the topics are.
+    /// Plans the relay topic: one partition for each shard, and one more for the owner of the topics.
     pub(super) fn relay(wanted: &Wanted<'_>) -> Self {
         Self {
             name: wanted.topics.relay.clone(),
             partitions: wanted.shards + 1,
             replication_factor: wanted.replication_factor,
             settings: vec![
-                // Only the last record of each partition counts. The segment that is written to is never compacted, so with
-                // the default of 1 GiB a partition would keep that much of what nobody reads.
+                // Only the last record of each partition counts. The active segment is never compacted, so with the
+                // default of 1 GiB a partition would keep that much obsolete data.
                 Setting::same("cleanup.policy", "compact"),
                 Setting::same("segment.bytes", "16777216"),
-                // A relay stands still if its progress record does not fit. That lists the ids of up to 4,000 events, each of
-                // 39 bytes, and is not compressed much: ids are random.
+                // A relay stops if its progress record does not fit. The record lists the ids of up to 4,000 events, 39
+                // bytes each, and random ids compress badly.
                 Setting::at_least("max.message.bytes", "262144"),
             ],
             count: Count::AtLeast(wanted.shards),
         }
     }
 
-    /// A topic that keeps everything for the whole retention, whatever the brokers' defaults are.
+    /// Plans a topic that keeps everything for the whole retention, whatever the brokers' defaults are.
     fn kept(wanted: &Wanted<'_>, name: &str, partitions: i32, count: Count) -> Self {
         Self {
             name: name.to_owned(),
@@ -100,7 +100,7 @@ impl Plan {
         }
     }
 
-    /// Tells how an existing topic differs; an error if the pipeline cannot work with it.
+    /// Returns the differences of an existing topic, or an error if the pipeline cannot work with it.
     pub(super) fn judge(&self, shape: &Shape, found: &HashMap<String, String>) -> Result<Vec<Difference>, Error> {
         let difference = |what, found: &dyn ToString, expected: &dyn ToString| Difference {
             topic: self.name.clone(),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_made_as_planned_has_no_differences() {
+    fn a_topic_created_as_planned_has_no_differences() {
         let plans = Plan::others(&wanted(), 6).into_iter().chain([Plan::orders(&wanted()), Plan::relay(&wanted())]);
         for plan in plans {
             assert_eq!(plan.judge(&shape(plan.partitions), &as_planned(&plan)).unwrap(), [], "{}", plan.name);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn longer_or_endless_retention_is_no_difference_and_shorter_is_one() {
+    fn only_a_shorter_retention_is_a_difference() {
         let plan = Plan::orders(&wanted());
         for (found, differences) in [("2592000001", 0), ("-1", 0), ("604800000", 1), ("", 1)] {
             let mut settings = as_planned(&plan);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_partitions_are_an_error_only_where_nothing_works_without_them() {
+    fn too_few_partitions_are_an_error_where_the_pipeline_needs_them() {
         let [notifications, dead_letters] = Plan::others(&wanted(), 6);
         let relay = Plan::relay(&wanted());
         let judge = |plan: &Plan, partitions| plan.judge(&shape(partitions), &as_planned(plan));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_replication_factor_is_judged_only_if_one_is_wanted() {
+    fn the_replication_factor_is_compared_only_if_one_is_wanted() {
         let plan = Plan::orders(&Wanted { replication_factor: Some(3), ..wanted() });
         let differences = plan.judge(&shape(6), &as_planned(&plan)).unwrap();
         assert_eq!(differences[0].to_string(), "replication.factor is 1, expected 3");

@@ -8,7 +8,7 @@ use rcgen::{
 
 use super::Pair;
 
-/// An authority. Its own key is never written and ends with the value.
+/// An authority. Its own key is never written and is dropped with the value.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -21,21 +21,21 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let issuer = KeyPair::generate()
             .and_then(|key| CertifiedIssuer::self_signed(params, key))
-            .context("make an authority")?;
+            .context("create an authority")?;
         Ok(Self { issuer })
     }
 
-    /// Its own certificate, which whoever trusts it holds.
+    /// Returns its own certificate, which its clients trust.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A server on 127.0.0.1.
+    /// Signs a certificate for a server on 127.0.0.1.
     pub fn loopback(&self, name: &str) -> Result<Pair> {
         self.server(name, &["127.0.0.1"])
     }
 
-    /// A server that proves to be each of `hosts` (names or addresses) and nobody else.
+    /// Signs a certificate for a server that is reached as each of `hosts` (names or addresses).
     pub fn server(&self, name: &str, hosts: &[&str]) -> Result<Pair> {
         let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
         let mut params = CertificateParams::new(hosts).context("name the hosts of a certificate")?;
@@ -44,7 +44,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// A client: `name` is its common name, `group` its organization.
+    /// Signs a certificate for a client: `name` is its common name, `group` its organization.
     pub fn client(&self, name: &str, group: Option<&str>) -> Result<Pair> {
         let mut params = named(name, group);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -53,9 +53,9 @@ impl Authority {
 
     fn sign(&self, mut params: CertificateParams) -> Result<Pair> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // Strict clients refuse a certificate that does not say who signed it.
+        // Strict clients refuse a certificate without the id of its authority's key.
         params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate().context("make a key")?;
+        let key = KeyPair::generate().context("create a key")?;
         let certificate = params.signed_by(&key, &self.issuer).context("sign a certificate")?;
         Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem(), authority: self.pem() })
     }

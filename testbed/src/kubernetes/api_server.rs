@@ -5,20 +5,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::address::NODE_ADDRESS;
-use super::certificates::Certificates;
+use super::{address::NODE_ADDRESS, certificates::Certificates};
 use crate::process::Launch;
 
-/// Who can reach it.
+/// The clients that can reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// This machine alone; there are no pods.
+    /// Programs on this machine only, when no pods run.
     Loopback,
-    /// The node's pods, too, through the Service `kubernetes`.
+    /// The node's pods as well, through the Service `kubernetes`.
     Pods,
 }
 
-/// What differs from one control plane to the next.
+/// The settings in which control planes differ.
 pub(super) struct Settings<'a> {
     pub(super) port: u16,
     pub(super) etcd_port: u16,
@@ -59,32 +58,32 @@ pub(super) fn launch(
 
 const ALONE: [&str; 3] = [
     "--bind-address=127.0.0.1",
-    // Its own Service gets no endpoint: a loopback address is no valid one, and there is no pod that would use it.
+    // Its own Service gets no endpoint: a loopback address is not a valid one, and no pod would use it.
     "--advertise-address=127.0.0.1",
     "--endpoint-reconciler-type=none",
 ];
 
-/// Everything that is the same for each API server here.
+/// The flags that all API servers here share.
 const FLAGS: [&str; 9] = [
     "--service-cluster-ip-range=10.96.0.0/16",
     "--service-account-issuer=https://kubernetes.default.svc",
     "--authorization-mode=Node,RBAC",
-    // Whoever forgets their credentials gets 401 and not the rights of system:anonymous.
+    // A client that forgets its credentials gets 401 and not the rights of system:anonymous.
     "--anonymous-auth=false",
-    // As in every distribution. Whether a pod may be privileged is for admission to say; without this flag the pod
-    // would be invalid, and no test could tell the two apart.
+    // Every distribution sets it. Admission decides whether a pod may be privileged; without this flag the pod would be
+    // invalid, and no test could distinguish the two.
     "--allow-privileged=true",
-    // Told to stop, it ends when the requests in flight are answered. Without this flag it also waits up to a minute for
-    // watches that nobody ends.
+    // On SIGTERM the server ends when the requests in flight are answered. Without this flag it also waits up to a
+    // minute for watches that never end.
     "--shutdown-send-retry-after=true",
     "--audit-log-format=json",
-    // A line is in the file before the client has its answer.
+    // The line is in the file before the client has its response.
     "--audit-log-mode=blocking",
-    // Rotated by size, a log would be in several files.
+    // A log that is rotated by size would be in several files.
     "--audit-log-maxsize=10000",
 ];
 
-/// Each request once, when it is answered.
+/// The audit policy: each request once, when it is answered.
 const AUDIT_POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy

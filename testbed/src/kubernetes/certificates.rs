@@ -1,7 +1,6 @@
-//! The certificates and keys of one control plane: made once for its data folder, kept with its data.
+//! The certificates and keys of one control plane: created once for its data folder and kept with its data.
 //!
-//! They have to outlive a restart: the tokens of service accounts are signed with one of these keys, and clients hold
-//! the authority.
+//! They must outlive a restart: one of these keys signs the tokens of service accounts, and clients hold the authority.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +8,10 @@ use anyhow::{Context, Result};
 use rcgen::KeyPair;
 
 use super::address::{API_SERVER_ADDRESS, NODE, NODE_ADDRESS};
-use crate::certificates::{self, Authority};
-use crate::folder::{self, write_private};
+use crate::{
+    certificates::{self, Authority},
+    folder::{self, write_private},
+};
 
 /// The files of a certificate and its key.
 #[derive(Debug)]
@@ -19,10 +20,10 @@ pub(super) struct Pair {
     pub(super) key: PathBuf,
 }
 
-/// Where they are.
+/// The certificate and key files of all components.
 #[derive(Debug)]
 pub(super) struct Certificates {
-    /// Signs all below; its own key is thrown away.
+    /// The certificate of the authority that signs all below; its key is thrown away.
     pub(super) authority: PathBuf,
     pub(super) api_server: Pair,
     pub(super) admin: Pair,
@@ -30,24 +31,24 @@ pub(super) struct Certificates {
     pub(super) scheduler: Pair,
     pub(super) kubelet: Pair,
     pub(super) kube_proxy: Pair,
-    /// Who the API server is to a kubelet.
+    /// The identity of the API server as a kubelet's client.
     pub(super) kubelet_client: Pair,
-    /// Signs the tokens of service accounts; the other one checks them.
+    /// The key that signs the tokens of service accounts; the public key checks them.
     pub(super) service_account_key: PathBuf,
     pub(super) service_account_public_key: PathBuf,
 }
 
-/// Where clients find it: on this machine, and in pods, which use its Service's address.
+/// The names of the API server: on this machine, and in pods, which use its Service's address.
 const API_SERVER_NAMES: [&str; 4] = ["127.0.0.1", "localhost", API_SERVER_ADDRESS, NODE_ADDRESS];
 
 impl Certificates {
-    /// Those of the control plane whose data is in `files`; makes them if there are none yet.
-    pub(super) fn of(files: &Path) -> Result<Self> {
+    /// Returns the certificates of the control plane whose data is in `files`, and creates them if none exist.
+    pub(super) fn load_or_create(files: &Path) -> Result<Self> {
         let home = files.join("certificates");
         if !home.exists() {
             let unfinished = files.join("certificates.unfinished");
-            Self::in_folder(&unfinished).make(&unfinished).context("make certificates")?;
-            std::fs::rename(&unfinished, &home).with_context(|| format!("name folder {}", home.display()))?;
+            Self::in_folder(&unfinished).create(&unfinished).context("create certificates")?;
+            std::fs::rename(&unfinished, &home).with_context(|| format!("rename folder {}", home.display()))?;
         }
         Ok(Self::in_folder(&home))
     }
@@ -69,7 +70,7 @@ impl Certificates {
         }
     }
 
-    fn make(&self, home: &Path) -> Result<()> {
+    fn create(&self, home: &Path) -> Result<()> {
         folder::create(home)?;
         let authority = Authority::new("orderflow-testbed")?;
         write_private(&self.authority, &authority.pem())?;

@@ -14,15 +14,15 @@ pub(super) fn launch(launch: Launch, certificates: &Certificates, kubeconfig: &P
         .arguments(FLAGS)
 }
 
-/// Everything that is the same for each controller manager here.
+/// The flags that all controller managers here share.
 const FLAGS: [&str; 5] = [
-    // Each controller has the rights of its own service account, so RBAC applies to it as it does anywhere.
+    // Each controller has the rights of its own service account, so RBAC applies to it as in any cluster.
     "--use-service-account-credentials=true",
-    // There is no other that could lead, and after kill -9 a lease would have to run out first.
+    // No other could lead, and after kill -9 a lease would have to expire first.
     "--leader-elect=false",
-    // Nobody asks it for its health or metrics.
+    // Nothing reads its health or metrics.
     "--secure-port=0",
-    // The defaults (20 and 30 a second) make many tests wait that run at the same time.
+    // The defaults (20 and 30 a second) slow down tests that run at the same time.
     "--kube-api-qps=200",
     "--kube-api-burst=400",
 ];

@@ -1,16 +1,15 @@
-//! etcd: where the API server keeps everything.
+//! etcd: the storage of the API server.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use crate::port;
-use crate::process::Launch;
+use crate::{port, process::Launch};
 
-/// Adds what one member that is alone needs; `client_port` is where the API server finds it.
+/// Adds the flags of a single member; the API server connects to `client_port`.
 pub(super) fn launch(launch: Launch, files: &Path, client_port: u16) -> Result<Launch> {
     let client = format!("http://127.0.0.1:{client_port}");
-    // It has no peers, but cannot be told not to listen for them.
+    // It has no peers, but must listen for them.
     let peer = format!("http://127.0.0.1:{}", port::free()?);
     Ok(launch
         .argument("--name=testbed")
@@ -20,7 +19,7 @@ pub(super) fn launch(launch: Launch, files: &Path, client_port: u16) -> Result<L
         .argument(format!("--listen-peer-urls={peer}"))
         .argument(format!("--initial-advertise-peer-urls={peer}"))
         .argument(format!("--initial-cluster=testbed={peer}"))
-        // What was written survives the death of the process, which is all a test does; only a power cut loses it.
+        // Writes survive the death of the process, which is all that a test causes; only a power cut loses them.
         .argument("--unsafe-no-fsync")
         .argument("--log-level=warn"))
 }

@@ -1,15 +1,17 @@
-//! THE ONE FAKE of the control plane: where there is no node, this says of every pod that it runs and is ready. All that
-//! follows from it, such as a Deployment's status, is made by the real controllers.
+//! THE ONE FAKE of the control plane. Without a node, it marks every pod as running and ready. The real controllers do
+//! the rest, such as a Deployment's status.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, ResourceExt};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-/// Between two looks, as a kubelet has them; nothing waits for one.
+/// The pause between two passes, as a kubelet has them; nothing waits for one.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Plays the kubelet until it is dropped.
@@ -17,7 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub struct FakeKubelet(JoinHandle<()>);
 
 impl FakeKubelet {
-    /// For the pods of one namespace, or of all.
+    /// Starts a kubelet for the pods of one namespace, or of all.
     pub fn start(pods: Api<Pod>) -> Self {
         Self(tokio::spawn(async move {
             loop {

@@ -1,6 +1,6 @@
-//! Kubeconfig files: how a client finds the control plane and who it is there.
+//! Kubeconfig files: the address of the control plane, and the credentials of a client.
 //!
-//! They name the certificates by their absolute paths and are written as JSON, which every reader of YAML takes.
+//! They name the certificates by their absolute paths and are written as JSON, which every YAML parser reads.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::certificates::Pair;
 use crate::folder::write_private;
 
-/// Who a client is.
+/// The credentials of a client.
 pub(super) enum Credentials<'a> {
     Certificate(&'a Pair),
     Token(&'a str),

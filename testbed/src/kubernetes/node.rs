@@ -1,8 +1,9 @@
-//! A node on which pods really run: containerd, kubelet, kube-proxy, a scheduler and CoreDNS, without Docker or registry.
+//! A node on which pods really run: containerd, kubelet, kube-proxy, a scheduler and CoreDNS, without Docker or
+//! registry.
 //!
-//! It changes the machine's network and mounts, so it only starts in network, mount and process namespaces that were
-//! made for it (`make e2e`): with them all of it is gone, however the test ended. Its images come from OCI layouts; nothing
-//! is pulled. No network plugin here enforces NetworkPolicies.
+//! It changes the machine's network and mounts, so it only starts in network, mount and process namespaces of its own
+//! (`make e2e`), which take all of it with them, however the test ended. Its images come from OCI layouts; nothing is
+//! pulled. No network plugin here enforces NetworkPolicies.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +11,13 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1;
 use kube::Api;
 
-use super::address::{NODE, NODE_ADDRESS};
-use super::kubeconfig::{Credentials, kubeconfig};
-use super::{Kubernetes, START_DEADLINE, launch};
-use crate::process::Process;
-use crate::service::wait_until_answered;
-use crate::{command, folder};
+use super::{
+    Kubernetes, START_DEADLINE,
+    address::{NODE, NODE_ADDRESS},
+    kubeconfig::{Credentials, kubeconfig},
+    launch,
+};
+use crate::{command, folder, process::Process, service::wait_until_answered};
 
 mod containerd;
 mod dns;
@@ -27,7 +29,7 @@ mod scheduler;
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
-    // In the order in which they are dropped: each before what it depends on.
+    // Fields are dropped in this order: each before what it depends on.
     kubelet: Process,
     _kube_proxy: Process,
     _scheduler: Process,
@@ -36,8 +38,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the node of `kubernetes` below `folder` with the images of the OCI layouts in folder `images`, and waits until it
-    /// takes pods. `cgroup` is an existing control group for all pods, as in `/orderflow`.
+    /// Starts the node of `kubernetes` below `folder` with the images of the OCI layouts in folder `images`, and waits
+    /// until it accepts pods. `cgroup` is an existing control group for all pods, such as `/orderflow`.
     pub async fn start(kubernetes: &Kubernetes, folder: &Path, images: &Path, cgroup: &str) -> Result<Self> {
         let files = folder::data(folder, NODE)?;
         folder::create(&files)?;
@@ -76,7 +78,7 @@ impl Node {
 
     async fn wait_until_ready(&self, kubernetes: &Kubernetes) -> Result<()> {
         let nodes: Api<v1::Node> = Api::all(kubernetes.client()?);
-        wait_until_answered(&self.kubelet, "say that its node is ready", START_DEADLINE, || async {
+        wait_until_answered(&self.kubelet, "report that its node is ready", START_DEADLINE, || async {
             let node = nodes.get(NODE).await.context("read the node")?;
             let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
             let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").context("no condition")?;
@@ -93,11 +95,12 @@ pub(super) async fn prepare() -> Result<()> {
     network::set_up().await
 }
 
-/// The network would be the machine's own. A new one has no route.
+/// Fails unless this process has namespaces of its own; otherwise it would change the machine's network. A new network
+/// namespace has no route.
 fn require_own_namespaces() -> Result<()> {
     let routes = std::fs::read_to_string("/proc/net/route").context("read the routes")?;
-    ensure!(routes.lines().count() <= 1, "this process has a network already: start it with make e2e");
-    let first = std::fs::read_to_string("/proc/1/cmdline").context("read who is the first process")?;
+    ensure!(routes.lines().count() <= 1, "this process has no network namespace of its own: start it with make e2e");
+    let first = std::fs::read_to_string("/proc/1/cmdline").context("read the command of process 1")?;
     ensure!(
         first.contains("in_namespaces"),
         "this process has no process namespace of its own: start it with make e2e"

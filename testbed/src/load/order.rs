@@ -1,21 +1,23 @@
-//! What is sent: requests of any kind, and orders, with users spread over the alphabet and an idempotency key for each.
+//! The requests of a load: of any kind, and orders whose users are spread over the alphabet, each with an idempotency
+//! key.
 
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header;
+use hyper::{body::Bytes, header};
 use serde::Deserialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Makes the requests of a load.
 pub trait Request: Debug + Send + Sync {
-    /// Request `number`, but for its Host.
+    /// Returns request `number` without its Host header.
     fn make(&self, number: u64) -> hyper::Request<Full<Bytes>>;
 
-    /// Sees each answer's body.
+    /// Receives the body of each response.
     fn answered(&self, _body: &[u8]) {}
 }
 
@@ -29,11 +31,11 @@ impl<R: Request + ?Sized> Request for Arc<R> {
     }
 }
 
-/// Ids of accepted orders, and when they were answered.
+/// The ids of accepted orders, with the time of their responses.
 #[derive(Debug, Default)]
 pub struct Accepted(Mutex<Vec<(Uuid, Instant)>>);
 
-/// Names and prices; a price goes out as it stands here, never through a float.
+/// Names and prices; a price is sent exactly like this, never through a float.
 const PRODUCTS: [(&str, &str); 4] =
     [("Wireless Mouse", "29.99"), ("Keyboard", "149.9"), ("Monitor Arm", "89"), ("Lamp", "0.45")];
 
@@ -49,26 +51,26 @@ impl Orders {
         Self { users, run: Uuid::now_v7(), accepted: None }
     }
 
-    /// The same, and every answer is noted.
+    /// Records every response.
     #[must_use]
     pub fn noting(self) -> Self {
         Self { accepted: Some(Accepted::default()), ..self }
     }
 
-    /// What was noted since the last call.
+    /// Returns what was recorded since the last call.
     pub fn take_accepted(&self) -> Vec<(Uuid, Instant)> {
         self.accepted.as_ref().map(Accepted::take).unwrap_or_default()
     }
 
-    /// The body of order `number` as JSON.
+    /// Returns the body of order `number` as JSON.
     fn body(&self, number: u64) -> String {
         let (product_name, price) = PRODUCTS[(number % PRODUCTS.len() as u64) as usize];
         let (user_id, quantity) = (user(number % self.users), 1 + number % 5);
-        // None of these texts has a character that JSON would escape.
+        // JSON would escape no character of these texts.
         format!(r#"{{"user_id":"{user_id}","product_name":"{product_name}","quantity":{quantity},"price":{price}}}"#)
     }
 
-    /// Equal for nothing that was ever sent.
+    /// Returns a key that was never sent before.
     fn idempotency_key(&self, number: u64) -> String {
         format!("load-{}-{number}", self.run)
     }
@@ -110,9 +112,9 @@ impl Accepted {
     }
 }
 
-/// User `index`: neighbours begin with different letters, so any number of users is spread over the shards.
+/// Returns user `index`. Neighbours begin with different letters, so any number of users is spread over the shards.
 fn user(index: u64) -> String {
-    // 15 has no factor in common with 26: the letters alternate between the halves and all of them come.
+    // 15 has no factor in common with 26: the letters alternate between the halves, and all letters occur.
     let letter = char::from(b'a' + (index * 15 % 26) as u8);
     format!("{letter}-load-{index}")
 }

@@ -1,11 +1,12 @@
-//! Which order is next and when it is due; shared by all connections.
+//! The order to send next and its due time; shared by all connections.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
 
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub(super) struct Schedule {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Due {
     pub(super) number: u64,
-    /// Latency counts from here.
+    /// The moment from which the latency counts.
     pub(super) at: Instant,
 }
 
@@ -32,8 +33,9 @@ impl Schedule {
         Self { start, duration, rate, next: AtomicU64::new(0), due: Semaphore::new(0) }
     }
 
-    /// Tells when orders become due, until the time is over. Of no use without a rate. It is for a thread of its own: the runtime's
-    /// timer has steps of 1 ms and rounds up, and would add more to a latency than the server does.
+    /// Releases orders as they become due, until the time is over. It does nothing without a rate. It runs on a thread
+    /// of its own: the runtime's timer has steps of 1 ms and rounds up, which would add more to a latency than the
+    /// server does.
     pub(super) fn run_clock(&self, stop: &CancellationToken) {
         let offsets = (0..self.planned()).map(|number| self.offset(number));
         for (count, offset) in offsets.map(|offset| (1, offset)).chain([(0, self.duration)]) {
@@ -46,7 +48,8 @@ impl Schedule {
         self.due.close();
     }
 
-    /// Waits until an order is due that nobody has taken; nothing once the time is over: what is late then stays unsent.
+    /// Waits for the next order that is due. Returns `None` once the time is over: orders that are late then stay
+    /// unsent.
     pub(super) async fn next(&self) -> Option<Due> {
         if self.rate > 0 {
             self.due.acquire().await.ok()?.forget();
@@ -63,7 +66,7 @@ impl Schedule {
         Some(Due { number, at: if self.rate == 0 { now } else { self.start + self.offset(number) } })
     }
 
-    /// Orders that were due by now and that no connection was free to send.
+    /// Returns how many orders were due by now while no connection was free to send them.
     pub(super) fn unsent(&self) -> u64 {
         if self.rate == 0 {
             return 0;

@@ -1,28 +1,30 @@
-//! What was counted: answers by status, failures by kind, and latencies.
+//! The counts of a load: responses by status, failures by kind, and latencies.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hdrhistogram::Histogram;
 
-/// Microseconds; an answer that took longer than the request timeout is not an answer.
+/// The longest latency, in microseconds: a response after the request timeout does not count.
 const LONGEST: u64 = 60_000_000;
 
-/// How one request ended.
+/// The result of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     Answered(u16),
-    /// No connection: certainly not accepted.
+    /// No connection: the order was certainly not accepted.
     NotConnected,
-    /// Sent, and the connection was lost before an answer: may or may not be accepted.
+    /// The connection was lost before a response: the order may or may not be accepted.
     ConnectionLost,
-    /// Sent, and not answered in time: may or may not be accepted.
+    /// No response in time: the order may or may not be accepted.
     TimedOut,
 }
 
 impl Outcome {
-    /// 200 or 201.
+    /// Returns whether the status is 200 or 201.
     pub fn succeeded(self) -> bool {
         matches!(self, Self::Answered(200 | 201))
     }
@@ -40,7 +42,7 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Tally {
     outcomes: BTreeMap<Outcome, u64>,
-    /// Of the requests that succeeded, in microseconds.
+    /// The latencies of successful requests, in microseconds.
     latencies: Histogram<u64>,
 }
 
@@ -76,18 +78,18 @@ impl Tally {
         self.outcomes.iter().filter(|(outcome, _)| outcome.succeeded()).map(|(_, count)| count).sum()
     }
 
-    /// Everything but success, with how often.
+    /// Returns the outcomes other than success, with their counts.
     pub fn others(&self) -> impl Iterator<Item = (Outcome, u64)> {
         self.outcomes.iter().map(|(outcome, count)| (*outcome, *count)).filter(|(outcome, _)| !outcome.succeeded())
     }
 
-    /// The latency that this share of the successes, 0 to 1, did not exceed.
+    /// Returns the latency that this share of the successes, 0 to 1, did not exceed.
     pub fn latency(&self, share: f64) -> Duration {
         Duration::from_micros(self.latencies.value_at_quantile(share))
     }
 }
 
-/// The tally of one connection, emptied now and then by whoever shows it; nobody else waits for its lock.
+/// The tally of one connection. The display empties it now and then; no other task waits for its lock.
 #[derive(Debug, Clone)]
 pub(super) struct Shared(Arc<Mutex<Tally>>);
 

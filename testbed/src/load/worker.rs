@@ -1,28 +1,33 @@
-//! One connection: takes the next request, waits until it is due, sends it, waits for the answer.
+//! One connection: takes the next request, waits until it is due, sends it, and waits for the response.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header;
+use hyper::{
+    body::Bytes,
+    client::conn::http1::{SendRequest, handshake},
+    header,
+};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::order::Request;
-use super::schedule::{Due, Schedule};
-use super::tally::{Outcome, Shared};
+use super::{
+    order::Request,
+    schedule::{Due, Schedule},
+    tally::{Outcome, Shared},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longer than any deadline of the API, so that what is counted is its answer.
+/// The longest a response takes: longer than any deadline of the API, so that its response is counted.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// After a failed connection, so that a server that is down is not asked without end.
+/// The pause after a failed connection, so that a server that is down does not get requests without end.
 const PAUSE: Duration = Duration::from_millis(50);
 
 type Connection = SendRequest<Full<Bytes>>;
@@ -50,7 +55,7 @@ impl Worker {
         self.tally.clone()
     }
 
-    /// Runs until the time is over or `stop` is cancelled; a request that was sent is waited for.
+    /// Runs until the time is over or `stop` is cancelled; waits for the response to a request that was sent.
     pub(super) async fn run(self) {
         let mut connection: Option<Connection> = None;
         while let Some(Some(due)) = self.stop.run_until_cancelled(self.schedule.next()).await {
@@ -90,7 +95,7 @@ impl Worker {
         let stream = TcpStream::connect(&self.address).await.context("connect")?;
         stream.set_nodelay(true).context("set TCP_NODELAY")?;
         let (connection, driver) = handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
-        // Ends with the connection; its error is seen by the request that it fails.
+        // The task ends with the connection; the failed request sees its error.
         tokio::spawn(driver);
         Ok(connection)
     }

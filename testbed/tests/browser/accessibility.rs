@@ -1,18 +1,20 @@
-//! Whether everybody can use it: axe-core finds nothing to object to, in light and dark, with the dialog open and on a phone,
-//! and a phone shows all of it without being scrolled sideways.
+//! Accessibility: axe-core reports no violation, in light and dark, with the dialog open and on a phone. A phone shows
+//! the whole page without horizontal scrolling.
 
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::tools;
 use rdkafka::message::OwnedHeaders;
 use serde_json::{Value, json};
 
-use crate::page::{DESKTOP, DONE, Screen};
-use crate::support::{Page, Shop, on_a_dashboard};
+use crate::{
+    page::{DESKTOP, DONE, Screen},
+    support::{Page, Shop, on_a_dashboard},
+};
 
-/// As narrow as the narrowest phone that is still sold; its scrollbars take room, so that there is even less.
+/// The narrowest phone that is still sold; its scrollbars take room, so that even less is left.
 const NARROW: Screen = Screen { width: 360, height: 740, overlays_scrollbars: false };
 
-/// All of axe's rules, its recommendations included; of each rule that is broken, where and how.
+/// Runs all of axe's rules, best practices included, and returns where and how each rule is violated.
 const JUDGE: &str = "const done = arguments[0];
     axe.run().then(
         ({ violations }) => done(violations.map(({ id, help, nodes }) =>
@@ -20,7 +22,7 @@ const JUDGE: &str = "const done = arguments[0];
         (error) => done([String(error)]),
     );";
 
-/// What reaches beyond the right edge, unless it is in something that scrolls by itself.
+/// Returns the elements beyond the right edge, except those in an element that scrolls.
 const TOO_WIDE: &str = "const width = document.documentElement.clientWidth;
     return document.documentElement.scrollWidth <= width ? [] : [...document.body.querySelectorAll('*')]
         .filter((node) => node.getBoundingClientRect().right > width + 1)
@@ -36,11 +38,11 @@ async fn expect_accessible(page: &Page, when: &str) -> Result<()> {
 
 async fn expect_fits(page: &Page, when: &str) -> Result<()> {
     let too_wide: Vec<String> = page.script(TOO_WIDE, &[]).await?;
-    ensure!(too_wide.is_empty(), "{when} it is scrolled sideways:\n{}", too_wide.join("\n"));
+    ensure!(too_wide.is_empty(), "{when}, the page scrolls horizontally:\n{}", too_wide.join("\n"));
     Ok(())
 }
 
-/// Something in every region, with text as long as it may be.
+/// Fills every region, with the longest texts allowed.
 async fn fill(shop: &Shop) -> Result<()> {
     let page = &shop.page;
     shop.place(&"w".repeat(100), &"m".repeat(255)).await?;
@@ -63,7 +65,7 @@ async fn everybody_can_use_it() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         fill(shop).await?;
-        // A control: what nobody could use is objected to.
+        // A control: axe must report an unusable form.
         page.script::<()>("document.querySelector('label[for=price]').removeAttribute('for')", &[]).await?;
         let objection =
             expect_accessible(page, "without a label").await.err().context("a field lost its label, unnoticed")?;
@@ -90,7 +92,7 @@ async fn everybody_can_use_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_wants_no_motion_gets_none() -> Result<()> {
+async fn reduced_motion_stops_animations() -> Result<()> {
     const MOVING: &str = "return document.getAnimations().filter((one) => one.playState === 'running'
         && one.effect.getComputedTiming().duration > 1).map((one) => one.animationName ?? one.transitionProperty)";
     on_a_dashboard(async |shop: &Shop| {

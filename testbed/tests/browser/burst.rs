@@ -18,7 +18,7 @@ async fn a_burst_is_stored_and_notified_and_counted() -> Result<()> {
         page.shows("#activity-log", |text| text.contains("Burst finished")).await?;
         page.shows("#burst-form button", |text| text == "Send").await?;
         shop.notified(BURST).await?;
-        // Orders stored, notifications.
+        // The numbers of orders stored and of notifications.
         page.show_all("li.part.api dd", |figures| figures == [BURST.to_string(), BURST.to_string()]).await?;
         page.show_all("#orders-list li.order", |rows| rows.len() == 25).await?;
 

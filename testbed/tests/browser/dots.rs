@@ -1,19 +1,21 @@
-//! The dots on the picture of the pipeline: they travel on its lines, also where those are moved meanwhile.
+//! The dots on the picture of the pipeline: they move along its lines, even when the lines move.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::eventually;
+use orderflow_testbed::{eventually, wait::PATIENCE};
 
-use crate::page::PHONE;
-use crate::support::{PATIENCE, Shop, on_a_dashboard};
+use crate::{
+    page::PHONE,
+    support::{Shop, on_a_dashboard},
+};
 
-/// Holds each dot at the end of its way: one that travels is gone before anybody has looked.
+/// Keeps each dot at the end of its path: a dot that moves is gone before it can be checked.
 const HOLD: &str = "new MutationObserver(() => document.querySelectorAll('.dot').forEach((dot) =>
     dot.getAnimations().forEach((trip) => {
         trip.pause();
         trip.currentTime = trip.effect.getTiming().duration - 1;
     }))).observe(document.getElementById('pipeline-picture'), {childList: true, subtree: true});";
 
-/// How far, in pixels, the dot of an event is from the part at the end of its way; null without one.
+/// Returns how far, in pixels, the dot of an event is from the part at the end of its path; null without a dot.
 const AWAY: &str = "const dot = document.querySelector('.dot[data-carries=event]')?.getBoundingClientRect();
     if (!dot) return null;
     const { left, right, top, bottom } = document.querySelector('li.part.consumer').getBoundingClientRect();
@@ -30,7 +32,7 @@ async fn expect_at_the_end(shop: &Shop, when: &str) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_under_way_keeps_to_the_lines_when_they_move() -> Result<()> {
+async fn dots_follow_the_lines_when_they_move() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         page.script::<()>(HOLD, &[]).await?;

@@ -3,10 +3,12 @@
 use anyhow::{Result, ensure};
 use orderflow_testbed::Service;
 
-use crate::page::{DONE, NOT_NOTIFIED, NOTIFIED, is_open};
-use crate::support::{Shop, on_a_dashboard};
+use crate::{
+    page::{DONE, NOT_NOTIFIED, NOTIFIED, is_open},
+    support::{Shop, on_a_dashboard},
+};
 
-/// Number of orders: the list shows all of them, and a new stream of the feed names fewer.
+/// The number of orders: the list shows all of them, and a new stream of the feed names fewer.
 const EARLIER: u64 = 25;
 
 /// The third step of the orders, where it is done.
@@ -55,7 +57,7 @@ async fn an_order_that_waits_for_the_consumer_is_shown_as_published_until_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_charts_show_what_was_notified_before_the_page_was_opened() -> Result<()> {
+async fn the_charts_show_notifications_from_before_the_page_was_opened() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         open_late(shop).await?;

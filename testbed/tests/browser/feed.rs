@@ -1,17 +1,19 @@
-//! The live feed as the page has it: what happens while its connection is cut is there afterwards, and a feed that began
-//! anew is told of.
+//! The live feed on the page: events during a cut connection appear afterwards, and a feed that started over is
+//! reported.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Link, Service};
+use orderflow_testbed::{Link, Service, wait::PATIENCE};
 
-use crate::page::NOTIFIED;
-use crate::support::{PATIENCE, Shop, on_a_dashboard};
+use crate::{
+    page::NOTIFIED,
+    support::{Shop, on_a_dashboard},
+};
 
 /// More than the latest notifications that a new stream begins with, fewer than the rows that the list shows.
 const MEANWHILE: u64 = 24;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_feed_that_was_cut_goes_on_where_it_was() -> Result<()> {
+async fn a_feed_resumes_after_a_cut() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         shop.place("alice", "Before").await?;
@@ -21,7 +23,7 @@ async fn a_feed_that_was_cut_goes_on_where_it_was() -> Result<()> {
         page.shows("#feed-state", |text| text.contains("reconnecting")).await?;
         for number in 0..MEANWHILE {
             shop.place(&format!("user-{number}"), "Meanwhile").await?;
-            // So that each is in a frame of its own: a frame names no more than twenty.
+            // Each is in a frame of its own then: a frame names no more than twenty.
             shop.notified(number + 2).await?;
         }
         shop.network.set(Link::Open);
@@ -32,14 +34,14 @@ async fn a_feed_that_was_cut_goes_on_where_it_was() -> Result<()> {
         page.show_all(NOTIFIED, |orders| orders.len() == 25 && orders.iter().all(took)).await?;
         page.shows("#throughput .sum dd", |sum| sum == "25").await?;
         let log = page.shows("#activity-log", |text| text.contains("The feed is live again")).await?;
-        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not go on where it was: {log}");
+        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not resume: {log}");
         Ok(())
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_goes_on_with_a_producer_that_was_started_again() -> Result<()> {
+async fn a_page_reconnects_to_a_restarted_producer() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         shop.place("alice", "Before").await?;

@@ -1,4 +1,4 @@
-//! Text that would be a program if the page took it for markup. It stays text, wherever a user can put it.
+//! Text that would run as a program if the page took it for markup. It stays text, wherever a user can put it.
 
 use anyhow::{Result, ensure};
 use rdkafka::message::OwnedHeaders;
@@ -6,7 +6,7 @@ use thirtyfour::Key;
 
 use crate::support::{Shop, on_a_dashboard};
 
-/// What runs if it is taken for markup, for the end of an attribute, or for a way to other markup.
+/// Texts that act if they are taken for markup, for the end of an attribute, or for a way to other markup.
 const ATTACKS: [&str; 4] = [
     "<img src=x onerror=\"window.pwned=1\">",
     "\"><script>window.pwned=1</script>",
@@ -14,7 +14,7 @@ const ATTACKS: [&str; 4] = [
     "</bdi></li><iframe srcdoc=\"<script>parent.pwned=1</script>\">",
 ];
 
-/// What there is on the page if one of them came through.
+/// Returns the traces on the page if one of them was run.
 const TRACES: &str = "return [typeof window.pwned, document.querySelectorAll(
     'img[src=x], [onerror], [onload], iframe, body script, svg[onload], a[href^=javascript]').length]";
 
@@ -25,27 +25,27 @@ async fn expect_text_only(shop: &Shop) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_users_type_stays_text() -> Result<()> {
+async fn markup_in_orders_stays_text() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         for attack in ATTACKS {
             let (user, product) = (format!("a{attack}"), format!("{attack} lamp"));
             page.fill_order(&user, &product).await?;
             page.click("#place-form button").await?;
-            // What is long is shortened where there is little room.
-            let is_told = |text: &str| [&user, &product].iter().all(|name| text.contains(&name[..20]));
-            page.shows("#outcome", |text| is_told(text) && text.contains("Notified after")).await?;
+            // Long text is shortened where room is short.
+            let is_shown = |text: &str| [&user, &product].iter().all(|name| text.contains(&name[..20]));
+            page.shows("#outcome", |text| is_shown(text) && text.contains("Notified after")).await?;
             let row = "#orders-list li.order:first-child";
-            page.shows(row, is_told).await?;
+            page.shows(row, is_shown).await?;
 
             page.click("#orders-list li.order:first-child button").await?;
-            page.shows("#path-what", is_told).await?;
+            page.shows("#path-what", is_shown).await?;
             page.shows("#path-receipt", |text| text.contains(&product)).await?;
             expect_text_only(shop).await?;
             page.type_keys(Key::Escape).await?;
 
             page.fill("#search-text", &user).await?;
-            page.show_all("#orders-list li.order", |rows| rows.len() == 1 && is_told(&rows[0])).await?;
+            page.show_all("#orders-list li.order", |rows| rows.len() == 1 && is_shown(&rows[0])).await?;
             page.fill("#search-text", attack).await?;
             page.show_all("#orders-list li.order", <[String]>::is_empty).await?;
             page.clear("#search-text").await?;
@@ -59,11 +59,11 @@ async fn what_users_type_stays_text() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_dead_letters_stays_text() -> Result<()> {
+async fn markup_in_dead_letters_stays_text() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         for attack in ATTACKS {
-            // The first is no JSON; the reason of the second quotes it.
+            // The first is not JSON; the reason of the second quotes it.
             let quoted = serde_json::json!({"event_type": attack}).to_string();
             for value in [attack, &quoted] {
                 shop.send(&shop.stack.topic(), attack, value, OwnedHeaders::new()).await?;

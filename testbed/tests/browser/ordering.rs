@@ -1,10 +1,13 @@
-//! An order from the form to its notification, as a person sees it: with the mouse, too eager, and by keyboard alone.
+//! An order from the form to its notification, as a person sees it: with the mouse, with a double click, and by
+//! keyboard alone.
 
 use anyhow::{Result, ensure};
 use thirtyfour::Key;
 
-use crate::page::{DONE, NOTIFIED};
-use crate::support::{Shop, on_a_dashboard};
+use crate::{
+    page::{DONE, NOTIFIED},
+    support::{Shop, on_a_dashboard},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_placed_and_seen_until_it_is_notified() -> Result<()> {
@@ -44,7 +47,7 @@ async fn a_double_click_places_one_order() -> Result<()> {
         page.fill_order("bob", "Lamp").await?;
         page.double_click("#place-form button").await?;
         page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
-        // Ready for the next one: neither click is still to come.
+        // Ready for the next one: both clicks were handled.
         page.shows("#place-form button", |text| text == "Place order").await?;
         let orders = shop.orders_of("bob").await?;
         ensure!(orders.len() == 1, "a double click placed {} orders: {orders:?}", orders.len());
@@ -55,12 +58,12 @@ async fn a_double_click_places_one_order() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_is_placed_and_looked_at_by_keyboard_alone() -> Result<()> {
+async fn an_order_is_placed_and_inspected_by_keyboard_alone() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         page.tab_to("#user_id").await?;
         page.type_keys("nina" + Key::Tab + "Monitor arm" + Key::Tab).await?;
-        // What is in a field that the Tab key reaches is selected, so typing replaces it.
+        // The Tab key selects the text of a field, so typing replaces it.
         page.type_keys("3" + Key::Tab + "12.50" + Key::Enter).await?;
         page.shows("#outcome", |text| text.contains("Stored on shard2") && text.contains("3 × Monitor arm")).await?;
         page.shows("#orders-list", |text| text.contains("Monitor arm") && text.contains("$37.50")).await?;
@@ -77,7 +80,7 @@ async fn an_order_is_placed_and_looked_at_by_keyboard_alone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_breaks_a_rule_is_told_beside_its_field_and_not_sent() -> Result<()> {
+async fn an_invalid_field_is_marked_and_the_order_not_sent() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         page.click("#place-form button").await?;
@@ -95,7 +98,7 @@ async fn what_breaks_a_rule_is_told_beside_its_field_and_not_sent() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_placed_in_one_tab_is_seen_in_another() -> Result<()> {
+async fn order_placed_in_one_tab_appears_in_another() -> Result<()> {
     on_a_dashboard(async |shop: &Shop| {
         let page = &shop.page;
         let first = page.tab().await?;

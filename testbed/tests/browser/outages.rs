@@ -1,17 +1,19 @@
-//! Something is gone: the page says what, says truly what became of each order, and shows how it recovers.
+//! An outage on the page: it names the part, shows the true outcome of each order, and shows the recovery.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Isolation, Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Service, Stack, eventually, wait::PATIENCE};
 
-use crate::page::{DONE, NOT_NOTIFIED, NOTIFIED, PENDING, is_open};
-use crate::support::{PATIENCE, Shop, on};
+use crate::{
+    page::{DONE, NOT_NOTIFIED, NOTIFIED, PENDING, is_open},
+    support::{Shop, on},
+};
 
 /// The events that wait for Kafka.
 const PUBLISHING: &str = "#orders-list .journey li:nth-child(3)[data-state=waiting]";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn receipts_wait_for_a_frozen_s3_and_are_written_afterwards() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000");
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
@@ -20,7 +22,7 @@ async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<
         shop.stack.object_store().pause();
         page.fill_order("alice", "Keyboard").await?;
         page.click("#place-form button").await?;
-        // Nothing but the receipt waits for S3.
+        // Only the receipt waits for S3.
         page.shows("#outcome", |text| text.contains("Stored on shard1") && text.contains("Notified after")).await?;
         page.show_all(PENDING, |receipts| receipts.len() == 1).await?;
         page.show_all(NOTIFIED, |orders| orders.len() == 1).await?;
@@ -43,8 +45,8 @@ async fn while_s3_is_frozen_receipts_wait_and_then_they_are_written() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_shard_2_is_down_its_orders_are_refused_and_others_are_taken() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn orders_of_a_shard_that_is_down_are_refused_and_others_accepted() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
@@ -83,7 +85,7 @@ async fn while_shard_2_is_down_its_orders_are_refused_and_others_are_taken() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_no_consumer_runs_notifications_wait_and_then_each_is_made_once() -> Result<()> {
+async fn notifications_wait_for_a_consumer_and_are_sent_once() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
@@ -109,8 +111,8 @@ async fn while_no_consumer_runs_notifications_wait_and_then_each_is_made_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_kafka_is_frozen_orders_are_taken_and_then_each_is_notified_once() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn orders_are_accepted_while_kafka_is_frozen_and_notified_once_afterwards() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
@@ -134,7 +136,7 @@ async fn while_kafka_is_frozen_orders_are_taken_and_then_each_is_notified_once()
         page.show_all(NOTIFIED, |orders| orders.len() == 3).await?;
         page.shows("li.part.kafka .word", |word| word == "up").await?;
         let log = page.shows("#activity-log", |text| text.contains("Kafka is up again")).await?;
-        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not go on where it was: {log}");
+        ensure!(!log.contains("anew") && !log.contains("missed"), "the feed did not resume: {log}");
         let made =
             shop.stack.read_topic(&format!("{}.notifications", shop.stack.topic()), Isolation::ReadCommitted).await?;
         ensure!(made.len() == 3, "{made:?}");

@@ -1,7 +1,6 @@
-//! The pictures in `docs/images`, of the real pipeline under some load: `make screenshots` takes them anew.
+//! The images in `docs/images`, of the real pipeline under some load: `make screenshots` takes them again.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join;
@@ -9,16 +8,18 @@ use orderflow_testbed::{Service, Stack};
 use rdkafka::message::OwnedHeaders;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::page::{NOTIFIED, PENDING, PHONE, Screen};
-use crate::support::{Page, Shop, on};
+use crate::{
+    page::{NOTIFIED, PENDING, PHONE, Screen},
+    support::{Page, Shop, on},
+};
 
-/// So high that the form and the newest orders are in the picture.
+/// High enough for the form and the newest orders.
 const HIGH: Screen = Screen { width: 1280, height: 1560, overlays_scrollbars: true };
 
-/// Pictures that everybody who opens the README downloads.
+/// The largest size of an image: everyone who opens the README downloads it.
 const LARGEST: usize = 300_000; // bytes
 
-/// Orders before the first picture, so many per second: the plots then have something to show.
+/// Orders before the first image, and their rate: the charts then have data.
 const ORDERS: u64 = 1_200;
 const RATE: u64 = 20;
 
@@ -30,7 +31,7 @@ const PRODUCTS: [&str; 7] =
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes docs/images: make screenshots"]
 async fn the_dashboard_for_the_docs() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let producer = stack.producer();
     on(stack, producer, async |shop: &Shop| {
         let page = &shop.page;
@@ -42,7 +43,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
         page.shows("#outcome", |text| text.contains("Notified after")).await?;
         page.shows("#place-form button", |text| text == "Place order").await?;
 
-        // Under load, as somebody sees it.
+        // Under load, as a person sees it.
         let ((), ()) = try_join(load(shop, 0..5 * RATE), async {
             page.prefer("light").await?;
             page.show_all(NOTIFIED, |orders| !orders.is_empty()).await?;
@@ -51,7 +52,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
             page.prefer("dark").await?;
             save(page, "dark").await?;
             page.prefer("light").await?;
-            // A tab of its own, so that the other's charts go on.
+            // A tab of its own, so that the charts of the other one continue.
             let desktop = page.tab().await?;
             page.new_tab().await?;
             page.show_on(PHONE).await?;
@@ -83,7 +84,7 @@ async fn the_dashboard_for_the_docs() -> Result<()> {
     .await
 }
 
-/// Orders as they come in a shop, at a steady rate.
+/// Places orders at a steady rate, as in a shop.
 async fn load(shop: &Shop, numbers: std::ops::Range<u64>) -> Result<()> {
     let mut ticks = interval(Duration::from_millis(1_000 / RATE));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

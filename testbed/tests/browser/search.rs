@@ -1,4 +1,4 @@
-//! Finding an order by the name of its user, or by its id.
+//! The search for an order by the name of its user, or by its id.
 
 use anyhow::{Context, Result, ensure};
 use thirtyfour::Key;
@@ -30,7 +30,7 @@ async fn orders_are_found_by_their_user_and_by_their_id() -> Result<()> {
         ensure!(page.text("#path-id").await? == id);
         page.type_keys(Key::Escape).await?;
 
-        // Asking for an order that nobody has is answered 404, of which the browser writes a line.
+        // A request for a missing order is answered 404, which the browser reports.
         shop.provokes_failures();
         page.fill("#search-text", "00000000-0000-7000-8000-000000000000").await?;
         page.shows("#orders-empty", |text| text.contains("No order has this id")).await?;

@@ -1,19 +1,24 @@
-//! What the tests of the dashboard start from: the whole pipeline running, and the page of its producer open.
+//! Support of the dashboard's tests: the whole pipeline, and the page of its producer in a browser.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Producer, Proxy, Stack, eventually, http, port, product::Builder};
-use rdkafka::ClientConfig;
-use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use orderflow_testbed::{Consumer, Producer, Proxy, Stack, eventually, http, port, product::Builder, wait::PATIENCE};
+use rdkafka::{
+    ClientConfig,
+    message::OwnedHeaders,
+    producer::{FutureProducer, FutureRecord},
+};
 use serde_json::{Value, json};
 
-use crate::complaints::Failures;
-pub use crate::page::{PATIENCE, Page};
+use crate::console::Failures;
 
-/// Everything that a test of the dashboard has.
+pub use crate::page::Page;
+
+/// The pipeline and the page of one test.
 pub struct Shop {
     pub page: Page,
     /// The network between the page and its producer.
@@ -24,19 +29,19 @@ pub struct Shop {
     failures_are_provoked: AtomicBool,
 }
 
-/// Runs `test` on a stack, in a browser of its own. Afterwards the browser must have had nothing to complain about.
+/// Runs `test` on a stack, in a browser of its own. Afterwards the browser must have reported nothing.
 pub async fn on_a_dashboard(test: impl AsyncFnOnce(&Shop) -> Result<()>) -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer();
     on(stack, producer, test).await
 }
 
-/// The same on a stack and with a producer that the test chooses.
+/// Runs `test` on a stack and with a producer that the test chooses.
 pub async fn on(stack: Stack, producer: Builder<Producer>, test: impl AsyncFnOnce(&Shop) -> Result<()>) -> Result<()> {
     let shop = Shop::open(stack, producer).await?;
     let outcome = async {
         test(&shop).await?;
-        shop.page.expect_no_complaints(shop.failures()).await
+        shop.page.expect_clean_console(shop.failures()).await
     };
     let outcome = outcome.await;
     if outcome.is_err() {
@@ -47,7 +52,7 @@ pub async fn on(stack: Stack, producer: Builder<Producer>, test: impl AsyncFnOnc
 
 impl Shop {
     async fn open(stack: Stack, producer: Builder<Producer>) -> Result<Self> {
-        // A port that it has again when it is started again: the page goes on asking there.
+        // A fixed port, so that the page still finds a producer that was started again.
         let port = port::free()?;
         let producer = producer.env("PORT", port.to_string());
         let (producer, consumer) = tokio::try_join!(producer.start(), stack.consumer().start())?;
@@ -58,7 +63,7 @@ impl Shop {
         Ok(Self { page, network, producer, consumer, stack, failures_are_provoked: AtomicBool::new(false) })
     }
 
-    /// From here on requests of the page fail, because the test makes them.
+    /// Allows failed requests of the page from now on, because the test causes them.
     pub fn provokes_failures(&self) {
         self.failures_are_provoked.store(true, Ordering::Relaxed);
     }
@@ -67,7 +72,7 @@ impl Shop {
         if self.failures_are_provoked.load(Ordering::Relaxed) { Failures::Provoked } else { Failures::None }
     }
 
-    /// Places an order as another client does; the order.
+    /// Places an order as another client does, and returns it.
     pub async fn place(&self, user: &str, product: &str) -> Result<Value> {
         let order = json!({"user_id": user, "product_name": product, "quantity": 2, "price": 149.99});
         let answer = http::client().post(format!("{}/api/orders", self.producer.url()?)).json(&order).send().await?;
@@ -78,13 +83,13 @@ impl Shop {
         Ok(reply["order"].take())
     }
 
-    /// The newest orders of `user`, as the API has them.
+    /// Returns the newest orders of `user` from the API.
     pub async fn orders_of(&self, user: &str) -> Result<Vec<Value>> {
         let list = self.get(&format!("/api/orders?user_id={user}")).await?;
         list["orders"].as_array().cloned().with_context(|| format!("no orders in {list}"))
     }
 
-    /// Waits until so many notifications were made in all.
+    /// Waits until the API counts this many notifications in all.
     pub async fn notified(&self, count: u64) -> Result<()> {
         eventually(&format!("{count} notifications"), PATIENCE, async || {
             let stats = self.get("/api/stats").await?;
@@ -99,7 +104,7 @@ impl Shop {
         answer.error_for_status()?.json().await.with_context(|| format!("read {path}"))
     }
 
-    /// Writes a record of somebody else to a topic.
+    /// Writes a record of another program to a topic.
     pub async fn send(&self, topic: &str, key: &str, value: &str, headers: OwnedHeaders) -> Result<()> {
         let bootstrap = self.stack.kafka().bootstrap();
         let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", bootstrap).create()?;

@@ -1,27 +1,22 @@
 //! `orderflow-dev up`, started as a person starts it: on ports and with data of its own.
 //!
-//! Used by the tests of the controls (`switches.rs`) and by those of the page that has switches for them.
+//! Used by the tests of the controls (`controls.rs`) and by those of the page that shows them.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::process::Process;
-use orderflow_testbed::{Launch, eventually, folder, port, tools};
+use orderflow_testbed::{Launch, eventually, folder, port, process::Process, tools, wait::PATIENCE};
 
-/// Long enough for anything that is going to happen on two busy cores.
-pub const PATIENCE: Duration = Duration::from_mins(4);
-
-/// A running `orderflow-dev up`. Dropping it kills it and what it has started.
+/// A running `orderflow-dev up`. Dropping it kills it and all that it has started.
 pub struct Up {
     pub process: Process,
-    /// Where the API and the dashboard are.
+    /// The address of the API and the dashboard.
     pub api: String,
     pub controls: String,
 }
 
 impl Up {
-    /// Starts one below `folder`, which has no other, and waits until it shows its addresses.
+    /// Starts an `up` below `folder`, which has no other, and waits until it prints its addresses.
     pub async fn start(folder: &Path) -> Result<Self> {
         let (api, controls) = (port::free()?, port::free()?);
         let mut launch = command(folder, "orderflow-dev-up")?.argument("up");
@@ -40,9 +35,9 @@ impl Up {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let up = Self { process: Process::start(launch)?, api: url(api), controls: url(controls) };
         eventually("orderflow-dev up to show its addresses", PATIENCE, async || {
-            ensure!(up.process.exit_status().is_none(), "it ended");
-            let told = up.process.log_since_start();
-            ensure!(told.contains(&format!("{}/controls", up.controls)), "{told}");
+            ensure!(up.process.exit_status().is_none(), "it has exited");
+            let log = up.process.log_since_start();
+            ensure!(log.contains(&format!("{}/controls", up.controls)), "{log}");
             Ok(())
         })
         .await?;
@@ -50,7 +45,7 @@ impl Up {
     }
 }
 
-/// `orderflow-dev`, for the `up` below `folder`.
+/// Returns a launch of `orderflow-dev`, for the `up` below `folder`.
 pub fn command(folder: &Path, name: &str) -> Result<Launch> {
     let launch = Launch::new(name, tools::product_binary("orderflow-dev")?, folder::log(folder, name)?);
     Ok(launch.env("ORDERFLOW_DATA", folder.join("up")))

@@ -1,32 +1,35 @@
-//! Releases of the chart of the backing services: whatever happens to the release, databases and their passwords stay together.
+//! Releases of the chart of the backing services: databases and their passwords stay together throughout a release's
+//! life.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use orderflow_testbed::eventually;
+use orderflow_testbed::{eventually, wait::PATIENCE};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::control_plane::has_strimzi;
-use crate::files::{BACKING, chart, objects};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    control_plane::has_strimzi,
+    files::{BACKING, chart, objects},
+    site::Site,
+};
 
 const SHARDS: [&str; 2] = ["shard1", "shard2"];
 
-/// What is in a Secret, as text.
+/// Returns the content of a Secret, as text.
 async fn secret(site: &Site, name: &str) -> Result<BTreeMap<String, String>> {
     let data = site.api::<Secret>().get(name).await.with_context(|| name.to_owned())?.data.unwrap_or_default();
     data.into_iter().map(|(key, value)| Ok((key, String::from_utf8(value.0)?))).collect()
 }
 
-/// Both shards' Secrets.
+/// Returns both shards' Secrets.
 async fn secrets(site: &Site) -> Result<[BTreeMap<String, String>; 2]> {
     Ok([secret(site, "postgres-shard1").await?, secret(site, "postgres-shard2").await?])
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_database_gets_a_password_of_its_own_and_a_dsn_that_says_the_same() -> Result<()> {
+async fn each_database_gets_its_own_password_and_a_matching_dsn() -> Result<()> {
     let site = Site::new().await?;
     site.install_backing(json!({})).await?;
     let secrets = secrets(&site).await?;
@@ -39,7 +42,7 @@ async fn each_database_gets_a_password_of_its_own_and_a_dsn_that_says_the_same()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_is_given_is_taken_whatever_it_is_made_of() -> Result<()> {
+async fn a_given_password_is_used_whatever_its_characters() -> Result<()> {
     let site = Site::new().await?;
     let given = "p@ss:w/o%rd+&=?#\"'$\\ü";
     site.install_backing(json!({ "postgres": { "password": given } })).await?;
@@ -50,7 +53,7 @@ async fn a_password_that_is_given_is_taken_whatever_it_is_made_of() -> Result<()
     Ok(())
 }
 
-/// By the client library that the producers use.
+/// Parsed with the client library that the producers use.
 fn says_the_same(site: &Site, shard: &str, secret: &BTreeMap<String, String>) -> Result<()> {
     let dsn: PgConnectOptions = secret["dsn"].parse().with_context(|| format!("{shard}: {}", secret["dsn"]))?;
     ensure!(dsn.get_host() == format!("postgres-{shard}.{}.svc", site.namespace), "{}", secret["dsn"]);
@@ -69,22 +72,22 @@ async fn passwords_survive_upgrades_and_a_new_installation() -> Result<()> {
     let made = secrets(&site).await?;
     for upgrade in ["the first", "the second"] {
         site.upgrade_backing(json!({ "localstack": { "enabled": upgrade == "the first" } })).await?;
-        ensure!(secrets(&site).await? == made, "{upgrade} upgrade made other passwords");
+        ensure!(secrets(&site).await? == made, "{upgrade} upgrade created other passwords");
     }
-    // Some upgrade with what they have given before, instead of all of it.
+    // Some upgrade with the values given before, instead of all of them.
     let chart = chart(BACKING).display().to_string();
     site.helm.run(&["upgrade", BACKING, &chart, "--reuse-values"]).await?;
-    ensure!(secrets(&site).await? == made, "an upgrade that reuses values made other passwords");
+    ensure!(secrets(&site).await? == made, "an upgrade that reuses values created other passwords");
 
     site.helm.uninstall(BACKING, &[]).await?;
     ensure!(secrets(&site).await? == made, "the removal changed passwords");
     site.install_backing(json!({})).await?;
-    ensure!(secrets(&site).await? == made, "the new installation made other passwords");
+    ensure!(secrets(&site).await? == made, "the new installation created other passwords");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_password_than_the_databases_is_refused() -> Result<()> {
+async fn a_password_that_differs_from_the_databases_is_refused() -> Result<()> {
     let site = Site::new().await?;
     site.install_backing(json!({ "postgres": { "password": "the-first" } })).await?;
     site.upgrade_backing(json!({ "postgres": { "password": "the-first" } })).await?;
@@ -92,17 +95,17 @@ async fn another_password_than_the_databases_is_refused() -> Result<()> {
     let before = secrets(&site).await?;
     let refused = site.upgrade_backing(json!({ "postgres": { "password": "the-second" } })).await;
     let refused = format!("{:#}", refused.err().context("it was taken")?);
-    // Before Helm's own words is the command, with the values.
+    // Helm's message follows the command, which contains the values.
     let (_, refused) = refused.split_once("Error: ").context(refused.clone())?;
     ensure!(refused.contains("postgres.password") && refused.contains("README.md"), "{refused}");
     ensure!(!refused.contains("the-first") && !refused.contains("the-second"), "it shows a password: {refused}");
-    ensure!(secrets(&site).await? == before, "it was changed all the same");
+    ensure!(secrets(&site).await? == before, "it was changed nevertheless");
     Ok(())
 }
 
-/// As its README says under "Changing the password".
+/// The steps of its README under "Changing the password".
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_makes_another_password_where_the_secret_was_deleted() -> Result<()> {
+async fn an_upgrade_creates_a_new_password_after_the_secret_was_deleted() -> Result<()> {
     let site = Site::new().await?;
     site.install_backing(json!({})).await?;
     let before = secrets(&site).await?;
@@ -116,7 +119,7 @@ async fn an_upgrade_makes_another_password_where_the_secret_was_deleted() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_keeps_what_holds_data_and_nothing_else() -> Result<()> {
+async fn a_removal_keeps_only_the_objects_that_hold_data() -> Result<()> {
     let site = Site::new().await?;
     let kafka = has_strimzi("that Kafka outlives the release")?;
     let values = json!({ "kafka": { "enabled": kafka } });
@@ -132,8 +135,8 @@ async fn a_removal_keeps_what_holds_data_and_nothing_else() -> Result<()> {
     if kafka {
         kept.extend(["Kafka/orderflow".to_owned(), "KafkaNodePool/broker".to_owned()]);
     }
-    // The real controller of StatefulSets makes the claims.
-    eventually("all to be there", PATIENCE, async || {
+    // The real controller of StatefulSets creates the claims.
+    eventually("all objects to exist", PATIENCE, async || {
         let found = site.everything().await?;
         ensure!(found.is_superset(&kept) && found.contains("Pod/postgres-shard1-0"), "{found:?}");
         Ok(())
@@ -149,7 +152,7 @@ async fn a_removal_keeps_what_holds_data_and_nothing_else() -> Result<()> {
     })
     .await?;
 
-    // The same release has it again.
+    // The same release uses it again.
     site.helm.install(BACKING, &chart(BACKING), &values).await?;
     eventually("a pod on the former volume", PATIENCE, async || {
         let found = site.everything().await?;
@@ -163,7 +166,7 @@ async fn a_removal_keeps_what_holds_data_and_nothing_else() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_restarts_only_what_a_changed_value_is_about() -> Result<()> {
+async fn an_upgrade_restarts_only_the_part_of_a_changed_value() -> Result<()> {
     let site = Site::new().await?;
     site.install_backing(json!({})).await?;
     let generations = async || {
@@ -185,7 +188,7 @@ async fn an_upgrade_restarts_only_what_a_changed_value_is_about() -> Result<()> 
     Ok(())
 }
 
-/// As its README says: the names of its objects are fixed, so one is told of the other.
+/// The names of its objects are fixed, as its README says, so the refusal names the other release.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_release_in_a_namespace_is_refused() -> Result<()> {
     let site = Site::new().await?;
@@ -201,7 +204,7 @@ async fn a_second_release_in_a_namespace_is_refused() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_strimzi_the_command_that_installs_it_is_named() -> Result<()> {
     let site = Site::new().await?;
-    // Asks no cluster, so none of its kinds are known.
+    // It connects to no cluster, so none of its kinds are known.
     let refused =
         site.helm.render_alone(BACKING, &chart(BACKING), &json!({})).await.err().context("it was rendered")?;
     let refused = format!("{refused:#}");
@@ -212,9 +215,9 @@ async fn without_strimzi_the_command_that_installs_it_is_named() -> Result<()> {
     Ok(())
 }
 
-/// Tools that render without a cluster say themselves what it has, as the chart's README tells them.
+/// Tools that render without a cluster name its kinds themselves, as the chart's README tells them.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_no_cluster_may_name_strimzis_kinds() -> Result<()> {
+async fn a_render_without_a_cluster_may_name_strimzis_kinds() -> Result<()> {
     let site = Site::new().await?;
     let chart = chart(BACKING).display().to_string();
     let rendered = site.helm.run(&["template", BACKING, &chart, "--api-versions=kafka.strimzi.io/v1/Kafka"]).await?;
@@ -224,7 +227,7 @@ async fn who_asks_no_cluster_may_name_strimzis_kinds() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strimzis_kinds_are_made_as_the_values_say() -> Result<()> {
+async fn strimzis_objects_follow_the_values() -> Result<()> {
     if !has_strimzi("Kafka and KafkaNodePool on a real API server")? {
         return Ok(());
     }
@@ -235,7 +238,7 @@ async fn strimzis_kinds_are_made_as_the_values_say() -> Result<()> {
             "postgres": { "enabled": false },
             "localstack": { "enabled": false },
         });
-        // A strict look comes first: what the definition does not know would be dropped in silence.
+        // A strict validation comes first: fields that the definition does not know would be dropped without a message.
         let rendered = site.helm.render(BACKING, &chart(BACKING), &values).await?;
         let rendered = objects(&rendered.manifests())?;
         ensure!(rendered.len() == 2, "{rendered:?}");

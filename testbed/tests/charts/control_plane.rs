@@ -1,27 +1,32 @@
-//! The API server of all tests, with the definition of each kind that the charts make.
+//! The API server of all tests, with the definition of each kind that the charts create.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
-use orderflow_testbed::{Kubernetes, eventually, folder};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use orderflow_testbed::{Kubernetes, eventually, folder, wait::PATIENCE};
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use crate::files::{OPERATOR, chart, objects, repository};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    files::{OPERATOR, chart, objects, repository},
+    site::Site,
+};
 
-/// The shared control plane, with the definitions of all kinds that the charts make: OrderFlow's by a release of the operator's
-/// chart, Strimzi's if they are on this machine.
+/// Returns the shared control plane, with the definitions of all kinds that the charts create: OrderFlow's by a release
+/// of the operator's chart, Strimzi's if this machine has them.
 pub async fn kubernetes() -> Result<&'static Kubernetes> {
     static STARTED: OnceCell<Kubernetes> = OnceCell::const_new();
     static PREPARED: OnceCell<()> = OnceCell::const_new();
-    let kubernetes = STARTED
-        .get_or_try_init(async || Kubernetes::start(folder::of_this_test_process()?, "kubernetes").await)
-        .await?;
+    let kubernetes =
+        STARTED.get_or_try_init(async || Kubernetes::start(folder::for_test_process()?, "kubernetes").await).await?;
     PREPARED
         .get_or_try_init(async || {
             let client = kubernetes.client()?;
@@ -37,7 +42,7 @@ pub async fn kubernetes() -> Result<&'static Kubernetes> {
     Ok(kubernetes)
 }
 
-/// The folder with the definitions of Strimzi's kinds, if there is one on this machine.
+/// Returns the folder with the definitions of Strimzi's kinds, if this machine has one.
 pub fn strimzi() -> Result<Option<PathBuf>> {
     if let Some(folder) = std::env::var_os("STRIMZI_CRDS").filter(|folder| !folder.is_empty()) {
         let folder = PathBuf::from(folder);
@@ -48,11 +53,11 @@ pub fn strimzi() -> Result<Option<PathBuf>> {
     Ok(beside.is_dir().then_some(beside))
 }
 
-/// Whether the API server has Strimzi's kinds. If not, says on the terminal what is not tested.
+/// Returns whether the API server has Strimzi's kinds. If not, prints what is not tested.
 pub fn has_strimzi(skipped: &str) -> Result<bool> {
     let found = strimzi()?.is_some();
     if !found {
-        // The harness keeps what `eprintln!` says of a test that succeeds.
+        // The harness hides the `eprintln!` output of a test that succeeds.
         writeln!(
             std::io::stderr(),
             "SKIPPED, {skipped}: no definitions of Strimzi's kinds (STRIMZI_CRDS names no folder with them)"

@@ -1,12 +1,15 @@
-//! What the other tests rely on, shown to fail when it should: without these, a manifest would be accepted because nobody looks.
+//! Controls of the other tests: their checks fail when they should. Without these, a manifest could pass because
+//! nothing is checked.
 
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::folder;
 use serde_json::{Value, json};
 
-use crate::control_plane::has_strimzi;
-use crate::files::{objects, pod_template};
-use crate::site::Site;
+use crate::{
+    control_plane::has_strimzi,
+    files::{objects, pod_template},
+    site::Site,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_does_not_exist_is_refused() -> Result<()> {
@@ -58,7 +61,7 @@ async fn a_harmful_pod_is_refused_by_each_level() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_rendered_installed_changed_and_removed() -> Result<()> {
     let site = Site::new().await?;
-    let chart = folder::of_this_test_process()?.join("trivial");
+    let chart = folder::for_test_process()?.join("trivial");
     std::fs::create_dir_all(chart.join("templates"))?;
     std::fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: trivial\nversion: 0.1.0\n")?;
     std::fs::write(chart.join("templates/NOTES.txt"), "It says {{ .Values.word }}.\n")?;
@@ -71,7 +74,7 @@ async fn a_release_is_rendered_installed_changed_and_removed() -> Result<()> {
     let [object] = &objects(&rendered.manifests())?[..] else { anyhow::bail!("{}", rendered.manifest) };
     ensure!(object["data"]["word"] == "one", "{object}");
     let api = site.api_of(object).await?;
-    ensure!(api.get_opt("trivial").await?.is_none(), "rendering made it");
+    ensure!(api.get_opt("trivial").await?.is_none(), "rendering created it");
 
     let installed = site.helm.install("trivial", &chart, &json!({ "word": "one" })).await?;
     ensure!(installed.info.status == "deployed" && installed.revision == 1, "{installed:?}");
@@ -83,7 +86,7 @@ async fn a_release_is_rendered_installed_changed_and_removed() -> Result<()> {
     let refused = site.helm.install("trivial", &chart, &json!({ "word": "one" })).await.err().context("twice")?;
     ensure!(format!("{refused:#}").contains("cannot reuse a name that is still in use"), "{refused:#}");
     site.helm.uninstall("trivial", &[]).await?;
-    ensure!(api.get_opt("trivial").await?.is_none(), "it is still there");
+    ensure!(api.get_opt("trivial").await?.is_none(), "it still exists");
     Ok(())
 }
 

@@ -1,16 +1,18 @@
-//! The examples: the API server takes them, they fit the backing services, and a restricted namespace takes the pods that the
-//! operator makes of them.
+//! The examples: the API server accepts them, they fit the backing services, and a restricted namespace accepts the
+//! pods that the operator creates for them.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Authority, Stack, eventually};
+use orderflow_testbed::{Authority, Stack, Store, eventually, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::control_plane::has_strimzi;
-use crate::files::{BACKING, chart, example, examples, objects, pod_template, title};
-use crate::programs::{on_the_testbed, operator, put_secret, wait_for};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    control_plane::has_strimzi,
+    files::{BACKING, chart, example, examples, objects, pod_template, title},
+    programs::{on_the_testbed, operator, put_secret, wait_for},
+    site::Site,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_accepts_each_example() -> Result<()> {
@@ -26,7 +28,8 @@ async fn the_api_server_accepts_each_example() -> Result<()> {
     Ok(())
 }
 
-/// Each Secret that an example names is in the example, or made by the chart of the backing services, and has what is read of it.
+/// Each Secret that an example names is in the example, or created by the chart of the backing services, and has the
+/// keys that are read.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_example_finds_its_secrets() -> Result<()> {
     let site = Site::new().await?;
@@ -49,13 +52,13 @@ async fn each_example_finds_its_secrets() -> Result<()> {
         if let Some(name) = spec["topic"]["sasl"]["secretRef"]["name"].as_str() {
             wanted.push((name.to_owned(), vec!["password".to_owned()]));
         }
-        // What the example brings itself is not the chart's, even under the same name.
+        // A Secret of the example itself is not the chart's, even under the same name.
         let brings = objects.iter().any(|object| object["kind"] == "Secret");
         let secrets = if brings { &objects } else { &backing };
         for (name, keys) in wanted {
             let secret =
                 secrets.iter().find(|object| object["kind"] == "Secret" && object["metadata"]["name"] == name.as_str());
-            let secret = secret.with_context(|| format!("{file}: nobody makes Secret {name}"))?;
+            let secret = secret.with_context(|| format!("{file}: no object creates Secret {name}"))?;
             for key in keys {
                 let has = !secret["data"][&key].is_null() || !secret["stringData"][&key].is_null();
                 ensure!(has, "{file}: Secret {name} has no {key}");
@@ -68,7 +71,7 @@ async fn each_example_finds_its_secrets() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trial_finds_s3_and_kafka_where_the_chart_has_them() -> Result<()> {
     let site = Site::new().await?;
-    let values = json!({ "kafka": { "enabled": has_strimzi("where the trial looks for Kafka")? } });
+    let values = json!({ "kafka": { "enabled": has_strimzi("the address of Kafka in the trial")? } });
     let backing = objects(&site.helm.render(BACKING, &chart(BACKING), &values).await?.manifests())?;
     for file in ["orderflow.yaml", "autoscaled.yaml"] {
         let orderflow = example(file)?.remove(0);
@@ -78,7 +81,7 @@ async fn the_trial_finds_s3_and_kafka_where_the_chart_has_them() -> Result<()> {
             backing.iter().find(|object| title(object) == "Service/localstack").context("no Service localstack")?;
         ensure!(endpoint == format!("http://localstack:{}", s3["spec"]["ports"][0]["port"]), "{file}: {endpoint}");
         if let Some(kafka) = backing.iter().find(|object| object["kind"] == "Kafka") {
-            // Strimzi names the Service so.
+            // Strimzi's name of the Service.
             let name = kafka["metadata"]["name"].as_str().context("a Kafka without a name")?;
             let listener = &kafka["spec"]["kafka"]["listeners"][0];
             let expected = format!("{name}-kafka-bootstrap:{}", listener["port"]);
@@ -89,8 +92,8 @@ async fn the_trial_finds_s3_and_kafka_where_the_chart_has_them() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restricted_namespace_takes_the_pods_of_each_example() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+async fn a_restricted_namespace_accepts_the_pods_of_each_example() -> Result<()> {
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     for file in examples()? {
         let site = Site::enforcing("restricted").await?;
         let release = site.install_operator(json!({})).await?;
@@ -101,7 +104,7 @@ async fn a_restricted_namespace_takes_the_pods_of_each_example() -> Result<()> {
         wait_for(&site, &orderflow, "Ready", "True").await.with_context(|| file.clone())?;
         takes_the_pods(&site, &orderflow).await.with_context(|| file.clone())?;
 
-        // The brokers here have neither TLS nor a log-in. By now the Deployments are there, and are kept as the spec says.
+        // The brokers here have neither TLS nor a login. By now the Deployments exist, and follow the spec.
         let topic = example(&file)?.remove(0)["spec"]["topic"].clone();
         if !topic["tls"].is_null() {
             let authority = Authority::new("kafka")?.pem();
@@ -132,7 +135,7 @@ async fn takes_the_pods(site: &Site, orderflow: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Of the producers and of the consumers.
+/// Returns the Deployments of the producers and of the consumers.
 async fn deployments(site: &Site, orderflow: &Value) -> Result<Vec<Value>> {
     let name = orderflow["metadata"]["name"].as_str().context("a resource without a name")?;
     let mut found = Vec::new();

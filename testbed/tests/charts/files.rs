@@ -1,4 +1,4 @@
-//! The files that are tested, and what is in them: charts, examples, and the objects of a YAML stream.
+//! The files under test: charts, examples, and the objects of a YAML stream.
 
 use std::path::{Path, PathBuf};
 
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 pub const OPERATOR: &str = "orderflow-operator";
 pub const BACKING: &str = "orderflow-backing";
 
-/// `Kind/name`.
+/// Returns `Kind/name`.
 pub fn title(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"]))
 }
 
-/// The documents of a YAML stream that say anything.
+/// Returns the documents of a YAML stream that are not empty.
 pub fn objects(manifests: &str) -> Result<Vec<Value>> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(manifests).context("read YAML")?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
-/// The pod that an object makes, with the volumes that its controller would add.
+/// Returns the pod that an object creates, with the volumes that its controller would add.
 pub fn pod_template(object: &Value) -> Option<Value> {
     let spec = &object["spec"];
     let mut template = match object["kind"].as_str()? {
@@ -43,23 +43,23 @@ pub fn pod_template(object: &Value) -> Option<Value> {
     Some(template)
 }
 
-/// A file or folder of this repository.
+/// Returns a file or folder of this repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// The folder of a chart.
+/// Returns the folder of a chart.
 pub fn chart(name: &str) -> PathBuf {
     repository("charts").join(name)
 }
 
-/// The files of the examples.
+/// Returns the files of the examples.
 pub fn examples() -> Result<Vec<String>> {
     let entries: std::io::Result<Vec<_>> = std::fs::read_dir(repository("examples"))?.collect();
     Ok(entries?.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
 }
 
-/// The objects of an example.
+/// Returns the objects of an example.
 pub fn example(file: &str) -> Result<Vec<Value>> {
     let path = repository("examples").join(file);
     objects(&std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?)

@@ -1,7 +1,7 @@
-//! The charts with the real Helm, on a real API server with real controllers: what they render is accepted, what they promise of
-//! upgrades and removal holds, and the rights that they give are those that the real operator needs.
+//! The charts with the real Helm, on a real API server with real controllers. Their manifests are accepted, their
+//! promises about upgrades and removal hold, and they grant the permissions that the real operator needs.
 //!
-//! There is no node, so no pod runs: where it matters that one did, a test plays its part and says so.
+//! No node runs, so no pod does: where one must, a test plays its part, and its comment says so.
 
 mod backing;
 mod control_plane;

@@ -1,5 +1,5 @@
-//! What the charts render, over the whole table of values: the API server takes it, the pods satisfy Pod Security, and no
-//! manifest shows what it should not.
+//! The manifests of the charts, over the whole table of values: the API server accepts them, the pods satisfy Pod
+//! Security, and no manifest shows a secret.
 
 use std::collections::BTreeSet;
 
@@ -10,22 +10,24 @@ use orderflow_testbed::helm::Release;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::control_plane::has_strimzi;
-use crate::files::{BACKING, OPERATOR, chart, objects, pod_template, repository, title};
-use crate::site::Site;
-use crate::values;
+use crate::{
+    control_plane::has_strimzi,
+    files::{BACKING, OPERATOR, chart, objects, pod_template, repository, title},
+    site::Site,
+    values,
+};
 
-/// As many Helms run at the same time.
+/// The number of Helms that run at the same time.
 const AT_ONCE: usize = 4;
 
-/// A case of the table, and what it renders.
+/// A case of the table, and its manifests.
 struct Rendered {
     case: &'static str,
     objects: Vec<Value>,
     notes: String,
 }
 
-/// All of the operator's chart, as in a cluster that has nothing yet.
+/// Renders the operator's chart for all cases, as in a cluster without a release.
 async fn operator() -> Result<&'static [Rendered]> {
     static RENDERED: OnceCell<Vec<Rendered>> = OnceCell::const_new();
     let rendered = RENDERED.get_or_try_init(async || {
@@ -40,7 +42,7 @@ async fn operator() -> Result<&'static [Rendered]> {
     Ok(rendered.await?)
 }
 
-/// All of the chart of the backing services that this cluster has the kinds of.
+/// Renders the chart of the backing services for all cases whose kinds this cluster has.
 async fn backing() -> Result<&'static [Rendered]> {
     static RENDERED: OnceCell<Vec<Rendered>> = OnceCell::const_new();
     let rendered = RENDERED.get_or_try_init(async || {
@@ -82,7 +84,7 @@ async fn accepts(rendered: &'static [Rendered]) -> Result<()> {
         .await
 }
 
-/// Each object once, with the first case that has it.
+/// Returns each object once, with the first case that has it.
 fn distinct(rendered: &'static [Rendered]) -> Vec<(&'static str, &'static Value)> {
     let mut seen = BTreeSet::new();
     let all = rendered.iter().flat_map(|rendered| rendered.objects.iter().map(|object| (rendered.case, object)));
@@ -90,12 +92,12 @@ fn distinct(rendered: &'static [Rendered]) -> Vec<(&'static str, &'static Value)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restricted_namespace_takes_each_pod_of_the_operators_chart() -> Result<()> {
+async fn a_restricted_namespace_accepts_each_pod_of_the_operators_chart() -> Result<()> {
     takes_the_pods("restricted", operator().await?, &["Deployment", "Job", "Pod"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_baseline_namespace_takes_each_pod_of_the_backing_services() -> Result<()> {
+async fn a_baseline_namespace_accepts_each_pod_of_the_backing_services() -> Result<()> {
     takes_the_pods("baseline", backing().await?, &["Deployment", "StatefulSet"]).await
 }
 
@@ -135,7 +137,7 @@ async fn each_namespaced_object_names_its_namespace() -> Result<()> {
         for object in objects {
             let kind = object["kind"].as_str().unwrap_or_default();
             let in_the_cluster = kind.starts_with("Cluster") || kind == "CustomResourceDefinition";
-            // `helm template | kubectl apply` would put it elsewhere.
+            // `helm template | kubectl apply` would put it into another namespace.
             let named = object["metadata"]["namespace"].is_string();
             ensure!(named != in_the_cluster, "{case}: {}", title(object));
         }
@@ -144,7 +146,7 @@ async fn each_namespaced_object_names_its_namespace() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_container_has_an_image_of_a_version_and_asks_for_what_it_needs() -> Result<()> {
+async fn each_container_has_a_versioned_image_and_resource_requests() -> Result<()> {
     for Rendered { case, objects, .. } in both().await? {
         for object in objects {
             for container in containers(object) {
@@ -177,7 +179,7 @@ fn containers(object: &Value) -> Vec<Value> {
         .collect()
 }
 
-/// By tag or digest. The colon of a registry's port is none of a tag's.
+/// Returns whether the image has a tag or digest. The colon of a registry's port is not a tag's.
 fn is_of_a_version(image: &str) -> bool {
     let name = image.rsplit('/').next().unwrap_or_default();
     match name.split_once('@') {
@@ -227,16 +229,16 @@ async fn the_charts_have_the_version_of_the_workspace() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_said_after_an_installation_names_files_that_exist() -> Result<()> {
+async fn the_notes_of_an_installation_name_existing_files() -> Result<()> {
     for Rendered { case, notes, .. } in both().await? {
         let words = notes.split(|letter: char| letter.is_whitespace() || letter == ',');
         let files: BTreeSet<&str> = words
             .filter(|word| word.starts_with("examples/") || word.starts_with("charts/"))
             .map(|word| word.trim_end_matches(['.', ':']))
             .collect();
-        ensure!(!files.is_empty(), "{case}: nothing is said of what comes next: {notes}");
+        ensure!(!files.is_empty(), "{case}: the notes name no file: {notes}");
         for file in files {
-            ensure!(repository(file).exists(), "{case}: there is no {file}");
+            ensure!(repository(file).exists(), "{case}: {file} does not exist");
         }
     }
     Ok(())
@@ -255,7 +257,7 @@ async fn nothing_but_secrets_shows_a_password() -> Result<()> {
     let mut hidden: BTreeSet<String> = given.map(ToOwned::to_owned).into();
     let (secrets, others): (Vec<Value>, Vec<Value>) =
         objects(&release.manifests())?.into_iter().partition(|object| object["kind"] == "Secret");
-    // In each form that a Secret has it in: a DSN's password is written otherwise.
+    // In each form that a Secret contains it: a DSN escapes its password.
     for (key, value) in secrets.iter().filter_map(|secret| secret["data"].as_object()).flatten() {
         if key != "username" && key != "database" {
             let value = value.as_str().context("a value that is no text")?;

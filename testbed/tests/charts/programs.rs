@@ -1,32 +1,38 @@
-//! The real operator as the chart starts it: with the arguments, the variables and the ServiceAccount of the pods that a release
-//! has made, and with no other right.
+//! The real operator as the chart starts it: with the arguments, the variables and the ServiceAccount of the pods that
+//! a release has created, and with no other permission.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
-use orderflow_testbed::helm::Release;
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Launch, Operator, Process, Stack, eventually, folder, tools};
+use k8s_openapi::api::{
+    authentication::v1::TokenRequest,
+    core::v1::{Pod, ServiceAccount},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{
+    Launch, Operator, Process, Stack, eventually, folder, helm::Release, product::Environment, tools, wait::PATIENCE,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::files::{OPERATOR, example, objects, pod_template};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    files::{OPERATOR, example, objects, pod_template},
+    site::Site,
+};
 
-/// What a node is told to start for the first container of a pod.
-struct Told {
+/// The process that a node would start for the first container of a pod.
+struct Command {
     arguments: Vec<String>,
     environment: Environment,
-    /// With a token of the pod's account.
+    /// The kubeconfig with a token of the pod's account.
     kubeconfig: PathBuf,
 }
 
-impl Told {
-    async fn of(site: &Site, template: &Value) -> Result<Self> {
+impl Command {
+    async fn new(site: &Site, template: &Value) -> Result<Self> {
         let spec = &template["spec"];
         let container = &spec["containers"][0];
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -48,9 +54,9 @@ impl Told {
         Ok(Self { arguments, environment, kubeconfig: kubeconfig(site, account).await? })
     }
 
-    /// Runs it to its end, as a pod that is not restarted: whether it succeeded, and what it printed.
+    /// Runs it to its end, as a pod that is not restarted. Returns whether it succeeded, and what it printed.
     async fn run(self) -> Result<(bool, String)> {
-        let folder = folder::of_this_test_process()?;
+        let folder = folder::for_test_process()?;
         let name = format!("{}-{}", self.arguments[0], Uuid::now_v7());
         let launch = Launch::new(&name, tools::product_binary("orderflow-operator")?, folder::log(folder, &name)?)
             .arguments(self.arguments)
@@ -70,25 +76,25 @@ async fn kubeconfig(site: &Site, account: &str) -> Result<PathBuf> {
     site.kubernetes.kubeconfig_with_token(&format!("{}-{account}", site.namespace), &token)
 }
 
-/// The operator of a release, as its Deployment says.
+/// Starts the operator of a release, as its Deployment specifies.
 pub async fn operator(site: &Site, release: &Release) -> Result<Operator> {
     let deployment = objects(&release.manifest)?.into_iter().find(|object| object["kind"] == "Deployment");
     let live = site.live(&deployment.context("no Deployment")?).await?;
-    let told = Told::of(site, &pod_template(&live).context("no template")?).await?;
-    ensure!(told.arguments == ["run"], "{:?}", told.arguments);
+    let command = Command::new(site, &pod_template(&live).context("no template")?).await?;
+    ensure!(command.arguments == ["run"], "{:?}", command.arguments);
     let name = format!("operator-{}", site.namespace);
-    Operator::start(folder::of_this_test_process()?, &name, &told.kubeconfig, told.environment).await
+    Operator::start(folder::for_test_process()?, &name, &command.kubeconfig, command.environment).await
 }
 
-/// Its hook for an event, run as a node would.
+/// Runs the release's hook for an event, as a node would.
 async fn run_hook(site: &Site, release: &Release, event: &str) -> Result<(bool, String)> {
     let hook = release.hooks.iter().find(|hook| hook.events.iter().any(|found| found == event));
     let hook = objects(&hook.with_context(|| format!("no hook {event}"))?.manifest)?.remove(0);
-    Told::of(site, &pod_template(&hook).context("a hook without a pod")?).await?.run().await
+    Command::new(site, &pod_template(&hook).context("a hook without a pod")?).await?.run().await
 }
 
-/// The OrderFlow of an example on the testbed's services, with databases, topics and a bucket that nobody else has, and the
-/// Secrets that it names.
+/// Creates the OrderFlow of an example on the testbed's services, with databases, topics and a bucket of its own, and
+/// the Secrets that it names.
 pub async fn on_the_testbed(site: &Site, stack: &Stack, file: &str) -> Result<Value> {
     let mut orderflow =
         example(file)?.into_iter().find(|object| object["kind"] == "OrderFlow").context("no OrderFlow")?;
@@ -127,7 +133,7 @@ pub async fn put_secret(site: &Site, name: &str, values: &[(&str, &str)]) -> Res
         .await
 }
 
-/// Waits until a condition of the live object of this manifest is so.
+/// Waits for a condition of the live object of this manifest.
 pub async fn wait_for(site: &Site, orderflow: &Value, kind: &str, status: &str) -> Result<Value> {
     eventually(&format!("{kind} {status} in {}", site.namespace), PATIENCE, async || {
         let live = site.live(orderflow).await?;
@@ -140,7 +146,7 @@ pub async fn wait_for(site: &Site, orderflow: &Value, kind: &str, status: &str) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_releases_in_two_namespaces_each_work_and_leave_the_other_alone() -> Result<()> {
+async fn two_releases_in_two_namespaces_work_independently() -> Result<()> {
     let stack = Stack::shared().await?;
     let sites = [Site::new().await?, Site::new().await?];
     let mut started = Vec::new();
@@ -152,12 +158,12 @@ async fn two_releases_in_two_namespaces_each_work_and_leave_the_other_alone() ->
         let orderflow = on_the_testbed(site, &stack, "orderflow.yaml").await?;
         site.apply(&orderflow).await?;
         wait_for(site, &orderflow, "Ready", "True").await?;
-        // What `helm test` runs.
-        let (ok, said) = run_hook(site, release, "test").await?;
-        ensure!(ok && !said.contains("FAILED"), "{said}");
+        // The command of `helm test`.
+        let (ok, output) = run_hook(site, release, "test").await?;
+        ensure!(ok && !output.contains("FAILED"), "{output}");
     }
 
-    // By the audit log, which has each request.
+    // From the audit log, which has each request.
     for (site, other) in [(&sites[0], &sites[1]), (&sites[1], &sites[0])] {
         let user = format!("system:serviceaccount:{}:{OPERATOR}", site.namespace);
         let log = std::fs::read_to_string(site.kubernetes.audit_log())?;
@@ -179,7 +185,7 @@ async fn two_releases_in_two_namespaces_each_work_and_leave_the_other_alone() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_may_watch_another_namespace_than_its_own() -> Result<()> {
+async fn a_release_may_watch_a_namespace_other_than_its_own() -> Result<()> {
     let stack = Stack::shared().await?;
     let (own, watched) = (Site::new().await?, Site::new().await?);
     let release = own.install_operator(json!({ "watchNamespace": watched.namespace })).await?;
@@ -188,8 +194,8 @@ async fn a_release_may_watch_another_namespace_than_its_own() -> Result<()> {
     let orderflow = on_the_testbed(&watched, &stack, "orderflow.yaml").await?;
     watched.apply(&orderflow).await?;
     wait_for(&watched, &orderflow, "Ready", "True").await?;
-    let (ok, said) = run_hook(&own, &release, "test").await?;
-    ensure!(ok, "{said}");
+    let (ok, output) = run_hook(&own, &release, "test").await?;
+    ensure!(ok, "{output}");
     Ok(())
 }
 
@@ -197,14 +203,14 @@ async fn a_release_may_watch_another_namespace_than_its_own() -> Result<()> {
 async fn a_check_of_a_release_without_permissions_names_them() -> Result<()> {
     let site = Site::new().await?;
     let release = site.install_operator(json!({ "rbac": { "create": false } })).await?;
-    let (ok, said) = run_hook(&site, &release, "test").await?;
-    ensure!(!ok && said.contains("may create deployments.apps"), "{said}");
+    let (ok, output) = run_hook(&site, &release, "test").await?;
+    ensure!(!ok && output.contains("may create deployments.apps"), "{output}");
     Ok(())
 }
 
-/// Before the operator goes, it lets go of what would wait for it for ever.
+/// The hook removes the finalizers before the operator, or they would block deletions for ever.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_takes_the_finalizers_with_it() -> Result<()> {
+async fn a_removal_removes_the_finalizers() -> Result<()> {
     let site = Site::new().await?;
     // The hook waits until a leader must have noticed.
     let values = json!({ "leaseSeconds": 3, "releaseFinalizers": { "waitSeconds": 5 } });
@@ -230,7 +236,7 @@ async fn a_removal_takes_the_finalizers_with_it() -> Result<()> {
     Ok(())
 }
 
-/// Runs the pod of the hook when it is there, and says how it ended.
+/// Runs the pod of the hook when it exists, and sets the status with which it ended.
 async fn play_the_node(site: &Site) -> Result<()> {
     let pods: Api<Pod> = site.api();
     let of_the_hook = ListParams::default().labels("app.kubernetes.io/component=release-finalizers");
@@ -238,14 +244,14 @@ async fn play_the_node(site: &Site) -> Result<()> {
         pods.list(&of_the_hook).await?.items.pop().context("none yet")
     })
     .await?;
-    let (ok, said) = Told::of(
+    let (ok, output) = Command::new(
         site,
         &pod_template(&json!({ "kind": "Pod", "metadata": pod.metadata, "spec": pod.spec })).context("no pod")?,
     )
     .await?
     .run()
     .await?;
-    ensure!(ok, "{said}");
+    ensure!(ok, "{output}");
     let ended = json!({ "status": { "phase": "Succeeded" } });
     pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(ended)).await?;
     Ok(())

@@ -1,22 +1,25 @@
-//! Releases of the operator's chart: what an installation makes, an upgrade changes, and a removal leaves.
+//! Releases of the operator's chart: the objects of an installation, the changes of an upgrade, and what a removal
+//! leaves.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use kube::Api;
-use kube::api::PostParams;
-use orderflow_testbed::helm::Release;
-use orderflow_testbed::{eventually, folder};
+use kube::{Api, api::PostParams};
+use orderflow_testbed::{eventually, folder, helm::Release, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::control_plane::kubernetes;
-use crate::files::{BACKING, OPERATOR, chart, example, objects, title};
-use crate::site::{PATIENCE, Site};
+use crate::{
+    control_plane::kubernetes,
+    files::{BACKING, OPERATOR, chart, example, objects, title},
+    site::Site,
+};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_installation_makes_what_it_rendered() -> Result<()> {
+async fn an_installation_creates_what_it_rendered() -> Result<()> {
     let site = Site::new().await?;
     let release = site.install_operator(json!({})).await?;
     ensure!(release.info.status == "deployed" && release.revision == 1, "{:?}", release.info);
@@ -33,7 +36,7 @@ async fn an_installation_makes_what_it_rendered() -> Result<()> {
     ] {
         ensure!(found.contains(expected), "no {expected} in {found:?}");
     }
-    // Permissions in the cluster are asked for by whoever watches all of it, and by nobody else.
+    // Only an operator that watches all namespaces needs permissions in the whole cluster.
     ensure!(!found.iter().any(|title| title.starts_with("Cluster")), "{found:?}");
     Ok(())
 }
@@ -58,7 +61,7 @@ async fn an_installation_that_waits_ends_when_the_pods_are_ready() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_changes_what_a_changed_value_says_and_nothing_else() -> Result<()> {
+async fn an_upgrade_changes_only_the_fields_of_a_changed_value() -> Result<()> {
     let site = Site::new().await?;
     let before = contents(&site, &site.install_operator(json!({})).await?).await?;
     let after = contents(&site, &site.upgrade_operator(json!({ "log": "debug" })).await?).await?;
@@ -68,7 +71,7 @@ async fn an_upgrade_changes_what_a_changed_value_says_and_nothing_else() -> Resu
         changed(&before, &after)
     );
 
-    // The same again is no change, so no pod is replaced.
+    // The same values again are no change, so no pod is replaced.
     let again = site.upgrade_operator(json!({ "log": "debug" })).await?;
     ensure!(again.revision == 3, "{again:?}");
     let again = contents(&site, &again).await?;
@@ -83,12 +86,12 @@ async fn an_upgrade_changes_what_a_changed_value_says_and_nothing_else() -> Resu
     let without = contents(&site, &site.upgrade_operator(without).await?).await?;
     let gone = BTreeSet::from(["Service/orderflow-operator-metrics"]);
     ensure!(changed(&back, &without) == gone, "{:?}", changed(&back, &without));
-    ensure!(!site.everything().await?.contains("Service/orderflow-operator-metrics"), "it is still there");
+    ensure!(!site.everything().await?.contains("Service/orderflow-operator-metrics"), "it still exists");
     Ok(())
 }
 
-/// No version was published yet, so this one with another number stands in for the version before: it shows that a change of
-/// the version alone changes nothing that cannot be changed, such as the selectors of pods.
+/// No version was published yet, so this one with another number stands in for the former version. The test shows that
+/// a change of the version alone changes no immutable field, such as the selectors of pods.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_from_another_version_of_the_chart_works() -> Result<()> {
     let site = Site::new().await?;
@@ -106,7 +109,7 @@ async fn an_upgrade_from_another_version_of_the_chart_works() -> Result<()> {
             ensure!(object["metadata"]["labels"]["helm.sh/chart"] == label, "{title}: {object}");
         }
         if name == BACKING {
-            // A restart costs LocalStack all objects, and Postgres' clients a gap.
+            // A restart loses all objects of LocalStack, and interrupts Postgres' clients.
             for title in ["StatefulSet/postgres-shard1", "Deployment/localstack"] {
                 let template = |contents: &Contents| contents[title]["spec"]["template"].clone();
                 ensure!(template(&before) == template(&after), "{title} restarts");
@@ -128,16 +131,16 @@ async fn a_removal_leaves_nothing_of_the_operator() -> Result<()> {
         let site = Site::new().await?;
         site.install_operator(values.clone()).await?;
         ensure!(site.everything().await?.len() > 7, "{values}: too few to be all");
-        // Without a node there is none that runs the hook's pod.
+        // Without a node nothing runs the hook's pod.
         site.helm.uninstall(OPERATOR, &["--no-hooks"]).await?;
         is_empty(&site).await.with_context(|| values.to_string())?;
-        // And the name is free again.
+        // The name is free again.
         site.install_operator(values).await?;
     }
     Ok(())
 }
 
-/// What on-call is left with when the hook cannot run, as its README says.
+/// The recovery that its README describes if the hook cannot run.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_whose_hook_cannot_run_is_finished_without_it() -> Result<()> {
     let site = Site::new().await?;
@@ -146,7 +149,7 @@ async fn a_removal_whose_hook_cannot_run_is_finished_without_it() -> Result<()> 
     ensure!(format!("{late:#}").contains("orderflow-operator-release"), "{late:#}");
     ensure!(site.everything().await?.contains("Deployment/orderflow-operator"), "the operator is gone already");
     site.helm.uninstall(OPERATOR, &["--no-hooks"]).await?;
-    eventually("nothing but the hook to be left", PATIENCE, async || {
+    eventually("only the hook to be left", PATIENCE, async || {
         let left = site.everything().await?;
         ensure!(left.iter().all(|title| title.contains("/orderflow-operator-release")), "{left:?}");
         Ok(())
@@ -154,7 +157,7 @@ async fn a_removal_whose_hook_cannot_run_is_finished_without_it() -> Result<()> 
     .await
 }
 
-/// Of the release that all other tests' resources rely on, so all of it is in one test.
+/// All other tests' resources rely on this release, so all of it is in one test.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_definition_is_upgraded_with_the_release_and_outlives_it() -> Result<()> {
     let site = Site::of_the_definition(kubernetes().await?).await?;
@@ -164,7 +167,8 @@ async fn the_definition_is_upgraded_with_the_release_and_outlives_it() -> Result
     let user_roles = BTreeSet::from(["ClusterRole/orderflow-edit".to_owned(), "ClusterRole/orderflow-view".to_owned()]);
     ensure!(site.everything().await?.is_superset(&user_roles), "{:?}", site.everything().await?);
 
-    // What is in a chart's crds/ is never upgraded by Helm; this one is a template. An older one may have had another column.
+    // Helm never upgrades what is in a chart's crds/, so this definition is a template. An older one may have had
+    // another column.
     let older = copy(OPERATOR)?;
     let file = older.join("files/definition.yaml");
     let text = std::fs::read_to_string(&file)?;
@@ -175,13 +179,13 @@ async fn the_definition_is_upgraded_with_the_release_and_outlives_it() -> Result
     site.helm.upgrade(OPERATOR, &chart(OPERATOR), &json!({})).await?;
     ensure!(spec().await? == installed, "{}", spec().await?);
 
-    // Where the definition goes, every OrderFlow goes.
+    // A deleted definition would delete every OrderFlow.
     let orderflow = example("orderflow.yaml")?.remove(0);
     site.apply(&orderflow).await?;
     let uid = site.live(&orderflow).await?["metadata"]["uid"].clone();
-    let said = site.helm.uninstall(OPERATOR, &["--no-hooks"]).await?;
-    ensure!(said.contains("orderflows.orderflow.dev"), "nothing is said of what is kept: {said}");
-    ensure!(site.live(&orderflow).await?["metadata"]["uid"] == uid, "the resource was made anew");
+    let output = site.helm.uninstall(OPERATOR, &["--no-hooks"]).await?;
+    ensure!(output.contains("orderflows.orderflow.dev"), "the kept definition is not reported: {output}");
+    ensure!(site.live(&orderflow).await?["metadata"]["uid"] == uid, "the resource was created again");
     eventually("all else to be gone", PATIENCE, async || {
         let left = site.everything().await?;
         let expected = ["CustomResourceDefinition/orderflows.orderflow.dev", "OrderFlow/orderflow"];
@@ -190,7 +194,7 @@ async fn the_definition_is_upgraded_with_the_release_and_outlives_it() -> Result
     })
     .await?;
 
-    // Another release is told whose it is, and how to have it.
+    // The error of another release names the owner, and how to take over.
     let elsewhere = Site::new().await?;
     let refused = elsewhere.helm.install(OPERATOR, &chart(OPERATOR), &json!({})).await.err().context("two have it")?;
     let refused = format!("{refused:#}");
@@ -199,16 +203,16 @@ async fn the_definition_is_upgraded_with_the_release_and_outlives_it() -> Result
     }
     ensure!(elsewhere.everything().await?.is_empty(), "{:?}", elsewhere.everything().await?);
 
-    // The same one has it again.
+    // The same release uses it again.
     site.helm.install(OPERATOR, &chart(OPERATOR), &json!({})).await?;
-    ensure!(site.live(&orderflow).await?["metadata"]["uid"] == uid, "the resource was made anew");
+    ensure!(site.live(&orderflow).await?["metadata"]["uid"] == uid, "the resource was created again");
     ensure!(site.everything().await?.is_superset(&user_roles), "{:?}", site.everything().await?);
     Ok(())
 }
 
-/// The cluster's own roles `view` and `edit`, which the controller manager puts together from ours.
+/// The cluster's own roles `view` and `edit`, which the controller manager aggregates from ours.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_may_view_or_edit_a_namespace_may_do_so_with_its_orderflows() -> Result<()> {
+async fn the_roles_view_and_edit_include_orderflows() -> Result<()> {
     let site = Site::new().await?;
     for (user, role) in [("viewer", "view"), ("editor", "edit")] {
         site.apply(&json!({
@@ -233,7 +237,7 @@ async fn who_may_view_or_edit_a_namespace_may_do_so_with_its_orderflows() -> Res
         ("nobody", "get", "orderflows", false),
     ] {
         let what = format!("{user} {verb} {resource}: {expected}");
-        // A test that installs the definition's release anew takes them away for a moment.
+        // A test that installs the definition's release again removes them for a moment.
         eventually(&what, PATIENCE, async || {
             ensure!(may(&site, user, verb, resource).await? == expected);
             Ok(())
@@ -257,10 +261,10 @@ async fn may(site: &Site, user: &str, verb: &str, resource: &str) -> Result<bool
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
-/// `Kind/name` and what is there of it, without what the API server and controllers say.
+/// The objects by `Kind/name`, without the fields that the API server and controllers set.
 type Contents = BTreeMap<String, Value>;
 
-/// Of each object of a release.
+/// Returns the content of each object of a release.
 async fn contents(site: &Site, release: &Release) -> Result<Contents> {
     let mut found = Contents::new();
     for object in objects(&release.manifest)? {
@@ -277,7 +281,7 @@ async fn contents(site: &Site, release: &Release) -> Result<Contents> {
     Ok(found)
 }
 
-/// What is another, new or gone.
+/// Returns the objects that changed, are new or are gone.
 fn changed<'a>(before: &'a Contents, after: &'a Contents) -> BTreeSet<&'a str> {
     let all = before.keys().chain(after.keys());
     all.filter(|title| before.get(*title) != after.get(*title)).map(String::as_str).collect()
@@ -292,7 +296,7 @@ async fn is_empty(site: &Site) -> Result<()> {
     .await
 }
 
-/// A chart of this repository as another version.
+/// Returns a copy of a chart with another version.
 fn version_before(name: &str) -> Result<PathBuf> {
     let copy = copy(name)?;
     let file = copy.join("Chart.yaml");
@@ -303,9 +307,9 @@ fn version_before(name: &str) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// A chart of this repository, to be changed.
+/// Returns a copy of a chart of this repository, to be changed.
 fn copy(name: &str) -> Result<PathBuf> {
-    let copies = folder::of_this_test_process()?.join("charts").join(uuid::Uuid::now_v7().to_string());
+    let copies = folder::for_test_process()?.join("charts").join(uuid::Uuid::now_v7().to_string());
     copy_folder(&chart(name), &copies)?;
     Ok(copies)
 }

@@ -1,20 +1,22 @@
-//! What is misspelled or of the wrong kind is refused before anything is made, and the message names it.
+//! Values that are misspelled or of the wrong type are refused before anything is created, and the message names them.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::files::{BACKING, OPERATOR, chart};
-use crate::site::Site;
-use crate::values;
+use crate::{
+    files::{BACKING, OPERATOR, chart},
+    site::Site,
+    values,
+};
 
-/// Maps of the reader's own keys, as their values are shown in the charts.
+/// Maps whose keys the user chooses, with the values of the charts as examples.
 const FREE: [&str; 2] = ["requests", "limits"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn helm_finds_nothing_to_complain_about() -> Result<()> {
+async fn helm_lint_passes() -> Result<()> {
     let site = Site::new().await?;
     for (name, table) in [(OPERATOR, values::operator()), (BACKING, values::backing())] {
-        // Of many values, since a linter sees no more of the templates than they render.
+        // With many values, because a linter sees only the templates that they render.
         for (case, values) in table {
             site.helm.lint(&chart(name), &values).await.with_context(|| format!("{name}, {case}"))?;
         }
@@ -38,7 +40,7 @@ async fn a_misspelled_value_is_refused_on_each_level() -> Result<()> {
         for level in &levels {
             ensure!(
                 refused.contains(&format!("at '{level}': additional properties 'enabeld' not allowed")),
-                "{name}: nothing is said of {level:?}: {refused}"
+                "{name}: the message does not name {level:?}: {refused}"
             );
         }
     }
@@ -62,7 +64,7 @@ async fn a_value_of_another_type_is_refused() -> Result<()> {
         let refused = site.helm.render_alone(name, &chart(name), &wrong).await.err();
         let refused = format!("{:#}", refused.with_context(|| format!("{name} took {wrong}"))?);
         for path in &paths {
-            ensure!(refused.contains(&format!("at '{path}': ")), "{name}: nothing is said of {path}: {refused}");
+            ensure!(refused.contains(&format!("at '{path}': ")), "{name}: the message does not name {path}: {refused}");
         }
     }
     Ok(())
@@ -117,7 +119,7 @@ async fn a_value_that_cannot_work_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// JSON pointers of all maps whose keys the chart knows. An empty one is the reader's own.
+/// Returns the JSON pointers of all maps whose keys the chart knows. An empty map takes any keys.
 fn levels(value: &Value, path: &str) -> Vec<String> {
     let Some(map) = value.as_object().filter(|map| !map.is_empty()) else { return Vec::new() };
     let below = map.iter().filter(|(key, _)| !FREE.contains(&key.as_str()));

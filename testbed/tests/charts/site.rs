@@ -1,34 +1,34 @@
-//! What a test starts from: a namespace of its own on the shared API server, Helm in it, and a look at what is there.
+//! Support of the charts' tests: a namespace of its own on the shared API server, with Helm, and the objects in it.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::GroupVersionKind;
-use kube::discovery::{Discovery, Scope, pinned_kind};
-use kube::{Api, Client, ResourceExt};
-use orderflow_testbed::helm::Release;
-use orderflow_testbed::kubernetes::FakeKubelet;
-use orderflow_testbed::{Helm, Kubernetes, folder};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    core::GroupVersionKind,
+    discovery::{Discovery, Scope, pinned_kind},
+};
+use orderflow_testbed::{Helm, Kubernetes, folder, helm::Release, kubernetes::FakeKubelet};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::control_plane::kubernetes;
-use crate::files::{BACKING, OPERATOR, chart, title};
+use crate::{
+    control_plane::kubernetes,
+    files::{BACKING, OPERATOR, chart, title},
+};
 
-/// For everything that only has to happen; generous, because nothing is decided by it.
-pub const PATIENCE: Duration = Duration::from_secs(90);
-
-/// Of the release that has the definition; all others are installed without.
+/// The namespace of the release with the definition; all others are installed without.
 const DEFINITION_NAMESPACE: &str = "orderflow-definition";
 
 /// The namespace of one test.
 pub struct Site {
     pub kubernetes: &'static Kubernetes,
-    /// With all rights.
+    /// The client of the test, with all rights.
     pub client: Client,
     pub namespace: String,
     pub helm: Helm,
@@ -39,7 +39,7 @@ impl Site {
         Self::labelled(json!({})).await
     }
 
-    /// One that only takes pods of this level of Pod Security: `restricted`, `baseline`.
+    /// Creates a site that only accepts pods of this level of Pod Security: `restricted`, `baseline`.
     pub async fn enforcing(level: &str) -> Result<Self> {
         Self::labelled(json!({ "pod-security.kubernetes.io/enforce": level })).await
     }
@@ -55,14 +55,14 @@ impl Site {
             kubernetes,
             client,
             namespace: namespace.to_owned(),
-            helm: Helm::new(folder::of_this_test_process()?, kubernetes.admin_kubeconfig(), namespace)?,
+            helm: Helm::new(folder::for_test_process()?, kubernetes.admin_kubeconfig(), namespace)?,
         };
         let metadata = json!({ "name": namespace, "labels": labels });
         site.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata })).await?;
         Ok(site)
     }
 
-    /// Where the release with the definition is. One test works with it.
+    /// Returns the site of the release with the definition. One test works with it.
     pub async fn of_the_definition(kubernetes: &'static Kubernetes) -> Result<Self> {
         Self::called(kubernetes, DEFINITION_NAMESPACE, json!({})).await
     }
@@ -85,20 +85,20 @@ impl Site {
         self.helm.upgrade(BACKING, &chart(BACKING), &without_kafka(values)).await
     }
 
-    /// The live object of a manifest.
+    /// Returns the live object of a manifest.
     pub async fn live(&self, object: &Value) -> Result<Value> {
         let name = object["metadata"]["name"].as_str().context("an object without a name")?;
         let live = self.api_of(object).await?.get(name).await.with_context(|| format!("get {}", title(object)))?;
         Ok(serde_json::to_value(live)?)
     }
 
-    /// A live object of the namespace, by `apiVersion`, `kind` and name.
+    /// Returns a live object of the namespace, by `apiVersion`, `kind` and name.
     pub async fn get(&self, version: &str, kind: &str, name: &str) -> Result<Value> {
         self.live(&json!({ "apiVersion": version, "kind": kind, "metadata": { "name": name } })).await
     }
 
-    /// `Kind/name` of everything in the namespace, and of everything outside that a release in it has made. Without what
-    /// Kubernetes makes by itself, and the records of Helm.
+    /// Returns `Kind/name` of everything in the namespace, and of everything that a release in it has created outside.
+    /// Objects that Kubernetes creates itself, and the records of Helm, are left out.
     pub async fn everything(&self) -> Result<BTreeSet<String>> {
         let discovery = Discovery::new(self.client.clone()).run().await.context("list the kinds")?;
         let mut found = BTreeSet::new();
@@ -128,7 +128,7 @@ impl Site {
         Ok(found)
     }
 
-    /// Says of every pod of this namespace that it is ready, as there is no node.
+    /// Marks every pod of this namespace as ready, because no node runs.
     pub fn kubelet(&self) -> FakeKubelet {
         FakeKubelet::start(self.api())
     }
@@ -140,7 +140,7 @@ impl Site {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Where an object of this kind is kept: the namespace that it names, else the test's own.
+    /// Returns the API for this object: in the namespace that it names, else in the test's own.
     pub async fn api_of(&self, object: &Value) -> Result<Api<DynamicObject>> {
         let (resource, scope) = resource(&self.client, object).await?;
         Ok(match scope {
@@ -152,7 +152,7 @@ impl Site {
         })
     }
 
-    /// Has the API server look at an object as if it were applied. A field that its kind does not have is an error.
+    /// Validates an object as if it were applied. A field that its kind does not have is an error.
     pub async fn dry_run(&self, object: &Value) -> Result<()> {
         if object["kind"] == "Pod" {
             self.make_account_of(object).await?;
@@ -163,7 +163,7 @@ impl Site {
         answer.map(drop).with_context(|| format!("dry run of {}", title(object)))
     }
 
-    /// Makes an object, or makes it so.
+    /// Creates or updates an object.
     pub async fn apply(&self, object: &Value) -> Result<()> {
         let name = object["metadata"]["name"].as_str().context("an object without a name")?;
         let parameters = PatchParams::apply("test").force();
@@ -172,7 +172,7 @@ impl Site {
         Ok(())
     }
 
-    /// Has the API server look at a pod as if it were created here, with the admission of this namespace.
+    /// Validates a pod as if it were created here, with the admission of this namespace.
     pub async fn dry_run_pod(&self, template: &Value) -> Result<()> {
         let mut pod = template.clone();
         pod["metadata"]["name"] = json!("as-a-pod");
@@ -183,7 +183,7 @@ impl Site {
         Ok(())
     }
 
-    /// No pod is admitted whose account is not there.
+    /// Creates the account of a pod, without which it is not admitted.
     async fn make_account_of(&self, pod: &Value) -> Result<()> {
         let Some(account) = pod["spec"]["serviceAccountName"].as_str() else { return Ok(()) };
         let metadata = json!({ "name": account, "namespace": pod["metadata"]["namespace"] });
@@ -191,7 +191,7 @@ impl Site {
     }
 }
 
-/// What is in every namespace, or of Helm's own.
+/// Returns whether an object exists in every namespace, or is a record of Helm.
 fn is_always_there(title: &str) -> bool {
     title == "ServiceAccount/default"
         || title == "ConfigMap/kube-root-ca.crt"
@@ -208,7 +208,7 @@ fn without_kafka(mut values: Value) -> Value {
     values
 }
 
-/// What the API server says of an object's kind; each kind is asked for once.
+/// Returns the API server's description of an object's kind; each kind is requested once.
 async fn resource(client: &Client, object: &Value) -> Result<(ApiResource, Scope)> {
     static KNOWN: Mutex<Option<HashMap<GroupVersionKind, (ApiResource, Scope)>>> = Mutex::new(None);
     let text = |value: &Value| value.as_str().map(ToOwned::to_owned);

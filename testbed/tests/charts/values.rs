@@ -1,11 +1,13 @@
-//! The values with which the charts are rendered: each switch and each optional object at least once, which
-//! [`each_value_of_the_charts_is_in_the_table`] holds.
+//! The values with which the charts are rendered: each switch and each optional object at least once, as
+//! [`each_value_of_the_charts_is_in_the_table`] checks.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::files::{BACKING, OPERATOR, chart, objects};
-use crate::site::Site;
+use crate::{
+    files::{BACKING, OPERATOR, chart, objects},
+    site::Site,
+};
 
 /// A case: its name and its values.
 pub type Case = (&'static str, Value);
@@ -116,7 +118,7 @@ pub fn operator() -> Vec<Case> {
     ]
 }
 
-/// Those that need Strimzi's kinds say so by `kafka`.
+/// Returns the cases of the backing services. `kafka` marks those that need Strimzi's kinds.
 pub fn backing() -> Vec<Case> {
     let image = json!({
         "registry": "registry.example.com:5000", "repository": "mirror/image", "tag": "1.2.3", "pullPolicy": "Always",
@@ -155,7 +157,7 @@ pub fn needs_strimzi(values: &Value) -> bool {
     values["kafka"]["enabled"] != false
 }
 
-/// The default values of a chart.
+/// Returns the default values of a chart.
 pub async fn defaults(site: &Site, name: &str) -> Result<Value> {
     let chart = chart(name);
     let printed = site.helm.run(&["show", "values", &chart.display().to_string()]).await?;
@@ -179,7 +181,7 @@ async fn each_value_of_the_charts_is_in_the_table() -> Result<()> {
     Ok(())
 }
 
-/// What is no map, or an empty one, with its JSON pointer.
+/// Returns the values that are not maps, or are empty maps, with their JSON pointers.
 pub fn leaves(value: &Value, path: &str) -> Vec<(String, Value)> {
     match value.as_object().filter(|map| !map.is_empty()) {
         Some(map) => map.iter().flat_map(|(key, value)| leaves(value, &format!("{path}/{key}"))).collect(),

@@ -1,17 +1,15 @@
-//! Where it runs: a node of the testbed's own, with images that were built here and a Kafka of ours; or a cluster of kind,
-//! with Strimzi.
+//! The cluster of the test: a node of the testbed's own, with images that were built here and a Kafka of ours; or a
+//! cluster of kind, with Strimzi.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use orderflow_testbed::kubernetes::Node;
-use orderflow_testbed::{Helm, Kubernetes, command, folder, tools};
+use orderflow_testbed::{Helm, Kubernetes, command, folder, kubernetes::Node, tools};
 use serde_json::json;
 
-use crate::installation;
-use crate::kubectl::Kubectl;
+use crate::{installation, kubectl::Kubectl};
 
-/// All of it is in here, but for the definition and the roles for its users.
+/// The namespace of all objects but the definition and the roles for its users.
 const NAMESPACE: &str = "orderflow-e2e";
 
 const DEFINITION: &str = "customresourcedefinition/orderflows.orderflow.dev";
@@ -23,7 +21,7 @@ pub struct Cluster {
 }
 
 pub enum Kind {
-    /// In the order in which they are dropped.
+    /// Fields are dropped in this order.
     Own {
         _running: Box<(Node, Kubernetes)>,
     },
@@ -31,9 +29,9 @@ pub enum Kind {
 }
 
 impl Cluster {
-    /// Starts the one that `E2E_CLUSTER` names, with an empty namespace.
+    /// Starts the cluster that `E2E_CLUSTER` names, with an empty namespace.
     pub async fn start() -> Result<Self> {
-        let folder = folder::of_this_test_process()?;
+        let folder = folder::for_test_process()?;
         let (kubeconfig, kind) = match variable("E2E_CLUSTER")?.as_str() {
             "node" => {
                 let kubernetes = Kubernetes::start_for_node(folder, "kubernetes").await?;
@@ -57,7 +55,7 @@ impl Cluster {
         Ok(Self { helm: Helm::new(folder, &kubeconfig, NAMESPACE)?, kubectl, kind })
     }
 
-    /// Leaves nothing behind in a cluster that goes on without us, also after an error.
+    /// Removes everything from a cluster that outlives the test, also after an error.
     pub async fn remove(self) -> Result<()> {
         if self.is_kind() {
             for release in [installation::OPERATOR, installation::BACKING] {
@@ -65,7 +63,7 @@ impl Cluster {
                 self.helm.uninstall(release, &options).await?;
             }
             self.kubectl.run(&["delete", "namespace", NAMESPACE, "--wait"]).await?;
-            // It was not there before, so nobody else has any.
+            // It did not exist before, so no other OrderFlow exists.
             self.kubectl.run(&["delete", DEFINITION, "--ignore-not-found"]).await?;
         }
         Ok(())
@@ -75,7 +73,7 @@ impl Cluster {
         matches!(self.kind, Kind::Kind)
     }
 
-    /// Says, when something failed, what a person would look at next.
+    /// Prints, after a failure, the output that a person would check next.
     pub async fn explain(&self) {
         for arguments in [
             &["get", "all,orderflows,persistentvolumeclaims", "-o", "wide"][..],
@@ -83,17 +81,20 @@ impl Cluster {
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["logs", "--all-containers", "--prefix", "--tail=40", "-l", "app.kubernetes.io/name"],
         ] {
-            let said = self.kubectl.run(arguments).await.unwrap_or_else(|error| format!("{error:#}"));
-            println!("--- kubectl {}\n{said}", arguments.join(" "));
+            let output = self.kubectl.run(arguments).await.unwrap_or_else(|error| format!("{error:#}"));
+            println!("--- kubectl {}\n{output}", arguments.join(" "));
         }
     }
 }
 
-/// Else what is removed at the end would be somebody's.
+/// Fails unless the cluster is empty; otherwise the removal at the end would delete objects of others.
 async fn require_empty(kubectl: &Kubectl) -> Result<()> {
     let namespace = format!("namespace/{NAMESPACE}");
     let there = kubectl.run(&["get", DEFINITION, &namespace, "--ignore-not-found", "--output=name"]).await?;
-    ensure!(there.is_empty(), "this cluster is in use: take an empty one, or delete what a killed run left:\n{there}");
+    ensure!(
+        there.is_empty(),
+        "this cluster is in use: use an empty one, or delete the objects of a killed run:\n{there}"
+    );
     Ok(())
 }
 
@@ -101,7 +102,7 @@ pub fn variable(name: &str) -> Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set: start it with make e2e"))
 }
 
-/// A file of the current context alone: somebody may switch to another while this runs.
+/// Writes a kubeconfig of the current context alone: a user may switch to another while the test runs.
 async fn kubeconfig_of_kind(folder: &Path) -> Result<PathBuf> {
     let (program, first_argument) = tools::kubectl()?;
     let mut kubectl = command::command(&program);
@@ -114,7 +115,7 @@ async fn kubeconfig_of_kind(folder: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// One for each claim of the databases. Folders and not `hostPath`: to those the kubelet gives no group.
+/// Creates a volume for each claim of the databases. Folders and not `hostPath`, to which the kubelet gives no group.
 async fn volumes(kubectl: &Kubectl, folder: &Path) -> Result<()> {
     let class = json!({
         "apiVersion": "storage.k8s.io/v1",

@@ -1,25 +1,23 @@
-//! What happens to an installation while orders flow.
+//! The disturbances of an installation while orders flow.
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
 use orderflow_testbed::eventually;
 use serde_json::Value;
 
-use crate::PATIENCE;
-use crate::cluster::Cluster;
-use crate::installation::Installation;
+use crate::{ROLLOUT, cluster::Cluster, installation::Installation};
 
 pub struct Disturbance {
     pub name: &'static str,
-    /// No request may fail.
+    /// True if no request may fail.
     pub unnoticed: bool,
-    /// An operator with one migration more has to be there.
+    /// True if it needs an operator with one more migration.
     pub needs_next_schema: bool,
     happening: for<'a> fn(&'a Cluster, &'a Installation) -> BoxFuture<'a, Result<()>>,
 }
 
 impl Disturbance {
-    /// Returns when all is as it was, or as it shall be.
+    /// Causes the disturbance. Returns once the installation has recovered, or changed as intended.
     pub async fn happen(&self, cluster: &Cluster, installation: &Installation) -> Result<()> {
         (self.happening)(cluster, installation).await
     }
@@ -28,7 +26,7 @@ impl Disturbance {
 pub const ALL: [Disturbance; 6] = [
     Disturbance {
         name: "a producer's pod is deleted by force",
-        // Whom it was serving may get no answer.
+        // Its requests in flight may get no response.
         unnoticed: false,
         needs_next_schema: false,
         happening: |cluster, _| Box::pin(pod_is_deleted(cluster, "app.kubernetes.io/component=producer", PRODUCER)),
@@ -49,7 +47,7 @@ pub const ALL: [Disturbance; 6] = [
     },
     Disturbance {
         name: "the pod of shard 1's Postgres is deleted",
-        // Its users wait for it; others do not.
+        // Users of this shard wait for it; others do not.
         unnoticed: false,
         needs_next_schema: false,
         happening: |cluster, _| Box::pin(postgres_is_deleted(cluster)),
@@ -72,13 +70,13 @@ const PRODUCER: &str = "deployment/orderflow-producer";
 const CONSUMER: &str = "deployment/orderflow-consumer";
 const OPERATOR: &str = "deployment/orderflow-operator";
 
-/// By force: the API server forgets it at once, and nobody waits for its processes to end.
+/// Deletes a pod by force: the API server forgets it at once, without waiting for its processes to end.
 async fn pod_is_deleted(cluster: &Cluster, label: &str, deployment: &str) -> Result<()> {
     let wanted = cluster.kubectl.get(&[deployment]).await?["spec"]["replicas"].as_u64().context("no replicas")?;
     let deleted = name_of_pod(cluster, label).await?;
     cluster.kubectl.run(&["delete", "pod", &deleted, "--grace-period=0", "--force"]).await?;
-    // Not by the Deployment's status, which is still that of before.
-    eventually("another pod to be ready", PATIENCE, || async {
+    // Not by the Deployment's status, which may still be the former one.
+    eventually("another pod to be ready", ROLLOUT, || async {
         let pods = cluster.kubectl.get(&["pods", "-l", label]).await?;
         let pods = pods["items"].as_array().context("no list of pods")?;
         let ready = pods.iter().filter(|pod| pod["metadata"]["name"] != deleted.as_str() && is_ready(pod)).count();
@@ -95,7 +93,7 @@ async fn postgres_is_deleted(cluster: &Cluster) -> Result<()> {
 
 async fn producers_are_rolled(cluster: &Cluster, installation: &Installation) -> Result<()> {
     installation.upgrade_operator(cluster, &installation.version, "next").await?;
-    eventually("producers with the new image", PATIENCE, || async {
+    eventually("producers with the new image", ROLLOUT, || async {
         let producer = cluster.kubectl.get(&[PRODUCER]).await?;
         let image = producer["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap_or_default();
         ensure!(image.ends_with(":next"), "the image is {image}");
@@ -105,11 +103,11 @@ async fn producers_are_rolled(cluster: &Cluster, installation: &Installation) ->
     cluster.kubectl.wait(&["rollout", "status", PRODUCER]).await
 }
 
-/// The operator of the next version knows a migration more; the producers are left as they are.
+/// Starts the operator of the next version, which has one more migration; the producers stay.
 async fn shards_are_migrated(cluster: &Cluster, installation: &Installation) -> Result<()> {
     let (before, schemas) = (generation(cluster).await?, schemas(cluster).await?);
     installation.upgrade_operator(cluster, "next", "next").await?;
-    eventually("shards with the next schema", PATIENCE, || async {
+    eventually("shards with the next schema", ROLLOUT, || async {
         let now = self::schemas(cluster).await?;
         let newer = now.iter().zip(&schemas).filter(|(now, before)| now > before).count();
         ensure!(newer == 2, "schemas were {schemas:?}, are {now:?}");
@@ -118,7 +116,7 @@ async fn shards_are_migrated(cluster: &Cluster, installation: &Installation) -> 
     .await?;
     let after = generation(cluster).await?;
     ensure!(before == after, "the producers were rolled, too: generation {before}, then {after}");
-    // All is well for as long as anybody looks: the operator has seen them after its migration.
+    // Ready stays true throughout, so wait until the operator has observed them after its migration.
     cluster.kubectl.wait(&["wait", "--for=condition=Ready", "orderflow/orderflow"]).await
 }
 
@@ -127,14 +125,14 @@ fn is_ready(pod: &Value) -> bool {
     conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
-/// Of each shard, as the resource's status says.
+/// Returns the schema version of each shard, from the resource's status.
 async fn schemas(cluster: &Cluster) -> Result<Vec<u64>> {
     let resource = cluster.kubectl.get(&["orderflow", "orderflow"]).await?;
     let shards = resource["status"]["shards"].as_array().context("the status has no shards")?;
     shards.iter().map(|shard| shard["schema"].as_u64().with_context(|| format!("no schema in {shard}"))).collect()
 }
 
-/// Of the producers' Deployment: it counts what was asked of them.
+/// Returns the generation of the producers' Deployment, which counts changes of its spec.
 async fn generation(cluster: &Cluster) -> Result<Value> {
     Ok(cluster.kubectl.get(&[PRODUCER]).await?["metadata"]["generation"].clone())
 }

@@ -1,22 +1,23 @@
-//! Which orders were answered 201, and the check that each of them, and no other, is everywhere exactly once.
+//! The orders that were answered 201, and the check that each of them, and no other, exists exactly once in each place.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orderflow_testbed::{eventually, http};
 use serde_json::Value;
 
-use crate::PATIENCE;
-use crate::cluster::Cluster;
+use crate::{ROLLOUT, cluster::Cluster};
 
-/// Order id to the shard that the answer named.
+/// The shard that the response named, by order id.
 #[derive(Clone, Default)]
 pub struct Ledger(Arc<Mutex<BTreeMap<String, String>>>);
 
 impl Ledger {
-    /// Notes an answer of 201.
+    /// Records a 201.
     pub fn note(&self, answer: &Value) -> Result<()> {
         let text = |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("no text in {answer}"));
         let (id, shard) = (text(&answer["order"]["id"])?, text(&answer["shard"])?);
@@ -28,8 +29,8 @@ impl Ledger {
         self.orders(|orders| orders.len())
     }
 
-    /// Waits until everything that follows an order has happened, then looks whether it happened once. Orders that were
-    /// not answered were sent again with their key until they were, so there must be no others either.
+    /// Waits until all effects of the orders have happened, then checks that each happened once. Orders without a
+    /// response were sent again with their key until they had one, so no other orders may exist either.
     pub async fn settle(&self, cluster: &Cluster) -> Result<()> {
         let expected = self.orders(|orders| orders.clone());
         let of_shard = |shard: &str| -> Vec<String> {
@@ -40,10 +41,10 @@ impl Ledger {
             let found = in_shard(cluster, shard, query).await?;
             let (missing, unexpected) = differences(&of_shard(shard), &found);
             ensure!(missing.is_empty(), "{shard} lost {missing:?}");
-            ensure!(unexpected.is_empty(), "{shard} has orders that nobody was told of: {unexpected:?}");
+            ensure!(unexpected.is_empty(), "{shard} has orders that were never answered 201: {unexpected:?}");
         }
 
-        let notified = eventually("a notification of each order", PATIENCE, || async {
+        let notified = eventually("a notification of each order", ROLLOUT, || async {
             let notified = notifications(cluster).await?;
             let missing: Vec<_> = expected.keys().filter(|id| !notified.contains_key(*id)).collect();
             ensure!(missing.is_empty(), "{} orders have none, such as {:?}", missing.len(), missing.first());
@@ -54,7 +55,7 @@ impl Ledger {
         ensure!(repeated.is_empty(), "notified more than once: {repeated:?}");
         ensure!(notified.len() == expected.len(), "{} orders, {} notifications", expected.len(), notified.len());
 
-        eventually("no receipt and no event to be left to do", PATIENCE, || async {
+        eventually("no receipt and no event to be left to do", ROLLOUT, || async {
             for shard in ["shard1", "shard2"] {
                 for table in ["receipt_jobs", "outbox", "outbox_dead"] {
                     let left = in_shard(cluster, shard, &format!("SELECT * FROM {table}")).await?;
@@ -68,16 +69,16 @@ impl Ledger {
         let client = http::client();
         stream::iter(expected.keys())
             .map(async |id| {
-                // S3 may be slow, which the API says.
+                // S3 may be slow, which the API reports.
                 let what = format!("the receipt of {id}");
-                let text = eventually(&what, PATIENCE, || async {
+                let text = eventually(&what, ROLLOUT, || async {
                     let answer = client.get(format!("{url}/api/orders/{id}/receipt")).send().await?;
                     let (status, text) = (answer.status(), answer.text().await?);
                     ensure!(status.is_success(), "{status}: {text}");
                     anyhow::Ok(text)
                 });
                 let text = text.await?;
-                ensure!(text.contains(id.as_str()), "the receipt of {id} is another's: {text}");
+                ensure!(text.contains(id.as_str()), "the receipt of {id} belongs to another order: {text}");
                 anyhow::Ok(())
             })
             .buffer_unordered(8)
@@ -86,18 +87,18 @@ impl Ledger {
         Ok(())
     }
 
-    fn orders<T>(&self, look: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn orders<T>(&self, access: impl FnOnce(&mut BTreeMap<String, String>) -> T) -> T {
+        access(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Takes an order away, so that the check has something to find.
+/// Deletes an order, so that the check has something to find.
 pub async fn lose_one(cluster: &Cluster) -> Result<String> {
     let query = "DELETE FROM orders WHERE id = (SELECT id FROM orders ORDER BY created_at LIMIT 1) RETURNING id";
-    in_shard(cluster, "shard1", query).await?.into_iter().next().context("there was no order")
+    in_shard(cluster, "shard1", query).await?.into_iter().next().context("no order is stored")
 }
 
-/// What is only in the one, and what is only in the other.
+/// Returns what only the first has, and what only the second has.
 fn differences(expected: &[String], found: &[String]) -> (Vec<String>, Vec<String>) {
     let without = |these: &[String], those: &[String]| {
         let those: std::collections::BTreeSet<_> = those.iter().collect();
@@ -106,7 +107,7 @@ fn differences(expected: &[String], found: &[String]) -> (Vec<String>, Vec<Strin
     (without(expected, found), without(found, expected))
 }
 
-/// The rows of a query, as text.
+/// Returns the rows of a query, as text.
 async fn in_shard(cluster: &Cluster, shard: &str, query: &str) -> Result<Vec<String>> {
     let pod = format!("postgres-{shard}-0");
     let database = format!("orders_{shard}");
@@ -115,7 +116,7 @@ async fn in_shard(cluster: &Cluster, shard: &str, query: &str) -> Result<Vec<Str
     Ok(printed.lines().map(str::to_owned).collect())
 }
 
-/// How often each order was notified, by Kafka's own reader.
+/// Returns how often each order was notified, by Kafka's own reader.
 async fn notifications(cluster: &Cluster) -> Result<BTreeMap<String, usize>> {
     let reader = if cluster.is_kind() {
         "for pod in $HOSTNAME; do exec bin/kafka-console-consumer.sh \"$@\"; done"
@@ -128,7 +129,7 @@ async fn notifications(cluster: &Cluster) -> Result<BTreeMap<String, usize>> {
         "--topic=orders.notifications",
         "--from-beginning",
         "--isolation-level=read_committed",
-        // It ends when nothing came for so long, so what it prints is all that there was.
+        // It ends when nothing arrives for this long, so it prints all records.
         "--timeout-ms=8000",
     ];
     let shell = ["exec", &pod, "--", "bash", "-c", reader, "reader"];

@@ -1,40 +1,41 @@
-//! People who order, and try again with the same key when they get no 201.
+//! Users who order, and send again with the same key when they get no 201.
 
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use orderflow_testbed::eventually;
-use orderflow_testbed::wait::accepted;
+use orderflow_testbed::{eventually, wait::accepted};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::PATIENCE;
-use crate::cluster::Cluster;
-use crate::ledger::Ledger;
+use crate::{ROLLOUT, cluster::Cluster, ledger::Ledger};
 
-/// At the same time.
+/// The number of concurrent users.
 const PEOPLE: usize = 4;
 
-/// Between two orders of one person.
+/// The pause between two orders of one user.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Orders until it is stopped.
+/// A stream of orders until it is stopped.
 pub struct Traffic {
     people: JoinSet<Result<Vec<String>>>,
     stop: Arc<AtomicBool>,
     taken: Arc<AtomicUsize>,
 }
 
-/// What came of it.
+/// The results of the orders.
 pub struct Tally {
     pub taken: usize,
-    /// What went wrong with each request that was not answered 201.
+    /// The errors of all requests that were not answered 201.
     pub failed: Vec<String>,
 }
 
@@ -70,14 +71,14 @@ impl Traffic {
         Ok(Self { people, stop, taken })
     }
 
-    /// Waits until so many more orders are taken.
+    /// Waits until this many more orders are accepted.
     pub async fn takes(&self, more: usize) -> Result<()> {
         let before = self.taken.load(Ordering::Relaxed);
         let enough = || async { accepted(self.taken.load(Ordering::Relaxed), |taken| *taken >= before + more) };
-        eventually(&format!("{more} more orders to be taken"), PATIENCE, enough).await.map(drop)
+        eventually(&format!("{more} more orders to be taken"), ROLLOUT, enough).await.map(drop)
     }
 
-    /// Lets everybody finish.
+    /// Waits until every user has finished.
     pub async fn stop(mut self) -> Result<Tally> {
         self.stop.store(true, Ordering::Relaxed);
         let mut failed = Vec::new();
@@ -89,7 +90,7 @@ impl Traffic {
     }
 }
 
-/// Places `count` orders through `kubectl port-forward`, all of which must be taken at once.
+/// Places `count` orders through `kubectl port-forward`, all of which must be accepted at once.
 pub async fn through_a_port_forward(cluster: &Cluster, ledger: &Ledger, count: usize) -> Result<()> {
     let (_forward, url) = cluster.kubectl.port_forward("service/orderflow-producer", 8080).await?;
     let client = orderflow_testbed::http::client();
@@ -106,7 +107,7 @@ pub async fn through_a_port_forward(cluster: &Cluster, ledger: &Ledger, count: u
         .map(drop)
 }
 
-/// Orders until it is taken; what went wrong until then is added to `failed`.
+/// Sends an order until it is accepted; earlier errors are added to `failed`.
 async fn place(client: &Client, url: &str, order: &Value, failed: &mut Vec<String>) -> Result<Value> {
     let (key, began) = (Uuid::now_v7().to_string(), Instant::now());
     loop {
@@ -120,21 +121,22 @@ async fn place(client: &Client, url: &str, order: &Value, failed: &mut Vec<Strin
             Err(error) => format!("{:#}", anyhow::Error::from(error)),
         };
         failed.push(problem);
-        if began.elapsed() > PATIENCE {
-            bail!("not taken within {PATIENCE:?}: {:?}", failed.last());
+        if began.elapsed() > ROLLOUT {
+            bail!("not taken within {ROLLOUT:?}: {:?}", failed.last());
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Users of both shards.
+/// Returns an order; the users are on both shards.
 fn order(number: usize) -> Value {
     let letter = ["a", "m", "n", "z", "7", "g"][number % 6];
     json!({ "user_id": format!("{letter}-user-{}", number % 40), "product_name": "Keyboard", "quantity": 2, "price": 149.99 })
 }
 
-/// A connection for each request: every one of them is sent wherever the Service leads at that moment.
+/// Returns a client with a connection for each request, so that each goes to any pod that the Service selects at that
+/// time.
 fn client() -> Result<Client> {
     let client = Client::builder().pool_max_idle_per_host(0).no_proxy().timeout(Duration::from_secs(10));
-    client.build().context("make a client")
+    client.build().context("create a client")
 }

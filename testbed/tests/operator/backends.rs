@@ -1,13 +1,13 @@
-//! Addresses of databases, brokers and S3 to which the operator does not connect, because whoever writes a spec would reach with them
-//! what only the operator can reach.
+//! Addresses of databases, brokers and S3 to which the operator does not connect. Anyone who writes a spec would
+//! otherwise reach through the operator what only it can reach.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Service, postgres};
+use orderflow_testbed::{Service, postgres, wait::PATIENCE};
 use serde_json::{Value, json};
 
 use crate::support::World;
 
-/// Unless its flag allows it.
+/// Loopback is refused unless a flag allows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn loopback_addresses_are_refused_before_anything_is_connected() -> Result<()> {
     let world = World::new().await?;
@@ -25,13 +25,13 @@ async fn loopback_addresses_are_refused_before_anything_is_connected() -> Result
         .await?;
     require_refused(&world, "BucketReady", "SpecInvalid", "localhost").await?;
     require_refused(&world, "TopicReady", "SpecInvalid", "localhost").await?;
-    // The resolver knows a form that no parser of addresses does.
+    // The resolver accepts a form that parsers of addresses do not.
     let short = |shard| world.dsn(shard).replace("127.0.0.1", "127.1");
     world.put_secret("postgres-shard1", &[("dsn", &short(1))]).await?;
     world.put_secret("postgres-shard2", &[("dsn", &short(2))]).await?;
     world.settled(&operator).await?;
     let message = require_refused(&world, "ShardsReady", "SecretInvalid", "its host is on loopback").await?;
-    // A Secret's value is not shown, and the host is part of it.
+    // A Secret's value must not be shown, and the host is part of it.
     ensure!(!message.contains("127"), "{message}");
 
     require_untouched(&world).await?;
@@ -99,10 +99,10 @@ async fn a_dsn_that_names_files_of_the_operators_container_is_refused() -> Resul
     Ok(())
 }
 
-/// Waits until the condition fails with that reason and names `what`; its message.
+/// Waits until the condition is false with that reason and names `what`, and returns its message.
 async fn require_refused(world: &World, kind: &str, reason: &str, what: &str) -> Result<String> {
     let found = |condition: &Value| condition["message"].as_str().is_some_and(|message| message.contains(what));
-    let condition = orderflow_testbed::eventually(kind, crate::support::PATIENCE, async || {
+    let condition = orderflow_testbed::eventually(kind, PATIENCE, async || {
         let condition = world.condition(kind).await?;
         let refused = condition["status"] == "False" && condition["reason"] == reason && found(&condition);
         ensure!(refused, "{condition}");
@@ -112,7 +112,7 @@ async fn require_refused(world: &World, kind: &str, reason: &str, what: &str) ->
     Ok(condition["message"].as_str().unwrap_or_default().to_owned())
 }
 
-/// Neither tables nor bucket nor Deployments were made.
+/// Checks that no table, bucket or Deployment was created.
 async fn require_untouched(world: &World) -> Result<()> {
     for shard in [1, 2] {
         let mut connection = postgres::connect(world.dsn(shard)).await?;

@@ -1,14 +1,19 @@
-//! What the operator says of itself: `check`, `/readyz` and `/metrics`.
+//! The operator's own reports: `check`, `/readyz` and `/metrics`.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use k8s_openapi::api::rbac::v1::Role;
-use kube::Api;
-use kube::api::{DeleteParams, PostParams};
-use orderflow_testbed::{Kubernetes, Operator, Service, eventually, folder, http, operator};
+use k8s_openapi::api::{authorization::v1::SubjectAccessReview, rbac::v1::Role};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use orderflow_testbed::{
+    Kubernetes, Operator, Service, eventually, folder, http,
+    operator::{self, create},
+    wait::PATIENCE,
+};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World, create, metrics};
+use crate::support::{NAME, World, metrics};
 
 const WATCHES: [&str; 8] = [
     "deployments",
@@ -34,12 +39,12 @@ async fn a_check_succeeds_where_an_operator_works() -> Result<()> {
     ensure!(!text.contains("FAILED"), "{text}");
     expect_line(&text, &["ok ", "definition of OrderFlow (orderflow.dev/v1alpha1)", "served"])?;
     let lease = format!("leader (Lease {}/orderflow-operator)", world.namespace);
-    expect_line(&text, &["ok ", &lease, "heard of"])?;
+    expect_line(&text, &["ok ", &lease, "renewed"])?;
     expect_line(&text, &["ok ", "permissions"])
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_names_the_permission_that_is_missing_and_what_it_is_for() -> Result<()> {
+async fn a_check_names_a_missing_permission_and_its_purpose() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     eventually("a check that succeeds", PATIENCE, async || {
@@ -51,13 +56,13 @@ async fn a_check_names_the_permission_that_is_missing_and_what_it_is_for() -> Re
     deny(&world, "services", "delete").await?;
     let (ok, text) = check(&world).await?;
     ensure!(!ok, "{text}");
-    expect_line(&text, &["FAILED", "may delete services", "make the producers' Service"])?;
+    expect_line(&text, &["FAILED", "may delete services", "manage the producers' Services"])?;
     ensure!(text.matches("FAILED").count() == 1, "{text}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_fails_where_no_leader_lives() -> Result<()> {
+async fn a_check_fails_without_a_live_leader() -> Result<()> {
     let world = World::new().await?;
     let (ok, text) = check(&world).await?;
     ensure!(!ok, "{text}");
@@ -80,8 +85,8 @@ async fn a_check_fails_where_no_leader_lives() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_says_when_the_definition_is_not_served() -> Result<()> {
-    let folder = folder::of_this_test_process()?;
+async fn a_check_reports_a_definition_that_is_not_served() -> Result<()> {
+    let folder = folder::for_test_process()?;
     let kubernetes = Kubernetes::start(folder, "kubernetes-without-definition").await?;
     let environment = vec![("POD_NAMESPACE".to_owned(), "default".to_owned())];
     let (ok, text) =
@@ -105,7 +110,7 @@ async fn a_leader_is_ready_once_each_watch_has_listed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_that_is_not_allowed_is_named_until_it_is() -> Result<()> {
+async fn a_forbidden_watch_is_named_until_it_is_allowed() -> Result<()> {
     let world = World::new().await?;
     let rules = deny(&world, "services", "list").await?;
     let operator = world.operator().await?;
@@ -121,7 +126,7 @@ async fn a_watch_that_is_not_allowed_is_named_until_it_is() -> Result<()> {
         Ok(())
     })
     .await?;
-    // What is not known cannot be told from what is missing, so nothing is done.
+    // A kind that cannot be listed looks like a missing one, so nothing is done.
     ensure!(world.writes_to_children()?.iter().all(|write| write.starts_with("create secrets/")), "it wrote");
 
     let roles: Api<Role> = world.api();
@@ -135,7 +140,7 @@ async fn a_watch_that_is_not_allowed_is_named_until_it_is() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_the_lease_is_ready_and_not_the_leader() -> Result<()> {
+async fn an_operator_that_waits_for_the_lease_is_ready_and_not_the_leader() -> Result<()> {
     let world = World::new().await?;
     let leader = world.operator().await?;
     eventually("a leader", PATIENCE, async || {
@@ -157,7 +162,7 @@ async fn who_waits_for_the_lease_is_ready_and_not_the_leader() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_metrics_tell_of_looks_problems_and_readiness() -> Result<()> {
+async fn the_metrics_report_reconciles_problems_and_readiness() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -189,7 +194,7 @@ async fn the_metrics_tell_of_looks_problems_and_readiness() -> Result<()> {
 
     world.patch(json!({ "spec": { "bucket": { "credentialsSecretRef": { "name": "s3-credentials" } } } })).await?;
     shows(&operator, &format!("{ready} 1")).await?;
-    // Nothing is told of a resource that is not there.
+    // A deleted resource has no series.
     world.orderflows().delete(NAME, &DeleteParams::default()).await?;
     eventually("no word of the deleted resource", PATIENCE, async || {
         let metrics = metrics(&operator).await?;
@@ -199,10 +204,11 @@ async fn the_metrics_tell_of_looks_problems_and_readiness() -> Result<()> {
     .await
 }
 
-/// Whether `orderflow-operator check` succeeds beside the operator of this world, and what it says.
+/// Runs `orderflow-operator check` beside the operator of this world. Returns whether it succeeded, and what it
+/// printed.
 async fn check(world: &World) -> Result<(bool, String)> {
     let name = format!("check-{}", world.namespace);
-    operator::command(folder::of_this_test_process()?, &name, &world.kubeconfig, world.operator_environment(), "check")
+    operator::command(folder::for_test_process()?, &name, &world.kubeconfig, world.operator_environment(), "check")
         .await
 }
 
@@ -226,7 +232,8 @@ async fn readyz(operator: &Operator) -> Result<(u16, Value)> {
     Ok((answer.status().as_u16(), answer.json().await?))
 }
 
-/// Takes a permission from the operator's role, and waits until the API server heeds that. The rules as they were.
+/// Removes a permission from the operator's role, waits until the API server enforces that, and returns the former
+/// rules.
 async fn deny(
     world: &World,
     resource: &str,
@@ -241,7 +248,7 @@ async fn deny(
         }
     }
     roles.replace("watched", &PostParams::default(), &role).await?;
-    eventually(&format!("nobody to {verb} {resource}"), PATIENCE, async || {
+    eventually(&format!("no permission to {verb} {resource}"), PATIENCE, async || {
         let question = json!({ "spec": {
             "user": format!("system:serviceaccount:{}:orderflow-operator", world.namespace),
             "resourceAttributes": { "namespace": world.namespace, "resource": resource, "verb": verb },

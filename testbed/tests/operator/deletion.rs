@@ -1,20 +1,24 @@
-//! What becomes of everything when the resource is deleted.
+//! The deletion of a resource: its children, and its data outside the cluster.
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams};
-use orderflow_testbed::{Isolation, Service, eventually, postgres};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Pod, Secret},
+};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams},
+};
+use orderflow_testbed::{Isolation, Service, eventually, postgres, wait::PATIENCE};
 use serde_json::json;
 use sqlx::Row;
 
-use crate::support::{NAME, PATIENCE, World, looks};
+use crate::support::{NAME, World, reconciles};
 
 const RECEIPT: &str = "receipts/alice/01890000-0000-7000-8000-000000000001.txt";
 
-/// What somebody else keeps in the bucket, not least where the receipts are.
+/// Another owner's objects in the bucket, some where the receipts are.
 const THEIRS: [&str; 3] = ["other/thing", "receipts/2024/scan.pdf", "receipts/alice/1.txt"];
 
 async fn delete(world: &World) -> Result<()> {
@@ -22,7 +26,7 @@ async fn delete(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Names of all tables in a shard's database.
+/// Returns the names of all tables in a shard's database.
 async fn tables(world: &World, shard: usize) -> Result<Vec<String>> {
     let mut connection = postgres::connect(world.dsn(shard)).await?;
     let rows = sqlx::query("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
@@ -35,7 +39,7 @@ async fn bucket_exists(world: &World) -> bool {
     world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_ok()
 }
 
-/// Reading a topic that is not there is an error.
+/// Returns whether the topic exists: reading a missing one is an error.
 async fn topics_exist(world: &World) -> bool {
     world.stack.read_topic(&world.topic(), Isolation::ReadCommitted).await.is_ok()
 }
@@ -46,7 +50,7 @@ async fn put(world: &World, key: &str) -> Result<()> {
     Ok(())
 }
 
-/// The resource's one Warning about what was left behind.
+/// Returns the resource's one Warning about what it left behind.
 async fn left_behind(world: &World) -> Result<String> {
     let events = world.events().await?;
     let warnings: Vec<_> = events.iter().filter(|(_, reason, _)| reason == "CleanupIncomplete").collect();
@@ -82,7 +86,7 @@ async fn retain_is_the_default_and_leaves_everything_outside_the_cluster() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delete_stops_the_pods_and_removes_all_that_is_ours() -> Result<()> {
+async fn delete_stops_the_pods_and_removes_the_resources_data() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -98,11 +102,11 @@ async fn delete_stops_the_pods_and_removes_all_that_is_ours() -> Result<()> {
     delete(&world).await?;
     world.is_gone(NAME).await?;
     let pods = world.api::<Pod>().list(&ListParams::default()).await?;
-    ensure!(pods.items.is_empty(), "{} pods were still there", pods.items.len());
+    ensure!(pods.items.is_empty(), "{} pods still existed", pods.items.len());
     for shard in [1, 2] {
         ensure!(tables(&world, shard).await? == ["somebodys"], "{:?}", tables(&world, shard).await?);
     }
-    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics are still there");
+    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics still exist");
     let events = world.events().await?;
     ensure!(events.iter().all(|(_, reason, _)| reason != "CleanupIncomplete"), "{events:?}");
     Ok(())
@@ -124,12 +128,12 @@ async fn a_bucket_with_other_objects_is_kept() -> Result<()> {
     let keys: Vec<_> = left.contents().iter().filter_map(|object| object.key()).collect();
     ensure!(keys == THEIRS, "{keys:?}");
     let left = left_behind(&world).await?;
-    ensure!(left.contains("kept, as other objects are in it"), "{left}");
+    ensure!(left.contains("kept, because other objects are in it"), "{left}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_there_before_is_kept() -> Result<()> {
+async fn databases_buckets_and_topics_from_before_are_kept() -> Result<()> {
     let world = World::with_localstack().await?;
     let s3 = world.stack.s3();
     s3.create_bucket().bucket(world.bucket()).send().await?;
@@ -146,7 +150,7 @@ async fn what_was_there_before_is_kept() -> Result<()> {
     ensure!(topics_exist(&world).await && bucket_exists(&world).await, "the topic or the bucket is gone");
     let notifications = format!("{}.notifications", world.topic());
     let made = world.stack.read_topic(&notifications, Isolation::ReadCommitted).await;
-    ensure!(made.is_err(), "{notifications} was created by the operator and is still there");
+    ensure!(made.is_err(), "{notifications} was created by the operator and still exists");
     let left = left_behind(&world).await?;
     for kept in [format!("topic {}: kept", world.topic()), "group billing: kept".to_owned(), "bucket".to_owned()] {
         ensure!(left.contains(&kept), "{kept}: {left}");
@@ -155,7 +159,7 @@ async fn what_was_there_before_is_kept() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_anothers_is_not_removed() -> Result<()> {
+async fn the_data_of_another_owner_is_not_removed() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     world.create(world.orderflow()).await?;
@@ -174,7 +178,7 @@ async fn what_is_anothers_is_not_removed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_secret_does_not_keep_the_resource() -> Result<()> {
+async fn a_missing_secret_does_not_block_the_deletion() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
@@ -189,12 +193,12 @@ async fn a_missing_secret_does_not_keep_the_resource() -> Result<()> {
         tables(&world, 1).await?.is_empty() && !tables(&world, 2).await?.is_empty(),
         "the first shard's tables stay"
     );
-    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics are still there");
+    ensure!(!bucket_exists(&world).await && !topics_exist(&world).await, "the bucket or the topics still exist");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_gone_does_not_keep_the_resource() -> Result<()> {
+async fn a_server_that_is_down_does_not_block_the_deletion() -> Result<()> {
     let world = World::with_own_services().await?;
     let _operator = world.operator_with(&[("CLEANUP_SECONDS", "5")]).await?;
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
@@ -207,11 +211,11 @@ async fn a_server_that_is_gone_does_not_keep_the_resource() -> Result<()> {
     let left = left_behind(&world).await?;
     ensure!(left.contains(&world.topic()) || left.contains("topics"), "{left}");
     ensure!(left.contains("shard2") && !left.contains("shard1"), "{left}");
-    ensure!(tables(&world, 1).await?.is_empty() && !bucket_exists(&world).await, "what could be removed was not");
+    ensure!(tables(&world, 1).await?.is_empty() && !bucket_exists(&world).await, "reachable data was not removed");
     Ok(())
 }
 
-/// A resource with `deletionPolicy: Delete` and one receipt, after everything outside the cluster was made.
+/// Creates a resource with `deletionPolicy: Delete` and one receipt, after all its data outside the cluster exists.
 async fn provisioned(world: &World) -> Result<()> {
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
     world.wait_for("ShardsReady", "True", "Provisioned").await?;
@@ -224,8 +228,8 @@ async fn receipt_exists(world: &World) -> bool {
     world.stack.s3().head_object().bucket(world.bucket()).key(RECEIPT).send().await.is_ok()
 }
 
-/// Points the resource at an S3 that does not answer, or back at the real one (`true`). While S3 is down a deletion removes the
-/// topics and then waits, with receipts and tables still there.
+/// Points the resource at an S3 that does not answer, or back at the real one (`true`). While S3 is down a deletion
+/// removes the topics and then waits, with receipts and tables still in place.
 async fn s3_answers(world: &World, answers: bool) -> Result<()> {
     let real = world.stack.object_store().endpoint();
     let endpoint = if answers { real.as_str() } else { "http://127.0.0.1:1" };
@@ -244,8 +248,8 @@ async fn is_stuck(world: &World) -> Result<()> {
 
 async fn require_retained_event(world: &World) -> Result<()> {
     let events = world.events().await?;
-    let told: Vec<_> = events.iter().filter(|(_, reason, _)| reason == "Retained").collect();
-    ensure!(told.len() == 1 && told[0].2.contains("deletionPolicy is Retain"), "{events:?}");
+    let retained: Vec<_> = events.iter().filter(|(_, reason, _)| reason == "Retained").collect();
+    ensure!(retained.len() == 1 && retained[0].2.contains("deletionPolicy is Retain"), "{events:?}");
     Ok(())
 }
 
@@ -267,7 +271,7 @@ async fn retain_set_while_no_operator_ran_keeps_everything() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retain_stops_a_deletion_that_is_under_way() -> Result<()> {
+async fn retain_stops_a_deletion_in_progress() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     provisioned(&world).await?;
@@ -302,7 +306,7 @@ async fn a_paused_deletion_waits() -> Result<()> {
     world.wait_for("Paused", "True", "PauseRequested").await?;
     s3_answers(&world, true).await?;
     for _ in 0..2 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
     let ready = world.condition("Ready").await?;
     let message = ready["message"].as_str().unwrap_or_default();
@@ -312,13 +316,13 @@ async fn a_paused_deletion_waits() -> Result<()> {
 
     world.patch(paused(json!(null))).await?;
     world.is_gone(NAME).await?;
-    ensure!(tables(&world, 1).await?.is_empty() && tables(&world, 2).await?.is_empty(), "the tables are still there");
-    ensure!(!bucket_exists(&world).await, "the bucket is still there");
+    ensure!(tables(&world, 1).await?.is_empty() && tables(&world, 2).await?.is_empty(), "the tables still exist");
+    ensure!(!bucket_exists(&world).await, "the bucket still exists");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_resource_with_retain_goes() -> Result<()> {
+async fn a_paused_resource_with_retain_is_deleted() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     provisioned(&world).await?;
@@ -335,9 +339,9 @@ async fn a_paused_resource_with_retain_goes() -> Result<()> {
     operator.stop().await
 }
 
-/// The clock of `CLEANUP_SECONDS` is that of the deletion, not of the operator's process.
+/// `CLEANUP_SECONDS` counts from the deletion, not from the start of the operator's process.
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_that_do_not_live_long_let_the_resource_go_in_time() -> Result<()> {
+async fn short_lived_operators_release_the_resource_in_time() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     provisioned(&world).await?;
@@ -347,14 +351,14 @@ async fn operators_that_do_not_live_long_let_the_resource_go_in_time() -> Result
     operator.stop().await?;
     eventually("the resource to be gone", PATIENCE, async || {
         let operator = world.operator_with(&[("CLEANUP_SECONDS", "10")]).await?;
-        eventually("a look at the deletion", PATIENCE, async || {
+        eventually("a reconcile of the deletion", PATIENCE, async || {
             let there = world.orderflows().get_opt(NAME).await?.is_some();
-            ensure!(!there || looks(&operator).await? > 0, "no look");
+            ensure!(!there || reconciles(&operator).await? > 0, "no reconcile");
             Ok(())
         })
         .await?;
         operator.stop().await?;
-        ensure!(world.orderflows().get_opt(NAME).await?.is_none(), "it is there");
+        ensure!(world.orderflows().get_opt(NAME).await?.is_none(), "it still exists");
         Ok(())
     })
     .await?;

@@ -1,13 +1,15 @@
-//! What people do to the children by hand: what is ours is put right, what they set beside it stays theirs, and an object that
-//! is not ours is never touched.
+//! Changes by hand to the children: the operator restores its own fields, keeps fields that others add, and never
+//! touches an object that it does not own.
 
 use anyhow::{Context, Result, ensure};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
-use orderflow_testbed::{Service, eventually, http};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{Service, eventually, http, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World};
+use crate::support::{NAME, World};
 
 /// All children of a resource that has [`everything`].
 const CHILDREN: [(&str, &str); 11] = [
@@ -25,7 +27,7 @@ const CHILDREN: [(&str, &str); 11] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_changes_of_ours_is_put_right() -> Result<()> {
+async fn changes_to_the_operators_fields_are_reverted() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(everything(&world)).await?;
@@ -34,7 +36,7 @@ async fn what_somebody_changes_of_ours_is_put_right() -> Result<()> {
     for (kind, name, field, value) in [
         ("Deployment", "main-producer", "/spec/template/spec/containers/0/image", json!("example.com/another:1")),
         ("Deployment", "main-producer", "/spec/template/spec/containers/0/env/0/value", json!("1")),
-        ("Deployment", "main-producer", "/metadata/labels/app.kubernetes.io~1managed-by", json!("somebody")),
+        ("Deployment", "main-producer", "/metadata/labels/app.kubernetes.io~1managed-by", json!("another")),
         ("Deployment", "main-consumer", "/spec/replicas", json!(5)),
         ("Deployment", "main-consumer", "/spec/template/spec/containers/0/ports/0/containerPort", json!(81)),
         ("Service", "main-producer", "/spec/ports/0/port", json!(81)),
@@ -60,7 +62,7 @@ async fn what_somebody_changes_of_ours_is_put_right() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_sets_beside_ours_stays() -> Result<()> {
+async fn fields_that_others_add_stay() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
@@ -77,13 +79,13 @@ async fn what_somebody_sets_beside_ours_stays() -> Result<()> {
             { "name": "producer", "env": [{ "name": "THEIRS", "value": "1" }] },
         ] } } },
     });
-    let somebody = PatchParams::apply("somebody");
-    world.objects("Deployment").patch("main-producer", &somebody, &Patch::Apply(variable)).await?;
+    let other = PatchParams::apply("another-manager");
+    world.objects("Deployment").patch("main-producer", &other, &Patch::Apply(variable)).await?;
     world.settled(&operator).await?;
     let writes = world.writes_to_children()?;
-    ensure!(writes.len() == before, "what is not ours was acted on: {:?}", &writes[before..]);
+    ensure!(writes.len() == before, "the operator reacted to a field that it does not own: {:?}", &writes[before..]);
 
-    // And it outlives that we apply again.
+    // It also survives the next apply.
     change(&world, "Service", "main-producer", "/spec/ports/0/port", &json!(81)).await?;
     world.patch(json!({ "spec": { "producer": { "image": "example.com/producer:2" } } })).await?;
     world
@@ -120,7 +122,7 @@ async fn a_child_that_is_deleted_comes_back() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_that_is_slow_to_go_comes_back_once_it_is_gone() -> Result<()> {
+async fn a_child_that_is_deleted_slowly_comes_back_once_it_is_gone() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
@@ -131,7 +133,7 @@ async fn a_child_that_is_slow_to_go_comes_back_once_it_is_gone() -> Result<()> {
     services.patch("main-producer", &PatchParams::default(), &hold(json!(["example.com/hold"]))).await?;
     services.delete("main-producer", &DeleteParams::default()).await?;
     world.settled(&operator).await?;
-    no_look_is_left(&world).await?;
+    no_reconcile_is_left(&world).await?;
     services.patch("main-producer", &PatchParams::default(), &hold(Value::Null)).await?;
     eventually("another Service", PATIENCE, async || {
         ensure!(services.get("main-producer").await?.uid() != before, "still the old one");
@@ -141,7 +143,7 @@ async fn a_child_that_is_slow_to_go_comes_back_once_it_is_gone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_happened_while_no_operator_ran_is_put_right_by_the_next() -> Result<()> {
+async fn changes_while_no_operator_ran_are_reverted_by_the_next() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
@@ -163,7 +165,7 @@ async fn what_happened_while_no_operator_ran_is_put_right_by_the_next() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_that_is_not_wanted_any_more_is_deleted() -> Result<()> {
+async fn a_child_that_is_no_longer_wanted_is_deleted() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(everything(&world)).await?;
@@ -187,19 +189,19 @@ async fn a_child_that_is_not_wanted_any_more_is_deleted() -> Result<()> {
     {
         exists(&world, kind, name).await?;
     }
-    // And it comes back with the wish.
+    // It comes back with the spec.
     world.patch(json!({ "spec": { "networkPolicy": { "enabled": true } } })).await?;
     exists(&world, "NetworkPolicy", "main-producer").await?;
     exists(&world, "NetworkPolicy", "main-consumer").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_is_neither_wanted_nor_ours_is_left() -> Result<()> {
+async fn an_object_without_the_operator_as_its_owner_is_left() -> Result<()> {
     let world = World::new().await?;
     let theirs = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        // With our label, so that the operator sees it.
+        // It has our label, so that the operator sees it.
         "metadata": { "name": "main-consumer", "labels": { "app.kubernetes.io/managed-by": "orderflow-operator" } },
         "spec": { "podSelector": {} },
     });
@@ -214,7 +216,7 @@ async fn an_object_that_is_neither_wanted_nor_ours_is_left() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_of_a_childs_name_is_named_and_left_alone_until_it_is_gone() -> Result<()> {
+async fn an_object_with_a_childs_name_is_reported_and_left_alone() -> Result<()> {
     let world = World::new().await?;
     let service = json!({
         "apiVersion": "v1",
@@ -247,11 +249,11 @@ async fn an_object_of_a_childs_name_is_named_and_left_alone_until_it_is_gone() -
     {
         let condition = world.wait_for(condition, "False", "ChildConflict").await?;
         let message = condition["message"].as_str().unwrap_or_default();
-        ensure!(message.starts_with(&format!("{object} exists and is not this resource's")), "{condition}");
+        ensure!(message.starts_with(&format!("{object} exists and does not belong to this resource")), "{condition}");
     }
     world.wait_for("Ready", "False", "ChildConflict").await?;
     for _ in 0..3 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
     let events = world.events().await?;
     for object in ["Service main-producer", "Deployment main-consumer"] {
@@ -262,7 +264,7 @@ async fn an_object_of_a_childs_name_is_named_and_left_alone_until_it_is_gone() -
     }
     let now = world.objects("Service").get("main-producer").await?;
     ensure!(now == service, "{now:?} is not {service:?}");
-    // Its own controller writes a Deployment's status, and nobody has written anything else.
+    // A Deployment's own controller writes its status; no other field has changed.
     let now = world.objects("Deployment").get("main-consumer").await?;
     ensure!((now.uid(), now.metadata.generation) == (deployment.uid(), Some(1)), "{now:?}");
     let writes = world.writes_to_children()?;
@@ -273,14 +275,14 @@ async fn an_object_of_a_childs_name_is_named_and_left_alone_until_it_is_gone() -
     world.objects("Service").delete("main-producer", &DeleteParams::default()).await?;
     world.objects("Deployment").delete("main-consumer", &DeleteParams::default()).await?;
     is_gone(&world, "Deployment", "main-consumer").await?;
-    world.force_a_look(&operator).await?;
+    world.force_reconcile(&operator).await?;
     world.wait_for("Ready", "True", "Available").await?;
     world.settled(&operator).await
 }
 
-/// The operator is held up between the look, which finds no such object, and its first write of it.
+/// The operator is delayed between its check, which finds no such object, and its first write of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_that_somebody_makes_meanwhile_is_not_taken_over() -> Result<()> {
+async fn an_object_that_another_client_creates_first_is_not_taken_over() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator_with(&[("FAILPOINTS", "operator::before-create=return")]).await?;
     world.create(world.orderflow()).await?;
@@ -309,9 +311,9 @@ async fn an_object_that_somebody_makes_meanwhile_is_not_taken_over() -> Result<(
     Ok(())
 }
 
-/// A field that is applied no more goes only if nobody else, such as the creation, claims it too.
+/// A field that is no longer applied disappears only if no other manager, such as the one of the creation, owns it too.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_operator_creates_it_holds_by_apply_alone() -> Result<()> {
+async fn the_operator_owns_created_fields_by_apply_alone() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(everything(&world)).await?;
@@ -343,13 +345,13 @@ async fn what_the_operator_creates_it_holds_by_apply_alone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_child_whose_owner_is_taken_away_is_not_ours_any_more() -> Result<()> {
+async fn a_child_without_its_owner_reference_is_left_alone() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     world.settled(&operator).await?;
-    no_look_is_left(&world).await?;
+    no_reconcile_is_left(&world).await?;
     change(&world, "NetworkPolicy", "main-consumer", "/metadata/ownerReferences", &Value::Null).await?;
     let before = world.objects("NetworkPolicy").get("main-consumer").await?;
     let condition = world.wait_for("ConsumerAvailable", "False", "ChildConflict").await?;
@@ -362,7 +364,7 @@ async fn a_child_whose_owner_is_taken_away_is_not_ours_any_more() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_image_in_the_spec_rolls_the_deployment_that_it_is_for() -> Result<()> {
+async fn a_new_image_in_the_spec_rolls_its_deployment() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
@@ -378,7 +380,7 @@ async fn a_new_image_in_the_spec_rolls_the_deployment_that_it_is_for() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_operator_brings_its_image_to_who_names_none() -> Result<()> {
+async fn a_new_operator_rolls_out_its_default_image() -> Result<()> {
     let world = World::new().await?;
     let images = |version: &str| ["producer", "consumer"].map(|component| format!("example.com/{component}:{version}"));
     let [producer, consumer] = images("1");
@@ -399,7 +401,7 @@ async fn a_new_operator_brings_its_image_to_who_names_none() -> Result<()> {
     Ok(())
 }
 
-/// A resource that needs each kind of child.
+/// Returns a resource that needs each kind of child.
 fn everything(world: &World) -> Value {
     world.orderflow_with(&json!({ "spec": { "producer": {
         "replicas": null,
@@ -421,15 +423,15 @@ async fn exists(world: &World, kind: &str, name: &str) -> Result<()> {
 
 async fn is_gone(world: &World, kind: &str, name: &str) -> Result<()> {
     eventually(&format!("no {kind} {name}"), PATIENCE, async || {
-        ensure!(world.objects(kind).get_opt(name).await?.is_none(), "it is there");
+        ensure!(world.objects(kind).get_opt(name).await?.is_none(), "it still exists");
         Ok(())
     })
     .await
 }
 
-/// Of a settled resource: after this it is looked at only if something changes. A new generation, for which nothing has to be
-/// written, is seen by the last look that waited.
-async fn no_look_is_left(world: &World) -> Result<()> {
+/// Waits until a settled resource is reconciled only after a change. A new generation that requires no write is
+/// observed by the last reconcile that waited.
+async fn no_reconcile_is_left(world: &World) -> Result<()> {
     world.patch(json!({ "spec": { "topic": { "replicationFactor": 1 } } })).await?;
     eventually("the second generation to be seen", PATIENCE, async || {
         let status = world.status(NAME).await?;
@@ -444,10 +446,10 @@ async fn field_of(world: &World, kind: &str, name: &str, field: &str) -> Result<
     Ok(object.pointer(field).cloned().unwrap_or_default())
 }
 
-/// Sets a field of a child, or removes it (null), as somebody who is not the operator. What it then was.
+/// Sets a field of a child, or removes it (null), under another field manager. Returns the new object.
 async fn change(world: &World, kind: &str, name: &str, field: &str, value: &Value) -> Result<Value> {
     let api = world.objects(kind);
-    // Controllers write too, and who comes second must look again.
+    // Controllers write too, and the second writer must read again.
     eventually(&format!("{kind} {name} to be changed"), PATIENCE, async || {
         let mut object = serde_json::to_value(api.get(name).await?)?;
         let (parent, last) = field.rsplit_once('/').context("no field")?;
@@ -460,8 +462,8 @@ async fn change(world: &World, kind: &str, name: &str, field: &str, value: &Valu
             parent.insert(last, value.clone());
         }
         let object: DynamicObject = serde_json::from_value(object)?;
-        let somebody = PostParams { field_manager: Some("somebody".to_owned()), ..PostParams::default() };
-        let changed = serde_json::to_value(api.replace(name, &somebody, &object).await?)?;
+        let other = PostParams { field_manager: Some("another-manager".to_owned()), ..PostParams::default() };
+        let changed = serde_json::to_value(api.replace(name, &other, &object).await?)?;
         anyhow::Ok(changed.pointer(field).cloned().unwrap_or_default())
     })
     .await

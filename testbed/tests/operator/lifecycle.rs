@@ -1,15 +1,16 @@
-//! From a resource to everything, and then to nothing more to do.
+//! The life of a resource: from its creation to all its children, until nothing is left to do.
+
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use orderflow_testbed::postgres;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
-use std::time::Instant;
 
 use crate::support::{NAME, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_resource_makes_everything_and_then_nothing_more_is_written() -> Result<()> {
+async fn one_resource_creates_all_children_and_then_writes_nothing_more() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -36,7 +37,7 @@ async fn one_resource_makes_everything_and_then_nothing_more_is_written() -> Res
     world.settled(&operator).await?;
     let before = world.writes()?.len();
     for _ in 0..3 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
     let writes = world.writes()?;
     ensure!(writes.len() == before, "a settled resource was written to: {:?}", &writes[before..]);
@@ -45,7 +46,7 @@ async fn one_resource_makes_everything_and_then_nothing_more_is_written() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_conditions_are_there_from_the_first_look() -> Result<()> {
+async fn all_conditions_exist_from_the_first_reconcile() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     world
@@ -74,9 +75,9 @@ async fn all_conditions_are_there_from_the_first_look() -> Result<()> {
     Ok(())
 }
 
-/// Notes, and no failure: what is not as safe as it could be works.
+/// Weaker settings cause a note and no failure, because they work.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_what_the_servers_cannot_promise() -> Result<()> {
+async fn the_status_reports_weak_settings_of_the_servers() -> Result<()> {
     let world = World::new().await?;
     let mut connection = postgres::connect(world.dsn(1)).await?;
     let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut connection).await?;

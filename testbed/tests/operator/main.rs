@@ -1,12 +1,12 @@
-//! The operator's life with an `OrderFlow`, on a real API server with real controllers, and with real Postgres, Kafka and S3
-//! behind it. There is no node: where it matters that pods run, a test plays the kubelet and says so.
+//! The operator on a real API server with real controllers, and with real Postgres, Kafka and S3. No node runs: where
+//! pods must run, a test plays the kubelet, and its comment says so.
 
 mod backends;
 mod command;
 mod deletion;
 mod drift;
-mod figures;
 mod lifecycle;
+mod measurements;
 mod outages;
 mod ownership;
 mod pausing;

@@ -1,19 +1,23 @@
-//! What a server that is down, or frozen, does to a resource: it is named, the rest goes on, and when it is back all is well
-//! without anybody's help. Services of a test's own, so few tests and each with a whole story.
+//! Servers that are down or frozen. The resource names such a server, the rest keeps running, and the resource recovers
+//! without help. Services of a test's own, so few tests, each with many steps.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
-use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, postgres};
+use orderflow_testbed::{
+    Kubernetes, Operator, Service, Stack, eventually, folder, operator::install_definition, postgres, wait::PATIENCE,
+};
 use serde_json::json;
 
-use crate::secrets::Role;
-use crate::support::{NAME, PATIENCE, World, install_definition, looks};
+use crate::{
+    secrets::Role,
+    support::{NAME, World, reconciles},
+};
 
-/// So that what is well is looked at again soon; a server that goes away says nothing.
+/// Probes healthy servers often, because a server that goes down sends no event.
 const OFTEN: (&str, &str) = ("PROBE_SECONDS", "1");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_that_goes_down_is_named_once_and_what_runs_is_left_alone() -> Result<()> {
+async fn a_shard_that_goes_down_is_named_once_and_running_pods_stay() -> Result<()> {
     let world = World::with_own_services().await?;
     let operator = world.operator_with(&[OFTEN]).await?;
     let _kubelet = world.kubelet();
@@ -26,7 +30,7 @@ async fn a_shard_that_goes_down_is_named_once_and_what_runs_is_left_alone() -> R
     let message = condition["message"].as_str().context("no message")?;
     ensure!(message.contains("shard2") && !message.contains("shard1"), "{message}");
     world.wait_for("Ready", "False", "Unreachable").await?;
-    more_looks(&operator).await?;
+    more_reconciles(&operator).await?;
     let status = world.status(NAME).await?;
     ensure!(status["shardsReady"] == "1/2", "{status}");
     for (kind, reason) in [
@@ -48,20 +52,20 @@ async fn a_shard_that_goes_down_is_named_once_and_what_runs_is_left_alone() -> R
     Ok(())
 }
 
-/// As of a rollout, whose every pod changes the Deployment's status while the shard is away.
+/// A rollout causes such reconciles: each pod changes the Deployment's status while the shard is down.
 #[tokio::test(flavor = "multi_thread")]
-async fn looks_for_other_reasons_do_not_put_off_the_next_try() -> Result<()> {
+async fn reconciles_for_other_reasons_do_not_delay_the_retry() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
-    let role = Role::of(&world, 1).await?;
+    let role = Role::new(&world, 1).await?;
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;
-    // Not down, but to this role it is: the server says that it has no connection left.
+    // The server runs but is down for this role: it reports that no connection is left.
     role.execute(&format!("ALTER ROLE {} CONNECTION LIMIT 0", role.name)).await?;
     for _ in 0..10 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
     world.wait_for("ShardsReady", "False", "Unreachable").await?;
     role.execute(&format!("ALTER ROLE {} CONNECTION LIMIT -1", role.name)).await?;
@@ -70,7 +74,7 @@ async fn looks_for_other_reasons_do_not_put_off_the_next_try() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_that_is_down_from_the_beginning_keeps_nothing_else_from_being_made() -> Result<()> {
+async fn a_shard_that_is_down_from_the_beginning_blocks_no_other_part() -> Result<()> {
     let world = World::with_own_services().await?;
     let _operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -90,7 +94,7 @@ async fn a_shard_that_is_down_from_the_beginning_keeps_nothing_else_from_being_m
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_any_shard_the_producers_wait_and_the_consumers_are_made() -> Result<()> {
+async fn without_any_shard_the_producers_wait_and_the_consumers_are_created() -> Result<()> {
     let world = World::with_own_services().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -100,7 +104,7 @@ async fn without_any_shard_the_producers_wait_and_the_consumers_are_made() -> Re
     world.create(world.orderflow()).await?;
     world.wait_for("ConsumerAvailable", "True", "Available").await?;
     world.wait_for("ProducerAvailable", "False", "WaitingForShard").await?;
-    more_looks(&operator).await?;
+    more_reconciles(&operator).await?;
     require_none(&world, "producer").await?;
 
     for shard in [1, 2] {
@@ -112,7 +116,7 @@ async fn without_any_shard_the_producers_wait_and_the_consumers_are_made() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_kafka_the_consumers_wait_and_the_producers_are_made() -> Result<()> {
+async fn without_kafka_the_consumers_wait_and_the_producers_are_created() -> Result<()> {
     let world = World::with_own_services().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -121,7 +125,7 @@ async fn without_kafka_the_consumers_wait_and_the_producers_are_made() -> Result
     world.wait_for("TopicReady", "False", "Unreachable").await?;
     world.wait_for("ProducerAvailable", "True", "Available").await?;
     world.wait_for("ConsumerAvailable", "False", "WaitingForTopic").await?;
-    more_looks(&operator).await?;
+    more_reconciles(&operator).await?;
     require_none(&world, "consumer").await?;
 
     world.stack.kafka().start_again().await?;
@@ -148,9 +152,9 @@ async fn without_s3_all_else_is_made() -> Result<()> {
     Ok(())
 }
 
-/// A connection that stays open, and no answer.
+/// A connection that stays open, without a response.
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_that_are_frozen_do_not_keep_a_change_from_being_acted_on() -> Result<()> {
+async fn frozen_servers_do_not_block_a_change() -> Result<()> {
     let world = World::with_own_services().await?;
     let _operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -176,16 +180,16 @@ async fn servers_that_are_frozen_do_not_keep_a_change_from_being_acted_on() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_the_api_server_was_away_a_change_is_acted_on() -> Result<()> {
-    let kubernetes = Kubernetes::start(folder::of_this_test_process()?, "killed-kubernetes").await?;
-    // A World is of a control plane that is never dropped; the processes end with this one.
+async fn a_change_is_applied_after_an_outage_of_the_api_server() -> Result<()> {
+    let kubernetes = Kubernetes::start(folder::for_test_process()?, "killed-kubernetes").await?;
+    // A World borrows its control plane for the whole process; the processes end with this one.
     let kubernetes: &'static Kubernetes = Box::leak(Box::new(kubernetes));
     install_definition(&kubernetes.client()?).await?;
     let world = World::on(kubernetes, Stack::shared().await?).await?;
     let _kubelet = world.kubelet();
     world.create(world.orderflow()).await?;
 
-    // The Lease outlasts the outage: the same process goes on.
+    // The Lease outlasts the outage, so the same process goes on.
     let operator = world.operator_with(&[("LEASE_SECONDS", "3600")]).await?;
     world.wait_for("Ready", "True", "Available").await?;
     let pid = operator.pid();
@@ -194,7 +198,7 @@ async fn after_the_api_server_was_away_a_change_is_acted_on() -> Result<()> {
     ensure!(operator.is_running() && operator.pid() == pid, "the operator ended");
     operator.stop().await?;
 
-    // It does not: the process ends, since another may lead by now, and whoever keeps it running starts it again.
+    // The Lease expires, so the process ends, because another may lead by now. Its supervisor starts it again.
     let operator = world.operator_with(&[("LEASE_SECONDS", "3")]).await?;
     world.settled(&operator).await?;
     kubernetes.api_server().kill();
@@ -221,7 +225,7 @@ async fn is_acted_on(world: &World, replicas: i32) -> Result<()> {
     Ok(())
 }
 
-/// As they are specified, and how often that was changed.
+/// Returns the replicas in the specs, and how often each spec was changed.
 async fn deployments(world: &World) -> Result<[(Option<i64>, Option<i32>); 2]> {
     let of = |deployment: &Deployment| (deployment.metadata.generation, replicas_of(deployment));
     Ok([of(&world.deployment("producer").await?), of(&world.deployment("consumer").await?)])
@@ -231,12 +235,12 @@ fn replicas_of(deployment: &Deployment) -> Option<i32> {
     deployment.spec.as_ref()?.replicas
 }
 
-/// Two at least that began after this was called.
-async fn more_looks(operator: &Operator) -> Result<()> {
-    let before = looks(operator).await?;
-    eventually("more looks", PATIENCE, async || {
-        let now = looks(operator).await?;
-        ensure!(now >= before + 3, "{now} looks, {before} before");
+/// Waits for two reconciles at least that began after this call.
+async fn more_reconciles(operator: &Operator) -> Result<()> {
+    let before = reconciles(operator).await?;
+    eventually("more reconciles", PATIENCE, async || {
+        let now = reconciles(operator).await?;
+        ensure!(now >= before + 3, "{now} reconciles, {before} before");
         Ok(())
     })
     .await

@@ -1,20 +1,20 @@
-//! Whose things are: a database says which shard of whose it is, a bucket whose it is, and of a topic the resources are asked.
-//! What is another's is left alone, and what this one has goes on.
+//! Ownership: a database records its shard and owner, a bucket its owner, and the resources decide about a topic. What
+//! belongs to another resource is left alone, and the resource's own parts keep running.
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::DeleteParams;
-use orderflow_testbed::{eventually, postgres};
+use orderflow_testbed::{eventually, postgres, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, SECOND, World, merge};
+use crate::support::{NAME, SECOND, World, merge};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn swapped_dsns_are_found_out_and_nothing_is_touched() -> Result<()> {
+async fn swapped_dsns_are_detected_and_nothing_is_changed() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
 
     put_dsns(&world, [world.dsn(2), world.dsn(1)]).await?;
     let condition = world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
@@ -31,13 +31,13 @@ async fn swapped_dsns_are_found_out_and_nothing_is_touched() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_annotation_makes_one_shards_database_anothers() -> Result<()> {
+async fn no_annotation_gives_a_shards_database_to_another_shard() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     world.settled(&operator).await?;
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
     put_dsns(&world, [world.dsn(2), world.dsn(1)]).await?;
     world.wait_for("ShardsReady", "False", "ShardMismatch").await?;
     adopt(&world, NAME, NAME).await?;
@@ -47,21 +47,21 @@ async fn no_annotation_makes_one_shards_database_anothers() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repointed_dsn_is_found_out_and_nothing_is_touched() -> Result<()> {
+async fn a_repointed_dsn_is_detected_and_nothing_is_changed() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     world.settled(&operator).await?;
-    // Provisioned, and another's.
+    // The databases are provisioned for another owner.
     let others = [world.stack.dsn(1), world.stack.dsn(2)];
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
     let before_others = [contents(&others[0]).await?, contents(&others[1]).await?];
     for (case, dsn, reason) in [
         ("shard1's", world.dsn(1).to_owned(), "SameDatabase"),
         ("shard1's by another name", world.dsn(1).replace("127.0.0.1", "localhost"), "ShardMismatch"),
-        ("another's first shard", others[0].clone(), "ShardMismatch"),
-        ("another's second shard", others[1].clone(), "OwnedByAnother"),
+        ("the first shard of another owner", others[0].clone(), "ShardMismatch"),
+        ("the second shard of another owner", others[1].clone(), "OwnedByAnother"),
     ] {
         world.put_secret("postgres-shard2", &[("dsn", &dsn)]).await?;
         let condition = world.wait_for("ShardsReady", "False", reason).await.context(case)?;
@@ -70,7 +70,7 @@ async fn a_repointed_dsn_is_found_out_and_nothing_is_touched() -> Result<()> {
         world.settled(&operator).await?;
         before.require_untouched(&world).await.context(case)?;
         ensure!([contents(&others[0]).await?, contents(&others[1]).await?] == before_others, "{case}: written to");
-        // So that the next one is another change of reason.
+        // The next step is then another change of reason.
         world.put_secret("postgres-shard2", &[("dsn", world.dsn(2))]).await?;
         world.wait_for("ShardsReady", "True", "Provisioned").await.context(case)?;
     }
@@ -78,8 +78,8 @@ async fn a_repointed_dsn_is_found_out_and_nothing_is_touched() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_belongs_to_who_had_it_first() -> Result<()> {
-    // One is its own, so that it is not for want of a shard that its producers are not made.
+async fn a_database_belongs_to_the_resource_that_had_it_first() -> Result<()> {
+    // One shard is its own, so that a missing shard is not the reason why its producers are missing.
     let claim = |world: &World| {
         let mut shards = world.orderflow()["spec"]["shards"].take();
         shards[0]["dsnSecretRef"]["name"] = json!(format!("{SECOND}-shard1"));
@@ -89,45 +89,45 @@ async fn a_database_belongs_to_who_had_it_first() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_belongs_to_who_had_it_first() -> Result<()> {
+async fn a_bucket_belongs_to_the_resource_that_had_it_first() -> Result<()> {
     require_refused("BucketReady", &["producer"], |world| json!({ "bucket": { "name": world.bucket() } })).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_belongs_to_who_had_it_first() -> Result<()> {
+async fn a_topic_belongs_to_the_resource_that_had_it_first() -> Result<()> {
     let claim = |world: &World| json!({ "topic": { "name": world.topic() } });
     require_refused("TopicReady", &["producer", "consumer"], claim).await
 }
 
-/// The name of one's dead letters is the name of one's topic, too.
+/// The topic of dead letters has the name of another resource's topic.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_topics_beside_a_topic_are_its_owners() -> Result<()> {
+async fn derived_topics_belong_to_the_topics_owner() -> Result<()> {
     let claim = |world: &World| json!({ "topic": { "name": format!("{}.dlq", world.topic()) } });
     require_refused("TopicReady", &["producer", "consumer"], claim).await
 }
 
-/// Two names of one Kafka would be two owners, whose consumers each notify everybody.
+/// Two names of one Kafka would lead to two owners, whose consumers would each notify every user.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_belongs_to_who_had_it_first_by_any_name_of_its_brokers() -> Result<()> {
+async fn a_topic_belongs_to_the_first_resource_by_any_name_of_its_brokers() -> Result<()> {
     let claim = |world: &World| json!({ "topic": { "name": world.topic(), "bootstrapServers": alias(world) } });
     require_refused("TopicReady", &["producer", "consumer"], claim).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_topics_beside_a_topic_are_its_owners_by_any_name_of_its_brokers() -> Result<()> {
+async fn derived_topics_belong_to_the_topics_owner_by_any_name_of_its_brokers() -> Result<()> {
     let claim = |world: &World| json!({ "topic": { "name": format!("{}.dlq", world.topic()), "bootstrapServers": alias(world) } });
     require_refused("TopicReady", &["producer", "consumer"], claim).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_its_owner_left_goes_to_the_next_only_if_that_is_told_to() -> Result<()> {
+async fn an_abandoned_topic_is_adopted_only_by_a_resource_that_says_so() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     world.create(second(&world, &json!({ "topic": { "name": world.topic() } })).await?).await?;
     world.wait_for_named(SECOND, "TopicReady", "False", "OwnedByAnother").await?;
     world.wait_for_named(SECOND, "ShardsReady", "True", "Provisioned").await?;
 
     remove(&world, NAME).await?;
-    world.look_at(SECOND, &operator).await?;
+    world.reconcile_named(SECOND, &operator).await?;
     let condition = world.wait_for_named(SECOND, "TopicReady", "False", "OwnedByAnother").await?;
     require_names(&condition, &format!("{}/{NAME}", world.namespace))?;
 
@@ -136,9 +136,9 @@ async fn a_topic_that_its_owner_left_goes_to_the_next_only_if_that_is_told_to() 
     Ok(())
 }
 
-/// Anyone who can edit an OrderFlow chooses the bucket, and must not get at those of the operator's own AWS account.
+/// Anyone who can edit an OrderFlow chooses the bucket, and must not reach those of the operator's own AWS account.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_operators_own_aws_identity_is_for_the_buckets_that_its_settings_name() -> Result<()> {
+async fn the_operators_aws_identity_is_only_for_the_buckets_in_its_settings() -> Result<()> {
     let world = World::with_localstack().await?;
     let s3 = world.stack.object_store();
     let _operator = world
@@ -169,7 +169,7 @@ async fn the_operators_own_aws_identity_is_for_the_buckets_that_its_settings_nam
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_the_operators_settings_name_is_reached_with_its_own_identity() -> Result<()> {
+async fn a_bucket_in_the_operators_settings_is_reached_with_its_identity() -> Result<()> {
     let world = World::with_localstack().await?;
     let s3 = world.stack.object_store();
     let _operator = world
@@ -187,7 +187,7 @@ async fn a_bucket_that_the_operators_settings_name_is_reached_with_its_own_ident
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_holds_objects_and_is_nobodys_is_left_alone() -> Result<()> {
+async fn a_bucket_with_objects_and_no_owner_is_left_alone() -> Result<()> {
     let world = World::with_localstack().await?;
     let s3 = world.stack.s3();
     s3.create_bucket().bucket(world.bucket()).send().await?;
@@ -201,26 +201,26 @@ async fn a_bucket_that_holds_objects_and_is_nobodys_is_left_alone() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_resource_does_not_get_the_topic_that_a_younger_one_has() -> Result<()> {
+async fn an_older_resource_does_not_get_the_topic_of_a_younger_one() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     let second = second(&world, &json!({})).await?;
     let topic = second["spec"]["topic"]["name"].clone();
     world.create(second).await?;
     world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
-    let before = Touchable::of(&world).await?;
+    let before = Touchable::read(&world).await?;
 
     world.patch(json!({ "spec": { "topic": { "name": topic } } })).await?;
     let condition = world.wait_for("TopicReady", "False", "OwnedByAnother").await?;
     require_names(&condition, &format!("{}/{SECOND}", world.namespace))?;
     world.settled(&operator).await?;
     before.require_untouched(&world).await?;
-    world.look_at(SECOND, &operator).await?;
+    world.reconcile_named(SECOND, &operator).await?;
     world.wait_for_named(SECOND, "Ready", "True", "Available").await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_owner_left_is_taken_over_by_whoever_is_told_to() -> Result<()> {
+async fn abandoned_data_is_adopted_by_a_resource_that_says_so() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     remove(&world, NAME).await?;
     let left = [contents(world.dsn(1)).await?, contents(world.dsn(2)).await?];
@@ -230,8 +230,8 @@ async fn what_an_owner_left_is_taken_over_by_whoever_is_told_to() -> Result<()> 
         let condition = world.wait_for_named("heir", kind, "False", "OwnedByAnother").await?;
         require_names(&condition, &format!("{}/{NAME}", world.namespace))?;
     }
-    world.look_at("heir", &operator).await?;
-    ensure!([contents(world.dsn(1)).await?, contents(world.dsn(2)).await?] == left, "taken without being told to");
+    world.reconcile_named("heir", &operator).await?;
+    ensure!([contents(world.dsn(1)).await?, contents(world.dsn(2)).await?] == left, "adopted without the annotation");
 
     adopt(&world, "heir", NAME).await?;
     world.wait_for_named("heir", "Ready", "True", "Available").await?;
@@ -239,21 +239,21 @@ async fn what_an_owner_left_is_taken_over_by_whoever_is_told_to() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_adopted_from_another_than_the_named_owner() -> Result<()> {
+async fn data_is_adopted_only_from_the_named_owner() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     remove(&world, NAME).await?;
     world.create(world.orderflow_with(&json!({ "metadata": { "name": "heir" } }))).await?;
-    adopt(&world, "heir", "somebody").await?;
+    adopt(&world, "heir", "stranger").await?;
     for kind in ["ShardsReady", "BucketReady"] {
         world.wait_for_named("heir", kind, "False", "OwnedByAnother").await?;
     }
-    world.look_at("heir", &operator).await?;
+    world.reconcile_named("heir", &operator).await?;
     require_owner(&world, NAME).await
 }
 
-/// The form that names nobody would take from anybody, for as long as it stays.
+/// The form without an owner would take from any owner, for as long as it stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_annotation_that_names_no_owner_has_no_effect_and_the_new_one_is_named() -> Result<()> {
+async fn an_annotation_without_an_owner_has_no_effect_and_the_new_form_is_reported() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     let adopt = json!({ "metadata": { "annotations": { "orderflow.dev/adopt": "true" } } });
     world.patch(adopt.clone()).await?;
@@ -273,7 +273,7 @@ async fn the_annotation_that_names_no_owner_has_no_effect_and_the_new_one_is_nam
         let message = condition["message"].as_str().unwrap_or_default();
         ensure!(message.contains("orderflow.dev/adopt-from: NAMESPACE/NAME"), "{condition}");
     }
-    world.look_at("heir", &operator).await?;
+    world.reconcile_named("heir", &operator).await?;
     require_owner(&world, NAME).await
 }
 
@@ -289,8 +289,8 @@ async fn two_resources_that_adopt_from_each_other_do_not_steal() -> Result<()> {
         world.patch_named(name, any).await?;
     }
     for _ in 0..2 {
-        world.look_at("heir", &operator).await?;
-        world.look_at(NAME, &operator).await?;
+        world.reconcile_named("heir", &operator).await?;
+        world.reconcile_named(NAME, &operator).await?;
         require_owner(&world, NAME).await?;
     }
     let condition = world.wait_for_named("heir", "ShardsReady", "False", "OwnedByAnother").await?;
@@ -301,7 +301,7 @@ async fn two_resources_that_adopt_from_each_other_do_not_steal() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copied_manifest_does_not_take_the_originals_databases() -> Result<()> {
+async fn a_copied_manifest_does_not_take_over_the_originals_databases() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     remove(&world, NAME).await?;
     let annotations = json!({
@@ -316,12 +316,12 @@ async fn a_copied_manifest_does_not_take_the_originals_databases() -> Result<()>
         let condition = world.wait_for_named("copy", kind, "False", "OwnedByAnother").await?;
         require_names(&condition, &format!("{}/heir", world.namespace))?;
     }
-    world.look_at("copy", &operator).await?;
+    world.reconcile_named("copy", &operator).await?;
     require_owner(&world, "heir").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_owner_left_is_its_own_again_when_it_comes_back() -> Result<()> {
+async fn a_recreated_resource_gets_its_former_data_back() -> Result<()> {
     let (world, _operator, _kubelet) = World::ready().await?;
     remove(&world, NAME).await?;
     let left = [contents(world.dsn(1)).await?, contents(world.dsn(2)).await?];
@@ -331,23 +331,23 @@ async fn what_an_owner_left_is_its_own_again_when_it_comes_back() -> Result<()> 
     Ok(())
 }
 
-/// A second resource with all its own but for what `claim` says, which the first one has: the second is told so, without
-/// `held`, and the first is as before.
+/// Creates a second resource that claims what the first one has, and checks that it is refused: it reports so, without
+/// `held`, and the first is unchanged.
 async fn require_refused(kind: &str, held: &[&str], claim: impl Fn(&World) -> Value) -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
-    let (before, before_owners) = (Touchable::of(&world).await?, owners(&world).await?);
+    let (before, before_owners) = (Touchable::read(&world).await?, owners(&world).await?);
 
     world.create(second(&world, &claim(&world)).await?).await?;
     let condition = world.wait_for_named(SECOND, kind, "False", "OwnedByAnother").await?;
     require_names(&condition, &format!("{}/{NAME}", world.namespace))?;
     world.wait_for_named(SECOND, "Ready", "False", "OwnedByAnother").await?;
-    world.look_at(SECOND, &operator).await?;
+    world.reconcile_named(SECOND, &operator).await?;
     for component in held {
         let found = world.api::<Deployment>().get_opt(&format!("{SECOND}-{component}")).await?;
         ensure!(found.is_none(), "the second {component} was made");
     }
-    world.look_at(NAME, &operator).await?;
+    world.reconcile_named(NAME, &operator).await?;
     world.wait_for("Ready", "True", "Available").await?;
     before.require_untouched(&world).await?;
     ensure!(owners(&world).await? == before_owners, "{:?}", owners(&world).await?);
@@ -360,17 +360,17 @@ async fn second(world: &World, changes: &Value) -> Result<Value> {
     Ok(second)
 }
 
-/// Until it is gone; what it made outside of Kubernetes stays.
+/// Deletes a resource and waits until it is gone; its data outside of Kubernetes stays.
 async fn remove(world: &World, name: &str) -> Result<()> {
     world.orderflows().delete(name, &DeleteParams::default()).await?;
     eventually(&format!("{name} to be gone"), PATIENCE, async || {
-        ensure!(world.orderflows().get_opt(name).await?.is_none(), "it is there");
+        ensure!(world.orderflows().get_opt(name).await?.is_none(), "it still exists");
         anyhow::Ok(())
     })
     .await
 }
 
-/// The world's Kafka by another name.
+/// Returns another name of the world's Kafka.
 fn alias(world: &World) -> String {
     world.stack.kafka().bootstrap().replace("127.0.0.1", "localhost")
 }
@@ -380,7 +380,7 @@ async fn adopt(world: &World, name: &str, from: &str) -> Result<()> {
     world.patch_named(name, json!({ "metadata": { "annotations": { "orderflow.dev/adopt-from": owner } } })).await
 }
 
-/// Databases and bucket are this resource's.
+/// Checks that databases and bucket belong to this resource.
 async fn require_owner(world: &World, name: &str) -> Result<()> {
     let (owner, owners) = (format!("{}/{name}", world.namespace), owners(world).await?);
     ensure!(owners.iter().all(|found| *found == owner), "{owners:?}");
@@ -398,7 +398,7 @@ fn require_names(condition: &Value, owner: &str) -> Result<()> {
     Ok(())
 }
 
-/// Of the databases, in the order of the shards, and of the bucket.
+/// Returns the owners of the databases, in the order of the shards, and of the bucket.
 async fn owners(world: &World) -> Result<[String; 3]> {
     let mut owners = [const { String::new() }; 3];
     for shard in [1, 2] {
@@ -406,12 +406,13 @@ async fn owners(world: &World) -> Result<[String; 3]> {
         owners[shard - 1] = sqlx::query_scalar("SELECT owner FROM orderflow_meta").fetch_one(&mut connection).await?;
     }
     let tags = world.stack.s3().get_bucket_tagging().bucket(world.bucket()).send().await?;
-    let owner = tags.tag_set().iter().find(|tag| tag.key() == "orderflow.dev/owner").context("nobody's bucket")?;
+    let owner =
+        tags.tag_set().iter().find(|tag| tag.key() == "orderflow.dev/owner").context("a bucket without an owner")?;
     owner.value().clone_into(&mut owners[2]);
     Ok(owners)
 }
 
-/// What must stay as it is when a DSN, a bucket or a topic is another's.
+/// The state that must not change when a DSN, a bucket or a topic belongs to another resource.
 struct Touchable {
     databases: [String; 2],
     /// Generation and config hash of each Deployment.
@@ -419,7 +420,7 @@ struct Touchable {
 }
 
 impl Touchable {
-    async fn of(world: &World) -> Result<Self> {
+    async fn read(world: &World) -> Result<Self> {
         let deployment = |deployment: &Deployment| {
             let template = deployment.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
             let annotations = template.and_then(|template| template.annotations.as_ref());
@@ -436,14 +437,15 @@ impl Touchable {
     }
 
     async fn require_untouched(&self, world: &World) -> Result<()> {
-        let now = Self::of(world).await?;
+        let now = Self::read(world).await?;
         ensure!(now.databases == self.databases, "{:#?}, before: {:#?}", now.databases, self.databases);
         ensure!(now.deployments == self.deployments, "{:?}, before: {:?}", now.deployments, self.deployments);
         Ok(())
     }
 }
 
-/// The tables, and the marking with the transaction that wrote it last: the same text as before, even, would be another one.
+/// Returns the tables, and the marking with the transaction that wrote it last: even a write of the same text would
+/// change it.
 async fn contents(dsn: &str) -> Result<String> {
     const QUERY: &str = "
         SELECT (SELECT string_agg(format('%s %s %s', oid, relname, relkind), ', ' ORDER BY oid) FROM pg_class
@@ -451,5 +453,5 @@ async fn contents(dsn: &str) -> Result<String> {
             || '; ' || (SELECT string_agg(xmin::text || ' ' || meta::text, ', ') FROM orderflow_meta AS meta)
             || '; ' || (SELECT string_agg(xmin::text, ', ' ORDER BY version) FROM _sqlx_migrations)";
     let mut connection = postgres::connect(dsn).await?;
-    sqlx::query_scalar(QUERY).fetch_one(&mut connection).await.context("look at a database")
+    sqlx::query_scalar(QUERY).fetch_one(&mut connection).await.context("read a database")
 }

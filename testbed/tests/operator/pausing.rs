@@ -1,18 +1,18 @@
-//! While a resource is paused nothing of it is touched, and all that was left is done afterwards.
+//! While a resource is paused nothing of it is touched, and the pending work is done afterwards.
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use orderflow_testbed::{eventually, postgres};
+use orderflow_testbed::{eventually, postgres, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World};
+use crate::support::{NAME, World};
 
 fn paused(value: &Value) -> Value {
     json!({ "metadata": { "annotations": { "orderflow.dev/paused": value } } })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_while_paused_is_done_afterwards() -> Result<()> {
+async fn work_that_waits_during_a_pause_is_done_afterwards() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -28,7 +28,7 @@ async fn what_is_left_while_paused_is_done_afterwards() -> Result<()> {
     world.objects("Service").patch("main-producer", &PatchParams::default(), &Patch::Merge(port)).await?;
     world.objects("PodDisruptionBudget").delete("main-consumer", &DeleteParams::default()).await?;
     for _ in 0..3 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
     let writes = world.writes_to_children()?;
     ensure!(writes.len() == before, "{:?}", &writes[before..]);
@@ -55,13 +55,13 @@ async fn what_is_left_while_paused_is_done_afterwards() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resource_that_is_made_paused_is_not_begun() -> Result<()> {
+async fn a_resource_that_is_created_paused_is_not_reconciled() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow_with(&paused(&json!("true")))).await?;
     world.wait_for("Paused", "True", "PauseRequested").await?;
     for _ in 0..3 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
     let status = world.status(NAME).await?;
     let conditions = status["conditions"].as_array().context("no conditions")?;
@@ -71,7 +71,7 @@ async fn a_resource_that_is_made_paused_is_not_begun() -> Result<()> {
     ensure!(others.iter().all(unknown), "{status}");
 
     let writes = world.writes_to_children()?;
-    // The key of the config hashes is the operator's own.
+    // The key of the config hashes belongs to the operator itself.
     ensure!(writes.iter().all(|write| write.starts_with("create secrets/")), "{writes:?}");
     for shard in [1, 2] {
         let mut connection = postgres::connect(world.dsn(shard)).await?;

@@ -1,24 +1,29 @@
-//! The pods that no node here runs: a namespace that only takes harmless ones takes them, they are given no secret but by name,
-//! and what they are told is what the programs need to serve.
+//! The pods that no node here runs. A restricted namespace accepts them, they get secrets only by name, and their
+//! environment is enough for the programs to serve.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{EnvVar, Namespace, Pod, PodTemplateSpec, Secret, ServiceAccount};
-use kube::Api;
-use kube::api::{ListParams, PostParams};
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Authority, Consumer, Isolation, Postgres, Producer, eventually, folder, http};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{EnvVar, Namespace, Pod, PodTemplateSpec, Secret, ServiceAccount},
+};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+};
+use orderflow_testbed::{
+    Authority, Consumer, Isolation, Postgres, Producer, eventually, folder, http, operator::create,
+    product::Environment, wait::PATIENCE,
+};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World, create};
+use crate::support::{NAME, World};
 
 const COMPONENTS: [&str; 2] = ["producer", "consumer"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restricted_namespace_takes_the_pods_with_everything_turned_on() -> Result<()> {
+async fn a_restricted_namespace_accepts_the_pods_with_every_option() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     let _postgres = everything(&world).await?;
@@ -44,7 +49,7 @@ async fn a_restricted_namespace_takes_the_pods_with_everything_turned_on() -> Re
         let taken = pods.create(&PostParams::default(), &pod(&format!("{component}-taken"))).await;
         ensure!(taken.is_ok(), "{component}: {taken:?}");
 
-        // And the namespace does look.
+        // The namespace does check its pods.
         let mut harmful = pod(&format!("{component}-refused"));
         for container in harmful.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
             container.security_context = None;
@@ -65,7 +70,7 @@ async fn pods_are_given_secrets_by_name_and_only_their_own() -> Result<()> {
         .into_iter()
         .flat_map(|secret| secret.data.unwrap_or_default().into_values())
         .filter_map(|value| String::from_utf8(value.0).ok())
-        // Of a certificate, a line stands for it: JSON writes line ends otherwise.
+        // A single line stands for a certificate, because JSON escapes line ends.
         .filter_map(|value| value.lines().find(|line| !line.starts_with("-----")).map(ToOwned::to_owned))
         .collect();
     ensure!(values.len() >= 9, "only {} values", values.len());
@@ -88,7 +93,7 @@ async fn pods_are_given_secrets_by_name_and_only_their_own() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_pods_are_told_takes_an_order_to_its_notification() -> Result<()> {
+async fn an_order_is_notified_with_the_environment_of_the_pods() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     world.create(world.orderflow()).await?;
@@ -97,14 +102,14 @@ async fn what_the_pods_are_told_takes_an_order_to_its_notification() -> Result<(
         world.wait_for(kind, "True", "Provisioned").await?;
     }
 
-    an_order_goes_all_the_way(&world).await
+    an_order_is_notified(&world).await
 }
 
-/// With the real programs, in the environment that their pods are given.
-pub async fn an_order_goes_all_the_way(world: &World) -> Result<()> {
-    let folder = folder::of_this_test_process()?;
-    let producer = Producer::builder(folder, told(world, "producer").await?).start().await?;
-    let consumer = Consumer::builder(folder, told(world, "consumer").await?).start().await?;
+/// Runs the real programs in the environment of their pods, and sends an order through them.
+pub async fn an_order_is_notified(world: &World) -> Result<()> {
+    let folder = folder::for_test_process()?;
+    let producer = Producer::builder(folder, environment(world, "producer").await?).start().await?;
+    let consumer = Consumer::builder(folder, environment(world, "consumer").await?).start().await?;
     producer.ready(PATIENCE).await?;
     consumer.ready(PATIENCE).await?;
     let url = format!("{}/api/orders", producer.url()?);
@@ -131,9 +136,9 @@ pub async fn an_order_goes_all_the_way(world: &World) -> Result<()> {
     .await
 }
 
-/// The environment of a component's container as a node would make it, and the files that it names. Only the ports are
-/// others, since processes on one machine cannot share them, and the folders of the files.
-pub async fn told(world: &World, component: &str) -> Result<Environment> {
+/// Returns the environment of a component's container as a node would build it, and writes the files that it names.
+/// Only the ports differ, because processes on one machine cannot share them, and the folders of the files.
+pub async fn environment(world: &World, component: &str) -> Result<Environment> {
     let mut environment = BTreeMap::new();
     let mounted = mounted(world, component).await?;
     for EnvVar { name, value, value_from } in variables(&world.deployment(component).await?)? {
@@ -164,7 +169,7 @@ pub async fn told(world: &World, component: &str) -> Result<Environment> {
     Ok(environment.into_iter().collect())
 }
 
-/// The files of a component's container: where each is in the pod, and where it is here.
+/// Returns the files of a component's container: path in the pod, path here.
 async fn mounted(world: &World, component: &str) -> Result<BTreeMap<String, PathBuf>> {
     let mut files = BTreeMap::new();
     let pod = template(&world.deployment(component).await?)?.spec.context("a template without a pod")?;
@@ -175,7 +180,7 @@ async fn mounted(world: &World, component: &str) -> Result<BTreeMap<String, Path
         for item in source.items.iter().flatten() {
             let value = secret.data.as_ref().and_then(|data| data.get(&item.key)).context("no such key")?;
             let name = format!("{}-{component}-{}-{}", world.namespace, mount.name, item.path);
-            let file = folder::of_this_test_process()?.join(name);
+            let file = folder::for_test_process()?.join(name);
             std::fs::write(&file, &value.0)?;
             files.insert(format!("{}/{}", mount.mount_path, item.path), file);
         }
@@ -183,13 +188,13 @@ async fn mounted(world: &World, component: &str) -> Result<BTreeMap<String, Path
     Ok(files)
 }
 
-/// Makes `main` with everything that a spec can turn on for its pods, and waits until both Deployments have it. The Postgres
-/// of its first shard.
+/// Creates `main` with every option of a spec for its pods, and waits until both Deployments have it. Returns the
+/// Postgres of its first shard.
 async fn everything(world: &World) -> Result<Postgres> {
     let authority = Authority::new("a company")?;
     let name = format!("postgres-{}", world.namespace);
     let postgres =
-        Postgres::start_secured(folder::of_this_test_process()?, &name, &authority.loopback("postgres")?).await?;
+        Postgres::start_secured(folder::for_test_process()?, &name, &authority.loopback("postgres")?).await?;
     let authority = authority.pem();
     let dsn = postgres.create_database("orders").await?;
     world.put_secret("postgres-shard1", &[("dsn", &dsn), ("ca.crt", &authority)]).await?;
@@ -207,7 +212,7 @@ async fn everything(world: &World) -> Result<Postgres> {
     orderflow["spec"]["shards"][0]["caSecretRef"] = json!({ "name": "postgres-shard1", "key": "ca.crt" });
     world.create(orderflow).await?;
     world.deployments_exist().await?;
-    // The broker here speaks neither; by now the topics are there, and Deployments that exist are kept as the spec says.
+    // The broker here supports neither. By now the topics exist, and existing Deployments follow the spec.
     world
         .patch(json!({ "spec": { "topic": {
             "tls": { "caSecretRef": { "name": "kafka-ca", "key": "ca.crt" } },

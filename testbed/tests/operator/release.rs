@@ -1,24 +1,28 @@
-//! `release`, the last that an operator does before its chart goes: resources with `deletionPolicy: Delete` must not wait for
-//! an operator that never comes again, and nothing of their data is touched.
+//! `release`, the operator's last command before its chart is removed. Resources with `deletionPolicy: Delete` must not
+//! wait for an operator that never returns, and their data is not touched.
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use orderflow_testbed::{Isolation, Kubernetes, Operator, Service, eventually, folder, operator, postgres};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Pod};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use orderflow_testbed::{
+    Isolation, Kubernetes, Operator, Service, eventually, folder, operator, postgres, wait::PATIENCE,
+};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World, metrics};
+use crate::support::{NAME, World, metrics};
 
 const FINALIZER: &str = "orderflow.dev/cleanup";
 
-/// As the chart's hook runs it: with the operator's own account and environment. What it printed, too.
+/// Runs `release` as the chart's hook does: with the operator's own account and environment. Returns whether it
+/// succeeded, and what it printed.
 async fn release(world: &World, environment: &[(&str, &str)]) -> Result<(bool, String)> {
     let mut all = world.operator_environment();
     all.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let name = format!("release-{}", world.namespace);
-    operator::command(folder::of_this_test_process()?, &name, &world.kubeconfig, all, "release").await
+    operator::command(folder::for_test_process()?, &name, &world.kubeconfig, all, "release").await
 }
 
 fn deleting(world: &World) -> Value {
@@ -34,7 +38,7 @@ async fn holder(world: &World) -> Result<String> {
     Ok(lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default())
 }
 
-/// Everything outside the cluster that a deletion would remove.
+/// Returns which data outside the cluster exists that a deletion would remove.
 async fn data(world: &World) -> Result<[bool; 4]> {
     let mut there = [false; 4];
     for shard in [1, 2] {
@@ -59,12 +63,12 @@ async fn everything_is_made(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// How often the operator's account has listed the resources.
+/// Returns how often the operator's account has listed the resources.
 fn lists(world: &World) -> Result<usize> {
     Ok(world.requests()?.iter().filter(|request| request.starts_with("list orderflows/")).count())
 }
 
-/// Plays the kubelet, which starts a container again that has ended.
+/// Plays the kubelet, which restarts a container that has ended.
 async fn start_again_when_it_ends(operator: &Operator) -> Result<()> {
     operator.process().wait_for_exit(PATIENCE).await?;
     operator.start_again().await
@@ -82,7 +86,7 @@ async fn a_released_resource_can_be_deleted_without_an_operator_and_keeps_its_da
     restarted?;
     ensure!(ok && text.contains(&format!("released {}/{NAME}", world.namespace)), "{text}");
 
-    // The operator is there again, as a pod is until its Deployment has gone; all that it may do is wait.
+    // The operator runs again, as a pod does until its Deployment is gone; it may only wait.
     ensure!(metrics(&operator).await?.contains("\norderflow_operator_leader 0\n"), "it leads");
     operator.stop().await?;
     ensure!(holder(&world).await?.starts_with("release-"), "{} has the Lease", holder(&world).await?);
@@ -95,12 +99,12 @@ async fn a_released_resource_can_be_deleted_without_an_operator_and_keeps_its_da
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_under_way_ends_first() -> Result<()> {
+async fn a_deletion_in_progress_ends_first() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     world.create(deleting(&world)).await?;
     everything_is_made(&world).await?;
-    // The data are not removed before the pods have ended, and this one takes its time.
+    // The data is removed only after the pods have ended, and this one takes its time.
     let pods = world.api::<Pod>();
     let pod = eventually("a pod", PATIENCE, async || {
         let pod = pods.list(&ListParams::default()).await?.items.pop();
@@ -114,7 +118,7 @@ async fn a_deletion_under_way_ends_first() -> Result<()> {
     let before = lists(&world)?;
     let let_go = async {
         eventually("it to wait", PATIENCE, async || {
-            ensure!(lists(&world)? > before + 1, "not two looks yet");
+            ensure!(lists(&world)? > before + 1, "not two lists yet");
             Ok(())
         })
         .await?;
@@ -133,7 +137,7 @@ async fn a_deletion_under_way_ends_first() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_that_does_not_end_is_not_waited_for_for_ever() -> Result<()> {
+async fn the_wait_for_a_deletion_is_bounded() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(deleting(&world)).await?;
@@ -142,43 +146,43 @@ async fn a_deletion_that_does_not_end_is_not_waited_for_for_ever() -> Result<()>
     world.orderflows().delete(NAME, &DeleteParams::default()).await?;
 
     let (ok, text) = release(&world, &[("WAIT_SECONDS", "1")]).await?;
-    ensure!(ok && text.contains("what was not removed yet stays"), "{text}");
+    ensure!(ok && text.contains("data that were not removed yet stay"), "{text}");
     world.is_gone(NAME).await?;
     ensure!(data(&world).await? == [true; 4], "{:?}", data(&world).await?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_no_waiting_where_nothing_waits_for_an_operator() -> Result<()> {
+async fn release_ends_at_once_without_deletions() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
     world.deployments_exist().await?;
     let (ok, text) = release(&world, &[]).await?;
-    ensure!(ok && !text.contains("waiting") && text.contains("no OrderFlow waits for an operator"), "{text}");
+    ensure!(ok && !text.contains("waiting") && text.contains("no OrderFlow has a finalizer"), "{text}");
     operator.process().wait_for_exit(PATIENCE).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_that_is_gone_is_no_failure() -> Result<()> {
+async fn a_missing_namespace_is_no_failure() -> Result<()> {
     let world = World::new().await?;
     let (ok, text) = release(&world, &[("WATCH_NAMESPACE", &format!("{}-gone", world.namespace))]).await?;
-    ensure!(ok && text.contains("taken for gone"), "{text}");
-    // Its own namespace is there, so what it may not do there is one.
+    ensure!(ok && text.contains("assuming that the namespace was removed"), "{text}");
+    // Its own namespace exists, so a missing permission there is a failure.
     let (ok, text) = release(&world, &[("ALL_NAMESPACES", "true")]).await?;
     ensure!(!ok && text.contains("list the OrderFlows"), "{text}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_definition_that_is_gone_is_no_failure() -> Result<()> {
-    let folder = folder::of_this_test_process()?;
+async fn a_missing_definition_is_no_failure() -> Result<()> {
+    let folder = folder::for_test_process()?;
     let kubernetes = Kubernetes::start(folder, "kubernetes-to-release-from").await?;
     let environment = vec![("POD_NAMESPACE".to_owned(), "default".to_owned())];
     let (ok, text) =
         operator::command(folder, "release-without-definition", kubernetes.admin_kubeconfig(), environment, "release")
             .await?;
-    ensure!(ok && text.contains("no OrderFlow waits for an operator"), "{text}");
+    ensure!(ok && text.contains("no OrderFlow has a finalizer"), "{text}");
     Ok(())
 }

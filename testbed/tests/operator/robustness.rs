@@ -1,17 +1,19 @@
-//! The operator killed, frozen, replaced, cut off; and a resource that nobody can read.
+//! The operator killed, frozen, replaced and cut off, and a resource that cannot be decoded.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder};
+use k8s_openapi::{
+    api::coordination::v1::Lease, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use orderflow_testbed::{Kubernetes, Operator, Service, Stack, eventually, folder, operator, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, SECOND, World, chart, looks, metrics};
+use crate::support::{NAME, SECOND, World, metrics, reconciles};
 
 async fn leader(world: &World) -> Result<String> {
     let lease = world.api::<Lease>().get("orderflow-operator").await?;
@@ -28,13 +30,13 @@ async fn led_by(world: &World, operator: &Operator) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_after_each_of_its_writes_it_still_comes_to_the_end() -> Result<()> {
+async fn an_operator_killed_after_each_write_still_finishes() -> Result<()> {
     let world = World::new().await?;
     let _kubelet = world.kubelet();
     let operator = world.operator().await?;
     world.create(world.orderflow_with(&json!({ "spec": { "deletionPolicy": "Delete" } }))).await?;
-    // What a new process writes again, because it remembers nothing, is no progress: killed at that, it would never come
-    // further.
+    // Writes that a new process only repeats, because it remembers nothing, are no progress: killed at each of them, it
+    // would never finish.
     let (mut kills, mut seen) = (0, HashSet::new());
     loop {
         let wrote_or_ready = eventually("a write", PATIENCE, async || {
@@ -53,20 +55,20 @@ async fn killed_after_each_of_its_writes_it_still_comes_to_the_end() -> Result<(
         seen.extend(world.writes()?);
         operator.start_again().await?;
     }
-    // How often depends on how many writes pass between two looks at the log.
+    // The number depends on how many writes happen between two reads of the log.
     println!("killed {kills} times");
     ensure!(kills > 1, "it was killed only {kills} times");
     world.settled(&operator).await?;
     world.wait_for("Ready", "True", "Available").await?;
 
-    // And on the way back.
+    // The same for the deletion.
     world.orderflows().delete(NAME, &kube::api::DeleteParams::default()).await?;
     for _ in 0..3 {
         operator.kill();
         operator.start_again().await?;
     }
     world.is_gone(NAME).await?;
-    ensure!(world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_err(), "the bucket is still there");
+    ensure!(world.stack.s3().head_bucket().bucket(world.bucket()).send().await.is_err(), "the bucket still exists");
     Ok(())
 }
 
@@ -80,20 +82,20 @@ async fn an_operator_that_lost_the_lease_ends() -> Result<()> {
     leases.patch("orderflow-operator", &PatchParams::default(), &Patch::Merge(thief)).await?;
     let status = operator.process().wait_for_exit(PATIENCE).await?;
     ensure!(!status.success(), "{status}");
-    ensure!(operator.process().log_since_start().contains("was taken by another"), "it does not say why");
-    ensure!(leader(&world).await? == "another", "it wrote a Lease that was another's");
+    ensure!(operator.process().log_since_start().contains("was taken by another"), "it does not log the reason");
+    ensure!(leader(&world).await? == "another", "it wrote the Lease of another operator");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_takes_over_from_one_that_stops_is_killed_or_is_frozen() -> Result<()> {
+async fn another_operator_takes_over_from_one_that_stops_is_killed_or_is_frozen() -> Result<()> {
     let world = World::new().await?;
     let first = world.operator().await?;
     led_by(&world, &first).await?;
     let second = world.operator().await?;
 
     first.stop().await?;
-    ensure!(first.process().log_since_start().contains("the Lease was given back"), "it kept the Lease");
+    ensure!(first.process().log_since_start().contains("released the Lease"), "it kept the Lease");
     led_by(&world, &second).await?;
 
     let third = world.operator().await?;
@@ -105,7 +107,7 @@ async fn another_takes_over_from_one_that_stops_is_killed_or_is_frozen() -> Resu
     led_by(&world, &fourth).await?;
     third.resume();
     let status = third.process().wait_for_exit(PATIENCE).await?;
-    ensure!(!status.success(), "the one that was frozen goes on: {status}");
+    ensure!(!status.success(), "the frozen operator goes on: {status}");
 
     world.create(world.orderflow()).await?;
     world.deployments_exist().await
@@ -113,12 +115,12 @@ async fn another_takes_over_from_one_that_stops_is_killed_or_is_frozen() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resource_that_cannot_be_read_stops_no_other() -> Result<()> {
-    // A control plane of its own, because a definition is for all of one: this one lets everything through, like that of an
-    // older or newer version.
+    // A control plane of its own, because a definition applies to a whole cluster: this one accepts everything, like
+    // that of an older or newer version.
     let kubernetes: &'static Kubernetes =
-        Box::leak(Box::new(Kubernetes::start(folder::of_this_test_process()?, "loose").await?));
+        Box::leak(Box::new(Kubernetes::start(folder::for_test_process()?, "loose").await?));
     let mut loose: Value =
-        serde_json::to_value(serde_saphyr::from_str::<CustomResourceDefinition>(&chart("files/definition.yaml")?)?)?;
+        serde_json::to_value(serde_saphyr::from_str::<CustomResourceDefinition>(operator::DEFINITION)?)?;
     loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"] =
         json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let definitions: Api<CustomResourceDefinition> = Api::all(kubernetes.client()?);
@@ -137,26 +139,27 @@ async fn a_resource_that_cannot_be_read_stops_no_other() -> Result<()> {
     .await?;
     let operator = world.operator().await?;
     let mut orderflow = world.orderflow();
-    // What the definition would fill in.
+    // The default that the definition would fill in.
     orderflow["spec"]["networkPolicy"] = json!({ "enabled": true });
     world.create(orderflow).await?;
     world.deployments_exist().await?;
     world.wait_for_named("strange", "Ready", "False", "Undecodable").await?;
 
-    // Said once, however often it is looked at.
+    // Reported once, however often it is reconciled.
     for _ in 0..3 {
-        let before = looks(&operator).await?;
-        let touched = json!({ "metadata": { "annotations": { "test/look": before.to_string() } } });
+        let before = reconciles(&operator).await?;
+        let touched = json!({ "metadata": { "annotations": { "test/reconcile": before.to_string() } } });
         world.patch_named("strange", touched).await?;
-        eventually("another look", PATIENCE, async || {
-            ensure!(looks(&operator).await? > before, "no look");
+        eventually("another reconcile", PATIENCE, async || {
+            ensure!(reconciles(&operator).await? > before, "no reconcile");
             Ok(())
         })
         .await?;
     }
     let events = world.events().await?;
-    let said: Vec<_> = events.iter().filter(|(kind, reason, _)| kind == "Warning" && reason == "Undecodable").collect();
-    ensure!(said.len() == 1, "{events:?}");
+    let warnings: Vec<_> =
+        events.iter().filter(|(kind, reason, _)| kind == "Warning" && reason == "Undecodable").collect();
+    ensure!(warnings.len() == 1, "{events:?}");
     kubernetes.api_server().kill();
     kubernetes.controller_manager().kill();
     kubernetes.etcd().kill();
@@ -164,7 +167,7 @@ async fn a_resource_that_cannot_be_read_stops_no_other() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reconcile_that_panics_costs_its_resource_alone() -> Result<()> {
+async fn a_reconcile_that_panics_affects_its_resource_alone() -> Result<()> {
     let world = World::new().await?;
     let panics = format!("operator::reconcile=return({}/{NAME})", world.namespace);
     let operator = world.operator_with(&[("FAILPOINTS", &panics)]).await?;
@@ -198,7 +201,7 @@ async fn a_reconcile_that_panics_costs_its_resource_alone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_stops_in_good_order_while_it_works() -> Result<()> {
+async fn a_busy_operator_stops_gracefully() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;

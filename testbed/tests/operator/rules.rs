@@ -1,4 +1,4 @@
-//! The definition on a real API server: the table of `operator/tests/rules.json`, and what the schema alone refuses.
+//! The definition on a real API server: the table of `operator/tests/rules.json`, and the refusals of the schema alone.
 
 use anyhow::{Context, Result, ensure};
 use kube::api::{DynamicObject, PostParams};
@@ -35,7 +35,7 @@ fn expect(case: &Value, answer: kube::Result<DynamicObject>) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_refuses_a_spec_that_breaks_a_rule_and_tells_why() -> Result<()> {
+async fn the_api_server_refuses_a_spec_that_breaks_a_rule_with_the_reason() -> Result<()> {
     let (world, table) = (World::new().await?, table()?);
     for case in cases(&table, "creations")? {
         let object = serde_json::from_value(changed(&table["base"], &case["changes"]))?;
@@ -50,7 +50,7 @@ async fn the_api_server_refuses_a_spec_that_breaks_a_rule_and_tells_why() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_refuses_to_change_what_is_fixed_after_creation() -> Result<()> {
+async fn the_api_server_refuses_changes_of_immutable_fields() -> Result<()> {
     let (world, table) = (World::new().await?, table()?);
     let api = world.orderflows();
     for case in cases(&table, "updates")? {

@@ -1,16 +1,17 @@
-//! How many pods there are: a number in the spec, or an autoscaler's; and that going from one to the other stops none.
+//! The number of pods: set in the spec or by an autoscaler. A change from one to the other stops no pod.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use orderflow_testbed::eventually;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use orderflow_testbed::{eventually, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::support::{NAME, PATIENCE, World};
+use crate::support::{NAME, World};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_a_number_to_autoscaling_and_back_no_running_pod_is_stopped() -> Result<()> {
@@ -18,12 +19,12 @@ async fn from_a_number_to_autoscaling_and_back_no_running_pod_is_stopped() -> Re
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
     world.create(world.orderflow_with(&json!({ "spec": { "producer": { "replicas": 3 } } }))).await?;
-    says(&world, "ProducerAvailable", "True", "3 of 3 pods are available").await?;
+    expect_condition(&world, "ProducerAvailable", "True", "3 of 3 pods are available").await?;
     let pods = pods_of(&world, "producer").await?;
     ensure!(pods.len() == 3, "{pods:?}");
 
     world.patch(autoscaling(2, 5)).await?;
-    eventually("the number of pods to be another's", PATIENCE, async || {
+    eventually("the number of pods to have another owner", PATIENCE, async || {
         let owners = owners_of_replicas(&world.deployment("producer").await?);
         ensure!(!owners.contains("orderflow-operator"), "{owners:?}");
         Ok(())
@@ -42,18 +43,18 @@ async fn from_a_number_to_autoscaling_and_back_no_running_pod_is_stopped() -> Re
 
     // The autoscaler's number stays.
     scale(&world, 5).await?;
-    says(&world, "ProducerAvailable", "True", "5 of 5 pods are available").await?;
+    expect_condition(&world, "ProducerAvailable", "True", "5 of 5 pods are available").await?;
     world.settled(&operator).await?;
     let before = world.writes()?.len();
     for _ in 0..3 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
     let writes = world.writes()?;
     ensure!(writes.len() == before, "{:?}", &writes[before..]);
     ensure!(replicas(&world.deployment("producer").await?) == Some(5), "the autoscaler's number was undone");
 
     world.patch(json!({ "spec": { "producer": { "replicas": 2, "autoscaling": null } } })).await?;
-    says(&world, "ProducerAvailable", "True", "2 of 2 pods are available").await?;
+    expect_condition(&world, "ProducerAvailable", "True", "2 of 2 pods are available").await?;
     world.settled(&operator).await?;
     let owners = owners_of_replicas(&world.deployment("producer").await?);
     ensure!(owners == BTreeSet::from(["orderflow-operator".to_owned()]), "{owners:?}");
@@ -63,7 +64,7 @@ async fn from_a_number_to_autoscaling_and_back_no_running_pod_is_stopped() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn autoscaling_from_the_beginning_starts_with_the_least_pods_and_never_says_more() -> Result<()> {
+async fn autoscaling_from_the_beginning_starts_with_the_minimum_and_sets_no_number_again() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let mut orderflow = world.orderflow();
@@ -76,7 +77,7 @@ async fn autoscaling_from_the_beginning_starts_with_the_least_pods_and_never_say
     world.settled(&operator).await?;
     ensure!(replicas(&world.deployment("producer").await?) == Some(3), "the number changed");
 
-    // Another change of the Deployment is none of the number.
+    // Another change of the Deployment does not change the number.
     scale(&world, 4).await?;
     world.patch(json!({ "spec": { "producer": { "image": "example.com/producer:2" } } })).await?;
     let is_new =
@@ -88,19 +89,19 @@ async fn autoscaling_from_the_beginning_starts_with_the_least_pods_and_never_say
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn from_no_pods_to_autoscaling_there_is_one_to_begin_with() -> Result<()> {
+async fn a_change_from_no_pods_to_autoscaling_starts_with_one() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     world.create(world.orderflow_with(&json!({ "spec": { "producer": { "replicas": 0 } } }))).await?;
     world.wait_for("ProducerAvailable", "True", "ScaledToZero").await?;
     world.patch(autoscaling(2, 5)).await?;
-    // An autoscaler leaves a Deployment of no pods alone; of one it makes its least.
+    // An autoscaler ignores a Deployment without pods; one pod it raises to the minimum.
     world.deployment_that("producer", "with the least pods", |deployment| replicas(deployment) == Some(2)).await?;
     world.settled(&operator).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_pods_are_enough_where_none_are_wanted() -> Result<()> {
+async fn a_resource_without_pods_can_be_ready() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let none = json!({ "spec": { "producer": { "replicas": 0 }, "consumer": { "replicas": 0 } } });
@@ -112,7 +113,7 @@ async fn no_pods_are_enough_where_none_are_wanted() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_may_be_as_many_consumers_as_partitions_and_no_more() -> Result<()> {
+async fn consumers_are_limited_to_the_number_of_partitions() -> Result<()> {
     let world = World::new().await?;
     let _operator = world.operator().await?;
     world.create(world.orderflow()).await?;
@@ -120,7 +121,7 @@ async fn there_may_be_as_many_consumers_as_partitions_and_no_more() -> Result<()
     world.patch(json!({ "spec": { "consumer": { "replicas": 6 } } })).await?;
     world.deployment_that("consumer", "of 6 pods", |deployment| replicas(deployment) == Some(6)).await?;
     let refused = world.patch(json!({ "spec": { "consumer": { "replicas": 7 } } })).await;
-    ensure!(format!("{:?}", refused.as_ref().err()).contains("must not be more than topic.partitions"), "{refused:?}");
+    ensure!(format!("{:?}", refused.as_ref().err()).contains("must not exceed topic.partitions"), "{refused:?}");
     Ok(())
 }
 
@@ -130,14 +131,14 @@ async fn the_status_follows_the_pods() -> Result<()> {
     let operator = world.operator().await?;
     world.create(world.orderflow()).await?;
     for component in ["ProducerAvailable", "ConsumerAvailable"] {
-        says(&world, component, "False", "0 of 2 pods are available").await?;
+        expect_condition(&world, component, "False", "0 of 2 pods are available").await?;
         world.wait_for(component, "False", "Progressing").await?;
     }
     world.wait_for("Ready", "False", "Progressing").await?;
 
     let kubelet = world.kubelet();
     for component in ["ProducerAvailable", "ConsumerAvailable"] {
-        says(&world, component, "True", "2 of 2 pods are available").await?;
+        expect_condition(&world, component, "True", "2 of 2 pods are available").await?;
     }
     world.wait_for("Ready", "True", "Available").await?;
     world.settled(&operator).await?;
@@ -146,7 +147,7 @@ async fn the_status_follows_the_pods() -> Result<()> {
     let pods = world.api::<Pod>().list(&of_component("consumer")).await?;
     let pod = pods.items.first().map(ResourceExt::name_any).unwrap_or_default();
     world.api::<Pod>().delete(&pod, &DeleteParams::default()).await?;
-    says(&world, "ConsumerAvailable", "False", "1 of 2 pods are available").await?;
+    expect_condition(&world, "ConsumerAvailable", "False", "1 of 2 pods are available").await?;
     let ready = world.wait_for("Ready", "False", "Progressing").await?;
     ensure!(ready["message"] == "ConsumerAvailable: 1 of 2 pods are available", "{ready}");
     Ok(())
@@ -162,7 +163,7 @@ async fn autoscaler(world: &World) -> Result<Value> {
     Ok(serde_json::to_value(found)?)
 }
 
-/// What an autoscaler does.
+/// Scales as an autoscaler does.
 async fn scale(world: &World, replicas: i32) -> Result<()> {
     let parameters = PatchParams { field_manager: Some("autoscaler".to_owned()), ..PatchParams::default() };
     let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
@@ -174,7 +175,7 @@ fn replicas(deployment: &Deployment) -> Option<i32> {
     deployment.spec.as_ref()?.replicas
 }
 
-/// The field managers that say how many pods there are.
+/// Returns the field managers of the number of pods.
 fn owners_of_replicas(deployment: &Deployment) -> BTreeSet<String> {
     let entries = deployment.metadata.managed_fields.iter().flatten();
     let with_replicas = entries.filter(|entry| {
@@ -192,7 +193,7 @@ async fn pods_of(world: &World, component: &str) -> Result<BTreeSet<String>> {
     Ok(pods.items.iter().filter_map(ResourceExt::uid).collect())
 }
 
-async fn says(world: &World, kind: &str, status: &str, message: &str) -> Result<()> {
+async fn expect_condition(world: &World, kind: &str, status: &str, message: &str) -> Result<()> {
     eventually(&format!("{kind} {status}: {message}"), PATIENCE, async || {
         let condition = world.condition(kind).await?;
         ensure!(condition["status"] == status && condition["message"] == message, "{condition}");

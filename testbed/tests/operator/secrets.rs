@@ -1,24 +1,25 @@
-//! What Secrets do to a resource: missing, broken, rotated, merely touched; and that no value of one is ever shown.
+//! Secrets of a resource: missing, broken, rotated, merely touched. No value of a Secret is ever shown.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, Secret, Service as KubernetesService};
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
-use orderflow_testbed::postgres;
-use orderflow_testbed::{Operator, Service, eventually};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::{Pod, Secret, Service as KubernetesService},
+    events::v1::Event,
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{Operator, Service, eventually, postgres, wait::PATIENCE};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use crate::support::{NAME, PATIENCE, SECOND, World, looks};
+use crate::support::{NAME, SECOND, World, reconciles};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_secret_is_named_and_harms_nothing_else() -> Result<()> {
@@ -38,7 +39,7 @@ async fn a_missing_secret_is_named_and_harms_nothing_else() -> Result<()> {
 
     world.settled(&operator).await?;
     let deployments = world.api::<Deployment>().list(&ListParams::default()).await?;
-    ensure!(deployments.items.is_empty(), "made without a Secret: {:?}", names(&deployments.items));
+    ensure!(deployments.items.is_empty(), "created without a Secret: {:?}", names(&deployments.items));
     Ok(())
 }
 
@@ -68,13 +69,13 @@ async fn a_control_character_in_a_secret_is_named_and_harms_no_other_resource() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_secret_is_told_by_exactly_one_warning() -> Result<()> {
+async fn a_missing_secret_causes_exactly_one_warning() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     remove_secret(&world, "postgres-shard2").await?;
     world.create(world.orderflow()).await?;
     world.wait_for("ShardsReady", "False", "SecretMissing").await?;
-    // The status is written once more, and its reason is no news.
+    // The status is written once more, and its reason is unchanged.
     world.patch(json!({ "spec": { "producer": { "replicas": 3 } } })).await?;
     eventually("the status of the change", PATIENCE, async || {
         let status = world.status(NAME).await?;
@@ -116,7 +117,7 @@ async fn a_value_that_cannot_be_used_is_named_and_never_shown() -> Result<()> {
     world.wait_for("ShardsReady", "True", "Provisioned").await?;
     let hidden = Uuid::now_v7().simple().to_string();
     let text = |text: String| json!({ "stringData": { "dsn": text } });
-    // An É of another century, then what must not be shown.
+    // An É in Latin-1, then text that must not be shown.
     let no_text = [vec![0xc9], hidden.clone().into_bytes()].concat();
     let cases = [
         ("no such key", json!({ "stringData": { "url": hidden } }), "SecretKeyMissing"),
@@ -140,16 +141,16 @@ async fn a_value_that_cannot_be_used_is_named_and_never_shown() -> Result<()> {
     }
     world.settled(&operator).await?;
     let shown = shown(&world, &operator).await?;
-    ensure!(shown.contains("SecretInvalid"), "what is searched has nothing of the life");
+    ensure!(shown.contains("SecretInvalid"), "the searched text lacks the resource's events");
     require_hidden(&shown, &hidden)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rotated_password_rolls_the_producers_and_nobody_else() -> Result<()> {
+async fn a_rotated_password_rolls_the_producers_only() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
-    let role = Role::of(&world, 1).await?;
+    let role = Role::new(&world, 1).await?;
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;
@@ -179,11 +180,11 @@ async fn a_rotated_password_rolls_the_producers_and_nobody_else() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_does_not_work_is_not_given_to_the_pods() -> Result<()> {
+async fn a_wrong_password_is_not_rolled_out() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
-    let role = Role::of(&world, 1).await?;
+    let role = Role::new(&world, 1).await?;
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
     world.create(world.orderflow()).await?;
     world.wait_for("Ready", "True", "Available").await?;
@@ -199,17 +200,17 @@ async fn a_password_that_does_not_work_is_not_given_to_the_pods() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_touched_label_of_a_secret_is_looked_at_and_writes_nothing() -> Result<()> {
+async fn a_touched_label_of_a_secret_causes_a_reconcile_and_no_write() -> Result<()> {
     let (world, operator, _kubelet) = World::ready().await?;
     world.settled(&operator).await?;
     let writes = world.writes()?.len();
     for (secret, what) in [("postgres-shard1", "labels"), ("s3-credentials", "annotations")] {
-        let before = looks(&operator).await?;
+        let before = reconciles(&operator).await?;
         let touch = json!({ "metadata": { what: { "test": "touched" } } });
         world.api::<Secret>().patch(secret, &PatchParams::default(), &Patch::Merge(touch)).await?;
-        eventually("a look", PATIENCE, async || {
-            let now = looks(&operator).await?;
-            ensure!(now > before, "{now} looks");
+        eventually("a reconcile", PATIENCE, async || {
+            let now = reconciles(&operator).await?;
+            ensure!(now > before, "{now} reconciles");
             anyhow::Ok(())
         })
         .await?;
@@ -220,7 +221,7 @@ async fn a_touched_label_of_a_secret_is_looked_at_and_writes_nothing() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_resources_that_name_one_secret_are_both_woken() -> Result<()> {
+async fn two_resources_that_name_one_secret_are_both_reconciled() -> Result<()> {
     let world = World::with_localstack().await?;
     let operator = world.operator().await?;
     let _kubelet = world.kubelet();
@@ -229,7 +230,7 @@ async fn two_resources_that_name_one_secret_are_both_woken() -> Result<()> {
     for name in [NAME, SECOND] {
         world.wait_for_named(name, "Ready", "True", "Available").await?;
     }
-    // Nothing else wakes them any more.
+    // No other event wakes them any more.
     world.settled(&operator).await?;
     let deployments: Api<Deployment> = world.api();
     let producers = [NAME, SECOND].map(|name| format!("{name}-producer"));
@@ -250,11 +251,11 @@ async fn two_resources_that_name_one_secret_are_both_woken() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
+async fn no_value_of_a_secret_is_ever_shown() -> Result<()> {
     let world = World::with_localstack().await?;
     let operator = world.operator_with(&[("LOG", "debug")]).await?;
     let _kubelet = world.kubelet();
-    let (mut role, mut hidden) = (Role::of(&world, 1).await?, BTreeSet::new());
+    let (mut role, mut hidden) = (Role::new(&world, 1).await?, BTreeSet::new());
     let s3 = Uuid::now_v7().simple().to_string();
     let kafka = Uuid::now_v7().simple().to_string();
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
@@ -279,7 +280,7 @@ async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
     hidden.insert(role.password.clone());
     world.put_secret("postgres-shard1", &[("dsn", &role.dsn())]).await?;
     world.wait_for("ShardsReady", "True", "Provisioned").await?;
-    // The broker of the tests knows no log-in: what the client says of that is shown, and must not be too much.
+    // The broker of the tests supports no login: the client's error is shown, and must not contain a secret.
     let sasl = json!({ "mechanism": "SCRAM-SHA-512", "secretRef": { "name": "kafka" } });
     world.patch(json!({ "spec": { "topic": { "sasl": sasl } } })).await?;
     world.wait_for("TopicReady", "False", "Refused").await?;
@@ -300,13 +301,13 @@ async fn no_value_of_a_secret_is_shown_in_a_whole_life() -> Result<()> {
 
     let all = shown_so_far.concat();
     for present in ["password authentication failed", "postgres-shard1", "s3-credentials", "config-hash"] {
-        ensure!(all.contains(present), "what is searched has no {present:?}");
+        ensure!(all.contains(present), "the searched text has no {present:?}");
     }
-    ensure!(hidden.len() > 10, "{} values were looked for", hidden.len());
+    ensure!(hidden.len() > 10, "{} values were searched for", hidden.len());
     hidden.iter().try_for_each(|value| require_hidden(&all, value))
 }
 
-/// A role that owns the database of a shard, with a password that is nowhere else.
+/// A role that owns the database of a shard, with a password that is used nowhere else.
 pub struct Role {
     pub name: String,
     password: String,
@@ -314,7 +315,7 @@ pub struct Role {
 }
 
 impl Role {
-    pub async fn of(world: &World, shard: usize) -> Result<Self> {
+    pub async fn new(world: &World, shard: usize) -> Result<Self> {
         let name = format!("role_{}", Uuid::now_v7().simple());
         let role = Self { name, password: password(), admin: world.dsn(shard).to_owned() };
         let (_, database) = role.admin.rsplit_once('/').context("a DSN without a database")?;
@@ -327,7 +328,7 @@ impl Role {
         Self { name: self.name.clone(), password: password(), admin: self.admin.clone() }
     }
 
-    /// From now on only the new one works.
+    /// Replaces the password; only the new one works from now on.
     async fn rotate(self) -> Result<Self> {
         let role = self.with_another_password();
         role.execute(&format!("ALTER ROLE {} PASSWORD '{}'", role.name, role.password)).await?;
@@ -339,7 +340,7 @@ impl Role {
         format!("postgres://{}:{}@{place}", self.name, self.password)
     }
 
-    /// As the superuser.
+    /// Executes a statement as the superuser.
     pub async fn execute(&self, statement: &str) -> Result<()> {
         let mut connection = postgres::connect(&self.admin).await?;
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned())).execute(&mut connection).await.context("change a role")?;
@@ -351,7 +352,7 @@ fn password() -> String {
     format!("password-{}", Uuid::now_v7().simple())
 }
 
-/// Any secret, which only LocalStack takes.
+/// Stores any secret key, which only LocalStack accepts.
 async fn put_s3_credentials(world: &World, secret: &str) -> Result<()> {
     world.put_secret("s3-credentials", &[("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", secret)]).await
 }
@@ -361,7 +362,7 @@ async fn remove_secret(world: &World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What it had before is gone, unlike with an apply.
+/// Replaces the whole content, unlike an apply.
 async fn replace_secret(world: &World, name: &str, mut content: Value) -> Result<()> {
     content["metadata"] = json!({ "name": name });
     let secret: Secret = serde_json::from_value(content)?;
@@ -384,7 +385,7 @@ fn require_hidden(shown: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// Everything that many may read: status, events, workloads, the operator's log.
+/// Returns all text that many users may read: status, events, workloads, the operator's log.
 async fn shown(world: &World, operator: &Operator) -> Result<String> {
     let flows = world.orderflows().list(&ListParams::default()).await?;
     let mut texts = vec![serde_json::to_string(&flows)?];
@@ -409,7 +410,7 @@ where
     Ok(serde_json::to_string(&world.api::<K>().list(&ListParams::default()).await?)?)
 }
 
-/// As they are, and as they stand in a Secret; the operator's own key is among them. Shorter ones are words.
+/// Returns the values, plain and as encoded in a Secret; the operator's own key is among them. Shorter ones are words.
 async fn values_of_secrets(world: &World) -> Result<BTreeSet<String>> {
     let mut values = BTreeSet::new();
     for secret in world.api::<Secret>().list(&ListParams::default()).await? {

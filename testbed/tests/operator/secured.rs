@@ -1,31 +1,33 @@
-//! Servers that take TLS and log-ins only: what a spec says of them reaches operator and pods, what they refuse is told with
-//! the Secret to look at, and authorities can be replaced without an outage.
+//! Servers that require TLS and logins. The spec's settings reach operator and pods, refusals are reported with the
+//! Secret to check, and authorities can be replaced without an outage.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use orderflow_testbed::{Authority, Service, Stack, kafka};
 use serde_json::{Value, json};
 
-use crate::pods::an_order_goes_all_the_way;
-use crate::support::{World, kubernetes};
+use crate::{
+    pods::an_order_is_notified,
+    support::{World, kubernetes},
+};
 
 const COMPONENTS: [&str; 2] = ["producer", "consumer"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orderflow_is_ready_on_servers_that_want_tls_and_log_ins() -> Result<()> {
-    let world = World::on(kubernetes().await?, Stack::secured().await?).await?;
+async fn an_orderflow_is_ready_on_servers_that_require_tls_and_logins() -> Result<()> {
+    let world = World::on(kubernetes().await?, Stack::builder().secured().start().await?).await?;
     let (_operator, _kubelet) = (world.operator().await?, world.kubelet());
     trust(&world, &authority(&world)?).await?;
     log_in(&world, kafka::PASSWORD).await?;
     world.create(secured(&world)).await?;
     world.wait_for("Ready", "True", "Available").await?;
-    an_order_goes_all_the_way(&world).await
+    an_order_is_notified(&world).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_the_brokers_refuse_is_not_rolled_out() -> Result<()> {
     const WRONG: &str = "a-wrong-password-of-kafka";
-    let world = World::on(kubernetes().await?, Stack::secured().await?).await?;
+    let world = World::on(kubernetes().await?, Stack::builder().secured().start().await?).await?;
     let (operator, _kubelet) = (world.operator().await?, world.kubelet());
     trust(&world, &authority(&world)?).await?;
     log_in(&world, kafka::PASSWORD).await?;
@@ -50,7 +52,7 @@ async fn a_password_that_the_brokers_refuse_is_not_rolled_out() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_is_replaced_without_an_outage() -> Result<()> {
-    let world = World::on(kubernetes().await?, Stack::own_secured().await?).await?;
+    let world = World::on(kubernetes().await?, Stack::builder().own().secured().start().await?).await?;
     let (operator, _kubelet) = (world.operator().await?, world.kubelet());
     let old = authority(&world)?;
     trust(&world, &old).await?;
@@ -71,15 +73,15 @@ async fn an_authority_is_replaced_without_an_outage() -> Result<()> {
     }
     services.kafka.renew(&new.loopback("kafka")?)?;
     services.kafka.start_again().await?;
-    world.force_a_look(&operator).await?;
+    world.force_reconcile(&operator).await?;
     world.wait_for("Ready", "True", "Available").await?;
-    an_order_goes_all_the_way(&world).await?;
+    an_order_is_notified(&world).await?;
 
     trust(&world, &new.pem()).await?;
     let with_new = rolled_from(&world, &with_both).await?;
     world.wait_for("Ready", "True", "Available").await?;
 
-    // Who takes the old one back is told where to look, and no pod is given it.
+    // If the old one is restored, the condition names the cause, and no pod gets it.
     trust(&world, &old).await?;
     for (condition, secret) in [("ShardsReady", "postgres-ca"), ("TopicReady", "kafka-ca")] {
         let refused = world.wait_for(condition, "False", "Refused").await?;
@@ -117,7 +119,7 @@ fn secured(world: &World) -> Value {
     orderflow
 }
 
-/// What the pods of both programs are given from Secrets.
+/// Returns the hashes of what the pods of both programs get from Secrets.
 async fn config_hashes(world: &World) -> Result<Vec<String>> {
     let mut hashes = Vec::new();
     for component in COMPONENTS {
@@ -126,7 +128,7 @@ async fn config_hashes(world: &World) -> Result<Vec<String>> {
     Ok(hashes)
 }
 
-/// Waits until both programs' pods are given something else than before.
+/// Waits until both programs' pods get other values than before.
 async fn rolled_from(world: &World, before: &[String]) -> Result<Vec<String>> {
     for (component, before) in std::iter::zip(COMPONENTS, before) {
         let rolled = |deployment: &Deployment| config_hash(deployment).is_some_and(|hash| hash != *before);

@@ -1,75 +1,73 @@
-//! What every test of the operator starts from: a namespace of its own on the shared API server, Secrets, databases, topics
-//! and a bucket that nobody else has, and an operator with the rights that its chart gives it.
+//! Support of the operator's tests: a namespace of its own on the shared API server for each test, Secrets, databases,
+//! topics and a bucket of its own, and an operator with the permissions of its chart.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, bail, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::core::v1::{self as core, Namespace, Secret, ServiceAccount};
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::GroupVersionKind;
-use kube::{Api, Client, ResourceExt};
-use orderflow_testbed::kubernetes::FakeKubelet;
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Kubernetes, Operator, Stack, eventually, folder, http};
-use serde::de::DeserializeOwned;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    core::v1::{self as core, Namespace, Secret, ServiceAccount},
+    events::v1::Event,
+    networking::v1::NetworkPolicy,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+};
+use orderflow_testbed::{
+    Kubernetes, Operator, Stack, Store, eventually, folder, http,
+    kubernetes::FakeKubelet,
+    operator::{self, ACCOUNT, create, create_account, install_definition},
+    product::Environment,
+    wait::PATIENCE,
+};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-/// For everything that only has to happen; generous, because nothing is decided by it.
-pub const PATIENCE: Duration = Duration::from_secs(90);
-
-/// The operator's ServiceAccount in each namespace.
-const ACCOUNT: &str = "orderflow-operator";
-
-/// Name of the resource in each namespace.
+/// The name of the resource in each namespace.
 pub const NAME: &str = "main";
 
-/// Name of another one beside it.
+/// The name of a second resource beside it.
 pub const SECOND: &str = "second";
 
-/// The namespace of one test, and all that the test's OrderFlow stands on.
+/// The namespace of one test, and the services behind its OrderFlow.
 pub struct World {
     pub kubernetes: &'static Kubernetes,
-    /// With all rights: the test's own, never the operator's.
+    /// The client of the test, with all rights; never the operator's.
     pub client: Client,
     pub namespace: String,
     pub stack: Stack,
-    /// Of the operator.
+    /// The kubeconfig of the operator.
     pub kubeconfig: PathBuf,
     dsns: [String; 2],
     tag: String,
     audit: Mutex<Audit>,
 }
 
-/// What was read of the audit log.
+/// The part of the audit log that was read.
 #[derive(Default)]
 struct Audit {
-    /// Bytes.
+    /// The bytes that were read.
     read: u64,
     requests: Vec<String>,
 }
 
 impl World {
-    /// On the services that this test process shares, which must not be killed or frozen.
+    /// Creates a world on the services that this test process shares, which must not be killed or frozen.
     pub async fn new() -> Result<Self> {
         Self::on(kubernetes().await?, Stack::shared().await?).await
     }
 
-    /// With an operator that has made `main`, and pods that run: see [`World::kubelet`].
+    /// Creates a world with an operator that has created `main`, and pods that run: see [`World::kubelet`].
     pub async fn ready() -> Result<(Self, Operator, FakeKubelet)> {
         let world = Self::new().await?;
         let operator = world.operator().await?;
@@ -79,23 +77,23 @@ impl World {
         Ok((world, operator, kubelet))
     }
 
-    /// On services of its own, to be killed and frozen.
+    /// Creates a world on services of its own, which may be killed and frozen.
     pub async fn with_own_services() -> Result<Self> {
-        Self::on(kubernetes().await?, Stack::own().await?).await
+        Self::on(kubernetes().await?, Stack::builder().own().start().await?).await
     }
 
-    /// With an S3 that takes any credentials.
+    /// Creates a world with an S3 that takes any credentials.
     pub async fn with_localstack() -> Result<Self> {
-        Self::on(kubernetes().await?, Stack::shared_with_localstack().await?).await
+        Self::on(kubernetes().await?, Stack::builder().store(Store::Localstack).start().await?).await
     }
 
-    /// On a control plane and a stack that the test chose.
+    /// Creates a world on a control plane and a stack that the test chose.
     pub async fn on(kubernetes: &'static Kubernetes, stack: Stack) -> Result<Self> {
         let client = kubernetes.client()?;
         let tag = Uuid::now_v7().simple().to_string().split_off(24);
         let namespace = format!("test-{tag}");
         create::<Namespace>(&Api::all(client.clone()), json!({ "metadata": { "name": namespace } })).await?;
-        let kubeconfig = make_account(kubernetes, &client, &namespace).await?;
+        let kubeconfig = create_account(kubernetes, &client, &namespace).await?;
         let database = format!("operator_{tag}");
         let dsns =
             [stack.postgres(1).create_database(&database).await?, stack.postgres(2).create_database(&database).await?];
@@ -106,7 +104,7 @@ impl World {
         Ok(world)
     }
 
-    /// Those that its S3 takes.
+    /// Stores the credentials that its S3 takes.
     pub async fn put_s3_credentials(&self) -> Result<()> {
         let s3 = self.stack.object_store();
         let (id, secret) = (s3.access_key_id(), s3.secret_access_key());
@@ -125,7 +123,7 @@ impl World {
         format!("operator-{}", self.tag)
     }
 
-    /// The OrderFlow `main` of this test, as its user writes it.
+    /// Returns the OrderFlow `main` of this test, as its user writes it.
     pub fn orderflow(&self) -> Value {
         let services = self.stack.services();
         json!({
@@ -149,14 +147,14 @@ impl World {
         })
     }
 
-    /// The same with changes (a JSON merge patch).
+    /// Returns `main` with changes (a JSON merge patch).
     pub fn orderflow_with(&self, changes: &Value) -> Value {
         let mut orderflow = self.orderflow();
         merge(&mut orderflow, changes);
         orderflow
     }
 
-    /// Another OrderFlow, with the same credentials of S3 and all else its own.
+    /// Returns a second OrderFlow, with the same credentials of S3 and everything else its own.
     pub async fn second(&self) -> Result<Value> {
         let other = |name: &str| format!("{name}-{SECOND}");
         let mut second = self.orderflow_with(&json!({
@@ -172,16 +170,16 @@ impl World {
         Ok(second)
     }
 
-    /// Starts the operator: it looks at what is well each hour, so that a test which waits for less waits for an event.
+    /// Starts the operator. It probes healthy servers once an hour, so a test that waits for less waits for an event.
     pub async fn operator(&self) -> Result<Operator> {
         self.operator_with(&[]).await
     }
 
-    /// The same with other settings.
+    /// Starts the operator with further settings.
     pub async fn operator_with(&self, environment: &[(&str, &str)]) -> Result<Operator> {
         let name = format!("operator-{}-{}", self.tag, &Uuid::now_v7().simple().to_string()[28..]);
         let environment = self.operator_environment().into_iter().chain(pairs(environment)).collect();
-        Operator::start(folder::of_this_test_process()?, &name, &self.kubeconfig, environment).await
+        Operator::start(folder::for_test_process()?, &name, &self.kubeconfig, environment).await
     }
 
     pub fn operator_environment(&self) -> Environment {
@@ -191,12 +189,7 @@ impl World {
     // ---- The resource ----
 
     pub fn orderflows(&self) -> Api<DynamicObject> {
-        let kind = GroupVersionKind::gvk("orderflow.dev", "v1alpha1", "OrderFlow");
-        Api::namespaced_with(
-            self.client.clone(),
-            &self.namespace,
-            &ApiResource::from_gvk_with_plural(&kind, "orderflows"),
-        )
+        operator::orderflows(self.client.clone(), &self.namespace)
     }
 
     pub async fn create(&self, orderflow: Value) -> Result<()> {
@@ -205,7 +198,7 @@ impl World {
         Ok(())
     }
 
-    /// A JSON merge patch of `main`.
+    /// Applies a JSON merge patch to `main`.
     pub async fn patch(&self, changes: Value) -> Result<()> {
         self.patch_named(NAME, changes).await
     }
@@ -220,19 +213,19 @@ impl World {
         Ok(self.orderflows().get(name).await.context("get the OrderFlow")?.data["status"].clone())
     }
 
-    /// One of the conditions of `main`.
+    /// Returns one of the conditions of `main`.
     pub async fn condition(&self, kind: &str) -> Result<Value> {
         self.condition_of(NAME, kind).await
     }
 
     pub async fn condition_of(&self, name: &str, kind: &str) -> Result<Value> {
         let status = self.status(name).await?;
-        let conditions = status["conditions"].as_array().context("there are no conditions yet")?;
+        let conditions = status["conditions"].as_array().context("no conditions yet")?;
         let found = conditions.iter().find(|condition| condition["type"] == kind);
-        found.cloned().with_context(|| format!("there is no condition {kind} in {status}"))
+        found.cloned().with_context(|| format!("no condition {kind} in {status}"))
     }
 
-    /// Waits until the condition of `main` is so, and returns it.
+    /// Waits until the condition of `main` has this status and reason, and returns it.
     pub async fn wait_for(&self, kind: &str, status: &str, reason: &str) -> Result<Value> {
         self.wait_for_named(NAME, kind, status, reason).await
     }
@@ -248,7 +241,7 @@ impl World {
         .await
     }
 
-    /// Waits until there is no such resource any more.
+    /// Waits until the resource no longer exists.
     pub async fn is_gone(&self, name: &str) -> Result<()> {
         eventually(&format!("{name} to be gone"), PATIENCE, async || {
             let found = self.orderflows().get_opt(name).await?;
@@ -258,7 +251,7 @@ impl World {
         .await
     }
 
-    // ---- What is around it ----
+    // ---- Other objects ----
 
     pub fn api<K>(&self) -> Api<K>
     where
@@ -267,7 +260,7 @@ impl World {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Makes or replaces a Secret.
+    /// Creates or replaces a Secret.
     pub async fn put_secret(&self, name: &str, values: &[(&str, &str)]) -> Result<()> {
         let values: BTreeMap<&str, &str> = values.iter().copied().collect();
         let secret =
@@ -277,7 +270,7 @@ impl World {
         Ok(())
     }
 
-    /// Any kind of child, as JSON.
+    /// Returns the API of any kind of child, as JSON.
     pub fn objects(&self, kind: &str) -> Api<DynamicObject> {
         let resource = match kind {
             "Deployment" => ApiResource::erase::<Deployment>(&()),
@@ -286,7 +279,7 @@ impl World {
             "PodDisruptionBudget" => ApiResource::erase::<PodDisruptionBudget>(&()),
             "Service" => ApiResource::erase::<core::Service>(&()),
             "ServiceAccount" => ApiResource::erase::<ServiceAccount>(&()),
-            other => panic!("{other} is no kind of child"),
+            other => panic!("{other} is not a kind of child"),
         };
         Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
     }
@@ -295,7 +288,7 @@ impl World {
         Ok(self.api::<Deployment>().get(&format!("{NAME}-{component}")).await?)
     }
 
-    /// Waits until the Deployment is so.
+    /// Waits until `accept` holds for the Deployment.
     pub async fn deployment_that(
         &self,
         component: &str,
@@ -318,7 +311,7 @@ impl World {
         Ok(())
     }
 
-    /// The Warnings and other events of the resource: type, reason, note.
+    /// Returns the Warnings and other Events of the resource: type, reason, note.
     pub async fn events(&self) -> Result<Vec<(String, String, String)>> {
         let events = self.api::<Event>().list(&ListParams::default()).await?;
         let of_ours = |event: &Event| {
@@ -333,28 +326,28 @@ impl World {
             .collect())
     }
 
-    /// Says of every pod of this namespace that it is ready, as there is no node.
+    /// Marks every pod of this namespace as ready, because no node runs.
     pub fn kubelet(&self) -> FakeKubelet {
         FakeKubelet::start(self.api())
     }
 
     // ---- Settled ----
 
-    /// Makes the operator look again, by an annotation, and waits until it has: all of one look comes after the call.
-    pub async fn force_a_look(&self, operator: &Operator) -> Result<()> {
-        self.look_at(NAME, operator).await
+    /// Makes the operator reconcile `main`, by an annotation, and waits until a whole reconcile has followed this call.
+    pub async fn force_reconcile(&self, operator: &Operator) -> Result<()> {
+        self.reconcile_named(NAME, operator).await
     }
 
-    /// The same for another than `main`, while no other resource is looked at.
-    pub async fn look_at(&self, name: &str, operator: &Operator) -> Result<()> {
-        // The first that ends may have begun before.
+    /// Makes the operator reconcile another resource than `main`, while no other resource is reconciled.
+    pub async fn reconcile_named(&self, name: &str, operator: &Operator) -> Result<()> {
+        // The first reconcile that ends may have begun before.
         for _ in 0..2 {
-            let before = looks(operator).await?;
-            let annotation = json!({ "metadata": { "annotations": { "test/look": Uuid::now_v7().to_string() } } });
+            let before = reconciles(operator).await?;
+            let annotation = json!({ "metadata": { "annotations": { "test/reconcile": Uuid::now_v7().to_string() } } });
             self.patch_named(name, annotation).await?;
-            eventually("another look", PATIENCE, async || {
-                let now = looks(operator).await?;
-                ensure!(now > before, "{now} looks");
+            eventually("another reconcile", PATIENCE, async || {
+                let now = reconciles(operator).await?;
+                ensure!(now > before, "{now} reconciles");
                 Ok(())
             })
             .await?;
@@ -362,11 +355,11 @@ impl World {
         Ok(())
     }
 
-    /// Waits until the operator writes nothing more: three looks that are forced find nothing to write.
+    /// Waits until the operator writes nothing more: a forced reconcile writes nothing.
     pub async fn settled(&self, operator: &Operator) -> Result<()> {
-        eventually("the operator to have nothing left to write", PATIENCE, async || {
+        eventually("the operator to write nothing more", PATIENCE, async || {
             let before = self.writes()?.len();
-            self.force_a_look(operator).await?;
+            self.force_reconcile(operator).await?;
             let writes = self.writes()?;
             ensure!(writes.len() == before, "{:?}", &writes[before..]);
             Ok(())
@@ -374,7 +367,7 @@ impl World {
         .await
     }
 
-    /// What the operator wrote, Leases aside: verb and object, from the API server's audit log.
+    /// Returns the operator's writes, except to Leases: verb and object, from the API server's audit log.
     pub fn writes(&self) -> Result<Vec<String>> {
         let requests = self.requests()?;
         Ok(requests
@@ -386,23 +379,23 @@ impl World {
             .collect())
     }
 
-    /// The same without what it says in the resource's status and in events.
+    /// Returns the operator's writes except to the resource's status and to Events.
     pub fn writes_to_children(&self) -> Result<Vec<String>> {
         let mut writes = self.writes()?;
         writes.retain(|write| !write.contains(" orderflows/") && !write.contains(" events/"));
         Ok(writes)
     }
 
-    /// Every answered request of the operator, in order: `patch services/main-producer 200`.
+    /// Returns every answered request of the operator, in order: `patch services/main-producer 200`.
     pub fn requests(&self) -> Result<Vec<String>> {
         let user = format!("system:serviceaccount:{}:{ACCOUNT}", self.namespace);
         let mut audit = self.audit.lock().unwrap_or_else(PoisonError::into_inner);
         let mut log = File::open(self.kubernetes.audit_log()).context("open the audit log")?;
-        // All tests' requests are in it: what was read before is not read again.
+        // It contains the requests of all tests, so each part is read once.
         log.seek(SeekFrom::Start(audit.read))?;
         let mut new = String::new();
         log.read_to_string(&mut new).context("read the audit log")?;
-        // A line that is being written is read next time.
+        // An incomplete line is read next time.
         new.truncate(new.rfind('\n').map_or(0, |end| end + 1));
         audit.read += new.len() as u64;
         let answered = new
@@ -426,67 +419,20 @@ impl World {
     }
 }
 
-/// The shared control plane, with the definition that the chart installs.
+/// Returns the shared control plane, with the definition that the chart installs.
 pub async fn kubernetes() -> Result<&'static Kubernetes> {
     static SHARED: OnceCell<Kubernetes> = OnceCell::const_new();
     SHARED
         .get_or_try_init(async || {
-            let kubernetes = Kubernetes::start(folder::of_this_test_process()?, "kubernetes").await?;
+            let kubernetes = Kubernetes::start(folder::for_test_process()?, "kubernetes").await?;
             install_definition(&kubernetes.client()?).await?;
             Ok(kubernetes)
         })
         .await
 }
 
-pub async fn install_definition(client: &Client) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let definition: CustomResourceDefinition = serde_saphyr::from_str(&chart("files/definition.yaml")?)?;
-    let parameters = PatchParams::apply("test").force();
-    api.patch(&definition.name_any(), &parameters, &Patch::Apply(&definition))
-        .await
-        .context("install the definition")?;
-    eventually("the definition to be served", PATIENCE, async || {
-        client.list_api_group_resources("orderflow.dev/v1alpha1").await.map(drop)
-    })
-    .await
-}
-
-/// A file of the operator's chart.
-pub fn chart(file: &str) -> Result<String> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/orderflow-operator");
-    std::fs::read_to_string(format!("{path}/{file}")).with_context(|| format!("read {file} of the chart"))
-}
-
-/// The ServiceAccount with the roles of the chart; its kubeconfig.
-async fn make_account(kubernetes: &Kubernetes, client: &Client, namespace: &str) -> Result<PathBuf> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    create(&accounts, json!({ "metadata": { "name": ACCOUNT } })).await?;
-    for (name, file) in [("watched", "files/watched-rules.yaml"), ("own", "files/own-rules.yaml")] {
-        let rules: Vec<PolicyRule> = serde_saphyr::from_str(&chart(file)?)?;
-        let role = json!({ "metadata": { "name": name }, "rules": rules });
-        create::<Role>(&Api::namespaced(client.clone(), namespace), role).await?;
-        let binding = json!({
-            "metadata": { "name": name },
-            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace }],
-        });
-        create::<RoleBinding>(&Api::namespaced(client.clone(), namespace), binding).await?;
-    }
-    let request: TokenRequest = serde_json::from_value(json!({ "spec": { "audiences": [] } }))?;
-    let token = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await?;
-    kubernetes.kubeconfig_with_token(namespace, &token.status.context("no token was answered")?.token)
-}
-
-pub async fn create<K>(api: &Api<K>, object: Value) -> Result<K>
-where
-    K: kube::Resource + Clone + DeserializeOwned + serde::Serialize + std::fmt::Debug,
-{
-    let object: K = serde_json::from_value(object)?;
-    Ok(api.create(&PostParams::default(), &object).await?)
-}
-
-/// How many looks at a resource the operator has finished.
-pub async fn looks(operator: &Operator) -> Result<u64> {
+/// Returns how many reconciles of a resource the operator has finished.
+pub async fn reconciles(operator: &Operator) -> Result<u64> {
     let metrics = metrics(operator).await?;
     let line = metrics.lines().find_map(|line| line.strip_prefix("orderflow_operator_reconciles_total "));
     Ok(line.context("no count of reconciles")?.parse()?)
@@ -496,7 +442,7 @@ pub async fn metrics(operator: &Operator) -> Result<String> {
     Ok(http::client().get(format!("{}/metrics", operator.admin_url()?)).send().await?.text().await?)
 }
 
-/// RFC 7386.
+/// Applies a JSON merge patch (RFC 7386).
 pub fn merge(target: &mut Value, patch: &Value) {
     match (target, patch) {
         (Value::Object(target), Value::Object(patch)) => {

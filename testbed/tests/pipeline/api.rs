@@ -1,4 +1,4 @@
-//! What clients of the API rely on: the contracts of the demo, byte for byte where they are shown, and what was promised
+//! The API as its clients use it: the contracts of the demo, byte for byte where they are visible, and the promises
 //! beyond them.
 
 mod clients;

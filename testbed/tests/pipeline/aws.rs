@@ -1,25 +1,31 @@
-//! A bucket without endpoint and keys in the settings: the default AWS chain has to find credentials, as in a pod on EKS, and
-//! says so when there are none.
+//! A bucket without endpoint and keys in the settings. The default AWS chain must find credentials, as in a pod on EKS,
+//! and the programs report when none exist.
 //!
-//! The S3 is LocalStack's, which takes any credentials. WHO GIVES THE CREDENTIALS IS A FAKE: LocalStack has no STS here, and
-//! there is no EKS. It answers the two requests of the chain as AWS documents them, and remembers what it was asked.
+//! The S3 is LocalStack's, which takes any credentials. THE SOURCE OF THE CREDENTIALS IS A FAKE: LocalStack has no STS
+//! here, and no EKS runs. The fake answers the two requests of the chain as AWS documents them, and records the
+//! requests.
 
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::{Context, Result, ensure};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
-use orderflow_testbed::product::Environment;
-use orderflow_testbed::{Producer, Service, Stack, eventually, folder, http, provision};
+use orderflow_testbed::{
+    Producer, Service, Stack, Store, api::Api, eventually, folder, http, product::Environment, provision,
+    wait::PATIENCE,
+};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::support::{Api, PATIENCE, dependencies_up};
+use crate::support::dependencies_up;
 
 const ROLE: &str = "arn:aws:iam::111122223333:role/orders";
 const TOKEN: &str = "a-token-of-the-service-account";
@@ -27,7 +33,8 @@ const SECRET_KEY: &str = "a-secret-key-of-the-role";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_identity_is_changed_for_credentials() -> Result<()> {
-    let (stack, aws) = (Stack::shared_with_localstack().await?, FakeAws::start(StatusCode::OK).await?);
+    let (stack, aws) =
+        (Stack::builder().store(Store::Localstack).start().await?, FakeAws::start(StatusCode::OK).await?);
     let environment = web_identity(&stack, &aws)?;
     let log = a_receipt_is_written(&stack, environment).await?;
     let asked = aws.asked();
@@ -40,7 +47,8 @@ async fn a_web_identity_is_changed_for_credentials() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eks_pod_identity_gives_credentials() -> Result<()> {
-    let (stack, aws) = (Stack::shared_with_localstack().await?, FakeAws::start(StatusCode::OK).await?);
+    let (stack, aws) =
+        (Stack::builder().store(Store::Localstack).start().await?, FakeAws::start(StatusCode::OK).await?);
     let mut environment = without_keys(&stack);
     environment.extend([
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), format!("{}/v1/credentials", aws.url)),
@@ -53,29 +61,29 @@ async fn eks_pod_identity_gives_credentials() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_not_be_assumed_is_told_with_the_reason_of_aws() -> Result<()> {
+async fn a_role_that_may_not_be_assumed_is_reported_with_the_reason_of_aws() -> Result<()> {
     let (stack, aws) = (Stack::shared().await?, FakeAws::start(StatusCode::FORBIDDEN).await?);
-    let told = "AWS gives no credentials: AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity";
-    is_told(web_identity(&stack, &aws)?, told).await
+    let reason = "AWS gives no credentials: AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity";
+    expect_reason(web_identity(&stack, &aws)?, reason).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_without_credentials_says_so() -> Result<()> {
+async fn missing_credentials_are_reported() -> Result<()> {
     let stack = Stack::shared().await?;
-    // To a pod, the instance's metadata service is often one that takes the question and never answers.
+    // In a pod, the instance's metadata service often accepts a request and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let mut environment = without_keys(&stack);
     environment.extend([
         ("AWS_EC2_METADATA_DISABLED".to_owned(), "false".to_owned()),
         ("AWS_EC2_METADATA_SERVICE_ENDPOINT".to_owned(), format!("http://{}", silent.local_addr()?)),
     ]);
-    is_told(environment, "there are no AWS credentials: no keys, no web identity (IRSA)").await
+    expect_reason(environment, "there are no AWS credentials: no keys, no web identity (IRSA)").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_sts_is_told_from_a_silent_s3() -> Result<()> {
+async fn a_silent_sts_is_distinguished_from_a_silent_s3() -> Result<()> {
     let stack = Stack::shared().await?;
-    // Takes connections and never answers.
+    // Accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await?;
     let mut environment = without_keys(&stack);
     environment.extend([
@@ -83,10 +91,10 @@ async fn a_silent_sts_is_told_from_a_silent_s3() -> Result<()> {
         ("AWS_ROLE_ARN".to_owned(), ROLE.to_owned()),
         ("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned(), token_file()?),
     ]);
-    is_told(environment, "AWS gives no credentials right now: no answer in time").await
+    expect_reason(environment, "AWS gives no credentials right now: no answer in time").await
 }
 
-/// A stack's environment as on AWS: neither endpoint nor keys. That S3 is elsewhere is told to the SDK alone.
+/// Returns a stack's environment as on AWS: neither endpoint nor keys. Only the SDK knows the address of the S3.
 fn without_keys(stack: &Stack) -> Environment {
     let given = ["S3_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
     let mut environment: Environment =
@@ -99,7 +107,7 @@ fn without_keys(stack: &Stack) -> Environment {
     environment
 }
 
-/// What the webhook of EKS adds to a pod whose ServiceAccount is annotated with a role.
+/// Returns the variables that the webhook of EKS adds to a pod whose ServiceAccount is annotated with a role.
 fn web_identity(stack: &Stack, aws: &FakeAws) -> Result<Environment> {
     let mut environment = without_keys(stack);
     environment.extend([
@@ -112,32 +120,32 @@ fn web_identity(stack: &Stack, aws: &FakeAws) -> Result<Environment> {
 }
 
 fn token_file() -> Result<String> {
-    let file = folder::of_this_test_process()?.join("web-identity-token");
+    let file = folder::for_test_process()?.join("web-identity-token");
     std::fs::write(&file, TOKEN)?;
     Ok(file.to_str().context("a path of text")?.to_owned())
 }
 
-/// Returns the producer's log.
+/// Waits until a receipt is written, and returns the producer's log.
 async fn a_receipt_is_written(stack: &Stack, environment: Environment) -> Result<String> {
-    let producer = Producer::builder(folder::of_this_test_process()?, environment).start().await?;
+    let producer = Producer::builder(folder::for_test_process()?, environment).start().await?;
     dependencies_up(&producer, &["shard1", "s3"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let order = api.place("alice", None).await?.acked(0)?;
     api.receipt_stored(&order.id).await?;
     stack.s3().get_object().bucket(stack.bucket()).key(&order.receipt).send().await.context("get the receipt")?;
     Ok(producer.process().log_since_start())
 }
 
-/// Waits until the producer says this of S3; provisioning says it, too.
-async fn is_told(environment: Environment, reason: &str) -> Result<()> {
-    let folder = folder::of_this_test_process()?;
-    let provisioning = environment.iter().cloned().chain([("OWNER".to_owned(), "test/told".to_owned())]).collect();
+/// Waits until the producer reports this reason for S3; provisioning must report it, too.
+async fn expect_reason(environment: Environment, reason: &str) -> Result<()> {
+    let folder = folder::for_test_process()?;
+    let provisioning = environment.iter().cloned().chain([("OWNER".to_owned(), "test/reported".to_owned())]).collect();
     let producer = Producer::builder(folder, environment).start().await?;
     let url = format!("{}/readyz", producer.admin_url()?);
     eventually(&format!("s3: {reason}"), PATIENCE, async || {
         let readiness: Value = http::client().get(&url).send().await?.json().await?;
-        let told = readiness["dependencies"]["s3"]["reason"].as_str().unwrap_or_default();
-        ensure!(told.contains(reason), "{readiness}");
+        let reported = readiness["dependencies"]["s3"]["reason"].as_str().unwrap_or_default();
+        ensure!(reported.contains(reason), "{readiness}");
         Ok(())
     })
     .await?;
@@ -149,7 +157,7 @@ async fn is_told(environment: Environment, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// THE FAKE: gives the credentials of a role to whoever asks as a pod on EKS does.
+/// THE FAKE: gives the credentials of a role to any request like that of a pod on EKS.
 struct FakeAws {
     url: String,
     asked: Arc<Mutex<Vec<String>>>,
@@ -157,7 +165,7 @@ struct FakeAws {
 }
 
 impl FakeAws {
-    /// With another status than 200 it refuses.
+    /// Starts the fake. A status other than 200 refuses.
     async fn start(status: StatusCode) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -175,9 +183,9 @@ impl FakeAws {
         Ok(Self { url, asked, server })
     }
 
-    /// Method, path, authorization and body of each request.
+    /// Returns method, path, authorization and body of each request.
     fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("nobody panics with the lock").clone()
+        self.asked.lock().expect("no thread panics with the lock").clone()
     }
 }
 
@@ -198,7 +206,7 @@ async fn answer(
     let mut question = format!("{} {} {authorization} ", request.method(), request.uri());
     let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     question.push_str(&String::from_utf8_lossy(&body));
-    asked.lock().expect("nobody panics with the lock").push(question);
+    asked.lock().expect("no thread panics with the lock").push(question);
 
     let text = match (status, is_sts) {
         (StatusCode::OK, true) => format!(

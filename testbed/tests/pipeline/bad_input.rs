@@ -1,14 +1,17 @@
-//! What clients send that is wrong: refused with the rule and the field it broke, and nothing of it is kept. And what only
-//! looks wrong: taken, and found again.
+//! Invalid requests are refused with the broken rule and its field, and nothing of them is stored. Unusual but valid
+//! requests are accepted, and their orders found again.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::Stack;
+use orderflow_testbed::{
+    Stack,
+    api::{Acked, Api, order_of},
+};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde_json::Value;
 
-use crate::support::{Acked, Api, order_of, receipts, serving};
+use crate::support::{receipts, serving};
 
-/// A wrong request and how it must be refused.
+/// An invalid request and its expected refusal.
 struct Wrong {
     what: String,
     request: RequestBuilder,
@@ -18,16 +21,16 @@ struct Wrong {
     field: &'static str,
 }
 
-/// Sends all, fails with every one that was not refused as it must be, and looks whether something was stored.
+/// Sends all requests. Fails if any is not refused as expected, or if an order was stored.
 async fn all_are_refused(stack: &Stack, api: &Api, requests: Vec<Wrong>) -> Result<()> {
     let mut failures = Vec::new();
     for Wrong { what, request, status, kind, field } in requests {
-        let reply = api.send(request).await.with_context(|| format!("{what}: no answer"))?;
+        let reply = api.send(request).await.with_context(|| format!("{what}: no response"))?;
         let refused = reply.expect_problem(status, kind).and_then(|problem| {
             let named = problem["errors"][0]["field"].as_str().unwrap_or_default();
             ensure!(named == field, "names {named:?}, not {field:?}: {problem}");
             let allowed = reply.header("allow").is_some_and(|methods| !methods.is_empty());
-            ensure!(allowed == (status == 405), "says nothing of the allowed methods: {reply:?}");
+            ensure!(allowed == (status == 405), "does not name the allowed methods: {reply:?}");
             Ok(())
         });
         if let Err(error) = refused {
@@ -45,7 +48,7 @@ async fn all_are_refused(stack: &Stack, api: &Api, requests: Vec<Wrong>) -> Resu
     Ok(())
 }
 
-/// A valid order but for one field, whose value is given as JSON.
+/// Returns a valid order with one field replaced by a value given as JSON.
 fn with(field: &str, value: &str) -> String {
     let fields = [("user_id", r#""alice""#), ("product_name", r#""Keyboard""#), ("quantity", "2"), ("price", "149.99")];
     let members = fields.map(|(name, usual)| format!(r#""{name}":{}"#, if name == field { value } else { usual }));
@@ -61,7 +64,7 @@ fn quoted(text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_no_order_is_refused_by_its_first_broken_rule() -> Result<()> {
+async fn an_invalid_body_is_refused_with_its_first_broken_rule() -> Result<()> {
     const RULE: &str = "invalid-order";
     const FORM: &str = "malformed";
     let stack = Stack::shared().await?;
@@ -152,7 +155,7 @@ async fn a_body_that_is_no_order_is_refused_by_its_first_broken_rule() -> Result
         ("a byte that no UTF-8 has", not_utf8(&order), FORM, "user_id"),
         ("a byte order mark", format!("\u{feff}{order}").into(), FORM, ""),
         ("UTF-16", order.encode_utf16().flat_map(u16::to_be_bytes).collect(), FORM, ""),
-        // The number ended before what is wrong with it, and that belongs to no field.
+        // The number ended before its invalid part, which belongs to no field.
         ("a hexadecimal quantity", with("quantity", "0x10").into(), FORM, ""),
         ("a price with a comma", with("price", "1,5").into(), FORM, ""),
     ];
@@ -198,7 +201,7 @@ async fn a_compressed_body_and_a_byte_order_mark_are_named() -> Result<()> {
 
 fn not_utf8(order: &str) -> Vec<u8> {
     let mut bytes = order.as_bytes().to_vec();
-    let at = order.find("alice").expect("the user is there");
+    let at = order.find("alice").expect("find the user");
     bytes[at] = 0xff;
     bytes
 }
@@ -253,7 +256,7 @@ async fn an_idempotency_key_that_breaks_a_rule_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_method_or_parameter_that_is_not_there_is_refused() -> Result<()> {
+async fn an_unknown_path_method_or_parameter_is_refused() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let long_user = format!("user_id={}", "a".repeat(101));
@@ -422,7 +425,7 @@ async fn unusual_users_are_served_like_others() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_looks_wrong_is_accepted() -> Result<()> {
+async fn unusual_but_valid_orders_are_accepted() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let order = order_of("alice");

@@ -1,26 +1,23 @@
-//! Consumers come, go, freeze, and lose their broker in the middle of a transaction: one notification per event all the
-//! same.
+//! Consumers come, go, freeze, and lose their broker in the middle of a transaction, and still send one notification
+//! per event.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Isolation, Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Service, Stack, api::Api, eventually, wait::PATIENCE};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use crate::{
-    outages::producer,
-    support::{Api, PATIENCE, expect_each_exactly_once},
-};
+use crate::{outages::producer, support::expect_each_exactly_once};
 
 async fn notified(stack: &Stack) -> Result<usize> {
     Ok(stack.read_topic(&format!("{}.notifications", stack.topic()), Isolation::ReadCommitted).await?.len())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_the_broker_aborts_is_done_again() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn a_transaction_that_the_broker_aborts_is_repeated() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let acked = Api::of(&producer)?.place_many(1500).await?;
-    // It waits inside its first transaction, with everything produced and nothing committed.
+    let acked = Api::new(&producer)?.place_many(1500).await?;
+    // It waits inside its first transaction, with all records produced and none committed.
     let consumer = stack.consumer().env("FAILPOINTS", "consumer::before-commit=1*sleep(4000)").start().await?;
     eventually("a transaction has produced", PATIENCE, async || {
         let all =
@@ -30,7 +27,7 @@ async fn a_transaction_that_the_broker_aborts_is_done_again() -> Result<()> {
     })
     .await?;
     stack.kafka().pause();
-    // The fault itself: past the transaction timeout of 10 s and the broker's look for such transactions.
+    // The fault itself: longer than the transaction timeout of 10 s and the broker's check for such transactions.
     sleep_until(Instant::now() + Duration::from_secs(15)).await;
     stack.kafka().resume();
     expect_each_exactly_once(&stack, &acked).await?;
@@ -43,7 +40,7 @@ async fn consumers_that_come_and_go_during_load_notify_once() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let (first, _second) = (stack.consumer().start().await?, stack.consumer().start().await?);
     let sending = tokio::spawn(async move { api.place_many(1500).await });
     eventually("the first notifications", PATIENCE, async || {
@@ -62,14 +59,14 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    // More than one transaction takes, which is 4,000.
-    let acked = Api::of(&producer)?.place_many(4200).await?;
+    // More than one transaction holds, which is 4,000.
+    let acked = Api::new(&producer)?.place_many(4200).await?;
 
     let dying = stack.consumer().env("FAILPOINTS", "consumer::after-commit=return").start().await?;
     dying.process().wait_for_exit(PATIENCE).await.context("the failpoint was never reached")?;
-    // Frozen between producing and committing, and awake again only when another has done its work.
+    // Frozen between producing and committing, and resumed only when another has done its work.
     let frozen = stack.consumer().env("FAILPOINTS", "consumer::before-commit=1*sleep(3000)").start().await?;
-    eventually("it is in a transaction", PATIENCE, async || {
+    eventually("the consumer to be in a transaction", PATIENCE, async || {
         let all =
             stack.read_topic(&format!("{}.notifications", stack.topic()), Isolation::ReadUncommitted).await?.len();
         ensure!(all > notified(&stack).await?, "no open transaction");
@@ -85,17 +82,17 @@ async fn a_consumer_killed_after_its_commit_or_frozen_in_a_transaction_notifies_
     })
     .await?;
     frozen.resume();
-    // Orders after the thaw, so that a zombie would have something to spoil.
-    let more = Api::of(&producer)?.place_many(200).await?;
+    // Orders after the thaw, so that a zombie would have an effect.
+    let more = Api::new(&producer)?.place_many(200).await?;
     expect_each_exactly_once(&stack, &[acked, more].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_committed_offset_outside_the_log_is_a_loud_stop() -> Result<()> {
+async fn a_committed_offset_outside_the_log_stops_the_consumer_with_an_error() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let acked = api.place_many(50).await?;
     let consumer = stack.consumer().start().await?;
     expect_each_exactly_once(&stack, &acked).await?;

@@ -1,5 +1,5 @@
-//! Tests the API against its OpenAPI document. Schemathesis makes valid and invalid requests from `/openapi.json` and
-//! checks each answer against the document. `testbed/assets/schemathesis` defines which requests it may send.
+//! Tests the API against its OpenAPI document. Schemathesis sends valid and invalid requests from `/openapi.json` and
+//! checks each response against the document. `testbed/assets/schemathesis` defines which requests it may send.
 
 use std::{path::Path, time::Duration};
 
@@ -8,16 +8,17 @@ use orderflow_testbed::{
     Stack, folder,
     process::{Launch, Process},
     tools,
+    wait::PATIENCE,
 };
 use serde_json::Value;
 
-use crate::support::{PATIENCE, dependencies_up};
+use crate::support::dependencies_up;
 
-/// Longest time for a run, which takes about a minute.
+/// The longest time for a run, which takes about a minute.
 const LONGEST: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_request_that_the_description_allows_or_forbids_is_answered_as_it_says() -> Result<()> {
+async fn every_request_is_answered_as_the_description_says() -> Result<()> {
     let stack = Stack::shared().await?;
     let _consumer = stack.consumer().start().await?;
     let producer = stack.producer().env("DEAD_LETTER_REPLAY", "true").start().await?;
@@ -25,7 +26,7 @@ async fn every_request_that_the_description_allows_or_forbids_is_answered_as_it_
     producer.ready(PATIENCE).await?;
 
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/schemathesis");
-    let folder = folder::of_this_test_process()?.join("contract");
+    let folder = folder::for_test_process()?.join("contract");
     std::fs::create_dir_all(&folder)?;
     let report = folder.join("report.json");
     let launch = Launch::new("schemathesis", tools::schemathesis()?, folder::log(&folder, "schemathesis")?);

@@ -1,4 +1,4 @@
-//! A process of ours is killed or frozen while orders flow: whatever was answered 201 is there exactly once.
+//! One of our processes is killed or frozen while orders flow: every order that was answered 201 exists exactly once.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,17 +7,22 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, stream};
-use orderflow_testbed::{Isolation, Service, Stack, eventually};
+use orderflow_testbed::{
+    Isolation, Service, Stack,
+    api::{Acked, Api, user},
+    eventually,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
     outages::{place_in_series, producer},
-    support::{Acked, Api, PATIENCE, expect_each_exactly_once, stored, user},
+    support::{expect_each_exactly_once, stored},
 };
 
-/// Sends orders until `count` of them were answered 201, over 16 connections, to whatever address `url` holds. Orders
-/// without an answer are left alone: they may be there or not.
+/// Sends orders over 16 connections to the address in `url`, until `count` of them were answered 201. Orders without a
+/// response are left alone: they may exist or not.
 async fn place_through_crashes(url: &Mutex<String>, count: usize, acked: &Mutex<Vec<Acked>>) {
     let address = || url.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let client = orderflow_testbed::http::client();
@@ -31,7 +36,7 @@ async fn place_through_crashes(url: &Mutex<String>, count: usize, acked: &Mutex<
                         acked.lock().unwrap_or_else(PoisonError::into_inner).push(order);
                         return;
                     }
-                    // Refused, or nobody there: a client would try again in a moment.
+                    // Refused, or no server: a client would retry in a moment.
                     _ => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }
@@ -44,7 +49,7 @@ fn count(acked: &Mutex<Vec<Acked>>) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_killed_in_the_middle_of_2000_orders_loses_and_doubles_nothing() -> Result<()> {
+async fn a_producer_killed_in_the_middle_of_2000_orders_loses_and_duplicates_none() -> Result<()> {
     let stack = Stack::shared().await?;
     let _consumer = stack.consumer().start().await?;
     let producer = producer(&stack).start().await?;
@@ -108,7 +113,7 @@ async fn a_consumer_killed_in_the_middle_notifies_once_and_another_takes_over() 
     let stack = Stack::shared().await?;
     let producer = producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     // Enough for two transactions.
     let acked = api.place_many(4200).await?;
     let notifications = format!("{}.notifications", stack.topic());
@@ -119,7 +124,7 @@ async fn a_consumer_killed_in_the_middle_notifies_once_and_another_takes_over() 
     let before = seen().await?;
     ensure!(before < acked.len(), "the consumer was killed too late to show anything");
     let _living = stack.consumer().start().await?;
-    // The session of the killed one ends after 6 s, its transaction after 10 s.
+    // The session of the killed consumer ends after 6 s, its transaction after 10 s.
     eventually("another consumer goes on", Duration::from_secs(15), async || {
         let now = seen().await?;
         ensure!(now > before, "still {now} notifications");
@@ -130,21 +135,21 @@ async fn a_consumer_killed_in_the_middle_notifies_once_and_another_takes_over() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_frozen_for_30_seconds_neither_doubles_nor_loses_events_when_it_wakes() -> Result<()> {
+async fn a_relay_frozen_for_30_seconds_neither_duplicates_nor_loses_events() -> Result<()> {
     let stack = Stack::shared().await?;
     let _consumer = stack.consumer().start().await?;
     let first = producer(&stack).start().await?;
     first.ready(PATIENCE).await?;
-    let first_api = Api::of(&first)?;
+    let first_api = Api::new(&first)?;
     for shard in [1, 2] {
         eventually("the first leads", PATIENCE, async || first.leads_relay(shard).await.unwrap_or(false)).await?;
     }
     let second = producer(&stack).start().await?;
     second.ready(PATIENCE).await?;
-    let second_api = Api::of(&second)?;
+    let second_api = Api::new(&second)?;
 
     let mut acked = place_in_series(&first_api, "before").await?;
-    // Orders in flight, so that the freeze has a chance to hit a transaction.
+    // Orders in flight, so that the freeze is likely to hit a transaction.
     let sending = tokio::spawn(async move {
         let _ = place_in_series(&first_api, "lost").await;
     });
@@ -170,7 +175,7 @@ async fn two_producers_keep_each_users_order_and_leadership_moves_when_one_is_ki
     let (first, second) = (producer(&stack).start().await?, producer(&stack).start().await?);
     first.ready(PATIENCE).await?;
     second.ready(PATIENCE).await?;
-    let (first_api, second_api) = (Api::of(&first)?, Api::of(&second)?);
+    let (first_api, second_api) = (Api::new(&first)?, Api::new(&second)?);
     let (one, two) = tokio::try_join!(place_in_series(&first_api, "one"), place_in_series(&second_api, "two"))?;
     let mut acked = [one, two].concat();
 
@@ -182,7 +187,7 @@ async fn two_producers_keep_each_users_order_and_leadership_moves_when_one_is_ki
     expect_each_exactly_once(&stack, &acked).await?;
     ensure!(
         stored(&stack, 1).await?.len() + stored(&stack, 2).await?.len() == acked.len(),
-        "an order that nobody placed"
+        "an order that no client placed"
     );
     Ok(())
 }

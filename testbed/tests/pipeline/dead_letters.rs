@@ -1,8 +1,8 @@
-//! Events that no consumer can read: each goes to the dead letters with its reason, blocks nothing, and can be replayed,
+//! Events that no consumer can read: each becomes a dead letter with its reason, blocks nothing, and can be replayed,
 //! once.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Isolation, Launch, Process, Record, Stack, eventually, tools};
+use orderflow_testbed::{Consumer, Isolation, Launch, Process, Record, Stack, eventually, tools, wait::PATIENCE};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -11,8 +11,6 @@ use rdkafka::{
 };
 use serde_json::{Value, json};
 use tokio::time::Duration;
-
-use crate::support::PATIENCE;
 
 pub fn event(number: usize) -> String {
     json!({
@@ -29,7 +27,7 @@ pub fn event(number: usize) -> String {
     .to_string()
 }
 
-/// All go to partition 0, so that what blocks would block.
+/// Sends a record to partition 0, so that a record that blocks would block the next.
 pub async fn send(stack: &Stack, topic: &str, value: &[u8], headers: OwnedHeaders) -> Result<()> {
     let producer: FutureProducer = ClientConfig::new()
         .set("bootstrap.servers", stack.kafka().bootstrap())
@@ -40,7 +38,7 @@ pub async fn send(stack: &Stack, topic: &str, value: &[u8], headers: OwnedHeader
     Ok(())
 }
 
-/// The headers of a letter that came from partition 0 of `topic`.
+/// Returns the headers of a letter that came from partition 0 of `topic`.
 pub fn letter_headers(topic: &str, offset: &str) -> OwnedHeaders {
     OwnedHeaders::new()
         .insert(Header { key: "dlq.topic", value: Some(topic) })
@@ -54,16 +52,16 @@ pub async fn notified(stack: &Stack) -> Result<Vec<Value>> {
     stack.read_topic(&topic, Isolation::ReadCommitted).await?.iter().map(orderflow_testbed::Record::json).collect()
 }
 
-/// The letters that are in the topic, without the markers of replays.
+/// Returns the letters in the topic, without the markers of replays.
 async fn letters_in(stack: &Stack) -> Result<Vec<Record>> {
     let mut records = stack.read_topic(&format!("{}.dlq", stack.topic()), Isolation::ReadCommitted).await?;
     records.retain(|record| record.headers.contains_key("dlq.topic"));
     Ok(records)
 }
 
-/// `orderflow-consumer dlq …`: its output, and whether it succeeded.
+/// Runs `orderflow-consumer dlq …` and returns its output, and whether it succeeded.
 async fn dlq(stack: &Stack, arguments: &[&str]) -> Result<(bool, String)> {
-    let folder = orderflow_testbed::folder::of_this_test_process()?;
+    let folder = orderflow_testbed::folder::for_test_process()?;
     let log = folder.join(format!("dlq-{}.log", uuid::Uuid::now_v7()));
     let mut launch = Launch::new("dlq", tools::product_binary("orderflow-consumer")?, &log).argument("dlq");
     for (name, value) in stack.env().into_iter().filter(|(name, _)| name.starts_with("KAFKA_")) {
@@ -124,10 +122,10 @@ async fn poison_goes_to_the_dead_letters_with_its_reason_and_blocks_nothing() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replayed_letters_are_processed_and_what_is_still_poison_comes_back() -> Result<()> {
+async fn replayed_letters_are_processed_and_poison_comes_back() -> Result<()> {
     let stack = Stack::shared().await?;
     let (topic, letters) = (stack.topic(), format!("{}.dlq", stack.topic()));
-    // What an older consumer could not read and this one can: the fix is the newer consumer.
+    // Letters that an older consumer could not read and this one can: the fix is the newer consumer.
     let headers = |offset| letter_headers(&topic, offset);
     send(&stack, &letters, event(1).as_bytes(), headers("0")).await?;
     send(&stack, &letters, b"still poison", headers("1")).await?;
@@ -137,7 +135,7 @@ async fn replayed_letters_are_processed_and_what_is_still_poison_comes_back() ->
     let (replayed, output) = dlq(&stack, &["replay"]).await?;
     ensure!(replayed, "{output}");
     expect_notifications(&stack, 2, &consumer).await?;
-    // What is still poison is a dead letter again, with a place of its own.
+    // A record that is still poison becomes a dead letter again, at a new place.
     eventually("the letter comes back", PATIENCE, async || {
         let count = letters_in(&stack).await?.len();
         ensure!(count == 4, "{count} letters");
@@ -176,11 +174,11 @@ async fn a_second_replay_finds_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Here the broker forgets after a minute, by default after seven days. The markers in the topic remember.
+/// This broker forgets offsets after a minute, not after seven days. The markers in the topic remember.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_after_the_broker_forgot_the_former_one_notifies_nobody_again() -> Result<()> {
+async fn a_replay_after_the_broker_forgot_its_offsets_notifies_once() -> Result<()> {
     const FORGETTING: Duration = Duration::from_mins(3);
-    let stack = Stack::own_forgetful().await?;
+    let stack = Stack::builder().own().forgetful().start().await?;
     let (topic, letters) = (stack.topic(), format!("{}.dlq", stack.topic()));
     send(&stack, &letters, event(1).as_bytes(), letter_headers(&topic, "0")).await?;
     let (replayed, output) = dlq(&stack, &["replay"]).await?;

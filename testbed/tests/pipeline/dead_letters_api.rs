@@ -1,23 +1,20 @@
-//! Dead letters over the producer's API: looked at a page at a time, and replayed, each once, where that is allowed.
+//! Dead letters over the producer's API: listed in pages, and replayed once each, where that is allowed.
 
 use anyhow::{Result, ensure};
 use futures_util::future::join;
-use orderflow_testbed::{Isolation, Producer, Service, Stack, eventually};
+use orderflow_testbed::{Isolation, Producer, Service, Stack, api::Api, eventually, wait::PATIENCE};
 use serde_json::{Value, json};
 
-use crate::{
-    dead_letters::{event, letter_headers, notified, send},
-    support::{Api, PATIENCE, Reply},
-};
+use crate::dead_letters::{event, letter_headers, notified, send};
 
-/// A producer that may replay, and a client of it.
+/// Starts a producer that may replay, with a client of it.
 async fn replaying(stack: &Stack) -> Result<(Producer, Api)> {
     let producer = stack.producer().env("DEAD_LETTER_REPLAY", "true").start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     Ok((producer, api))
 }
 
-/// Letters that an older consumer could not read and this one can.
+/// Writes letters that an older consumer could not read and this one can.
 async fn write_letters(stack: &Stack, count: usize) -> Result<()> {
     let topic = format!("{}.dlq", stack.topic());
     for number in 0..count {
@@ -27,32 +24,12 @@ async fn write_letters(stack: &Stack, count: usize) -> Result<()> {
     Ok(())
 }
 
-impl Api {
-    async fn dead_letters(&self, query: &str) -> Result<Value> {
-        let reply = self.get(&format!("/api/dead-letters{query}")).await?;
-        ensure!(reply.status == 200, "{reply:?}");
-        Ok(reply.json())
-    }
-
-    async fn replay(&self, body: &Value) -> Result<Reply> {
-        let request = self.request("POST", "/api/dead-letters/replay").header("content-type", "application/json");
-        self.send(request.body(body.to_string())).await
-    }
-
-    /// Replays and returns how many were.
-    async fn replayed(&self, through: u64) -> Result<u64> {
-        let reply = self.replay(&json!({"through": through})).await?;
-        ensure!(reply.status == 200, "{reply:?}");
-        reply.json()["replayed"].as_u64().ok_or_else(|| anyhow::anyhow!("{reply:?}"))
-    }
-}
-
 fn offsets(list: &Value) -> Vec<u64> {
     let letters = list["dead_letters"].as_array().expect("a list");
     letters.iter().map(|letter| letter["offset"].as_u64().expect("an offset")).collect()
 }
 
-/// Ids of the orders whose events are on the topic, oldest first.
+/// Returns the ids of the orders whose events are on the topic, oldest first.
 async fn events(stack: &Stack) -> Result<Vec<String>> {
     let records = stack.read_topic(&stack.topic(), Isolation::ReadCommitted).await?;
     records
@@ -127,7 +104,7 @@ async fn pages_follow_one_another_to_the_oldest_letter() -> Result<()> {
 async fn nothing_is_replayed_where_replay_is_off() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     write_letters(&stack, 1).await?;
     let problem = api.replay(&json!({"through": 0})).await?.expect_problem(403, "replay-off")?;
     ensure!(problem["detail"].as_str().is_some_and(|detail| detail.contains("DEAD_LETTER_REPLAY")), "{problem}");
@@ -138,16 +115,16 @@ async fn nothing_is_replayed_where_replay_is_off() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_looked_at_goes_on_exactly_once() -> Result<()> {
+async fn listed_letters_are_replayed_exactly_once() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = replaying(&stack).await?;
     let _consumer = stack.consumer().start().await?;
     write_letters(&stack, 4).await?;
-    // Somebody else's letter cannot go back: it is passed over, and holds up nothing.
+    // A letter of another topic cannot go back: it is skipped, and blocks nothing.
     send(&stack, &format!("{}.dlq", stack.topic()), b"?", rdkafka::message::OwnedHeaders::new()).await?;
     write_letters(&stack, 1).await?;
 
-    ensure!(api.replayed(1).await? == 2, "not the two that were looked at");
+    ensure!(api.replayed(1).await? == 2, "not the two that were listed");
     let list = api.dead_letters("").await?;
     let waiting: Vec<_> =
         list["dead_letters"].as_array().expect("a list").iter().map(|letter| &letter["waiting"]).collect();
@@ -172,14 +149,14 @@ async fn what_was_looked_at_goes_on_exactly_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replays_at_once_send_no_letter_twice() -> Result<()> {
+async fn concurrent_replays_send_no_letter_twice() -> Result<()> {
     const LETTERS: usize = 250;
     let stack = Stack::shared().await?;
     let (_one, one) = replaying(&stack).await?;
     let (_other, other) = replaying(&stack).await?;
     write_letters(&stack, LETTERS).await?;
     let everything = json!({"through": LETTERS});
-    // Of one process, and of another, which knows nothing of them.
+    // Concurrent replays in one process, and in another, which does not know of them.
     let (here, there) = join(join(one.replay(&everything), one.replay(&everything)), other.replay(&everything)).await;
     for reply in [&here.0?, &here.1?, &there?] {
         if reply.status != 200 {
@@ -197,12 +174,12 @@ async fn replays_at_once_send_no_letter_twice() -> Result<()> {
     ensure!(seen.len() == LETTERS, "{} events of {LETTERS} letters", seen.len());
     seen.sort();
     seen.dedup();
-    ensure!(seen.len() == LETTERS, "some events are there twice");
+    ensure!(seen.len() == LETTERS, "some events exist twice");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_says_no_offset_is_refused() -> Result<()> {
+async fn a_body_without_an_offset_is_refused() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = replaying(&stack).await?;
     write_letters(&stack, 1).await?;
@@ -222,8 +199,8 @@ async fn a_body_that_says_no_offset_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kafka_that_is_down_is_said_and_what_waits_can_be_replayed_when_it_is_back() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn letters_can_be_replayed_after_an_outage_of_kafka() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     let (_producer, api) = replaying(&stack).await?;
     write_letters(&stack, 1).await?;
     stack.kafka().kill();

@@ -1,11 +1,11 @@
 //! Settings of Postgres that could lose an acknowledged order: raised where a session can, reported where it cannot.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Service, Stack, eventually, http};
+use orderflow_testbed::{Service, Stack, api::order_of, eventually, http, wait::PATIENCE};
 
-use crate::support::{PATIENCE, order_of, serving};
+use crate::support::serving;
 
-/// The writer's insert and the relay's delete each leave behind the setting under which they committed.
+/// Records the setting under which the writer's insert and the relay's delete commit.
 const RECORD_SETTING: &str = "
     DO $$ BEGIN
         EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database());
@@ -19,7 +19,7 @@ const RECORD_SETTING: &str = "
     CREATE TRIGGER record_relay AFTER DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION record_setting('relay')";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writer_and_relay_wait_for_their_commits_where_the_database_would_not() -> Result<()> {
+async fn writer_and_relay_commit_synchronously_whatever_the_database_default() -> Result<()> {
     let stack = Stack::shared().await?;
     let mut shard = stack.shard(1).await?;
     sqlx::raw_sql(RECORD_SETTING).execute(&mut shard).await?;
@@ -37,7 +37,7 @@ async fn writer_and_relay_wait_for_their_commits_where_the_database_would_not() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unsafe_setting_of_a_server_is_a_metric_and_a_warning() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let mut shard = stack.shard(1).await?;
     sqlx::raw_sql("ALTER SYSTEM SET fsync = off").execute(&mut shard).await?;
     sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut shard).await?;

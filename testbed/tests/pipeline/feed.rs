@@ -1,10 +1,10 @@
-//! The feed as its clients see it: each notification is counted once, whatever is cut, restarted or never read.
+//! The feed as its clients see it: each notification counts once, whatever is cut, restarted or never read.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, api::Api, eventually, wait::PATIENCE};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 use tokio::{
@@ -12,10 +12,7 @@ use tokio::{
     net::TcpSocket,
 };
 
-use crate::{
-    outages,
-    support::{Api, PATIENCE, serving},
-};
+use crate::{outages, support::serving};
 
 /// An open stream.
 struct Events {
@@ -41,7 +38,7 @@ impl Events {
         Ok(Self { answer, text: String::new() })
     }
 
-    /// A new stream from now on.
+    /// Opens a new stream, without history.
     async fn from_now(api: &Api) -> Result<Self> {
         let mut events = Self::open(api, None).await?;
         events.expect("hello").await?;
@@ -49,7 +46,7 @@ impl Events {
         Ok(events)
     }
 
-    /// The next event; `None` at the end of the stream.
+    /// Returns the next event, or `None` at the end of the stream.
     async fn next(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
@@ -73,7 +70,7 @@ impl Events {
     }
 }
 
-/// `None` for a comment.
+/// Parses an event; returns `None` for a comment.
 fn parse(text: &str) -> Result<Option<Event>> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     let Some(name) = field("event") else { return Ok(None) };
@@ -92,7 +89,7 @@ impl Event {
     }
 }
 
-/// Reads frames until `total` notifications were sent, and checks that there is none too few and none twice.
+/// Reads frames until `total` notifications were sent, and checks that none is missing and none sent twice.
 async fn read_until(events: &mut Events, mut before: u64, total: u64) -> Result<()> {
     while before < total {
         let frame = events.expect("frame").await?;
@@ -163,7 +160,7 @@ async fn a_frame_counts_its_notifications_by_shard_and_latency_and_shows_them() 
     expected.sort();
     assert_eq!(shown, expected);
 
-    // What comes later begins with what was.
+    // A client that comes later first receives the former notifications.
     let mut later = Events::open(&api, None).await?;
     assert_eq!(later.expect("hello").await?.number("total"), 2);
     let mut recent = later.expect("recent").await?.order_ids();
@@ -173,7 +170,7 @@ async fn a_frame_counts_its_notifications_by_shard_and_latency_and_shows_them() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_starts_shows_what_was_notified_before_and_counts_none_of_it() -> Result<()> {
+async fn a_new_producer_shows_earlier_notifications_and_counts_none() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     let _consumer = stack.consumer().start().await?;
@@ -225,7 +222,7 @@ async fn a_stream_that_is_cut_again_and_again_misses_nothing_and_repeats_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_another_replica_is_told_to_fetch_anew() -> Result<()> {
+async fn a_stream_of_another_replica_is_told_to_fetch_again() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     for id in ["0190a5d0-0000-7000-8000-000000000000:7", "nonsense", ""] {
@@ -241,7 +238,7 @@ async fn a_stream_of_another_replica_is_told_to_fetch_anew() -> Result<()> {
 async fn a_stream_too_many_is_refused_until_another_ends() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("MAX_FEEDS", "2").start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let (first, _second) = (Events::open(&api, None).await?, Events::open(&api, None).await?);
     let refused = api.get("/api/feed").await?;
     refused.expect_problem(503, "too-many-feeds")?;
@@ -264,7 +261,7 @@ async fn a_producer_that_stops_ends_its_streams_at_once() -> Result<()> {
     Ok(())
 }
 
-/// Writes notifications as large as are shown, so that buffers are full soon.
+/// Writes notifications of the largest size, so that buffers fill soon.
 async fn notify(stack: &Stack, producer: &FutureProducer, numbers: std::ops::Range<u64>) -> Result<()> {
     let topic = format!("{}.notifications", stack.topic());
     let sent = numbers.map(async |number| {
@@ -283,8 +280,9 @@ async fn notify(stack: &Stack, producer: &FutureProducer, numbers: std::ops::Ran
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_nobody_reads_is_told_what_it_missed_and_disturbs_no_other() -> Result<()> {
-    /// As frames more than the ring (4 MiB) and the kernel (some MiB in each direction) can hold.
+async fn an_unread_stream_learns_what_it_missed_and_disturbs_no_other() -> Result<()> {
+    /// The number of rounds. Their frames are more than the ring (4 MiB) and the kernel (some MiB in each direction)
+    /// hold.
     const ROUNDS: u64 = 100;
     const IN_A_ROUND: u64 = 25;
     let stack = Stack::shared().await?;
@@ -303,7 +301,7 @@ async fn a_stream_that_nobody_reads_is_told_what_it_missed_and_disturbs_no_other
         read_until(&mut read, round * IN_A_ROUND, (round + 1) * IN_A_ROUND).await?;
     }
 
-    // Chunks of HTTP may lie between, but an event is one chunk.
+    // HTTP chunk headers may be in between, but an event is one chunk.
     let (mut text, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
     let (mut counted, mut lagged) = (0, 0);
     let mut number = ROUNDS * IN_A_ROUND;
@@ -325,7 +323,7 @@ async fn a_stream_that_nobody_reads_is_told_what_it_missed_and_disturbs_no_other
             "lagged" => {
                 counted += event.number("missed");
                 lagged += 1;
-                // It goes on from the newest: there must be something to go on with.
+                // It goes on from the newest notification, so one must exist.
                 notify(&stack, &producer, number..number + 1).await?;
                 number += 1;
             }
@@ -339,10 +337,10 @@ async fn a_stream_that_nobody_reads_is_told_what_it_missed_and_disturbs_no_other
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_feed_misses_nothing_when_kafka_is_killed_and_comes_back() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (outages::producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let mut events = Events::from_now(&api).await?;
     api.place_many(50).await?;
     read_until(&mut events, 0, 50).await?;
@@ -353,10 +351,10 @@ async fn the_feed_misses_nothing_when_kafka_is_killed_and_comes_back() -> Result
     read_until(&mut events, 50, 150).await
 }
 
-/// A topic that was made anew: the tail's positions are in no log any more.
+/// A topic that was created again: the tail's positions are in no log any more.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_feed_that_lost_its_place_says_so_and_goes_on() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn a_feed_that_lost_its_place_reports_a_reset_and_continues() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     let (_producer, api) = serving(&stack).await?;
     let mut events = Events::from_now(&api).await?;
     let client: FutureProducer = stack.kafka().client().create()?;
@@ -374,7 +372,7 @@ async fn a_feed_that_lost_its_place_says_so_and_goes_on() -> Result<()> {
     assert_eq!(reset.data, json!({"reason": "gap"}));
     assert!(reset.id.is_some(), "{reset:?}");
 
-    // Resumed before the gap, it is told as well.
+    // A client that resumes from before the gap gets a reset as well.
     let before = reset.id.as_deref().and_then(|id| id.rsplit_once(':')).context("an id")?.0.to_owned();
     let mut resumed = Events::open(&api, Some(&format!("{before}:1"))).await?;
     assert_eq!(resumed.expect("hello").await?.data["resumed"], true);

@@ -1,5 +1,5 @@
-//! Clients that hold what they were given: unread lists, bodies that do not end, connections, feeds. Memory, places and the
-//! log stay bounded, and other clients are served.
+//! Clients that hold what they were given: unread lists, bodies that do not end, connections, feeds. Memory,
+//! connections and the log stay bounded, and other clients are served.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -8,13 +8,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, future::try_join_all, stream};
-use orderflow_testbed::{Service, Stack, eventually, http, port};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of},
+    eventually, http, port,
+    wait::PATIENCE,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
 };
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, readiness};
+use crate::support::{dependencies_up, readiness};
 
 /// The smallest `BODY_MEMORY_MB`.
 const MEMORY: usize = 8 * 1024 * 1024;
@@ -22,7 +27,7 @@ const MEMORY: usize = 8 * 1024 * 1024;
 const HONEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const HOSTILE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// Connects from an address of the loopback network, with a receive buffer that takes next to nothing.
+/// Connects from an address of the loopback network, with the smallest receive buffer.
 async fn connect(url: &str, from: Ipv4Addr) -> Result<TcpStream> {
     let address: SocketAddr = url.strip_prefix("http://").context("the address of a server")?.parse()?;
     let socket = TcpSocket::new_v4()?;
@@ -35,7 +40,7 @@ async fn get(client: &mut TcpStream, path: &str) -> Result<()> {
     Ok(client.write_all(format!("GET {path} HTTP/1.1\r\nhost: orderflow\r\n\r\n").as_bytes()).await?)
 }
 
-/// Reads the status of the next answer, and nothing of what follows it.
+/// Reads the status of the next response, and nothing after it.
 async fn status(client: &mut TcpStream) -> Result<String> {
     let mut status = [0; 12];
     client.read_exact(&mut status).await?;
@@ -43,7 +48,7 @@ async fn status(client: &mut TcpStream) -> Result<String> {
     Ok(status.strip_prefix("HTTP/1.1 ").context("an answer without a status")?.to_owned())
 }
 
-/// Returns the log lines that were dropped for one reason, from `/metrics`.
+/// Returns how many log lines were dropped for one reason, from `/metrics`.
 async fn dropped_lines(admin_url: &str, reason: &str) -> Result<usize> {
     let metrics = http::client().get(format!("{admin_url}/metrics")).send().await?.text().await?;
     let name = format!("orderflow_log_lines_dropped_total{{reason=\"{reason}\"}} ");
@@ -52,11 +57,11 @@ async fn dropped_lines(admin_url: &str, reason: &str) -> Result<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_that_nobody_reads_hold_no_more_than_the_memory_for_bodies() -> Result<()> {
+async fn unread_lists_stay_within_the_memory_for_bodies() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("BODY_MEMORY_MB", "8").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let user = "a".repeat(100);
     let fill = format!(
         "INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at) \
@@ -101,12 +106,12 @@ async fn lists_that_nobody_reads_hold_no_more_than_the_memory_for_bodies() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_that_do_not_end_hold_no_more_than_the_memory_for_bodies() -> Result<()> {
+async fn endless_bodies_stay_within_the_memory_for_bodies() -> Result<()> {
     const LARGEST: usize = 64 * 1024;
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("BODY_MEMORY_MB", "8").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let large = order_of("alice").replacen('{', &format!("{{\"note\":\"{}\",", "x".repeat(LARGEST - 1024)), 1);
     let accepted = api.post(large.clone(), None).await?;
     ensure!(accepted.status == 201, "{accepted:?}");
@@ -141,7 +146,7 @@ async fn large_bodies_that_do_not_end_hold_no_more_than_the_memory_for_bodies() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_holds_no_more_than_its_share() -> Result<()> {
+async fn one_address_is_limited_to_its_share() -> Result<()> {
     let stack = Stack::shared().await?;
     let settings = [("ADDRESS_SHARE", "50"), ("MAX_CONNECTIONS", "8"), ("MAX_FEEDS", "4")];
     let builder = settings.iter().fold(stack.producer(), |builder, (name, value)| builder.env(*name, *value));
@@ -175,9 +180,9 @@ async fn an_address_holds_no_more_than_its_share() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_to_the_admin_port_keep_no_probe_out() -> Result<()> {
+async fn idle_connections_to_the_admin_port_block_no_probe() -> Result<()> {
     const HALF_HEADS: usize = 300;
-    /// That many may be open.
+    /// The number of connections that may be open.
     const SERVED: usize = 64;
     let stack = Stack::shared().await?;
     let producer = stack.producer().start().await?;
@@ -204,9 +209,9 @@ async fn connections_to_the_admin_port_keep_no_probe_out() -> Result<()> {
     .await
 }
 
-/// Nothing listens where shard 1 should be.
+/// Nothing listens at the address of shard 1.
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_fail_by_thousands_do_not_flood_the_log() -> Result<()> {
+async fn thousands_of_failed_requests_do_not_flood_the_log() -> Result<()> {
     const REQUESTS: usize = 3_000;
     let stack = Stack::shared().await?;
     let nowhere = format!("postgres://orders:orders@127.0.0.1:{}/orders", port::free()?);
@@ -217,7 +222,7 @@ async fn requests_that_fail_by_thousands_do_not_flood_the_log() -> Result<()> {
         Ok(())
     })
     .await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let refused: Vec<Result<()>> = stream::iter(0..REQUESTS)
         .map(async |_| api.place("alice", None).await?.expect_problem(503, "not-accepted").map(drop))
         .buffer_unordered(16)

@@ -1,4 +1,4 @@
-//! The whole pipeline on real services: what clients see, and what is left behind when things break.
+//! The whole pipeline on real services: what clients see, and the state after a fault.
 //!
 //! One binary, so that the tests share services where they may. Tests that kill or freeze a service start their own.
 

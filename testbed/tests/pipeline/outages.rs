@@ -1,4 +1,5 @@
-//! A dependency is gone or frozen: orders are accepted as long as their shard answers, and everything arrives afterwards.
+//! A dependency is down or frozen: orders are accepted as long as their shard answers, and everything arrives
+//! afterwards.
 
 use std::{
     net::Ipv4Addr,
@@ -14,7 +15,12 @@ use aws_sdk_s3::primitives::ByteStream;
 use axum::extract::State;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use orderflow_testbed::{
-    Link, Producer, Proxy, Service, Stack, Versitygw, eventually, folder, product::Builder, versitygw,
+    Link, Producer, Proxy, Service, Stack, Versitygw,
+    api::{Acked, Api, Reply, order_of},
+    eventually, folder,
+    product::Builder,
+    versitygw,
+    wait::PATIENCE,
 };
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -23,17 +29,18 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::support::{Acked, Api, PATIENCE, Reply, dependencies_up, expect_each_exactly_once, order_of};
+use crate::support::{dependencies_up, expect_each_exactly_once};
 
-/// What the demo could not: an order is answered in this time whatever is down. Longer than the order timeout of 2 s.
+/// The time within which an order is answered whatever is down, which the demo could not promise. Longer than the order
+/// timeout of 2 s.
 const ANSWER: Duration = Duration::from_millis(2500);
 
-/// Short leases, so that a test does not wait a minute for what a killed worker had claimed.
+/// Builds a producer with short leases, so that a test does not wait a minute for what a killed worker had claimed.
 pub fn producer(stack: &Stack) -> Builder<Producer> {
     stack.producer().env("S3_TIMEOUT_MS", "500").env("RECEIPT_LEASE_MS", "5000")
 }
 
-/// 8 users, each of whom sends 25 orders one after the other.
+/// Places the orders of 8 users, each of whom sends 25 orders one after the other.
 pub async fn place_in_series(api: &Api, tag: &str) -> Result<Vec<Acked>> {
     let users = ["a", "f", "k", "m", "n", "r", "x", "é"].map(|letter| format!("{letter}-serial-{tag}"));
     let series = users.iter().map(async |user| {
@@ -55,10 +62,10 @@ fn kind(reply: &Reply) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn receipts_are_written_after_s3_comes_back() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     stack.object_store().kill();
     let acked = place_in_series(&api, "s3").await?;
@@ -72,12 +79,12 @@ async fn receipts_are_written_after_s3_comes_back() -> Result<()> {
     expect_each_exactly_once(&stack, &acked).await
 }
 
-/// An object whose name is the beginning of the others' is in their way where objects are files: S3 refuses this user's receipts
+/// An object whose name is a prefix of the others' blocks them where objects are files: S3 refuses this user's receipts
 /// and takes all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_that_s3_refuses_holds_up_no_other() -> Result<()> {
     let stack = Stack::shared().await?;
-    let s3 = Versitygw::start(folder::of_this_test_process()?, "refusing-s3").await?;
+    let s3 = Versitygw::start(folder::for_test_process()?, "refusing-s3").await?;
     let (bucket, in_the_way) = ("refusing", "receipts/alice");
     s3.s3().create_bucket().bucket(bucket).send().await?;
     s3.s3().put_object().bucket(bucket).key(in_the_way).body(ByteStream::from_static(b"a file")).send().await?;
@@ -89,13 +96,13 @@ async fn a_receipt_that_s3_refuses_holds_up_no_other() -> Result<()> {
         .start()
         .await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let status =
         async |id: &str| anyhow::Ok(api.get(&format!("/api/orders/{id}")).await?.json()["receipt_status"].clone());
 
-    // Alone first, so that nothing else tells that S3 is there.
+    // This receipt is written first and alone, so that no other success shows that S3 is up.
     let refused = api.place("alice", None).await?.acked(0)?;
-    eventually("the refusal is told", PATIENCE, async || {
+    eventually("the refusal to be reported", PATIENCE, async || {
         let ready: Value = api.client.get(format!("{}/readyz", producer.admin_url()?)).send().await?.json().await?;
         ensure!(ready["dependencies"]["s3"]["status"] == "down", "{ready}");
         Ok(())
@@ -106,7 +113,7 @@ async fn a_receipt_that_s3_refuses_holds_up_no_other() -> Result<()> {
     )
     .await?;
     for other in &others {
-        eventually("another's receipt", PATIENCE, async || {
+        eventually("the receipt of another user", PATIENCE, async || {
             ensure!(status(&other.id).await? == "stored", "{}", status(&other.id).await?);
             Ok(())
         })
@@ -121,8 +128,8 @@ async fn a_receipt_that_s3_refuses_holds_up_no_other() -> Result<()> {
     .await
 }
 
-/// An S3 that works on one request after the other, and on those too for whose answer nobody waits any more. A real one cannot be made
-/// to be as slow as a test needs it.
+/// An S3 that handles one request after the other, including those whose clients have gone. A real one cannot be slowed
+/// down as precisely.
 #[derive(Default)]
 struct SlowS3 {
     turn: tokio::sync::Mutex<()>,
@@ -130,10 +137,10 @@ struct SlowS3 {
 }
 
 impl SlowS3 {
-    /// Longest for 10 requests at once within the 500 ms that the producers here wait.
+    /// The longest with which 10 requests fit into the 500 ms that the producers here wait.
     const WORK: Duration = Duration::from_millis(50);
 
-    /// Its endpoint; it ends with the test's runtime.
+    /// Returns its endpoint; it ends with the test's runtime.
     async fn serve(self: Arc<Self>) -> Result<String> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
@@ -158,7 +165,7 @@ async fn an_s3_that_is_slower_than_the_orders_is_not_kept_busy_in_vain() -> Resu
     let s3 = Arc::new(SlowS3::default());
     let producer = producer(&stack).env("S3_ENDPOINT", &s3.clone().serve().await?).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let orders = stream::iter(0..ORDERS).map(async |n| api.place(&format!("alice-{n}"), None).await?.acked(n));
     orders.buffer_unordered(16).try_collect::<Vec<_>>().await?;
     eventually("all receipts", PATIENCE, async || {
@@ -175,10 +182,10 @@ async fn an_s3_that_is_slower_than_the_orders_is_not_kept_busy_in_vain() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_are_published_once_and_in_order_after_kafka_comes_back() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     let mut acked = place_in_series(&api, "before").await?;
     stack.kafka().kill();
@@ -190,10 +197,10 @@ async fn events_are_published_once_and_in_order_after_kafka_comes_back() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_notices_that_kafka_and_s3_are_frozen() -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     let mut acked = place_in_series(&api, "before").await?;
     stack.kafka().pause();
@@ -219,14 +226,15 @@ enum Outage {
     Frozen,
 }
 
-/// Users of shard 1 do not notice; users of shard 2 get a definite or an unknown outcome in time; lists name the shard.
+/// Checks an outage of shard 2. Users of shard 1 are unaffected; users of shard 2 get a definite or an unknown outcome
+/// in time; lists name the shard.
 async fn shard2_is_gone(outage: Outage) -> Result<()> {
-    let stack = Stack::own().await?;
+    let stack = Stack::builder().own().start().await?;
     let (producer, _consumer) = (producer(&stack).start().await?, stack.consumer().start().await?);
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let mut acked = place_in_series(&api, "before").await?;
-    // Its cursor would remember a shard that was too slow for it, as one can be on a busy machine.
+    // On a busy machine a shard may be too slow for this page, and its cursor would then record that.
     let first_page = eventually("a page of both shards", PATIENCE, async || {
         let list = api.get("/api/orders?limit=1").await?.json();
         ensure!(list.get("unavailable_shards").is_none(), "{list}");
@@ -246,7 +254,7 @@ async fn shard2_is_gone(outage: Outage) -> Result<()> {
             .post(format!("{}/api/orders", api.url))
             .timeout(ANSWER)
             .header("content-type", "application/json")
-            .body(order_of(&format!("nobody-{number}")));
+            .body(order_of(&format!("missing-{number}")));
         let response = send.send().await?;
         ensure!(response.headers().contains_key("retry-after"), "no Retry-After: {response:?}");
         ensure!(response.status() == StatusCode::SERVICE_UNAVAILABLE, "{response:?}");
@@ -312,7 +320,8 @@ async fn a_frozen_shard_is_named_and_hurts_only_its_users() -> Result<()> {
     shard2_is_gone(Outage::Frozen).await
 }
 
-/// What is nowhere is looked for until the last shard has answered or its deadline is over; what is somewhere is not.
+/// A search for a missing order ends with the last shard's response or deadline; a search for an existing one ends when
+/// it is found.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_is_found_without_waiting_for_a_frozen_shard() -> Result<()> {
     let stack = Stack::shared().await?;
@@ -321,30 +330,30 @@ async fn an_order_is_found_without_waiting_for_a_frozen_shard() -> Result<()> {
     let dsn = stack.dsn(2).replace(&format!(":{port}/"), &format!(":{}/", to_shard2.port()));
     let producer = producer(&stack).env("PG_SHARD2_DSN", dsn).start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let order = api.place("alice", None).await?.acked(0)?;
     let nowhere = "/api/orders/00000000-0000-7000-8000-000000000000";
     api.get(nowhere).await?.expect_problem(404, "not-found")?;
 
     to_shard2.set(Link::Stalled);
     tokio::select! {
-        // In the order in which they are asked for.
+        // In the order in which the responses are expected.
         biased;
-        lost = api.get(nowhere) => anyhow::bail!("what is nowhere was answered first: {lost:?}"),
+        lost = api.get(nowhere) => anyhow::bail!("the missing order was answered first: {lost:?}"),
         found = api.order(&order.id) => found.map(drop),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_starts_while_things_are_down_serves_what_it_can_and_picks_up_the_rest() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn a_producer_started_during_an_outage_serves_what_it_can_and_recovers() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     stack.kafka().kill();
     stack.object_store().kill();
     stack.postgres(2).stop().await?;
     let producer = producer(&stack).start().await?;
     let _consumer = stack.consumer().start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
 
     let first = api.place("alice", None).await?;
     ensure!(first.status == StatusCode::CREATED, "{first:?}");

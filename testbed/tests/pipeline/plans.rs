@@ -1,13 +1,13 @@
-//! How Postgres finds what the product asks for: by an index, however much is stored, never by reading a table from one end
-//! to the other. Postgres itself tells the plan of every query that the product really makes.
+//! The plans of the product's queries: each uses an index, however much is stored, and none scans a table. Postgres
+//! itself logs the plan of every query that the product makes.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, eventually, wait::PATIENCE};
 use reqwest::StatusCode;
 
-use crate::support::{PATIENCE, serving};
+use crate::support::serving;
 
-/// Enough that reading all of it would never be the planner's choice by mistake.
+/// Enough rows that the planner never prefers to read all of them.
 const FILL: &str = "
     INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at)
     SELECT ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'u-' || n % 1000, 'Lamp', 1, 1, 'created', 'r/' || n,
@@ -24,13 +24,13 @@ const FILL: &str = "
         EXECUTE format('ALTER DATABASE %I SET auto_explain.log_min_duration = 0', current_database());
     END $$";
 
-/// The stats count up to some thousands by reading so many rows, whichever come first; an order's trail asks whether its event
-/// waits in the outbox, which is nearly empty or, after an outage, read within the deadline of a question.
+/// Queries that may scan. The stats count up to some thousands by reading that many rows. An order's trail checks the
+/// outbox, which is nearly empty or, after an outage, read within the deadline of a request.
 const BOUNDED: [&str; 2] = ["orders_counted", "in_outbox"];
 
 const TABLES: [&str; 4] = ["orders", "idempotency_keys", "outbox", "receipt_jobs"];
 
-/// A part of each query on the way of an order, and of those of the lists.
+/// A part of each query in the life of an order, and of those of the lists.
 const ASKED: [&str; 7] = [
     "INSERT INTO idempotency_keys",
     "JOIN idempotency_keys",
@@ -97,18 +97,18 @@ async fn no_query_of_the_product_reads_a_whole_table() -> Result<()> {
         };
         !BOUNDED.iter().any(|query| plan.contains(query)) && TABLES.iter().any(|table| reads_all(table))
     };
-    // The test's own look at what is left is not the product's.
+    // The test's own query of what is left does not count.
     let scanning: Vec<&String> =
         plans.iter().filter(|plan| !plan.contains("interval '1 hour'")).filter(scans).collect();
     ensure!(scanning.is_empty(), "{} queries read a whole table, as this one:\n{}", scanning.len(), scanning[0]);
-    // A list that the plan does not know is searched from one end to the other, for each row.
+    // A list that the plan does not know is searched linearly for each row.
     let searching =
         plans.iter().find(|plan| plan.lines().any(|line| line.contains("Filter: ") && line.contains("= ANY ($")));
     ensure!(searching.is_none(), "a list is searched for each row: {}", searching.map_or("", String::as_str));
     Ok(())
 }
 
-/// What Postgres logged, each with the lines that belong to it.
+/// Returns the entries of Postgres's log, each with its continuation lines.
 fn entries(log: &str) -> impl Iterator<Item = String> {
     let mut entries: Vec<String> = Vec::new();
     for line in log.lines() {

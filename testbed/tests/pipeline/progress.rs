@@ -2,12 +2,12 @@
 //! offsets, whatever a producer saw of it before.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Stack, eventually};
+use orderflow_testbed::{Stack, api::Api, eventually, wait::PATIENCE};
 use serde_json::Value;
 
-use crate::support::{Api, PATIENCE, serving, serving_alone};
+use crate::support::{serving, serving_alone};
 
-/// Waits until the list reports these states of all orders: published, notified.
+/// Waits until the list reports these states for all orders: published, notified.
 async fn all_are(api: &Api, expected: [&str; 2]) -> Result<()> {
     eventually(&format!("all orders to be {expected:?}"), PATIENCE, async || {
         let list = api.get("/api/orders?progress=true").await?.json();
@@ -22,7 +22,7 @@ async fn all_are(api: &Api, expected: [&str; 2]) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_order_of_a_list_says_whether_it_was_published_and_notified() -> Result<()> {
+async fn each_order_of_a_list_reports_publication_and_notification() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let acked = api.place_many(30).await?;
@@ -40,7 +40,7 @@ async fn each_order_of_a_list_says_whether_it_was_published_and_notified() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_whose_event_waits_or_was_refused_is_not_called_published() -> Result<()> {
+async fn an_order_whose_event_waits_or_was_refused_is_not_published() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving_alone(&stack).await?;
     let waits = api.place("alice", None).await?.acked(0)?;
@@ -54,7 +54,7 @@ async fn an_order_whose_event_waits_or_was_refused_is_not_called_published() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_kafka_it_is_unknown_whether_a_published_order_was_notified() -> Result<()> {
+async fn without_kafka_the_notification_of_a_published_order_is_unknown() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     api.place("alice", None).await?.acked(0)?;
@@ -64,7 +64,7 @@ async fn without_kafka_it_is_unknown_whether_a_published_order_was_notified() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_is_only_said_if_it_is_asked_for() -> Result<()> {
+async fn progress_is_reported_only_on_request() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let order = api.place("alice", None).await?.acked(0)?;

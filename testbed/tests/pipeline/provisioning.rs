@@ -1,24 +1,24 @@
-//! `orderflow-provision`: safe to run again and by several at once, and never on what is another's, neither to make nor to
-//! remove.
+//! `orderflow-provision`: safe to repeat and to run concurrently. It neither creates nor removes anything that belongs
+//! to another owner.
 
 use anyhow::{Context, Result, ensure};
-use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration};
+use aws_sdk_s3::{
+    error::ProvideErrorMetadata,
+    types::{BucketVersioningStatus, Tag, Tagging, VersioningConfiguration},
+};
 use futures_util::{
     StreamExt, TryStreamExt,
     future::{join_all, try_join_all},
     stream,
 };
 use orderflow_testbed::{
-    Authority, Launch, Postgres, Process, Service, Stack, eventually, folder, postgres, product::Environment,
-    provision, tools,
+    Authority, Launch, Postgres, Process, Service, Stack, Store, eventually, folder, postgres, product::Environment,
+    provision, tools, wait::PATIENCE,
 };
 use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
-use crate::support::PATIENCE;
-
-/// The environment of a new OrderFlow on the stack's services, of which nothing is there yet but two empty databases.
+/// Returns the environment of a new OrderFlow on the stack's services, of which only two empty databases exist.
 async fn fresh(stack: &Stack) -> Result<Environment> {
     let tag = Uuid::now_v7().simple().to_string().split_off(24);
     let mut environment = stack.env();
@@ -47,7 +47,7 @@ fn value<'env>(environment: &'env Environment, name: &str) -> &'env str {
     environment.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
 }
 
-/// What a run printed, and whether it succeeded.
+/// The output of a run, and whether it succeeded.
 #[derive(Debug)]
 struct Run {
     succeeded: bool,
@@ -55,16 +55,16 @@ struct Run {
 }
 
 impl Run {
-    /// What it said about `target`: `shard1`, `bucket …`, `topic orders`.
+    /// Returns its line about `target`: `shard1`, `bucket …`, `topic orders`.
     fn line(&self, target: &str) -> &str {
         let line = self.text.lines().find_map(|line| line.strip_prefix(target));
         line.map_or("", str::trim)
     }
 }
 
-/// Runs `orderflow-provision` with `arguments` to its end, whatever that is.
+/// Runs `orderflow-provision` with `arguments` to its end.
 async fn run(environment: &Environment, arguments: &[&str]) -> Result<Run> {
-    let log = folder::of_this_test_process()?.join(format!("provision-{}.log", Uuid::now_v7()));
+    let log = folder::for_test_process()?.join(format!("provision-{}.log", Uuid::now_v7()));
     let launch = Launch::new("provision", tools::product_binary("orderflow-provision")?, &log);
     let launch = environment.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let process = Process::start(launch.arguments(arguments.iter().copied()))?;
@@ -72,14 +72,14 @@ async fn run(environment: &Environment, arguments: &[&str]) -> Result<Run> {
     Ok(Run { succeeded: status.success(), text: std::fs::read_to_string(&log)? })
 }
 
-/// Fails unless everything could be removed.
+/// Removes everything; fails unless all could be removed.
 async fn remove(environment: &Environment) -> Result<Run> {
     let run = run(environment, &["--remove"]).await?;
     ensure!(run.succeeded, "{}", run.text);
     Ok(run)
 }
 
-/// Fails unless the removal failed without giving a secret away.
+/// Tries to remove; fails unless the removal failed without showing a secret.
 async fn refuse_to_remove(environment: &Environment) -> Result<Run> {
     let run = run(environment, &["--remove"]).await?;
     ensure!(!run.succeeded && !run.text.contains("orderpass"), "{}", run.text);
@@ -93,12 +93,12 @@ async fn put(stack: &Stack, environment: &Environment, keys: impl IntoIterator<I
     stream::iter(puts).buffer_unordered(64).map_ok(drop).try_collect::<()>().await.context("put an object")
 }
 
-/// The key of a new receipt.
+/// Returns the key of a new receipt.
 fn receipt(user: &str) -> String {
     format!("receipts/{user}/{}.txt", Uuid::now_v7())
 }
 
-/// Tables outside the system's schemas.
+/// Returns the tables outside the system's schemas.
 async fn tables(dsn: &str) -> Result<Vec<String>> {
     const QUERY: &str = "SELECT schemaname || '.' || tablename FROM pg_tables
         WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1";
@@ -112,7 +112,7 @@ async fn execute(dsn: &str, statements: &str) -> Result<()> {
     Ok(connection.close().await?)
 }
 
-/// Owner and shard of a database, and the transaction that wrote them.
+/// Returns owner and shard of a database, and the transaction that wrote them.
 async fn meta(dsn: &str) -> Result<(String, String, String)> {
     let mut connection = orderflow_testbed::postgres::connect(dsn).await?;
     let row =
@@ -121,9 +121,9 @@ async fn meta(dsn: &str) -> Result<(String, String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_runs_at_once_and_again_all_succeed() -> Result<()> {
+async fn concurrent_and_repeated_runs_succeed() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    let (environment, folder) = (fresh(&stack).await?, folder::for_test_process()?);
     try_join_all((0..4).map(|_| provision(folder, environment.clone()))).await?;
     let before = meta(value(&environment, "PG_SHARD1_DSN")).await?;
     ensure!(before.1 == "shard1", "{before:?}");
@@ -133,9 +133,9 @@ async fn several_runs_at_once_and_again_all_succeed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_anothers_or_another_shard_is_refused_and_left_alone() -> Result<()> {
+async fn a_database_of_another_owner_or_shard_is_refused_and_unchanged() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    let (environment, folder) = (fresh(&stack).await?, folder::for_test_process()?);
     provision(folder, environment.clone()).await?;
     let dsns = ["PG_SHARD1_DSN", "PG_SHARD2_DSN"].map(|name| value(&environment, name).to_owned());
     let before = join_all(dsns.iter().map(|dsn| meta(dsn))).await;
@@ -156,13 +156,13 @@ async fn what_is_anothers_or_another_shard_is_refused_and_left_alone() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
-    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+async fn removal_keeps_other_data_and_can_be_repeated_and_undone() -> Result<()> {
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
+    let (environment, folder) = (fresh(&stack).await?, folder::for_test_process()?);
     provision(folder, environment.clone()).await?;
     let (dsn, bucket) = (value(&environment, "PG_SHARD1_DSN"), value(&environment, "S3_BUCKET"));
 
-    // A table of one of our names where it would be found first, after the shard was made.
+    // A table with one of our names where it would be found first, created after the shard.
     execute(dsn, "CREATE TABLE theirs (id int); CREATE SCHEMA orderuser; CREATE TABLE orderuser.outbox (id int)")
         .await?;
     let client = stack.s3();
@@ -170,15 +170,15 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     tags.push(Tag::builder().key("cost-center").value("7").build()?);
     let tagging = Tagging::builder().set_tag_set(Some(tags)).build()?;
     client.put_bucket_tagging().bucket(bucket).tagging(tagging).send().await?;
-    // More than one request may delete.
+    // More keys than one request may delete.
     let receipts = (0..1001).map(|_| receipt("alice"));
-    // Ours come before, between and after these.
+    // Our keys come before, between and after these.
     let theirs = ["receipts", "receipts/2024.csv", "receipts/alice/scan.pdf", "receipts/bob/1.txt", "theirs.txt"];
     put(&stack, &environment, receipts.chain(theirs.map(ToOwned::to_owned)).chain([receipt("zoe")])).await?;
 
     let first = remove(&environment).await?;
     ensure!(first.line("shard1") == "removed" && first.line("shard2") == "removed", "{first:?}");
-    let kept = "kept, as other objects are in it; 1002 receipts removed";
+    let kept = "kept, because other objects are in it; 1002 receipts removed";
     ensure!(first.line(&format!("bucket {bucket}")) == kept, "{first:?}");
     ensure!(first.text.lines().filter(|line| line.starts_with("topic ")).count() == 4, "{first:?}");
     let left = tables(dsn).await?;
@@ -189,24 +189,24 @@ async fn removing_leaves_what_is_not_ours_and_can_be_done_again_and_undone() -> 
     ensure!(keys == theirs, "{keys:?}");
     let tags = client.get_bucket_tagging().bucket(bucket).send().await?.tag_set;
     ensure!(tags.len() == 1 && tags[0].key() == "cost-center", "{tags:?}");
-    let looked = run(&environment, &["--check"]).await?;
-    ensure!(looked.text.matches("FAILED: the topic does not exist").count() == 4, "{looked:?}");
+    let checked = run(&environment, &["--check"]).await?;
+    ensure!(checked.text.matches("FAILED: the topic does not exist").count() == 4, "{checked:?}");
 
     let second = remove(&environment).await?;
-    ensure!(second.text.matches("nothing of ours").count() == 4, "{second:?}");
+    ensure!(second.text.matches("has no owner, nothing removed").count() == 4, "{second:?}");
 
     execute(dsn, "DROP SCHEMA orderuser CASCADE").await?;
     let adopted = run(&environment, &["--adopt"]).await?;
     ensure!(adopted.succeeded, "{adopted:?}");
-    let looked = run(&environment, &["--check"]).await?;
-    ensure!(looked.succeeded, "{looked:?}");
+    let checked = run(&environment, &["--check"]).await?;
+    ensure!(checked.succeeded, "{checked:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
+async fn nothing_of_another_owner_or_shard_is_removed() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    let (environment, folder) = (fresh(&stack).await?, folder::for_test_process()?);
     provision(folder, environment.clone()).await?;
     let object = receipt("alice");
     put(&stack, &environment, [object.clone()]).await?;
@@ -216,28 +216,28 @@ async fn nothing_is_removed_that_is_anothers_or_another_shards() -> Result<()> {
     let another = refuse_to_remove(&with(&environment, "OWNER", "test/another")).await?;
     let owner = value(&environment, "OWNER");
     for target in ["shard1", "shard2", &format!("bucket {bucket}")] {
-        ensure!(another.line(target).contains(&format!("is {owner}'s; nothing was")), "{another:?}");
+        ensure!(another.line(target).contains(&format!("belongs to {owner}; nothing was")), "{another:?}");
     }
 
-    // The bucket is not at stake here: another one, which is not there.
+    // The bucket does not matter here, so another one is named that does not exist.
     let swapped = with(&with(&environment, "PG_SHARD1_DSN", &dsns[1]), "PG_SHARD2_DSN", &dsns[0]);
     let swapped = refuse_to_remove(&with(&swapped, "S3_BUCKET", &format!("{bucket}-not"))).await?;
-    ensure!(swapped.text.matches("the database is another shard's").count() == 2, "{swapped:?}");
+    ensure!(swapped.text.matches("the database belongs to another shard").count() == 2, "{swapped:?}");
 
     let elsewhere = with(&with(&environment, "KAFKA_TOPIC", "another"), "S3_BUCKET", &format!("{bucket}-not"));
     let elsewhere = refuse_to_remove(&elsewhere).await?;
-    ensure!(elsewhere.text.matches("the database was made for topic").count() == 2, "{elsewhere:?}");
+    ensure!(elsewhere.text.matches("the database was set up for topic").count() == 2, "{elsewhere:?}");
 
-    let looked = run(&environment, &["--check"]).await?;
-    ensure!(looked.succeeded, "{looked:?}");
+    let checked = run(&environment, &["--check"]).await?;
+    ensure!(checked.succeeded, "{checked:?}");
     stack.s3().head_object().bucket(bucket).key(object).send().await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_that_are_locked_or_needed_are_left_altogether() -> Result<()> {
+async fn locked_or_needed_tables_are_all_kept() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    let (environment, folder) = (fresh(&stack).await?, folder::for_test_process()?);
     provision(folder, environment.clone()).await?;
     let dsn = value(&environment, "PG_SHARD1_DSN");
     let before = tables(dsn).await?;
@@ -253,7 +253,7 @@ async fn tables_that_are_locked_or_needed_are_left_altogether() -> Result<()> {
 
     execute(dsn, "CREATE VIEW report AS SELECT count(*) FROM orders").await?;
     let needed = refuse_to_remove(&environment).await?;
-    let reason = "FAILED: not removed, because others are in the way: view report depends on table orders";
+    let reason = "FAILED: drop the tables: other objects depend on them: view report depends on table orders";
     ensure!(needed.line("shard1") == reason, "{needed:?}");
     ensure!(tables(dsn).await? == before, "{:?}", tables(dsn).await?);
 
@@ -264,9 +264,9 @@ async fn tables_that_are_locked_or_needed_are_left_altogether() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_migrations_noted_in_the_same_table_stay_noted() -> Result<()> {
+async fn other_migrations_recorded_in_the_same_table_stay() -> Result<()> {
     let stack = Stack::shared().await?;
-    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    let (environment, folder) = (fresh(&stack).await?, folder::for_test_process()?);
     provision(folder, environment.clone()).await?;
     let dsn = value(&environment, "PG_SHARD1_DSN");
     execute(dsn, "INSERT INTO _sqlx_migrations VALUES (20240102030405, 'theirs', now(), true, '', 1)").await?;
@@ -277,8 +277,8 @@ async fn other_migrations_noted_in_the_same_table_stay_noted() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
-    let (environment, folder) = (fresh(&stack).await?, folder::of_this_test_process()?);
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
+    let (environment, folder) = (fresh(&stack).await?, folder::for_test_process()?);
     provision(folder, environment.clone()).await?;
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
     let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
@@ -292,12 +292,12 @@ async fn a_bucket_that_keeps_versions_is_removed_with_all_of_them() -> Result<()
     let removed = remove(&environment).await?;
     ensure!(removed.line(&format!("bucket {bucket}")) == "removed, with 5 receipts", "{removed:?}");
     let gone = client.head_bucket().bucket(bucket).send().await;
-    ensure!(gone.is_err_and(|error| error.into_service_error().is_not_found()), "the bucket is still there");
+    ensure!(gone.is_err_and(|error| error.into_service_error().is_not_found()), "the bucket still exists");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_are_left_as_long_as_their_group_has_members() -> Result<()> {
+async fn topics_are_kept_while_their_group_has_members() -> Result<()> {
     let stack = Stack::shared().await?;
     let consumer = stack.consumer().start().await?;
     consumer.ready(PATIENCE).await?;
@@ -308,12 +308,12 @@ async fn topics_are_left_as_long_as_their_group_has_members() -> Result<()> {
     let refused = refuse_to_remove(&environment).await?;
     let group = format!("group {}", stack.group());
     ensure!(refused.line(&group) == "FAILED: the consumer group still has members", "{refused:?}");
-    ensure!(refused.line("shard1").contains("left until the topics are gone"), "{refused:?}");
-    let looked = run(&environment, &["--check"]).await?;
-    ensure!(looked.text.matches("exists").count() == 4, "{looked:?}");
+    ensure!(refused.line("shard1").contains("kept until the topics are removed"), "{refused:?}");
+    let checked = run(&environment, &["--check"]).await?;
+    ensure!(checked.text.matches("exists").count() == 4, "{checked:?}");
 
     consumer.stop().await?;
-    // A member may be missed for a while by the group.
+    // The group may keep a lost member for a while.
     let removed = run(&with(&environment, "WAIT", "60"), &["--remove"]).await?;
     ensure!(removed.succeeded && removed.line(&group) == "removed", "{removed:?}");
     ensure!(removed.line(&format!("topic {}", stack.topic())) == "removed", "{removed:?}");
@@ -321,9 +321,9 @@ async fn topics_are_left_as_long_as_their_group_has_members() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_is_trusted_by_the_ca_file_beside_its_dsn_alone() -> Result<()> {
+async fn a_server_is_trusted_only_by_the_ca_file_of_its_dsn() -> Result<()> {
     let stack = Stack::shared().await?;
-    let folder = folder::of_this_test_process()?;
+    let folder = folder::for_test_process()?;
     let postgres =
         Postgres::start_secured(folder, "tls-postgres", &Authority::new("right")?.loopback("postgres")?).await?;
     let right = postgres.ca_file().context("a secured Postgres has an authority")?;
@@ -349,7 +349,7 @@ async fn a_server_is_trusted_by_the_ca_file_beside_its_dsn_alone() -> Result<()>
     Ok(())
 }
 
-/// The bucket's tags of ours: key and value.
+/// Returns the bucket's tags of ours: key and value.
 async fn tags(stack: &Stack, bucket: &str) -> Result<Vec<(String, String)>> {
     let answer = stack.s3().get_bucket_tagging().bucket(bucket).send().await;
     let tags = match answer {
@@ -361,8 +361,8 @@ async fn tags(stack: &Stack, bucket: &str) -> Result<Vec<(String, String)>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+async fn a_bucket_with_objects_is_claimed_only_on_request() -> Result<()> {
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     let environment = fresh(&stack).await?;
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
     client.create_bucket().bucket(bucket).send().await?;
@@ -371,14 +371,14 @@ async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Re
 
     let refused = run(&environment, &[]).await?;
     let line = refused.line(&format!("bucket {bucket}"));
-    ensure!(!refused.succeeded && line.contains("holds objects and no OrderFlow's tag"), "{refused:?}");
+    ensure!(!refused.succeeded && line.contains("holds objects and has no owner tag"), "{refused:?}");
     let (tagged, private) =
         (tags(&stack, bucket).await?, client.get_public_access_block().bucket(bucket).send().await.is_ok());
     ensure!(tagged.is_empty() && !private, "the bucket was changed: {tagged:?}");
     let nothing = run(&environment, &["--remove"]).await?;
-    ensure!(nothing.line(&format!("bucket {bucket}")) == "nothing of ours", "{nothing:?}");
+    ensure!(nothing.line(&format!("bucket {bucket}")) == "has no owner, nothing removed", "{nothing:?}");
 
-    // By name: with a tag, or with the flag.
+    // Claimed by name: with a tag, or with the flag.
     let owner = value(&environment, "OWNER");
     let tag = Tag::builder().key("orderflow.dev/owner").value(owner).build()?;
     let tagging = Tagging::builder().tag_set(tag).build()?;
@@ -389,8 +389,8 @@ async fn a_bucket_that_holds_objects_is_claimed_only_by_those_who_say_so() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Result<()> {
-    let stack = Stack::shared_with_localstack().await?;
+async fn an_adopted_bucket_is_emptied_of_receipts_and_kept() -> Result<()> {
+    let stack = Stack::builder().store(Store::Localstack).start().await?;
     let environment = fresh(&stack).await?;
     let (client, bucket) = (stack.s3(), value(&environment, "S3_BUCKET"));
     client.create_bucket().bucket(bucket).send().await?;
@@ -399,7 +399,7 @@ async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Res
     put(&stack, &environment, [receipt("alice")]).await?;
 
     let removed = remove(&environment).await?;
-    let kept = "kept, as nothing says that an OrderFlow created it; 1 receipt removed";
+    let kept = "kept, because no tag shows that an OrderFlow created it; 1 receipt removed";
     ensure!(removed.line(&format!("bucket {bucket}")) == kept, "{removed:?}");
     client.head_bucket().bucket(bucket).send().await?;
     ensure!(tags(&stack, bucket).await?.is_empty(), "{:?}", tags(&stack, bucket).await?);
@@ -407,23 +407,23 @@ async fn a_bucket_that_was_there_before_is_emptied_of_receipts_and_kept() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_that_were_there_before_are_kept() -> Result<()> {
+async fn topics_from_before_are_kept() -> Result<()> {
     let stack = Stack::shared().await?;
     let mut environment = fresh(&stack).await?;
     let topic = value(&environment, "KAFKA_TOPIC").to_owned();
     let relay = format!("{topic}.relay");
-    // As an earlier version made it: without a partition that says whose the topics are.
+    // Created as in an earlier version: without a partition that names the topics' owner.
     stack.create_topic(&topic, 6).await?;
     stack.create_topic(&relay, 2).await?;
     let group = value(&environment, "OWNER").replacen('/', ".", 1);
     environment.push(("KAFKA_GROUP_ID".to_owned(), group.clone()));
     let unclaimed = run(&environment, &["--check"]).await?;
-    ensure!(unclaimed.line(&format!("topic {relay}")).contains("the topics are nobody's yet"), "{unclaimed:?}");
+    ensure!(unclaimed.line(&format!("topic {relay}")).contains("the topics have no owner yet"), "{unclaimed:?}");
     let made = run(&environment, &[]).await?;
     ensure!(made.succeeded && made.line(&format!("topic {relay}")).starts_with("exists, 3 partitions"), "{made:?}");
 
     let removed = remove(&environment).await?;
-    let kept = "kept, as nothing says that an OrderFlow created it";
+    let kept = "kept, because no record shows that an OrderFlow created it";
     for (name, line) in [
         (topic.clone(), kept),
         (format!("{topic}.notifications"), "removed"),
@@ -433,9 +433,9 @@ async fn topics_that_were_there_before_are_kept() -> Result<()> {
         ensure!(removed.line(&format!("topic {name} ")) == line, "{name}: {removed:?}");
     }
     // Without its offsets the next group of that name would notify every user again.
-    let kept = format!("kept, as the topic {topic} stays");
+    let kept = format!("kept, because the topic {topic} stays");
     ensure!(removed.line(&format!("group {group}")) == kept, "{removed:?}");
-    // They are nobody's again.
+    // The topics have no owner again.
     let next = with(&fresh(&stack).await?, "KAFKA_TOPIC", &topic);
     let next = run(&next, &[]).await?;
     ensure!(next.succeeded, "{next:?}");
@@ -452,8 +452,8 @@ async fn topics_have_one_owner_by_any_name_of_their_brokers() -> Result<()> {
 
     let alias = value(&environment, "KAFKA_BROKERS").replace("127.0.0.1", "localhost");
     let second = with(&with(&fresh(&stack).await?, "KAFKA_TOPIC", topic), "KAFKA_BROKERS", &alias);
-    let expected = format!("FAILED: the topics are {}'s; nothing was written", value(&environment, "OWNER"));
-    // Its databases are its own by now, so it is the topics alone that refuse their removal.
+    let expected = format!("FAILED: the topics belong to {}; nothing was written", value(&environment, "OWNER"));
+    // Its databases belong to it by now, so only the topics refuse their removal.
     for arguments in [&[][..], &["--check"], &["--remove"]] {
         let refused = run(&second, arguments).await?;
         ensure!(
@@ -461,8 +461,8 @@ async fn topics_have_one_owner_by_any_name_of_their_brokers() -> Result<()> {
             "{arguments:?}: {refused:?}"
         );
     }
-    let looked = run(&environment, &["--check"]).await?;
-    ensure!(looked.succeeded, "{looked:?}");
+    let checked = run(&environment, &["--check"]).await?;
+    ensure!(checked.succeeded, "{checked:?}");
 
     let adopted = run(&second, &["--adopt"]).await?;
     ensure!(adopted.succeeded, "{adopted:?}");
@@ -473,7 +473,7 @@ async fn topics_have_one_owner_by_any_name_of_their_brokers() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_that_claim_topics_at_once_one_has_them() -> Result<()> {
+async fn one_of_two_concurrent_claims_of_topics_wins() -> Result<()> {
     let stack = Stack::shared().await?;
     let first = fresh(&stack).await?;
     let topic = value(&first, "KAFKA_TOPIC").to_owned();
@@ -484,17 +484,17 @@ async fn of_two_that_claim_topics_at_once_one_has_them() -> Result<()> {
     let runs = try_join_all(rivals.iter().map(|rival| run(rival, &[]))).await?;
     let winners = runs.iter().filter(|run| run.succeeded).count();
     ensure!(winners == 1, "{winners}: {runs:?}");
-    let winner = runs.iter().position(|run| run.succeeded).context("nobody has them")?;
+    let winner = runs.iter().position(|run| run.succeeded).context("no run has them")?;
     let removed = remove(&rivals[winner]).await?;
     ensure!(removed.line(&format!("topic {topic} ")) == "removed", "{removed:?}");
     Ok(())
 }
 
-/// Notes, and no failure: what is not as safe as it could be works.
+/// Weaker settings cause a note and no failure, because they work.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_says_what_the_servers_cannot_promise() -> Result<()> {
+async fn a_check_reports_weak_settings_of_the_servers() -> Result<()> {
     let stack = Stack::shared().await?;
-    let postgres = Postgres::start(folder::of_this_test_process()?, "careless-postgres").await?;
+    let postgres = Postgres::start(folder::for_test_process()?, "careless-postgres").await?;
     let careless = postgres.create_database("careless").await?;
     let environment = with(&fresh(&stack).await?, "PG_SHARD1_DSN", &careless);
     let made = run(&environment, &[]).await?;
@@ -510,15 +510,18 @@ async fn a_check_says_what_the_servers_cannot_promise() -> Result<()> {
     }
     execute(&careless, "SELECT pg_reload_conf()").await?;
     // The server reads its settings a moment later.
-    let said = eventually("the settings to be said", PATIENCE, async || {
-        let looked = run(&environment, &["--check"]).await?;
-        ensure!(looked.text.contains("fsync is off"), "{looked:?}");
-        Ok(looked)
+    let reported = eventually("the settings to be reported", PATIENCE, async || {
+        let checked = run(&environment, &["--check"]).await?;
+        ensure!(checked.text.contains("fsync is off"), "{checked:?}");
+        Ok(checked)
     })
     .await?;
-    ensure!(said.succeeded, "{said:?}");
+    ensure!(reported.succeeded, "{reported:?}");
     for note in ["fsync is off", "full_page_writes is off", "synchronous_commit is off"] {
-        ensure!(said.line("shard1").contains(note) && !said.line("shard2").contains(note), "{note}: {said:?}");
+        ensure!(
+            reported.line("shard1").contains(note) && !reported.line("shard2").contains(note),
+            "{note}: {reported:?}"
+        );
     }
     Ok(())
 }

@@ -1,18 +1,18 @@
-//! What the relay makes of an outbox that it alone can see in full.
+//! The relay: order, batches and refusals of the events of an outbox that only it reads.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Isolation, Stack, eventually, http};
+use orderflow_testbed::{Isolation, Stack, eventually, http, wait::PATIENCE};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier},
     client::DefaultClientContext,
 };
 use sqlx::{Connection, PgConnection};
 
-use crate::{outages::producer, support::PATIENCE};
+use crate::outages::producer;
 
-/// Events of one user with these numbers as their payloads.
+/// Inserts events of one user with these numbers as their payloads.
 async fn insert_events(shard: &mut PgConnection, first: i32, last: i32) -> Result<()> {
     const INSERT: &str = "INSERT INTO outbox (event_id, order_id, user_id, payload, created_at) \
                           SELECT gen_random_uuid(), gen_random_uuid(), 'alice', convert_to(n::text, 'UTF8'), now() \
@@ -21,9 +21,9 @@ async fn insert_events(shard: &mut PgConnection, first: i32, last: i32) -> Resul
     Ok(())
 }
 
-/// Its `seq` is the lowest, and nobody sees it before the relay has read a whole batch of those behind it.
+/// The event has the lowest `seq`, and is not visible before the relay has read a whole batch of those behind it.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_is_committed_behind_its_followers_is_published_once_like_them() -> Result<()> {
+async fn an_event_committed_after_later_ones_is_published_once() -> Result<()> {
     // More than a batch, which is 4,000.
     const EVENTS: i32 = 6000;
     let stack = Stack::shared().await?;
@@ -57,7 +57,7 @@ async fn an_event_that_is_committed_behind_its_followers_is_published_once_like_
     Ok(())
 }
 
-/// Limits the record batches that Kafka takes for one partition of a topic.
+/// Limits the size of the record batches that Kafka takes for one partition of a topic.
 async fn limit_batches(stack: &Stack, topic: &str, bytes: &str) -> Result<()> {
     const SETTING: &str = "max.message.bytes";
     let admin: AdminClient<DefaultClientContext> = stack.kafka().client().create()?;
@@ -99,9 +99,9 @@ async fn a_progress_record_that_kafka_refuses_halves_the_batch() -> Result<()> {
     Ok(())
 }
 
-/// All of the backlog is refused, as one batch and then as smaller ones, though but one event is too large.
+/// All of the backlog is refused, as one batch and then as smaller ones, although only one event is too large.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_kafka_refuses_is_put_aside_and_blocks_no_other() -> Result<()> {
+async fn an_event_that_kafka_refuses_is_moved_aside_and_blocks_no_other() -> Result<()> {
     const EVENTS: i32 = 1000;
     const LARGE: &str = "INSERT INTO outbox (event_id, order_id, user_id, payload, created_at) \
                          SELECT gen_random_uuid(), gen_random_uuid(), 'alice', \

@@ -1,14 +1,19 @@
-//! What the dashboard is told of all parts: true numbers while all is up, and what is down by its name.
+//! The stats for the dashboard: true numbers while all is up, and the name of a part that is down.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Service, Stack, eventually, http};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of, user},
+    eventually, http,
+    wait::PATIENCE,
+};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::{
     outages,
-    support::{Api, PATIENCE, dependencies_up, order_of, serving, serving_alone, user},
+    support::{dependencies_up, serving, serving_alone},
 };
 
 async fn stats(api: &Api) -> Result<Value> {
@@ -17,7 +22,7 @@ async fn stats(api: &Api) -> Result<Value> {
     Ok(reply.json())
 }
 
-/// Waits until the stats say so.
+/// Waits until the stats satisfy `says`.
 async fn stats_say(api: &Api, what: &str, says: impl Fn(&Value) -> bool) -> Result<Value> {
     eventually(what, PATIENCE, async || {
         let stats = stats(api).await?;
@@ -32,7 +37,7 @@ fn sum(stats: &Value, list: &str, member: &str) -> Option<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_numbers_are_those_of_what_was_ordered() -> Result<()> {
+async fn the_stats_count_the_orders() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let quiet = stats_say(&api, "Kafka to be up", |stats| stats["kafka"]["up"] == true).await?;
@@ -68,7 +73,7 @@ async fn the_numbers_are_those_of_what_was_ordered() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_shown_with_its_age() -> Result<()> {
+async fn waiting_work_is_shown_with_its_age() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving_alone(&stack).await?;
     for _ in 0..3 {
@@ -89,11 +94,11 @@ async fn what_waits_is_shown_with_its_age() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_down_is_named_and_hides_nothing_else() -> Result<()> {
-    let stack = Stack::own().await?;
+async fn a_part_that_is_down_is_named_and_hides_no_other() -> Result<()> {
+    let stack = Stack::builder().own().start().await?;
     let producer = outages::producer(&stack).start().await?;
     producer.ready(PATIENCE).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     dependencies_up(&producer, &["shard1", "shard2", "kafka", "s3"]).await?;
     api.place("alice", None).await?.acked(0)?;
 
@@ -128,19 +133,19 @@ async fn what_is_down_is_named_and_hides_nothing_else() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_who_ask_at_once_get_one_answer() -> Result<()> {
+async fn concurrent_requests_share_one_answer() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let answers = futures_util::future::try_join_all((0..50).map(async |_| stats(&api).await)).await?;
     let mut times: Vec<_> = answers.iter().filter_map(|stats| stats["at"].as_str()).collect();
     times.dedup();
-    // An answer is a second old at most, and fifty do not take fifty looks.
+    // A response is a second old at most, so fifty requests do not cause fifty queries.
     assert!(times.len() < 10, "{times:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_is_told_the_limits_and_may_call_the_controls_alone() -> Result<()> {
+async fn the_page_gets_the_limits_and_may_request_only_the_controls() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let config = api.get("/api/config").await?.json();
@@ -155,7 +160,7 @@ async fn the_page_is_told_the_limits_and_may_call_the_controls_alone() -> Result
 
     let controls = "http://127.0.0.1:8082";
     let producer = stack.producer().env("CONTROLS_URL", controls).env("DEAD_LETTER_REPLAY", "true").start().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let config = api.get("/api/config").await?.json();
     assert_eq!((&config["controls_url"], &config["dead_letter_replay"]), (&json!(controls), &json!(true)));
     let page = api.get("/").await?;
@@ -181,9 +186,9 @@ async fn dead_letters_are_counted() -> Result<()> {
     Ok(())
 }
 
-/// Whoever is on call is woken by these.
+/// Alerts are based on these metrics.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_metrics_tell_what_is_down_and_what_waits() -> Result<()> {
+async fn the_metrics_report_parts_that_are_down_and_work_that_waits() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving_alone(&stack).await?;
     api.place("alice", None).await?.acked(0)?;
@@ -191,8 +196,8 @@ async fn the_metrics_tell_what_is_down_and_what_waits() -> Result<()> {
         let metrics = http::client().get(format!("{}/metrics", producer.admin_url()?)).send().await?.text().await?;
         let value = |of: &str| metrics.lines().find_map(|line| line.strip_prefix(of)?.trim().parse::<f64>().ok());
         for (dependency, up) in [("shard1", 1.0), ("shard2", 1.0), ("kafka", 0.0), ("s3", 0.0)] {
-            let told = value(&format!(r#"orderflow_dependency_up{{dependency="{dependency}"}}"#));
-            ensure!(told == Some(up), "{dependency}: {told:?}");
+            let reported = value(&format!(r#"orderflow_dependency_up{{dependency="{dependency}"}}"#));
+            ensure!(reported == Some(up), "{dependency}: {reported:?}");
         }
         for waiting in ["outbox", "receipt_jobs"] {
             let age = |shard| value(&format!(r#"orderflow_{waiting}_oldest_seconds{{shard="{shard}"}}"#));

@@ -1,14 +1,14 @@
-//! Long-running tasks that die. The supervisor restarts, counts and names such a task; if restarts do not help, the process
-//! ends. Failpoints make the tasks die here, because no known input does.
+//! Long-running tasks that die. The supervisor restarts, counts and names such a task; if restarts do not help, the
+//! process ends. Failpoints make the tasks die here, because no known input does.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Isolation, Service, Stack, eventually, http};
+use orderflow_testbed::{Isolation, Service, Stack, api::Api, eventually, http, wait::PATIENCE};
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::support::{Api, PATIENCE, dependencies_up, serving};
+use crate::support::{dependencies_up, serving};
 
 async fn get(url: &str, path: &str) -> Result<String> {
     Ok(http::client().get(format!("{url}{path}")).send().await?.text().await?)
@@ -39,7 +39,7 @@ async fn a_task_that_panics_is_started_again_counted_and_named() -> Result<()> {
     let producer = stack.producer().env("FAILPOINTS", "receipts::run=3*return->off").start().await?;
     let admin = producer.admin_url()?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     for user in ["alice", "zara"] {
         let order = api.place(user, None).await?.acked(0)?;
         api.receipt_stored(&order.id).await?;
@@ -74,7 +74,7 @@ async fn a_task_that_panics_is_started_again_counted_and_named() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_cannot_be_kept_running_ends_the_process_and_until_then_orders_are_stored() -> Result<()> {
+async fn a_task_that_keeps_dying_ends_the_process_and_orders_are_stored_until_then() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "receipts::run=return(shard1)").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
@@ -87,7 +87,7 @@ async fn a_task_that_cannot_be_kept_running_ends_the_process_and_until_then_orde
         Ok(())
     })
     .await?;
-    let reply = Api::of(&producer)?.place("alice", None).await?;
+    let reply = Api::new(&producer)?.place("alice", None).await?;
     assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
     let status = producer.process().wait_for_exit(PATIENCE).await?;
     assert_eq!(status.code(), Some(1));
@@ -114,11 +114,11 @@ async fn the_consumers_loop_is_started_again_and_notifies_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stats_answer_and_name_a_source_whose_question_panics() -> Result<()> {
+async fn the_stats_name_a_source_whose_query_panics() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "stats::bucket=return").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let reply = Api::of(&producer)?.get("/api/stats").await?;
+    let reply = Api::new(&producer)?.get("/api/stats").await?;
     assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
     let stats = reply.json();
     assert_eq!((&stats["s3"]["up"], &stats["shards"][0]["up"]), (&Value::from(false), &Value::from(true)), "{stats}");
@@ -130,21 +130,21 @@ async fn the_stats_answer_and_name_a_source_whose_question_panics() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stats_say_so_if_a_source_never_answers() -> Result<()> {
+async fn the_stats_name_a_source_that_never_answers() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "stats::held-up=return").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let request = api.request("GET", "/api/stats").timeout(PATIENCE);
     api.send(request).await?.expect_problem(503, "no-answer-in-time").map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_panics_costs_itself_alone() -> Result<()> {
+async fn a_request_that_panics_fails_alone() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("FAILPOINTS", "http::place=1*return(alice)->off").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     api.place("alice", None).await?.expect_problem(500, "internal")?;
     assert_eq!(api.place("alice", None).await?.status, StatusCode::CREATED);
     assert!(get(&producer.admin_url()?, "/metrics").await?.contains("\norderflow_panics_total 1\n"));

@@ -1,128 +1,22 @@
-//! What the tests of the pipeline share: a client that places orders, and the check that each order which was answered
-//! 201 is there exactly once, everywhere.
+//! Support of the pipeline's tests: running producers, and the check that each order which was answered 201 exists
+//! exactly once in each place.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, ensure};
-use futures_util::{StreamExt, stream};
-use orderflow_testbed::{Isolation, Producer, Record, Stack, eventually, http};
-use reqwest::{StatusCode, header::HeaderMap};
+use orderflow_testbed::{
+    Isolation, Producer, Record, Stack,
+    api::{Acked, Api, Reply},
+    eventually, http,
+    wait::PATIENCE,
+};
 use serde_json::Value;
 use sqlx::Row;
 
-/// Long enough for anything that is going to happen on two busy cores.
-pub const PATIENCE: Duration = Duration::from_secs(180);
-
-/// A client of one producer.
-#[derive(Clone)]
-pub struct Api {
-    pub client: reqwest::Client,
-    pub url: String,
-}
-
-/// An answer, read to the end.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub text: String,
-}
-
-/// An order that was answered 201.
-#[derive(Clone, Debug)]
-pub struct Acked {
-    pub id: String,
-    pub user_id: String,
-    pub shard: String,
-    pub receipt: String,
-    /// Position among the orders of its sender: of one user, in the order in which they were answered.
-    pub sequence: usize,
-}
-
-impl Api {
-    pub fn of(producer: &Producer) -> Result<Self> {
-        Ok(Self { client: http::client(), url: producer.url()? })
-    }
-
-    pub async fn get(&self, path: &str) -> Result<Reply> {
-        Reply::read(self.client.get(format!("{}{path}", self.url)).send().await?).await
-    }
-
-    /// Posts `body` as it is.
-    pub async fn post(&self, body: impl Into<String>, key: Option<&str>) -> Result<Reply> {
-        let mut request = self
-            .client
-            .post(format!("{}/api/orders", self.url))
-            .header("content-type", "application/json")
-            .body(body.into());
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key);
-        }
-        Reply::read(request.send().await?).await
-    }
-
-    pub async fn place(&self, user: &str, key: Option<&str>) -> Result<Reply> {
-        self.post(order_of(user), key).await
-    }
-
-    /// Places `count` orders of users on both shards over 16 connections; all must be answered 201.
-    pub async fn place_many(&self, count: usize) -> Result<Vec<Acked>> {
-        let replies: Vec<Result<Acked>> = stream::iter(0..count)
-            .map(async |sequence| {
-                let reply = self.place(&user(sequence), None).await?;
-                ensure!(reply.status == StatusCode::CREATED, "order {sequence}: {reply:?}");
-                reply.acked(sequence)
-            })
-            .buffer_unordered(16)
-            .collect()
-            .await;
-        replies.into_iter().collect()
-    }
-}
-
-impl Reply {
-    async fn read(response: reqwest::Response) -> Result<Self> {
-        let (status, headers) = (response.status(), response.headers().clone());
-        Ok(Self { status, headers, text: response.text().await? })
-    }
-
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error} in {:?}", self.text))
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(|value| value.to_str().expect("a header is text"))
-    }
-
-    pub fn acked(&self, sequence: usize) -> Result<Acked> {
-        let json: Value = serde_json::from_str(&self.text)?;
-        let text = |value: &Value| value.as_str().map(str::to_owned).with_context(|| format!("no text in {json}"));
-        Ok(Acked {
-            id: text(&json["order"]["id"])?,
-            user_id: text(&json["order"]["user_id"])?,
-            shard: text(&json["shard"])?,
-            receipt: text(&json["receipt"])?,
-            sequence,
-        })
-    }
-}
-
-/// Users on both shards, 40 in all.
-pub fn user(number: usize) -> String {
-    let letters = ["a", "b", "h", "m", "n", "q", "z", "7"];
-    format!("{}-user-{}", letters[number % letters.len()], number % 40)
-}
-
-pub fn order_of(user: &str) -> String {
-    format!(r#"{{"user_id":"{user}","product_name":"Keyboard","quantity":2,"price":149.99}}"#)
-}
-
-/// Waits until every order in `acked` has arrived everywhere, then checks that each is there exactly once: one row on its
-/// shard and on no other, one receipt, one committed event, one committed notification. Nothing may be left in the queues.
-/// Orders that are there and not in `acked` are fine (their outcome was unknown), but they too may be there only once.
+/// Waits until every order in `acked` has arrived everywhere. Then checks that each exists exactly once: one row on its
+/// shard and on no other, one receipt, one committed event, one committed notification. Nothing may be left in the
+/// queues. Orders that are stored but not in `acked` are fine (their outcome was unknown), but they too may exist only
+/// once.
 pub async fn expect_each_exactly_once(stack: &Stack, acked: &[Acked]) -> Result<()> {
     let wanted: BTreeMap<&str, &Acked> = acked.iter().map(|order| (order.id.as_str(), order)).collect();
     ensure!(wanted.len() == acked.len(), "two orders were answered with one id");
@@ -154,14 +48,14 @@ pub async fn expect_each_exactly_once(stack: &Stack, acked: &[Acked]) -> Result<
     Ok(())
 }
 
-/// Of each user that sends one order after the other, the events come in that order.
+/// Checks that the events of a user that sends one order after the other are in that order.
 fn expect_users_order(acked: &[Acked], events: &[Record]) -> Result<()> {
     let sequences: HashMap<&str, usize> = acked.iter().map(|order| (order.id.as_str(), order.sequence)).collect();
     let mut last: HashMap<(i32, String), usize> = HashMap::new();
     for event in events {
         let value: Value = event.json()?;
         let (Some(id), Some(user)) = (value["order_id"].as_str(), value["user_id"].as_str()) else { continue };
-        // Only users that send one after the other have an order to keep.
+        // Only users that send serially have an order to keep.
         if !user.contains("serial") {
             continue;
         }
@@ -192,7 +86,7 @@ async fn queues_are_empty(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// Id and receipt key of each order on a shard.
+/// Returns id and receipt key of each order on a shard.
 pub async fn stored(stack: &Stack, shard: usize) -> Result<Vec<(String, String)>> {
     let mut connection = stack.shard(shard).await?;
     let rows = sqlx::query("SELECT id::text, receipt_s3_key FROM orders").fetch_all(&mut connection).await?;
@@ -216,7 +110,7 @@ async fn exactly_one_per_order(stack: &Stack, topic: &str, rows: &HashMap<String
     Ok(records)
 }
 
-/// Keys of all objects in the bucket.
+/// Returns the keys of all objects in the bucket.
 pub async fn receipts(stack: &Stack) -> Result<Vec<String>> {
     let mut pages = stack.s3().list_objects_v2().bucket(stack.bucket()).into_paginator().send();
     let mut keys = Vec::new();
@@ -226,25 +120,25 @@ pub async fn receipts(stack: &Stack) -> Result<Vec<String>> {
     Ok(keys)
 }
 
-/// A producer that is connected to both shards, and a client of it.
+/// Starts a producer that is connected to both shards, with a client of it.
 pub async fn serving(stack: &Stack) -> Result<(Producer, Api)> {
     let producer = stack.producer().start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     Ok((producer, api))
 }
 
-/// The same with nothing where Kafka and S3 should be.
+/// Starts a producer without Kafka and S3: nothing listens at their addresses.
 pub async fn serving_alone(stack: &Stack) -> Result<(Producer, Api)> {
     let nowhere = format!("127.0.0.1:{}", orderflow_testbed::port::free()?);
     let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
     let producer = producer.start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     Ok((producer, api))
 }
 
-/// Waits until `/readyz` says that each of these is up.
+/// Waits until `/readyz` reports each of these as up.
 pub async fn dependencies_up(producer: &Producer, names: &[&str]) -> Result<()> {
     eventually(&format!("{names:?} to be up"), PATIENCE, async || {
         let readiness = readiness(producer).await?.json();
@@ -255,62 +149,7 @@ pub async fn dependencies_up(producer: &Producer, names: &[&str]) -> Result<()> 
     .await
 }
 
-/// The answer of `/readyz`.
+/// Returns the response of `/readyz`.
 pub async fn readiness(producer: &Producer) -> Result<Reply> {
     Reply::read(http::client().get(format!("{}/readyz", producer.admin_url()?)).send().await?).await
-}
-
-impl Api {
-    /// Starts a request that a test puts together itself.
-    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
-        let method = method.parse().expect("a method is a word");
-        self.client.request(method, format!("{}{path}", self.url))
-    }
-
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Reply> {
-        Reply::read(request.send().await?).await
-    }
-
-    /// What `GET /api/orders/{id}` answers.
-    pub async fn order(&self, id: &str) -> Result<Value> {
-        let reply = self.get(&format!("/api/orders/{id}")).await?;
-        ensure!(reply.status == StatusCode::OK, "{reply:?}");
-        Ok(reply.json())
-    }
-
-    pub async fn receipt(&self, id: &str) -> Result<Reply> {
-        self.get(&format!("/api/orders/{id}/receipt")).await
-    }
-
-    /// Waits until the order's receipt is written.
-    pub async fn receipt_stored(&self, id: &str) -> Result<()> {
-        eventually(&format!("the receipt of {id}"), PATIENCE, async || {
-            let order = self.order(id).await?;
-            ensure!(order["receipt_status"] == "stored", "{order}");
-            Ok(())
-        })
-        .await
-    }
-}
-
-impl Reply {
-    /// The reply's problem, after checking that it is one as every error of the API must be.
-    pub fn problem(&self) -> Result<Value> {
-        ensure!(self.header("content-type") == Some("application/problem+json"), "no problem: {self:?}");
-        let problem = self.json();
-        ensure!(problem["status"] == self.status.as_u16(), "its status is not the answer's: {self:?}");
-        for member in ["type", "title", "detail", "error"] {
-            ensure!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "it has no {member}: {self:?}");
-        }
-        ensure!(problem["error"] == problem["detail"], "the demo's error is not the detail: {self:?}");
-        Ok(problem)
-    }
-
-    /// Fails unless this is a problem of this status and kind (`not-accepted`).
-    pub fn expect_problem(&self, status: u16, kind: &str) -> Result<Value> {
-        let problem = self.problem()?;
-        let kind = format!("https://orderflow.dev/problems/{kind}");
-        ensure!(self.status == status && problem["type"] == kind, "not {status} {kind}: {self:?}");
-        Ok(problem)
-    }
 }

@@ -1,12 +1,17 @@
-//! An order's trail: each station says what is known of it, and what is not.
+//! An order's trail: each station reports what is known about it, and what is not.
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Acked, Api},
+    eventually,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Acked, Api, PATIENCE, serving, serving_alone};
+use crate::support::{serving, serving_alone};
 
 async fn trail(api: &Api, id: &str) -> Result<Value> {
     let reply = api.get(&format!("/api/orders/{id}/trail")).await?;
@@ -14,7 +19,7 @@ async fn trail(api: &Api, id: &str) -> Result<Value> {
     Ok(reply.json())
 }
 
-/// Waits until the trail says so.
+/// Waits until the trail satisfies `says`.
 async fn trail_says(api: &Api, id: &str, what: &str, says: impl Fn(&Value) -> bool) -> Result<Value> {
     eventually(what, PATIENCE, async || {
         let trail = trail(api, id).await?;
@@ -49,7 +54,7 @@ async fn an_order_is_followed_from_its_acceptance_to_its_notification() -> Resul
     assert_eq!(fresh["accepted"], json!({"at": at}));
     assert!(fresh["receipt"]["at"].is_string() && fresh["notified"]["at"].is_string(), "{fresh}");
 
-    // It is among what a new process shows, and later only on the topic.
+    // A new process shows the order in its history, and later only on the topic.
     producer.stop().await?;
     let (_producer, api) = serving(&stack).await?;
     api.place_many(100).await?;
@@ -64,7 +69,7 @@ async fn an_order_is_followed_from_its_acceptance_to_its_notification() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_waits_for_kafka_and_s3_says_so() -> Result<()> {
+async fn the_trail_shows_an_order_that_waits_for_kafka_and_s3() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving_alone(&stack).await?;
     let order = place(&api).await?;
@@ -79,13 +84,13 @@ async fn an_order_that_waits_for_kafka_and_s3_says_so() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_found_is_unknown_with_how_far_was_looked() -> Result<()> {
+async fn an_event_that_is_not_found_is_unknown_with_the_range_that_was_searched() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let order = place(&api).await?;
     trail_says(&api, &order.id, "the event to be published", |trail| trail["published"]["state"] == "published")
         .await?;
-    // As an order whose event was lost.
+    // The order looks as if its event was lost.
     sqlx::query("UPDATE orders SET id = '00000000-0000-7000-8000-000000000001'")
         .execute(&mut stack.shard(1).await?)
         .await?;
@@ -106,12 +111,12 @@ async fn what_cannot_be_found_is_unknown_with_how_far_was_looked() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_is_no_trail_of_no_order_and_few_are_looked_up_at_once() -> Result<()> {
+async fn a_missing_order_has_no_trail_and_concurrent_searches_are_limited() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     api.get("/api/orders/nonsense/trail").await?.expect_problem(400, "invalid-parameter")?;
-    let nobody = "/api/orders/00000000-0000-7000-8000-000000000000/trail";
-    api.get(nobody).await?.expect_problem(404, "not-found")?;
+    let missing = "/api/orders/00000000-0000-7000-8000-000000000000/trail";
+    api.get(missing).await?.expect_problem(404, "not-found")?;
 
     let order = place(&api).await?;
     trail_says(&api, &order.id, "the event to be published", |trail| trail["published"]["state"] == "published")

@@ -5,14 +5,13 @@ use orderflow_testbed::{
     Stack, folder,
     process::{Launch, Process},
     tools,
+    wait::PATIENCE,
 };
 
-use crate::support::PATIENCE;
-
-/// Starts a program with its usual environment but for one variable, and returns its log once it has ended.
+/// Starts a program with its usual environment except one variable, and returns its log once it has ended.
 async fn refused(stack: &Stack, program: &str, variable: &str, value: &str) -> Result<String> {
     let name = format!("refused-{program}-{variable}");
-    let folder = folder::of_this_test_process()?;
+    let folder = folder::for_test_process()?;
     let launch = Launch::new(&name, tools::product_binary(program)?, folder::log(folder, &name)?);
     let environment = stack.env().into_iter().chain([(variable.to_owned(), value.to_owned())]);
     let process = Process::start(environment.fold(launch, |launch, (name, value)| launch.env(name, value)))?;
@@ -22,7 +21,7 @@ async fn refused(stack: &Stack, program: &str, variable: &str, value: &str) -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_setting_with_what_nobody_sees_is_named_and_shown_escaped() -> Result<()> {
+async fn a_setting_with_invisible_characters_is_named_and_shown_escaped() -> Result<()> {
     let stack = Stack::shared().await?;
     for (program, variable, value, shown) in [
         ("orderflow-producer", "KAFKA_TOPIC", "orders\r", r#""orders\r""#),
@@ -36,16 +35,16 @@ async fn a_setting_with_what_nobody_sees_is_named_and_shown_escaped() -> Result<
         ("orderflow-consumer", "KAFKA_GROUP_ID", "group\u{200b}", r#""group\u{200b}""#),
         ("orderflow-provision", "KAFKA_TOPIC", "\u{feff}orders", r#""\u{feff}orders""#),
     ] {
-        let said = refused(&stack, program, variable, value).await?;
+        let log = refused(&stack, program, variable, value).await?;
         let named = format!("{variable}: must have no control");
-        let is_named = said.lines().any(|line| line.contains(&named) && line.ends_with(shown));
-        ensure!(is_named, "{program} {variable}: {said}");
+        let is_named = log.lines().any(|line| line.contains(&named) && line.ends_with(shown));
+        ensure!(is_named, "{program} {variable}: {log}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_with_what_nobody_sees_is_named_and_not_shown() -> Result<()> {
+async fn a_secret_with_invisible_characters_is_named_and_not_shown() -> Result<()> {
     let stack = Stack::shared().await?;
     for (program, variable) in [
         ("orderflow-producer", "AWS_ACCESS_KEY_ID"),
@@ -57,10 +56,10 @@ async fn a_secret_with_what_nobody_sees_is_named_and_not_shown() -> Result<()> {
         ("orderflow-provision", "PG_SHARD1_DSN"),
         ("orderflow-consumer", "KAFKA_SASL_PASSWORD"),
     ] {
-        let said = refused(&stack, program, variable, "hunter2\nsecond line").await?;
-        ensure!(said.contains(&format!("{variable}: must have no control")), "{program} {variable}: {said}");
-        ensure!(said.contains(r"'\n' as character 8"), "{program} {variable}: {said}");
-        ensure!(!said.contains("hunter2") && !said.contains("second line"), "{program} {variable}: {said}");
+        let log = refused(&stack, program, variable, "hunter2\nsecond line").await?;
+        ensure!(log.contains(&format!("{variable}: must have no control")), "{program} {variable}: {log}");
+        ensure!(log.contains(r"'\n' as character 8"), "{program} {variable}: {log}");
+        ensure!(!log.contains("hunter2") && !log.contains("second line"), "{program} {variable}: {log}");
     }
     Ok(())
 }

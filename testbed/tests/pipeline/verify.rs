@@ -1,10 +1,16 @@
-//! `orderflow-producer verify`: what is lost is found and queued again, what is only on its way is left alone, and nothing
-//! is there twice afterwards.
+//! `orderflow-producer verify`: lost parts are found and queued again, orders in flight are left alone, and nothing
+//! exists twice afterwards.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Consumer, Isolation, Producer, Record, Service, Stack, eventually, product::Verified};
+use orderflow_testbed::{
+    Consumer, Isolation, Producer, Record, Service, Stack,
+    api::{Acked, Api},
+    eventually,
+    product::Verified,
+    wait::PATIENCE,
+};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions},
@@ -14,15 +20,15 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord},
 };
 
-use crate::support::{Acked, Api, PATIENCE, dependencies_up, expect_each_exactly_once, receipts, serving};
+use crate::support::{dependencies_up, expect_each_exactly_once, receipts, serving};
 
 /// Orders of 40 users: enough for each partition to have events of several.
 const ORDERS: usize = 120;
 
-/// So many that what is found is put together of many.
+/// A slice so small that the result is combined from many.
 const SMALL_SLICES: [(&str, &str); 1] = [("FAILPOINTS", "verify::orders-in-a-slice=return(14)")];
 
-/// Number of a row of the report, over both shards: `events missing`.
+/// Returns the number of a row of the report, over both shards: `events missing`.
 fn count(verified: &Verified, wanted: &str) -> Result<u64> {
     let mut part = "";
     for line in verified.output.lines() {
@@ -49,12 +55,12 @@ fn expect(verified: &Verified, code: i32, counts: &[(&str, usize)]) -> Result<()
 }
 
 fn expect_requeued(verified: &Verified, receipts: usize, events: usize) -> Result<()> {
-    let said = format!("queued again: {receipts} receipts, {events} events\n");
-    ensure!(verified.output.contains(&said), "not {said}: {}", verified.output);
+    let expected = format!("queued again: {receipts} receipts, {events} events\n");
+    ensure!(verified.output.contains(&expected), "not {expected}: {}", verified.output);
     Ok(())
 }
 
-/// A stack on which everything has arrived.
+/// Returns a stack on which everything has arrived.
 async fn settled() -> Result<(Stack, Producer, Consumer, Vec<Acked>)> {
     let stack = Stack::shared().await?;
     let ((producer, api), consumer) = (serving(&stack).await?, stack.consumer().start().await?);
@@ -78,7 +84,7 @@ async fn execute(stack: &Stack, statements: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// Rows of a queue, over both shards.
+/// Returns the number of rows of a queue, over both shards.
 async fn queued(stack: &Stack, table: &str) -> Result<i64> {
     let mut rows = 0;
     for shard in [1, 2] {
@@ -104,7 +110,7 @@ fn skip_to_the_end(stack: &Stack) -> Result<()> {
     skip_beyond_the_end(stack, 0)
 }
 
-/// As a log that lost its end leaves them behind.
+/// Commits offsets beyond the ends, as after a log has lost its end.
 fn skip_beyond_the_end(stack: &Stack, by: i64) -> Result<()> {
     let topic = stack.topic();
     let group: BaseConsumer = stack.kafka().client().set("group.id", stack.group()).create()?;
@@ -130,7 +136,7 @@ async fn write_dead_letter(stack: &Stack, event: &Record) -> Result<()> {
     Ok(())
 }
 
-/// As somebody would who wants all of it gone.
+/// Deletes the topics, as a person might who wants to start over.
 async fn delete_topics(stack: &Stack) -> Result<()> {
     let topics = ["", ".notifications", ".dlq", ".relay"].map(|suffix| format!("{}{suffix}", stack.topic()));
     let names = topics.each_ref().map(String::as_str);
@@ -142,7 +148,7 @@ async fn delete_topics(stack: &Stack) -> Result<()> {
         let client: BaseConsumer = stack.kafka().client().create()?;
         let metadata = client.fetch_metadata(None, Duration::from_secs(5))?;
         let left = metadata.topics().iter().find(|topic| names.contains(&topic.name()));
-        ensure!(left.is_none(), "{:?} is still there", left.map(rdkafka::metadata::MetadataTopic::name));
+        ensure!(left.is_none(), "{:?} still exists", left.map(rdkafka::metadata::MetadataTopic::name));
         Ok(())
     })
     .await
@@ -184,8 +190,8 @@ async fn receipts_of_an_emptied_bucket_are_written_again() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receipt_of_another_length_is_written_again() -> Result<()> {
     let (stack, producer, _consumer, acked) = settled().await?;
-    // Of a user with several receipts, and of one with a single one: they are looked for in different ways.
-    let single = Api::of(&producer)?.place("alone", None).await?.acked(0)?;
+    // A user with several receipts and one with a single receipt are checked in different ways.
+    let single = Api::new(&producer)?.place("alone", None).await?.acked(0)?;
     let acked = [acked, vec![single.clone()]].concat();
     expect_each_exactly_once(&stack, &acked).await?;
     for order in [&single, &acked[0]] {
@@ -200,7 +206,7 @@ async fn a_receipt_of_another_length_is_written_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_is_not_there_is_an_error_and_no_lost_receipt() -> Result<()> {
+async fn a_missing_bucket_is_an_error_and_not_a_lost_receipt() -> Result<()> {
     let (stack, _producer, _consumer, _) = settled().await?;
     empty_bucket(&stack).await?;
     stack.s3().delete_bucket().bucket(stack.bucket()).send().await?;
@@ -212,7 +218,7 @@ async fn a_bucket_that_is_not_there_is_an_error_and_no_lost_receipt() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_s3_that_is_down_is_an_error_and_no_lost_receipt() -> Result<()> {
+async fn an_s3_that_is_down_is_an_error_and_not_a_lost_receipt() -> Result<()> {
     let (stack, _producer, _consumer, _) = settled().await?;
     let verified = stack.verify_with(&[("S3_ENDPOINT", "http://127.0.0.1:1")], &["--repair"]).await?;
     expect(&verified, 2, &[])?;
@@ -228,7 +234,7 @@ async fn a_shard_that_is_down_is_named_and_nothing_is_queued() -> Result<()> {
     let unreachable = "postgres://postgres@127.0.0.1:1/orders?sslmode=disable";
     let verified = stack.verify_with(&[("PG_SHARD2_DSN", unreachable)], &["--repair"]).await?;
     expect(&verified, 2, &[])?;
-    ensure!(verified.output.contains("shard2"), "it is not named: {}", verified.output);
+    ensure!(verified.output.contains("shard2"), "shard2 is not named: {}", verified.output);
     ensure!(queued(&stack, "receipt_jobs").await? == 0, "half of a report was acted on");
     Ok(())
 }
@@ -242,7 +248,7 @@ async fn an_event_that_was_never_published_is_found_and_published_once() -> Resu
          CREATE TRIGGER forget BEFORE INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION forget()",
     )
     .await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let forgotten = [api.place("alice", None).await?.acked(0)?, api.place("nina", None).await?.acked(0)?];
     execute(&stack, "DROP TRIGGER forget ON outbox").await?;
     acked.extend(forgotten.clone());
@@ -253,7 +259,7 @@ async fn an_event_that_was_never_published_is_found_and_published_once() -> Resu
     for order in &forgotten {
         ensure!(found.output.contains(&order.id), "{} is not named: {}", order.id, found.output);
     }
-    // Two at once: one of them may be refused, but never publishes anything twice.
+    // Two repairs at once: one of them may be refused, but neither publishes an event twice.
     let (one, two) = tokio::try_join!(stack.verify(&["--repair"]), stack.verify(&["--repair"]))?;
     ensure!(one.status.success() || two.status.success(), "{} {}", one.output, two.output);
     expect_each_exactly_once(&stack, &acked).await?;
@@ -268,7 +274,7 @@ async fn a_deleted_topic_is_repaired_only_with_renotify() -> Result<()> {
     delete_topics(&stack).await?;
     let without = stack.verify(&["--repair"]).await?;
     expect(&without, 2, &[])?;
-    ensure!(without.output.contains("is not there: run orderflow-provision"), "{}", without.output);
+    ensure!(without.output.contains("does not exist: run orderflow-provision"), "{}", without.output);
     stack.provision().await?;
 
     let left_alone = stack.verify(&["--repair"]).await?;
@@ -303,13 +309,13 @@ async fn a_deleted_topic_is_repaired_only_with_renotify() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_are_still_on_their_way_are_not_repaired() -> Result<()> {
+async fn orders_in_flight_are_not_repaired() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     let mut acked = api.place_many(ORDERS).await?;
     published(&stack).await?;
     producer.stop().await?;
-    // Whoever holds the relays' lock keeps the events in the outbox.
+    // This lock of the relays keeps the events in the outbox.
     let mut relays = Vec::new();
     for shard in [1, 2] {
         let mut connection = stack.shard(shard).await?;
@@ -318,7 +324,7 @@ async fn orders_that_are_still_on_their_way_are_not_repaired() -> Result<()> {
     }
     producer.start_again().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    acked.extend(Api::of(&producer)?.place_many(ORDERS).await?);
+    acked.extend(Api::new(&producer)?.place_many(ORDERS).await?);
 
     for variables in [&[], &SMALL_SLICES[..]] {
         let verified = stack.verify_with(variables, &["--repair"]).await?;
@@ -340,10 +346,10 @@ async fn orders_that_are_still_on_their_way_are_not_repaired() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn notifications_that_a_person_had_skipped_are_sent_and_dead_letters_are_left_alone() -> Result<()> {
+async fn skipped_notifications_are_sent_and_dead_letters_left_alone() -> Result<()> {
     let (stack, producer, consumer, acked) = settled().await?;
     consumer.stop().await?;
-    let skipped = Api::of(&producer)?.place_many(ORDERS).await?;
+    let skipped = Api::new(&producer)?.place_many(ORDERS).await?;
     let events = eventually("the events are published", PATIENCE, async || {
         let events = stack.read_topic(&stack.topic(), Isolation::ReadCommitted).await?;
         ensure!(events.len() == 2 * ORDERS, "{} events", events.len());
@@ -351,7 +357,7 @@ async fn notifications_that_a_person_had_skipped_are_sent_and_dead_letters_are_l
     })
     .await?;
     skip_to_the_end(&stack)?;
-    // As if a consumer had not been able to read the last of them.
+    // The last event looks as if a consumer had not been able to read it.
     let dead = events.iter().rev().find(|event| skipped.iter().any(|order| event.text().contains(&order.id)));
     write_dead_letter(&stack, dead.context("no event of the skipped orders")?).await?;
 
@@ -365,8 +371,8 @@ async fn notifications_that_a_person_had_skipped_are_sent_and_dead_letters_are_l
     expect(&found, 1, &counts)?;
     let repaired = stack.verify(&["--repair"]).await?;
     expect(&repaired, 0, &counts)?;
-    let said = format!("and {} events whose notifications are missing", ORDERS - 1);
-    ensure!(repaired.output.contains(&said), "{}", repaired.output);
+    let expected = format!("and {} events whose notifications are missing", ORDERS - 1);
+    ensure!(repaired.output.contains(&expected), "{}", repaired.output);
 
     let _consumer = stack.consumer().start().await?;
     let topic = format!("{}.notifications", stack.topic());
@@ -390,9 +396,9 @@ async fn notifications_that_a_person_had_skipped_are_sent_and_dead_letters_are_l
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_of_orders_that_no_shard_has_are_told() -> Result<()> {
+async fn records_without_an_order_are_reported() -> Result<()> {
     let (stack, _producer, _consumer, acked) = settled().await?;
-    // Not the first and the last, between which all are looked at.
+    // Neither the first nor the last order, between which all are checked.
     let lost = &acked[ORDERS / 2];
     for shard in [1, 2] {
         let delete = sqlx::query("DELETE FROM orders WHERE id = $1::uuid").bind(&lost.id);
@@ -418,7 +424,7 @@ async fn a_second_repair_is_refused_while_one_runs() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn repairs_while_orders_flow_double_nothing() -> Result<()> {
     let (stack, producer, _consumer, mut acked) = settled().await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let flow = tokio::spawn(async move {
         let mut acked = Vec::new();
         for _ in 0..10 {

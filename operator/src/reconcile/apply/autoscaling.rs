@@ -1,8 +1,8 @@
-//! The way from a fixed number of pods to autoscaling. A field that we set and then leave out is removed by the API server,
-//! and without a number of replicas there is one pod: all others would be stopped until the autoscaler starts them again. So
-//! the number is first given to a second field manager, whose claim lasts until the autoscaler writes its own.
+//! Hands the number of pods over to an autoscaler. The API server removes a field that we no longer apply, and a
+//! Deployment without a number of replicas has one pod: all others would stop until the autoscaler acts. So a second
+//! field manager claims the number first, until the autoscaler writes its own.
 //!
-//! The way back needs nothing: `spec.replicas` is applied with force.
+//! The way back needs no such step, because `spec.replicas` is applied with force.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
@@ -14,11 +14,11 @@ use serde_json::json;
 use super::{Applier, Child, problem};
 use crate::{cache::trim::sets_replicas, pipeline::Part};
 
-/// Has the number of replicas in the meantime.
+/// The field manager that holds the number of replicas in between.
 pub const SECOND_MANAGER: &str = "orderflow-operator-autoscaling";
 
 impl Applier<'_> {
-    /// Does nothing if the number is not ours any more. `least`: what a new Deployment has.
+    /// Hands over the number of replicas, unless we no longer set it. A new Deployment starts with `least`.
     pub(super) async fn hand_over_replicas(&mut self, wanted: &Deployment, least: i32, exists: bool) -> Part<()> {
         let name = wanted.name_any();
         if exists {
@@ -31,7 +31,7 @@ impl Applier<'_> {
             first.spec.get_or_insert_default().replicas = Some(least);
             self.apply(first).await?;
         }
-        // What the watch knows may be older than the autoscaler's last write, and would undo it.
+        // The watch may be behind the autoscaler's last write, which this would undo.
         let live = self.api::<Deployment>().get(&name).await.map_err(|error| problem::<Deployment>(&name, &error))?;
         if !sets_replicas(&live.metadata) {
             return Ok(());
@@ -44,9 +44,9 @@ impl Applier<'_> {
             "spec": { "replicas": replicas },
         });
         let parameters = PatchParams::apply(SECOND_MANAGER).force();
-        let handed = self.api::<Deployment>().patch(&name, &parameters, &Patch::Apply(patch)).await;
-        handed.map_err(|error| problem::<Deployment>(&name, &error))?;
-        tracing::info!(name, replicas, "the number of replicas is the autoscaler's now");
+        let patched = self.api::<Deployment>().patch(&name, &parameters, &Patch::Apply(patch)).await;
+        patched.map_err(|error| problem::<Deployment>(&name, &error))?;
+        tracing::info!(name, replicas, "handed the number of replicas over to the autoscaler");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The kinds of children, and the store that has each.
+//! The kinds of children, and the store of each.
 
 use std::fmt::Debug;
 

@@ -1,11 +1,11 @@
-//! Server-side apply tells ports apart by their number. One whose number somebody changed is another one to it, which would
-//! stay beside ours with the same name, and the API server refuses that. So the list is replaced as a whole, before ours is
-//! applied again.
+//! Server-side apply identifies ports by their number. If a user changes a number, applying ours adds a second port
+//! with the same name, which the API server refuses. So the list is replaced as a whole before the next apply.
 
 use k8s_openapi::serde::Serialize;
 use serde_json::{Value, json};
 
-/// A strategic merge patch after which the child has its own ports and no others. None: it has none.
+/// Returns a strategic merge patch after which the child has exactly its own ports, or `None` for a child without
+/// ports.
 pub fn replaced(child: &impl Serialize) -> Option<Value> {
     let child = serde_json::to_value(child).ok()?;
     let spec = match child["kind"].as_str()? {
@@ -34,7 +34,7 @@ mod tests {
     use crate::build::fixture;
 
     #[test]
-    fn the_lists_of_ports_are_replaced_and_nothing_else() {
+    fn only_the_lists_of_ports_are_replaced() {
         let producer = fixture::build(&fixture::pipeline(&json!({}))).producer;
         let all = json!({ "$patch": "replace" });
         let service = replaced(&producer.service).unwrap();

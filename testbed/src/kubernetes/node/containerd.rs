@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::network::PODS;
-use super::{START_DEADLINE, run, write};
-use crate::process::{Launch, Process};
-use crate::service::wait_until_answered;
-use crate::{folder, tools};
+use super::{START_DEADLINE, network::PODS, run, write};
+use crate::{
+    folder,
+    process::{Launch, Process},
+    service::wait_until_answered,
+    tools,
+};
 
 pub(super) fn socket(files: &Path) -> PathBuf {
     files.join("containerd.sock")
@@ -32,7 +34,7 @@ pub(super) async fn wait_until_up(containerd: &Process, files: &Path) -> Result<
     .await
 }
 
-/// Takes in all images of an OCI layout, under the names that it gives them.
+/// Imports all images of an OCI layout, under the names that it gives them.
 pub(super) async fn import(files: &Path, layout: &Path) -> Result<()> {
     let archive = files.join("images.tar");
     let (archive_name, layout) = (archive.display().to_string(), layout.display().to_string());
@@ -43,8 +45,8 @@ pub(super) async fn import(files: &Path, layout: &Path) -> Result<()> {
     std::fs::remove_file(&archive).context("remove the images' archive")
 }
 
-/// Each pod has a link of its own to the node. A bridge would let the answers of a pod on it pass by the node's translation
-/// of a Service's address.
+/// Returns the network plugins. Each pod has a link of its own to the node: over a bridge, the responses of a pod would
+/// bypass the node's translation of a Service's address.
 fn plugins(files: &Path) -> serde_json::Value {
     let addresses = json!({
         "type": "host-local",
@@ -74,7 +76,7 @@ address = "{socket}"
 
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "localhost/orderflow/pause:local"
-# Only who may lower a process's chance to be killed may set it at all.
+# Without the capability to lower a process's chance to be killed, containerd must not set it.
 restrict_oom_score_adj = true
 disable_apparmor = true
 

@@ -1,13 +1,11 @@
-//! CoreDNS: what the names of Services mean. It runs beside the pods, on the node's address.
+//! CoreDNS, which resolves the names of Services. It runs beside the pods, on the node's address.
 
 use std::path::Path;
 
 use anyhow::Result;
 
-use super::super::address::NODE_ADDRESS;
 use super::write;
-use crate::process::Launch;
-use crate::{folder, tools};
+use crate::{folder, kubernetes::address::NODE_ADDRESS, process::Launch, tools};
 
 pub(super) const DOMAIN: &str = "cluster.local";
 

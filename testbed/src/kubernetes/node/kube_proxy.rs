@@ -1,10 +1,12 @@
-//! kube-proxy: turns the addresses of Services into those of pods.
+//! kube-proxy: translates the addresses of Services into those of pods.
 
 use std::path::Path;
 
-use super::super::address::{NODE, NODE_ADDRESS};
 use super::network::PODS;
-use crate::process::Launch;
+use crate::{
+    kubernetes::address::{NODE, NODE_ADDRESS},
+    process::Launch,
+};
 
 pub(super) fn launch(launch: Launch, kubeconfig: &Path) -> Launch {
     launch
@@ -17,7 +19,7 @@ pub(super) fn launch(launch: Launch, kubeconfig: &Path) -> Launch {
 
 const FLAGS: [&str; 5] = [
     "--proxy-mode=nftables",
-    // The kernel's tables of connections are the machine's; their size is not ours to change.
+    // The kernel's connection tables belong to the machine; their size must not change.
     "--conntrack-max-per-core=0",
     "--conntrack-tcp-timeout-established=0",
     "--conntrack-tcp-timeout-close-wait=0",

@@ -1,19 +1,21 @@
-//! The kubelet.
+//! The kubelet, which runs the node's pods.
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::super::address::{NODE, NODE_ADDRESS};
 use super::{containerd, dns, write};
-use crate::folder;
-use crate::process::Launch;
+use crate::{
+    folder,
+    kubernetes::address::{NODE, NODE_ADDRESS},
+    process::Launch,
+};
 
 pub(super) struct Settings<'a> {
     pub(super) files: &'a Path,
     pub(super) kubeconfig: &'a Path,
-    /// Signs who may ask the kubelet.
+    /// The authority that signs the certificates of the kubelet's clients.
     pub(super) authority: &'a Path,
     pub(super) cgroup: &'a str,
 }
@@ -21,7 +23,7 @@ pub(super) struct Settings<'a> {
 pub(super) fn launch(launch: Launch, settings: &Settings<'_>) -> Result<Launch> {
     let files = settings.files.join("kubelet");
     folder::create(&files)?;
-    // Pods ask the cluster's DNS alone; the machine's is in another network.
+    // Pods use the cluster's DNS only; the machine's is in another network.
     let resolv_conf = write(files.join("resolv.conf"), "")?;
     let configuration = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -37,7 +39,7 @@ pub(super) fn launch(launch: Launch, settings: &Settings<'_>) -> Result<Launch> 
         "cgroupRoot": settings.cgroup,
         "failCgroupV1": false,
         "failSwapOn": false,
-        // The disk is the machine's own, and how full it is, is not the pods' doing.
+        // The disk is the machine's own, and pods are not responsible for its usage.
         "evictionHard": { "memory.available": "1Mi" },
         "imageGCHighThresholdPercent": 100,
         "clusterDNS": [NODE_ADDRESS],

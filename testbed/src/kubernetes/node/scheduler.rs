@@ -1,4 +1,4 @@
-//! The scheduler.
+//! The scheduler, which assigns pods to the node.
 
 use std::path::Path;
 
@@ -7,6 +7,6 @@ use crate::process::Launch;
 pub(super) fn launch(launch: Launch, kubeconfig: &Path) -> Launch {
     launch
         .argument(format!("--kubeconfig={}", kubeconfig.display()))
-        // It decides alone, and nobody asks it for its health or metrics.
+        // It is the only scheduler, and nothing reads its health or metrics.
         .arguments(["--leader-elect=false", "--secure-port=0"])
 }

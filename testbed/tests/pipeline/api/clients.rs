@@ -1,9 +1,14 @@
-//! Clients that close their side of a connection: a client that still waits for its answer gets it, the order of a client
-//! that has disconnected is withdrawn from the queue, and its question gives its connection to Postgres back.
+//! Clients that close their side of a connection. A client that still waits for its response gets it. If a client has
+//! disconnected, its order is withdrawn from the queue, and its query returns its connection to the pool.
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of},
+    eventually,
+    wait::PATIENCE,
+};
 use sqlx::{Connection, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, serving, stored};
+use crate::support::{dependencies_up, serving, stored};
 
 /// Sends an order over a connection of its own, which stays open.
 async fn send(api: &Api, user: &str) -> Result<TcpStream> {
@@ -33,7 +38,7 @@ async fn answer(mut client: TcpStream) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_has_ended_its_side_is_answered() -> Result<()> {
+async fn a_client_that_has_closed_its_sending_side_is_answered() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let answers = try_join_all((0..40).map(async |number| {
@@ -50,11 +55,11 @@ async fn a_client_that_has_ended_its_side_is_answered() -> Result<()> {
 
 /// Blocks the writer with a lock at the first order, so that all others wait in the queue.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_answered() -> Result<()> {
+async fn the_order_of_a_disconnected_client_is_withdrawn_and_a_waiting_one_answered() -> Result<()> {
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("ORDER_TIMEOUT_MS", "60000").env("LOG", "debug").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let mut shard = stack.shard(1).await?;
     let mut lock = shard.begin().await?;
     sqlx::raw_sql("LOCK TABLE orders IN SHARE MODE").execute(&mut *lock).await?;
@@ -97,24 +102,25 @@ async fn the_order_of_a_client_that_is_gone_is_withdrawn_and_one_that_waits_is_a
     Ok(())
 }
 
-/// Counts on one connection to the shard, since each new one would count as a session itself.
+/// Counts on one connection to the shard, because each new one would count as a session itself.
 async fn sessions(shard: &mut PgConnection) -> Result<i64> {
     const SESSIONS: &str = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()";
     Ok(sqlx::query_scalar(SESSIONS).fetch_one(shard).await?)
 }
 
-/// A lock holds the questions up until their clients are gone, and then lets them go on. A few rounds may take longer than a
-/// question's deadline on a busy machine, and cost their connections.
+/// A lock delays the queries until their clients have disconnected, and then lets them go on. On a busy machine a few
+/// rounds may exceed the deadline of a query, and cost their connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_whose_clients_disconnect_keep_their_connections() -> Result<()> {
     const LISTS: usize = 2_000;
     const AT_ONCE: usize = 16;
-    /// Questions that ended with their clients cost a connection in each of the 125 rounds, or more.
+    /// The limit of new sessions: queries that ended with their clients would cost a connection in each of the 125
+    /// rounds.
     const FEW: i64 = 60;
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("LOG", "info,orderflow_producer::http=debug").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let address = api.url.strip_prefix("http://").context("the API's address")?;
     let (mut shard, mut watch) = (stack.shard(1).await?, stack.shard(1).await?);
     let before = sessions(&mut watch).await?;
@@ -139,7 +145,7 @@ async fn lists_whose_clients_disconnect_keep_their_connections() -> Result<()> {
         };
         timeout(PATIENCE, held_up).await.context("wait for a question to be held up")??;
         for client in clients {
-            // A reset, as a client sends that was killed.
+            // Send a reset, as a killed client does.
             client.set_zero_linger()?;
         }
         eventually("the connections to end", PATIENCE, async || {

@@ -1,20 +1,23 @@
-//! `Idempotency-Key`: the same key of the same user with the same fields is the same order, however often, at whatever
-//! time and through whichever producer it is sent.
+//! `Idempotency-Key`: the same key of the same user with the same fields is the same order, however often, whenever and
+//! through whichever producer it is sent.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use orderflow_testbed::{Producer, Stack};
+use orderflow_testbed::{
+    Producer, Stack,
+    api::{Api, Reply, order_of},
+};
 use reqwest::StatusCode;
 
-use crate::support::{Api, Reply, dependencies_up, order_of, serving, stored};
+use crate::support::{dependencies_up, serving, stored};
 
-/// Its writers, too, may find one key at the same time.
+/// Starts a producer whose two writers may find one key at the same time.
 async fn serving_with_two_writers(stack: &Stack) -> Result<(Producer, Api)> {
     let producer = stack.producer().env("SHARD_WRITERS", "2").start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     Ok((producer, api))
 }
 
@@ -48,7 +51,7 @@ async fn an_equal_request_with_the_same_key_gets_the_first_answer_again() -> Res
         assert_eq!(again.text, first.text);
     }
 
-    // By now the order has changed in nothing but its receipt, and the first answer stays what it was.
+    // By now only the order's receipt has changed, and the first response stays the same.
     api.receipt_stored(&id).await?;
     let again = placed(&api, body, "8e03978e-40d5").await?;
     assert!(is_replay(&again), "{again:?}");
@@ -63,7 +66,7 @@ async fn an_equal_request_with_the_same_key_gets_the_first_answer_again() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_key_of_another_user_is_another_order() -> Result<()> {
+async fn the_same_key_of_another_user_is_a_different_order() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     for user in ["alice", "adam", "zara"] {
@@ -93,7 +96,7 @@ async fn the_same_key_with_other_fields_is_refused() -> Result<()> {
 
 /// 64 requests with one key, and 64 with eight others between them, over two producers at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn concurrent_equal_requests_make_one_order_for_each_key() -> Result<()> {
+async fn concurrent_equal_requests_create_one_order_per_key() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_first, one) = serving_with_two_writers(&stack).await?;
     let (_second, two) = serving_with_two_writers(&stack).await?;
@@ -124,7 +127,7 @@ async fn concurrent_equal_requests_make_one_order_for_each_key() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_concurrent_different_requests_with_one_key_one_wins() -> Result<()> {
+async fn one_of_concurrent_different_requests_with_one_key_wins() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving_with_two_writers(&stack).await?;
     let requests = (0..64).map(|number| {
@@ -145,10 +148,10 @@ async fn of_concurrent_different_requests_with_one_key_one_wins() -> Result<()> 
     Ok(())
 }
 
-/// What a batch stores is committed before its known keys are looked up: a look that fails says nothing of what is stored.
+/// A batch is committed before its known keys are read: a failed read does not mean that nothing is stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_at_a_known_key_that_fails_refuses_nothing() -> Result<()> {
-    // The session that stores next finds no table any more; the one after it does.
+async fn a_failed_read_of_a_known_key_refuses_nothing() -> Result<()> {
+    // The next session that stores an order finds the table missing; the one after it does not.
     const BREAK: &str = "CREATE SEQUENCE breaks; \
         CREATE FUNCTION break() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
             IF nextval('breaks') = 1 THEN PERFORM set_config('search_path', 'pg_catalog', false); END IF; RETURN NULL; \
@@ -166,8 +169,8 @@ async fn a_look_at_a_known_key_that_fails_refuses_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The purge compares a key's age with the database's clock. On one machine both clocks are one, so the test shows where
-/// the time comes from: the order's was taken before its statement began.
+/// The purge compares a key's age with the database's clock. On one machine both clocks agree, so the test shows the
+/// source of the time: the order's was taken before its statement began.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_aged_by_the_clock_of_its_database() -> Result<()> {
     const AGED_BY_STATEMENT: &str = "SELECT idempotency_keys.created_at > orders.created_at \

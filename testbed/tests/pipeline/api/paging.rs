@@ -1,16 +1,19 @@
-//! Keyset paging: every order once, newest first over all shards, whatever comes in meanwhile.
+//! Keyset paging: every order once, newest first over all shards, whatever is inserted in between.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::Stack;
+use orderflow_testbed::{
+    Stack,
+    api::{Api, user},
+};
 use reqwest::StatusCode;
 use uuid::Uuid;
 
-use crate::support::{Api, serving, user};
+use crate::support::serving;
 
-/// Microseconds since 1970, and the id: what the list is ordered by.
+/// The sort key of the list: microseconds since 1970, and the id.
 type Position = (i64, Uuid);
 
-/// What the databases have, newest first.
+/// Returns the orders of the databases, newest first.
 async fn expected(stack: &Stack, user: Option<&str>) -> Result<Vec<Uuid>> {
     const POSITIONS: &str = "SELECT (extract(epoch FROM created_at) * 1000000)::bigint, id FROM orders \
                              WHERE user_id = $1 OR $1 IS NULL";
@@ -24,7 +27,7 @@ async fn expected(stack: &Stack, user: Option<&str>) -> Result<Vec<Uuid>> {
     Ok(positions.into_iter().rev().map(|(_, id)| id).collect())
 }
 
-/// A page, and the cursor of the next.
+/// Returns a page, and the cursor of the next.
 async fn page(api: &Api, query: &str, cursor: Option<&str>) -> Result<(Vec<Uuid>, Option<String>)> {
     let cursor = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
     let reply = api.get(&format!("/api/orders?{query}{cursor}")).await?;
@@ -36,7 +39,7 @@ async fn page(api: &Api, query: &str, cursor: Option<&str>) -> Result<(Vec<Uuid>
     Ok((ids, list["next_cursor"].as_str().map(str::to_owned)))
 }
 
-/// All pages. Each but the last must be full.
+/// Returns all pages. Each but the last must be full.
 async fn pages(api: &Api, query: &str, limit: usize) -> Result<Vec<Uuid>> {
     let query = format!("{query}&limit={limit}");
     let (mut all, mut next) = page(api, &query, None).await?;
@@ -77,7 +80,7 @@ async fn pages_have_every_order_once_and_newest_first() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_come_between_two_pages_shift_nothing() -> Result<()> {
+async fn orders_placed_between_two_pages_shift_nothing() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     api.place_many(20).await?;
@@ -95,7 +98,7 @@ async fn orders_that_come_between_two_pages_shift_nothing() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_of_the_same_moment_fall_between_no_two_pages() -> Result<()> {
+async fn orders_of_the_same_time_are_not_lost_between_two_pages() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     api.place_many(20).await?;
@@ -110,7 +113,7 @@ async fn orders_of_the_same_moment_fall_between_no_two_pages() -> Result<()> {
 
 /// Covers the state after an import of old orders.
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_of_before_1970_are_paged_through_like_others() -> Result<()> {
+async fn orders_from_before_1970_are_paged_like_others() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let acked = api.place_many(6).await?;

@@ -4,21 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join, join_all};
-use orderflow_testbed::{Isolation, Record, Service, Stack, eventually, wait::accepted};
+use orderflow_testbed::{
+    Isolation, Record, Service, Stack,
+    api::{Api, Reply, order_of, user},
+    eventually,
+    wait::{PATIENCE, accepted},
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Api, PATIENCE, Reply, expect_each_exactly_once, order_of, serving, stored, user};
+use crate::support::{expect_each_exactly_once, serving, stored};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// The order of the demo's README.
+/// Returns the order of the demo's README.
 fn keyboard(user: &str) -> String {
     format!(r#"{{"user_id":"{user}","product_name":"Mechanical Keyboard","quantity":2,"price":149.99}}"#)
 }
 
-/// The id and `created_at` of a placed order.
+/// Returns the id and `created_at` of a placed order.
 fn id_and_time(reply: &Reply) -> Result<(String, String)> {
     ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
     let order = &reply.json()["order"];
@@ -128,7 +133,7 @@ async fn an_order_becomes_one_event_under_its_users_key() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_trace_of_a_request_goes_on_in_its_event_and_without_one_the_order_is_the_trace() -> Result<()> {
+async fn an_event_continues_the_trace_of_its_request_or_starts_one() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let given = [
@@ -209,7 +214,7 @@ async fn an_event_becomes_one_notification_a_log_line_and_a_message_of_the_feed(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_order_twice_makes_two() -> Result<()> {
+async fn equal_requests_without_a_key_are_two_orders() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let (first, _) = place_keyboard(&api, "alice").await?;
@@ -220,7 +225,7 @@ async fn the_same_order_twice_makes_two() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_price_is_the_same_shortest_number_wherever_it_is_shown() -> Result<()> {
+async fn a_price_is_shown_as_the_same_shortest_number_everywhere() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     for (user, sent, shown) in [
@@ -246,7 +251,7 @@ async fn a_price_is_the_same_shortest_number_wherever_it_is_shown() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_the_database_refuses_takes_no_other_with_it() -> Result<()> {
+async fn an_order_that_the_database_refuses_fails_alone() -> Result<()> {
     let stack = Stack::shared().await?;
     for shard in [1, 2] {
         sqlx::query("ALTER TABLE orders ADD CONSTRAINT not_refused CHECK (product_name <> 'refused')")

@@ -1,10 +1,15 @@
-//! A receipt as clients see it: written, not yet written, gone, out of reach.
+//! A receipt as clients see it: written, pending, deleted, unreachable.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{Stack, eventually, port};
+use orderflow_testbed::{
+    Stack,
+    api::{Acked, Api},
+    eventually, port,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 
-use crate::support::{Acked, Api, PATIENCE, dependencies_up, readiness, serving};
+use crate::support::{dependencies_up, readiness, serving};
 
 async fn stored_order(api: &Api) -> Result<Acked> {
     let body = r#"{"user_id":"alice","product_name":"Mechanical Keyboard","quantity":2,"price":149.99}"#;
@@ -14,12 +19,12 @@ async fn stored_order(api: &Api) -> Result<Acked> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receipt_is_a_text_in_the_bucket_and_behind_the_api() -> Result<()> {
+async fn a_receipt_is_a_text_in_the_bucket_and_in_the_api() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let Acked { id, receipt, .. } = stored_order(&api).await?;
     let at = api.order(&id).await?["created_at"].as_str().unwrap_or_default().to_owned();
-    // The API shows all six decimals, a receipt as many as the moment needs: one order in ten ends with a zero.
+    // The API shows all six decimals, a receipt as many as the time needs: one order in ten ends with a zero.
     let at = at.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
     let text = format!(
         "ORDER RECEIPT\n\
@@ -78,7 +83,7 @@ async fn without_s3_an_order_is_accepted_and_its_receipt_pending() -> Result<()>
     let closed = format!("http://127.0.0.1:{}", port::free()?);
     let producer = stack.producer().env("S3_ENDPOINT", closed).start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let api = Api::of(&producer)?;
+    let api = Api::new(&producer)?;
     let id = api.place("alice", None).await?.acked(0)?.id;
 
     let reply = api.receipt(&id).await?;
@@ -95,11 +100,11 @@ async fn without_s3_an_order_is_accepted_and_its_receipt_pending() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_is_not_there_is_not_found() -> Result<()> {
+async fn a_missing_order_is_not_found() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
-    let nobody = uuid::Uuid::now_v7();
-    for path in [format!("/api/orders/{nobody}"), format!("/api/orders/{nobody}/receipt")] {
+    let missing = uuid::Uuid::now_v7();
+    for path in [format!("/api/orders/{missing}"), format!("/api/orders/{missing}/receipt")] {
         api.get(&path).await?.expect_problem(404, "not-found")?;
     }
     Ok(())

@@ -1,12 +1,12 @@
-//! Refusals of the database. If it refuses one order, with any SQLSTATE, the others are stored. If it refuses every order,
-//! the shard is down. A migration in progress refuses no order and no read.
+//! Refusals of the database. If it refuses one order, with any SQLSTATE, the others are stored. If it refuses every
+//! order, the shard is down. A migration in progress refuses no order and no read.
 
 use anyhow::{Result, ensure};
 use futures_util::future::join_all;
-use orderflow_testbed::{Service, Stack, eventually};
+use orderflow_testbed::{Service, Stack, eventually, wait::PATIENCE};
 use reqwest::StatusCode;
 
-use crate::support::{PATIENCE, readiness, serving, stored};
+use crate::support::{readiness, serving, stored};
 
 /// Refuses each order of the product `Poison SQLSTATE` with that SQLSTATE.
 const POISON: &str = "
@@ -23,7 +23,7 @@ fn order(user: &str, product: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_the_database_refuses_by_any_sqlstate_harms_no_other() -> Result<()> {
+async fn an_order_refused_with_any_sqlstate_fails_alone() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     sqlx::raw_sql(POISON).execute(&mut stack.shard(1).await?).await?;
@@ -49,7 +49,7 @@ async fn an_order_that_the_database_refuses_by_any_sqlstate_harms_no_other() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_client_that_is_refused_again_and_again_does_not_take_its_shard_down() -> Result<()> {
+async fn refusals_of_one_client_do_not_take_its_shard_down() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     sqlx::raw_sql(POISON).execute(&mut stack.shard(1).await?).await?;
@@ -65,7 +65,7 @@ async fn one_client_that_is_refused_again_and_again_does_not_take_its_shard_down
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_refuses_orders_with_nothing_in_common_is_down_until_it_stores_one() -> Result<()> {
+async fn a_database_that_refuses_unrelated_orders_is_down_until_it_stores_one() -> Result<()> {
     const ALL: &str = "
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'closed'; END $$;
         CREATE TRIGGER refuse BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION refuse()";
@@ -137,7 +137,7 @@ async fn orders_beside_a_client_with_hundreds_of_refused_ones_are_stored() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_whose_row_a_trigger_leaves_out_is_not_answered_201() -> Result<()> {
+async fn an_order_whose_row_a_trigger_skips_is_not_answered_201() -> Result<()> {
     const LEAVE_OUT: &str = "
         CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF NEW.product_name = 'Ghost' THEN RETURN NULL; END IF;
@@ -157,7 +157,7 @@ async fn an_order_whose_row_a_trigger_leaves_out_is_not_answered_201() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_under_way_refuses_neither_a_read_nor_an_order() -> Result<()> {
+async fn a_migration_in_progress_refuses_neither_a_read_nor_an_order() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let placed = api.place("alice", Some("key")).await?.acked(0)?;
@@ -183,7 +183,7 @@ async fn a_migration_under_way_refuses_neither_a_read_nor_an_order() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_that_is_refused_is_not_called_an_outage() -> Result<()> {
+async fn a_refused_query_is_not_reported_as_an_outage() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     let order = api.place("alice", None).await?.acked(0)?;

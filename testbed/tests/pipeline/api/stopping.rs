@@ -1,4 +1,4 @@
-//! SIGTERM: what was asked is answered, what was answered is stored, and the process ends by itself.
+//! SIGTERM: requests in flight are answered, answered orders are stored, and the process ends within its grace period.
 
 use std::{
     collections::HashSet,
@@ -8,16 +8,21 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::{join, join_all};
-use orderflow_testbed::{Service, Stack, eventually, port};
+use orderflow_testbed::{
+    Service, Stack,
+    api::{Api, order_of, user},
+    eventually, port,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, readiness, serving, stored, user};
+use crate::support::{dependencies_up, readiness, serving, stored};
 
-/// What the product promises; Kubernetes kills after 30 s.
+/// The grace period that the product promises; Kubernetes kills after 30 s.
 const GRACE: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,7 +32,7 @@ async fn every_order_answered_by_a_producer_that_stops_is_stored() -> Result<()>
     let answered = AtomicUsize::new(0);
     let clients = join_all((0..16).map(async |number| {
         let mut ids = Vec::new();
-        // A connection that is refused or closed unanswered is the end; an answer must be a good one.
+        // A connection that is refused or closed without a response ends the loop; a response must be a success.
         while let Ok(reply) = api.place(&user(number), None).await {
             ensure!(reply.status == StatusCode::CREATED, "{reply:?}");
             ids.push(reply.acked(0)?.id);
@@ -53,21 +58,21 @@ async fn every_order_answered_by_a_producer_that_stops_is_stored() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_without_kafka_and_s3_stops_in_good_order_too() -> Result<()> {
+async fn a_producer_without_kafka_and_s3_stops_gracefully_too() -> Result<()> {
     let stack = Stack::shared().await?;
     let nowhere = format!("127.0.0.1:{}", port::free()?);
     let producer = stack.producer().env("S3_ENDPOINT", format!("http://{nowhere}")).env("KAFKA_BROKERS", nowhere);
     let producer = producer.start().await?;
     dependencies_up(&producer, &["shard1", "shard2"]).await?;
-    let acked = Api::of(&producer)?.place_many(10).await?;
+    let acked = Api::new(&producer)?.place_many(10).await?;
     assert_eq!(producer.process().terminate(GRACE).await?.code(), Some(0));
     assert_eq!(stored(&stack, 1).await?.len() + stored(&stack, 2).await?.len(), acked.len());
     Ok(())
 }
 
-/// A request whose body is still on its way holds the producer in its drain for as long as the test wants.
+/// A request whose body is incomplete keeps the producer in its drain for as long as the test wants.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_producer_that_stops_is_unready_refuses_connections_and_answers_who_it_has_begun_to_serve() -> Result<()> {
+async fn a_stopping_producer_is_unready_refuses_connections_and_answers_open_requests() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, api) = serving(&stack).await?;
     let address = api.url.strip_prefix("http://").context("the API's address")?;
@@ -87,7 +92,7 @@ async fn a_producer_that_stops_is_unready_refuses_connections_and_answers_who_it
     client.write_all(begin.as_bytes()).await?;
 
     let stopping = async {
-        eventually("/readyz to say that it stops", PATIENCE, async || {
+        eventually("/readyz to report that it stops", PATIENCE, async || {
             let reply = readiness(&producer).await?;
             ensure!(reply.status == StatusCode::SERVICE_UNAVAILABLE, "{reply:?}");
             ensure!(reply.json()["reasons"] == serde_json::json!(["stopping"]), "{reply:?}");

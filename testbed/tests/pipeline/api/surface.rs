@@ -1,13 +1,18 @@
-//! What is the same for every request, and what the producer serves beside orders: health, description, page, metrics.
+//! The parts that all requests share, and what the producer serves beside orders: health, description, page, metrics.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::{Producer, Stack, http};
+use orderflow_testbed::{
+    Producer, Stack,
+    api::{Api, order_of},
+    http,
+    wait::PATIENCE,
+};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::{Api, PATIENCE, dependencies_up, order_of, readiness, serving};
+use crate::support::{dependencies_up, readiness, serving};
 
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../producer/tests/snapshots/openapi__openapi.snap");
 
@@ -48,20 +53,20 @@ async fn a_plain_request_id_is_echoed_and_any_other_replaced() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_description_that_is_served_is_the_one_that_was_agreed() -> Result<()> {
+async fn the_served_description_matches_the_snapshot() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let reply = api.get("/openapi.json").await?;
     assert_eq!(reply.header("content-type"), Some("application/json"));
     let snapshot = std::fs::read_to_string(SNAPSHOT).context("read the snapshot of the description")?;
-    // Above the second line of dashes stands what the snapshot is of.
+    // The snapshot's content is below the second line of dashes.
     let agreed = snapshot.splitn(3, "---\n").nth(2).context("a snapshot has a head")?;
     assert_eq!(reply.json(), serde_json::from_str::<Value>(agreed)?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_and_all_it_links_come_from_here() -> Result<()> {
+async fn the_producer_serves_the_page_and_all_its_links() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let mut seen = BTreeSet::from(["/".to_owned()]);
@@ -102,11 +107,11 @@ async fn the_page_and_all_it_links_come_from_here() -> Result<()> {
     Ok(())
 }
 
-/// The first bytes of what gzip makes.
+/// The first bytes of gzip output.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_and_nothing_else_is_compressed_for_who_asks_for_it() -> Result<()> {
+async fn only_the_page_is_compressed_on_request() -> Result<()> {
     let stack = Stack::shared().await?;
     let (producer, _) = serving(&stack).await?;
     let url = producer.url()?;
@@ -121,7 +126,7 @@ async fn the_page_and_nothing_else_is_compressed_for_who_asks_for_it() -> Result
         let (plain, packed) = (get(path, "gzip;q=0").await?, get(path, "br, gzip").await?);
         assert_eq!(header(&packed, "content-encoding"), "gzip", "{path}");
         assert_eq!(header(&plain, "content-encoding"), "", "{path}");
-        // A cache between must not give the one to who asked for the other.
+        // A cache must not return one form to a client that requested the other.
         assert!([&plain, &packed].iter().all(|answer| header(answer, "vary").contains("accept-encoding")), "{path}");
         assert_eq!(header(&plain, "content-type"), header(&packed, "content-type"), "{path}");
         let (plain, packed) = (plain.bytes().await?, packed.bytes().await?);
@@ -133,7 +138,7 @@ async fn the_page_and_nothing_else_is_compressed_for_who_asks_for_it() -> Result
     Ok(())
 }
 
-/// What a page, a module or a style sheet refers to. Text put together at run time is not seen here.
+/// Returns the references of a page, a module or a style sheet. Text built at run time is not seen here.
 fn links(text: &str) -> Vec<String> {
     let openings = [("src=\"", '"'), ("href=\"", '"'), ("from '", '\''), ("import '", '\''), ("url(", ')')];
     let mut links = Vec::new();
@@ -175,7 +180,7 @@ async fn orders_and_requests_are_counted_by_outcome() -> Result<()> {
         r#"orderflow_orders_total{outcome="key_reused"} 1"#,
         r#"orderflow_orders_total{outcome="invalid"} 1"#,
         r#"orderflow_http_request_seconds_count{method="POST",route="/api/orders",status="201"} 3"#,
-        // What clients make up must not become a new time series each.
+        // Paths that clients invent must not become time series of their own.
         r#"orderflow_http_request_seconds_count{method="GET",route="none",status="404"} 2"#,
         r#"orderflow_http_request_seconds_count{method="other",route="/health",status="405"} 2"#,
     ] {
@@ -197,8 +202,8 @@ async fn readiness_names_each_dependency() -> Result<()> {
     let running = json!({"status": "running", "restarts": 0});
     let tasks = ready["tasks"].as_object().context("no tasks")?;
     assert!(tasks.len() == 14 && tasks.values().all(|task| *task == running), "{tasks:?}");
-    // Clients of the API have no business here.
-    let api = Api::of(&producer)?;
+    // Clients of the API must not reach these paths.
+    let api = Api::new(&producer)?;
     for path in ["/readyz", "/livez", "/metrics"] {
         api.get(path).await?.expect_problem(404, "not-found")?;
     }
@@ -206,13 +211,13 @@ async fn readiness_names_each_dependency() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_public_port_serves_what_clients_need_and_the_internal_one_all() -> Result<()> {
+async fn the_public_port_serves_the_api_and_the_internal_one_everything() -> Result<()> {
     const INTERNAL: [&str; 8] =
         ["/", "/api/stats", "/api/shards", "/api/config", "/api/feed", "/api/dead-letters", "/dashboard.js", "/trail"];
     let stack = Stack::shared().await?;
     let producer = stack.producer().env("INTERNAL_PORT", "0").start().await?;
     dependencies_up(&producer, &["shard1", "shard2", "kafka", "s3"]).await?;
-    let public = Api::of(&producer)?;
+    let public = Api::new(&producer)?;
     let internal = Api { url: producer.internal_url()?, ..public.clone() };
 
     let id = public.place("alice", None).await?.acked(0)?.id;

@@ -1,4 +1,4 @@
-//! Dead letters on the page: why they are there, and how a person sends them again.
+//! Dead letters on the page: their reasons, and their replay by a person.
 
 use anyhow::{Result, ensure};
 use orderflow_testbed::{Isolation, Stack};
@@ -29,7 +29,7 @@ async fn a_dead_letter_is_replayed_once_it_is_confirmed() -> Result<()> {
     let producer = stack.producer().env("DEAD_LETTER_REPLAY", "true");
     on(stack, producer, async |shop: &Shop| {
         let (page, topic) = (&shop.page, shop.stack.topic());
-        // What an older consumer could not read, and this one can.
+        // An older consumer could not read it, and this one can.
         let event = json!({
             "event_type": "order.created", "order_id": "00000000-0000-7000-8000-000000000001", "user_id": "alice",
             "product_name": "Keyboard", "quantity": 2, "total": 299.98, "status": "created", "shard": 1,

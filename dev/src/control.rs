@@ -1,16 +1,16 @@
-//! What a person wants of one part of `up`, and how far it is: written by the controls and by the supervisor, each its own
-//! half, and read by both.
+//! The control of one part of `up`: what a person wants of it, written by the controls, and its phase, written by the
+//! supervisor. Both read both.
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// One part that can be switched off and on. The supervisor acts on it; whoever switches does not wait.
+/// The control of one part. The supervisor acts on it; a request to switch does not wait.
 #[derive(Debug)]
-pub(super) struct Switch {
-    /// What the controls call it.
+pub(super) struct Control {
+    /// The part's name in the API of the controls.
     pub(super) name: &'static str,
     pub(super) title: &'static str,
-    /// What stopping it does.
+    /// The effect of stopping the part.
     pub(super) note: &'static str,
     condition: watch::Sender<Condition>,
 }
@@ -21,17 +21,17 @@ struct Condition {
     phase: Phase,
 }
 
-/// How far the supervisor is.
+/// The supervisor's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Up,
-    /// On its way to what is wanted, or about to be.
+    /// The supervisor is about to start or stop the part, or is doing so.
     Between,
-    /// Ended, because a person wanted it.
+    /// The part has stopped, because a person wanted that.
     Down,
 }
 
-/// What is told of a part.
+/// The state of a part, as the API of the controls reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
@@ -41,8 +41,8 @@ pub(super) enum State {
     Starting,
 }
 
-impl Switch {
-    /// Of a part that runs.
+impl Control {
+    /// Creates the control of a part that runs.
     pub(super) fn new(name: &'static str, title: &'static str, note: &'static str) -> Self {
         let condition = watch::Sender::new(Condition { wanted: true, phase: Phase::Up });
         Self { name, title, note, condition }
@@ -70,9 +70,9 @@ impl Switch {
         self.condition.borrow().wanted
     }
 
-    /// Waits until the part is wanted, or is not.
+    /// Waits until the part is wanted, or no longer is.
     pub(super) async fn until(&self, wanted: bool) {
-        // This value is the sender, so there is always one.
+        // The sender is this value, so it exists.
         let _ = self.condition.subscribe().wait_for(|condition| condition.wanted == wanted).await;
     }
 }
@@ -82,23 +82,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_says_what_it_is_on_its_way_to() {
-        let switch = Switch::new("s3", "S3", "");
-        assert_eq!(switch.state(), State::Running);
-        switch.set(false);
-        assert_eq!(switch.state(), State::Stopping);
-        switch.reached(Phase::Down);
-        assert_eq!(switch.state(), State::Stopped);
-        switch.set(true);
-        assert_eq!(switch.state(), State::Starting);
-        switch.reached(Phase::Up);
-        assert_eq!(switch.state(), State::Running);
+    fn state_names_the_wanted_change_until_it_is_reached() {
+        let control = Control::new("s3", "S3", "");
+        assert_eq!(control.state(), State::Running);
+        control.set(false);
+        assert_eq!(control.state(), State::Stopping);
+        control.reached(Phase::Down);
+        assert_eq!(control.state(), State::Stopped);
+        control.set(true);
+        assert_eq!(control.state(), State::Starting);
+        control.reached(Phase::Up);
+        assert_eq!(control.state(), State::Running);
     }
 
     #[test]
-    fn one_that_died_is_starting() {
-        let switch = Switch::new("s3", "S3", "");
-        switch.reached(Phase::Between);
-        assert_eq!(switch.state(), State::Starting);
+    fn a_part_that_died_is_starting() {
+        let control = Control::new("s3", "S3", "");
+        control.reached(Phase::Between);
+        assert_eq!(control.state(), State::Starting);
     }
 }

@@ -1,19 +1,21 @@
-//! The page's switches under `orderflow-dev up`, as a person uses them: what is switched off is named, orders are taken all
-//! the same, and what they waited for happens once when it is on again.
+//! The page's controls under `orderflow-dev up`, as a person uses them. A stopped part is named, orders are accepted
+//! nevertheless, and the pending work is done once when the part runs again.
 
 use anyhow::{Result, ensure};
-use orderflow_testbed::{eventually, folder, http};
+use orderflow_testbed::{eventually, folder, http, wait::PATIENCE};
 use serde_json::Value;
 
-use crate::complaints::Failures;
-use crate::page::{NOT_NOTIFIED, NOTIFIED, Page, is_open};
-use crate::up::{PATIENCE, Up};
+use crate::{
+    console::Failures,
+    page::{NOT_NOTIFIED, NOTIFIED, Page, is_open},
+    up::Up,
+};
 
 const PARTS: [&str; 5] = ["s3", "kafka", "shard1", "shard2", "consumer"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_page_switches_off_is_named_and_later_made_up_for_once() -> Result<()> {
-    let up = Up::start(folder::of_this_test_process()?).await?;
+async fn a_part_stopped_on_the_page_is_named_and_its_work_done_once_later() -> Result<()> {
+    let up = Up::start(folder::for_test_process()?).await?;
     let page = Page::open(&up.api).await?.with_controls(&up.controls);
     let outcome = async {
         page.shows("#feed-state", |text| text.contains("live")).await?;
@@ -23,8 +25,8 @@ async fn what_the_page_switches_off_is_named_and_later_made_up_for_once() -> Res
         off_and_on(&page, "kafka", "alice", 1).await?;
         off_and_on(&page, "consumer", "nora", 2).await?;
         notified(&up, 2).await?;
-        // While Kafka is off, so are the dead letters.
-        page.expect_no_complaints(Failures::Provoked).await
+        // While Kafka is stopped, dead letters cannot be read.
+        page.expect_clean_console(Failures::Provoked).await
     };
     let outcome = outcome.await;
     if outcome.is_err() {
@@ -33,7 +35,7 @@ async fn what_the_page_switches_off_is_named_and_later_made_up_for_once() -> Res
     outcome
 }
 
-/// Switches `part` off, places an order of `user` meanwhile, which is number `count`, and switches it on again.
+/// Stops `part`, places order number `count` of `user`, and starts the part again.
 async fn off_and_on(page: &Page, part: &str, user: &str, count: usize) -> Result<()> {
     let (state, word) = (state(part), format!("li.part.{part} .word"));
     page.shows(&word, |word| word == "up").await?;
@@ -56,12 +58,12 @@ async fn off_and_on(page: &Page, part: &str, user: &str, count: usize) -> Result
     Ok(())
 }
 
-/// Where the page says what the controls say of a part.
+/// Returns the selector of a part's state.
 fn state(part: &str) -> String {
     format!("#control-{part} ~ .pill")
 }
 
-/// Waits until so many notifications were made in all.
+/// Waits until the API counts this many notifications in all.
 async fn notified(up: &Up, count: u64) -> Result<()> {
     eventually(&format!("{count} notifications"), PATIENCE, async || {
         let stats: Value = http::client().get(format!("{}/api/stats", up.api)).send().await?.json().await?;

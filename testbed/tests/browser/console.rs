@@ -1,25 +1,25 @@
-//! What a browser has to complain about a page: errors on its console, breaches of its policy, requests to other origins.
+//! The browser's reports about a page: errors on its console, violations of its policy, requests to other origins.
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::eventually;
+use orderflow_testbed::{eventually, wait::PATIENCE};
 use serde_json::Value;
 use thirtyfour::{BrowserLogEntry, WebDriver};
 
-use crate::support::{PATIENCE, Shop, on_a_dashboard};
+use crate::support::{Shop, on_a_dashboard};
 
-/// What a browser says about requests that failed, on the console and by itself.
+/// The treatment of failed requests, which the browser reports on the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failures {
-    /// All of them should have succeeded.
+    /// No request may fail.
     None,
-    /// The test made some fail.
+    /// The test causes failures.
     Provoked,
 }
 
-/// Everything since the browser was started or was asked last, of all its tabs. `origins`: where they may ask.
-pub async fn of(driver: &WebDriver, origins: &[&str], failures: Failures) -> Result<Vec<String>> {
+/// Returns the reports of all tabs since the last call. `origins` are those that the page may request.
+pub async fn errors(driver: &WebDriver, origins: &[&str], failures: Failures) -> Result<Vec<String>> {
     let console = driver.get_log("browser").await.context("read the console")?;
-    let traffic = driver.get_log("performance").await.context("read what was requested")?;
+    let traffic = driver.get_log("performance").await.context("read the requests")?;
     let mut complaints: Vec<String> =
         console.iter().filter(|entry| is_complaint(entry, failures)).map(|entry| entry.message.clone()).collect();
     for entry in &traffic {
@@ -33,7 +33,7 @@ fn is_complaint(entry: &BrowserLogEntry, failures: Failures) -> bool {
     matches!(entry.level.as_str(), "WARNING" | "SEVERE") && !(is_failed_request && failures == Failures::Provoked)
 }
 
-/// The request of this event, if it went to none of these origins.
+/// Returns the request of this event if it went to none of these origins.
 fn foreign(entry: &Value, origins: &[&str]) -> Option<String> {
     let event = &entry["message"];
     let requested = match event["method"].as_str()? {
@@ -41,7 +41,7 @@ fn foreign(entry: &Value, origins: &[&str]) -> Option<String> {
         "Network.webSocketCreated" => event["params"]["url"].as_str()?,
         _ => return None,
     };
-    // What a new tab shows before it is sent anywhere.
+    // A new tab shows this before it loads a page.
     let is_local = ["data:", "about:", "blob:", "chrome:"].iter().any(|scheme| requested.starts_with(scheme));
     let is_of = |origin: &&str| requested.strip_prefix(*origin).is_some_and(|rest| rest.starts_with('/'));
     let is_own = origins.iter().any(is_of);
@@ -50,7 +50,7 @@ fn foreign(entry: &Value, origins: &[&str]) -> Option<String> {
 
 /// A control: each of these is noticed, and no other test would show it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_page_must_not_do_is_noticed() -> Result<()> {
+async fn forbidden_actions_of_a_page_are_noticed() -> Result<()> {
     const ERROR: &str = "setTimeout(() => { throw new Error('a mistake') })";
     const POLICY: &str = "document.head.append(Object.assign(document.createElement('style'), {textContent: '*{}'}))";
     const TYPES: &str = "try { document.body.innerHTML = 'markup' } catch {}";
@@ -65,8 +65,8 @@ async fn what_a_page_must_not_do_is_noticed() -> Result<()> {
             (FAILURE, "400"),
         ] {
             shop.page.script::<Value>(script, &[]).await?;
-            eventually(&format!("{what} to be noticed"), PATIENCE, async || {
-                let complaint = shop.page.expect_no_complaints(Failures::None).await.err();
+            eventually(&format!("{what} to be reported"), PATIENCE, async || {
+                let complaint = shop.page.expect_clean_console(Failures::None).await.err();
                 let complaint = format!("{:#}", complaint.context("nothing is complained of")?);
                 ensure!(complaint.contains(what), "{complaint}");
                 Ok(())
@@ -74,10 +74,10 @@ async fn what_a_page_must_not_do_is_noticed() -> Result<()> {
             .await?;
         }
         shop.page.script::<Value>(FAILURE, &[]).await?;
-        shop.page.expect_no_complaints(Failures::Provoked).await?;
-        // The policy lets no request to another origin out, so our own are taken for such.
+        shop.page.expect_clean_console(Failures::Provoked).await?;
+        // The policy blocks requests to other origins, so our own origin is treated as another.
         shop.page.load().await?;
-        let complaints = shop.page.complaints("http://127.0.0.1:9", Failures::None).await?;
+        let complaints = shop.page.console_errors("http://127.0.0.1:9", Failures::None).await?;
         ensure!(
             complaints.iter().any(|one| one.contains("a request to") && one.ends_with("/main.js")),
             "{complaints:?}"

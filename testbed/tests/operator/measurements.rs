@@ -1,5 +1,5 @@
-//! Figures, not promises: how fast, how much, how often. Printed, never asserted; run by hand with
-//! `cargo test --workspace --features … --test operator figures:: -- --ignored --nocapture`.
+//! Measurements of times and counts. They are printed, never asserted; run them by hand with `cargo test --workspace
+//! --features … --test operator measurements:: -- --ignored --nocapture`.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use orderflow_testbed::{Operator, Service, eventually};
 use serde_json::json;
 
-use crate::support::{World, looks, metrics};
+use crate::support::{World, metrics, reconciles};
 
 const RESOURCES: usize = 200;
 
@@ -17,7 +17,7 @@ fn resident_megabytes(operator: &Operator) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
 }
 
-/// The upper bound of the bucket that holds the quantile.
+/// Returns the upper bounds of the buckets that hold the quantiles.
 async fn quantiles(operator: &Operator) -> Result<String> {
     let metrics = metrics(operator).await?;
     let buckets: Vec<(String, u64)> = metrics
@@ -35,7 +35,7 @@ async fn quantiles(operator: &Operator) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "figures take their time"]
+#[ignore = "measurements take minutes"]
 async fn of_one_resource() -> Result<()> {
     let world = World::new().await?;
     let operator = world.operator().await?;
@@ -48,25 +48,25 @@ async fn of_one_resource() -> Result<()> {
     world.wait_for("Ready", "True", "Available").await?;
     println!("ready: {:?}", began.elapsed());
     world.settled(&operator).await?;
-    let first = looks(&operator).await?;
-    println!("until settled: {} requests in {first} looks", world.requests()?.len() - before);
+    let first = reconciles(&operator).await?;
+    println!("until settled: {} requests in {first} reconciles", world.requests()?.len() - before);
     let (before, writes) = (world.requests()?.len(), world.writes()?.len());
     for _ in 0..10 {
-        world.force_a_look(&operator).await?;
+        world.force_reconcile(&operator).await?;
     }
-    let (after, looked) = (world.requests()?, looks(&operator).await? - first);
+    let (after, reconciled) = (world.requests()?, reconciles(&operator).await? - first);
     let answered = after[before..].iter().filter(|request| !request.contains("leases/")).count();
     println!(
-        "settled: {answered} requests in {looked} looks, {} writes: {:?}",
+        "settled: {answered} requests in {reconciled} reconciles, {} writes: {:?}",
         world.writes()?.len() - writes,
         &after[before..].iter().take(8).collect::<Vec<_>>()
     );
-    println!("looks {}", quantiles(&operator).await?);
+    println!("reconciles {}", quantiles(&operator).await?);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "figures take their time"]
+#[ignore = "measurements take minutes"]
 async fn of_two_hundred_resources() -> Result<()> {
     let world = World::new().await?;
     for number in 0..RESOURCES {
@@ -101,7 +101,7 @@ async fn of_two_hundred_resources() -> Result<()> {
     })
     .await?;
     println!(
-        "{RESOURCES} ready: {:?}; RSS {} MB; looks {}",
+        "{RESOURCES} ready: {:?}; RSS {} MB; reconciles {}",
         began.elapsed(),
         resident_megabytes(&operator)?,
         quantiles(&operator).await?

@@ -1,5 +1,5 @@
-//! The story of one order that is not as it should be: what its client did and was told, what is there of it, and what
-//! happened around it.
+//! Explains one finding: what the order's client sent and received, what exists of the order, and which faults happened
+//! around it.
 
 use std::fmt::Write;
 
@@ -7,17 +7,19 @@ use orderflow_testbed::{Isolation, postgres, read_topic};
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::checker::Finding;
-use crate::history::{History, Time};
-use crate::observation::{Observation, Sites};
-use crate::storm::Record;
-use crate::workload::Plan;
+use crate::{
+    checker::Finding,
+    history::{History, Time},
+    observation::{Observation, Sites},
+    storm::Record,
+    workload::Plan,
+};
 
-/// Faults are shown that ended so long before the order was sent, or began so long after its last answer.
+/// The longest time, in microseconds, between a shown fault and the order's first request or last response.
 const AROUND: Time = 45_000_000;
 
-/// All of it, as text.
-pub async fn of(
+/// Returns the explanation as text.
+pub async fn explain(
     finding: &Finding,
     history: &History,
     seen: &Observation,
@@ -25,9 +27,9 @@ pub async fn of(
     beginning: Time,
     sites: &Sites,
 ) -> String {
-    let mut story = format!("\nThe first of them: {:?}, {}\n", finding.kind, finding.what);
-    let mut tell = |line: String| {
-        let _ = writeln!(story, "  {line}");
+    let mut text = format!("\nThe first finding: {:?}, {}\n", finding.kind, finding.what);
+    let mut add = |line: String| {
+        let _ = writeln!(text, "  {line}");
     };
     let at = |time: Time| format!("{:10.3} s", (time - beginning) as f64 / 1e6);
     let of_rows =
@@ -35,11 +37,11 @@ pub async fn of(
     let number = finding.attempt.or_else(|| finding.order.and_then(of_rows));
     let plan = history.plans.iter().find(|plan| Some(plan.number) == number);
     if let Some(plan) = plan {
-        tell(format!("plan          {}", serde_json::to_string(plan).unwrap_or_default()));
+        add(format!("plan          {}", serde_json::to_string(plan).unwrap_or_default()));
     }
     let tries: Vec<_> = history.tries.iter().filter(|tried| Some(tried.attempt) == number).collect();
     for tried in &tries {
-        tell(format!(
+        add(format!(
             "{}  sent to {}{}, after {} ms: {}",
             at(tried.sent),
             tried.producer,
@@ -54,15 +56,15 @@ pub async fn of(
     ids.dedup();
     for row in &rows {
         let created = row.created_at.unix_timestamp_nanos() / 1000;
-        tell(format!("{}  row on shard{}: {row:?}", at(created as Time), row.shard));
+        add(format!("{}  row on shard{}: {row:?}", at(created as Time), row.shard));
         match seen.receipts.get(&row.receipt_s3_key) {
-            Some(receipt) => tell(format!("{}  receipt {}", at(receipt.stored), row.receipt_s3_key)),
-            None => tell(format!("no receipt {}", row.receipt_s3_key)),
+            Some(receipt) => add(format!("{}  receipt {}", at(receipt.stored), row.receipt_s3_key)),
+            None => add(format!("no receipt {}", row.receipt_s3_key)),
         }
     }
     for id in &ids {
-        tell(format!("outbox, jobs  {}", left_in_shards(sites, *id).await));
-        // Of the uncommitted ones too: they show what was tried.
+        add(format!("outbox, jobs  {}", left_in_shards(sites, *id).await));
+        // Uncommitted records are shown too, because they show what was tried.
         for topic in [sites.topic.clone(), sites.notifications()] {
             let records = read_topic(&sites.bootstrap, &topic, Isolation::ReadUncommitted).await.unwrap_or_default();
             let committed = read_topic(&sites.bootstrap, &topic, Isolation::ReadCommitted).await.unwrap_or_default();
@@ -72,7 +74,7 @@ pub async fn of(
                 };
                 let state = if committed.iter().any(|other| same(&other)) { "committed" } else { "aborted" };
                 let time = record.timestamp.unwrap_or_default() * 1000;
-                tell(format!("{}  {topic} {}/{} {state}", at(time), record.partition, record.offset));
+                add(format!("{}  {topic} {}/{} {state}", at(time), record.partition, record.offset));
             }
         }
     }
@@ -80,24 +82,24 @@ pub async fn of(
     let answered = tries.iter().map(|tried| tried.answered).max().unwrap_or(Time::MAX - AROUND);
     for struck in record.struck.iter().filter(|struck| struck.to > sent - AROUND && struck.from < answered + AROUND) {
         let (kind, part) = (&struck.kind, &struck.part);
-        tell(format!("{} to {}  {kind} [{part}]", at(struck.from), at(struck.to)));
+        add(format!("{} to {}  {kind} [{part}]", at(struck.from), at(struck.to)));
     }
-    story
+    text
 }
 
-/// Of an order: what waits of it, and what died.
+/// Returns what is left of an order in the shards' queues, and what Kafka refused.
 async fn left_in_shards(sites: &Sites, id: Uuid) -> String {
     const LEFT: &str = "SELECT (SELECT count(*) FROM outbox WHERE event_id = $1) AS outbox, \
                         (SELECT count(*) FROM outbox_dead WHERE event_id = $1) AS dead, \
                         (SELECT count(*) FROM receipt_jobs WHERE order_id = $1) AS jobs, \
                         (SELECT string_agg(key, ',') FROM idempotency_keys WHERE order_id = $1) AS keys";
-    let mut told = Vec::new();
+    let mut left = Vec::new();
     for (index, dsn) in sites.dsns.iter().enumerate() {
         let Ok(mut connection) = postgres::connect(dsn).await else { continue };
         let Ok(row) = sqlx::query(LEFT).bind(id).fetch_one(&mut connection).await else { continue };
         let count = |column| row.try_get::<i64, _>(column).unwrap_or_default();
         let keys: Option<String> = row.try_get("keys").unwrap_or_default();
-        told.push(format!(
+        left.push(format!(
             "shard{}: outbox {}, outbox_dead {}, receipt_jobs {}, key {}",
             index + 1,
             count("outbox"),
@@ -106,5 +108,5 @@ async fn left_in_shards(sites: &Sites, id: Uuid) -> String {
             keys.unwrap_or_else(|| "none".to_owned())
         ));
     }
-    told.join("; ")
+    left.join("; ")
 }

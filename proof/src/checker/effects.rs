@@ -1,5 +1,5 @@
-//! What follows an order, against the rows: each row, whether its client was told of it or not, has one receipt, one event
-//! and one notification, with the right contents; and none of these is there without a row.
+//! Checks the effects of each order against the rows. Each row has one receipt, one event and one notification, with
+//! the right contents, whether its client knows of it or not. None of these exists without a row.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,9 +8,11 @@ use orderflow_core::{
 };
 use uuid::Uuid;
 
-use super::{Attempt, Journey, Kind, Verdict};
-use crate::history::{Outcome, Time, Try};
-use crate::observation::{Found, Observation, Row};
+use super::{Attempt, Kind, Trail, Verdict};
+use crate::{
+    history::{Outcome, Time, Try},
+    observation::{Found, Observation, Row},
+};
 
 pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, verdict: &mut Verdict) {
     let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().expect("this is a shard map");
@@ -20,9 +22,9 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
     for row in &seen.rows {
         let Some(owner) = owners.get(&row.id) else { continue };
         let mut find = |kind, what: String| verdict.find(kind, Some(owner.plan.number), Some(row.id), what);
-        let told = if owner.was_acked(row.id) { "acked" } else { "its outcome was unknown" };
+        let known = if owner.was_acked(row.id) { "acked" } else { "its outcome was unknown" };
 
-        // The values that were ordered, not those of the row.
+        // Compared with the values that were ordered, not with those of the row.
         let order = as_ordered(owner, row);
         let shard = map.shard_of(&order.user_id);
         receipts.insert(&row.receipt_s3_key);
@@ -31,8 +33,8 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
         }
         let mut receipt_stored = 0;
         match seen.receipts.get(&row.receipt_s3_key) {
-            None => find(Kind::Lost, format!("no receipt ({told})")),
-            Some(stored) if !stored.is(&receipt::text(&order, shard)) => {
+            None => find(Kind::Lost, format!("no receipt ({known})")),
+            Some(stored) if !stored.has_text(&receipt::text(&order, shard)) => {
                 find(Kind::Different, format!("its receipt has another text, of MD5 {}", stored.tag));
             }
             Some(stored) => receipt_stored = stored.stored,
@@ -40,7 +42,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
 
         let event = match events.get(&row.id).map(Vec::as_slice) {
             None | Some([]) => {
-                find(Kind::Lost, format!("no event ({told})"));
+                find(Kind::Lost, format!("no event ({known})"));
                 None
             }
             Some([event]) => Some(*event),
@@ -52,15 +54,15 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
         if let Some(event) = event
             && event.value != OrderCreated::new(&order, shard)
         {
-            find(Kind::Different, format!("its event says {:?}", event.value));
+            find(Kind::Different, format!("its event has {:?}", event.value));
         }
         match notifications.get(&row.id).map(Vec::as_slice) {
-            None | Some([]) => find(Kind::Lost, format!("no notification ({told})")),
+            None | Some([]) => find(Kind::Lost, format!("no notification ({known})")),
             Some([notification]) => {
                 let value = &notification.value;
                 let wanted = Notification::message_for(&OrderCreated::new(&order, shard));
                 if value.message != wanted || value.user_id != owner.plan.user_id || value.event_id != row.id {
-                    find(Kind::Different, format!("its notification says {value:?}"));
+                    find(Kind::Different, format!("its notification has {value:?}"));
                 }
                 if let Some(event) = event
                     && (notification.partition, value.partition, value.offset)
@@ -74,7 +76,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
                 }
                 if let (Some(sent), Some(acked)) = (owner.sent(row.id), owner.acked_at(row.id)) {
                     let notified = value.notified_at.unix_microseconds();
-                    verdict.journeys.push(Journey { shard: row.shard, sent, acked, notified, receipt: receipt_stored });
+                    verdict.trails.push(Trail { shard: row.shard, sent, acked, notified, receipt: receipt_stored });
                 }
             }
             Some(several) => {
@@ -83,15 +85,15 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
         }
     }
     for key in seen.receipts.keys().filter(|key| !receipts.contains(key.as_str())) {
-        verdict.find(Kind::Unexpected, None, None, format!("a receipt of no order: {key}"));
+        verdict.find(Kind::Unexpected, None, None, format!("a receipt without an order: {key}"));
     }
-    let strangers = |ids: Vec<Uuid>, what: &str, verdict: &mut Verdict| {
+    let unknown = |ids: Vec<Uuid>, what: &str, verdict: &mut Verdict| {
         for id in ids.into_iter().filter(|id| !owners.contains_key(id)) {
-            verdict.find(Kind::Unexpected, None, Some(id), format!("{what} of no order"));
+            verdict.find(Kind::Unexpected, None, Some(id), format!("{what} without an order"));
         }
     };
-    strangers(events.keys().copied().collect(), "an event", verdict);
-    strangers(notifications.keys().copied().collect(), "a notification", verdict);
+    unknown(events.keys().copied().collect(), "an event", verdict);
+    unknown(notifications.keys().copied().collect(), "a notification", verdict);
 }
 
 fn by_order<T>(found: &[Found<T>], id: impl Fn(&T) -> Uuid) -> HashMap<Uuid, Vec<&Found<T>>> {
@@ -107,7 +109,7 @@ fn places<T>(found: &[&Found<T>]) -> String {
     places.join(", ")
 }
 
-/// The order that the row must hold: what was asked for, with the id and the time that only the row knows.
+/// Returns the order that the row must contain: the ordered values, with the id and the time that only the row knows.
 fn as_ordered(owner: &Attempt<'_>, row: &Row) -> Order {
     let plan = owner.plan;
     let created_at = Timestamp::from(row.created_at);
@@ -130,14 +132,14 @@ impl Attempt<'_> {
         self.tries.iter().any(|tried| matches!(tried.outcome, Outcome::Acked { id, .. } if id == order))
     }
 
-    /// When a client was first told that it is stored.
+    /// Returns when this order was first answered 201.
     pub(super) fn acked_at(&self, order: Uuid) -> Option<Time> {
         let acks = self.tries.iter().filter(|tried| matches!(tried.outcome, Outcome::Acked { id, .. } if id == order));
         acks.map(|tried| tried.answered).min()
     }
 
-    /// The earliest moment at which the request may have been sent that made the order. `None` if it could be any of several
-    /// that would each have made another.
+    /// Returns the earliest time at which the request that created the order may have been sent. Returns `None` if
+    /// several requests could have created it and each would have created another order.
     pub(super) fn sent(&self, order: Uuid) -> Option<Time> {
         let of_this = |tried: &&&Try| match &tried.outcome {
             Outcome::Acked { id, .. } => *id == order,

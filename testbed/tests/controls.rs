@@ -1,5 +1,5 @@
-//! `orderflow-dev up`, started as a person starts it: what its controls switch off stays off until it is switched on, and
-//! the rest goes on meanwhile.
+//! `orderflow-dev up`, started as a person starts it. A part that its controls switch off stays off until it is
+//! switched on, while the rest keeps running.
 
 #[path = "browser/up.rs"]
 mod up;
@@ -7,13 +7,13 @@ mod up;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use orderflow_testbed::process::Process;
-use orderflow_testbed::{eventually, folder, http};
+use orderflow_testbed::{eventually, folder, http, process::Process, wait::PATIENCE};
 use serde_json::{Value, json};
-use up::{PATIENCE, Up, command};
+
+use up::{Up, command};
 
 impl Up {
-    /// What the controls say of a part.
+    /// Returns the state of a part, as the controls report it.
     async fn state(&self, part: &str) -> Result<String> {
         let listed: Value = http::client().get(format!("{}/controls", self.controls)).send().await?.json().await?;
         let parts = listed["parts"].as_array().context("no parts")?;
@@ -21,7 +21,7 @@ impl Up {
         Ok(found["state"].as_str().unwrap_or_default().to_owned())
     }
 
-    /// Switches a part and waits until it is so.
+    /// Switches a part and waits for its new state.
     async fn switch(&self, part: &str, running: bool) -> Result<()> {
         let part_url = format!("{}/controls/{part}", self.controls);
         let answer = http::client().put(part_url).json(&json!({"running": running})).send().await?;
@@ -35,14 +35,14 @@ impl Up {
         .await
     }
 
-    /// What `orderflow-dev status` prints.
+    /// Returns the output of `orderflow-dev status`.
     async fn status(&self, folder: &Path) -> Result<String> {
         let status = Process::start(command(folder, "orderflow-dev-status")?.argument("status"))?;
         ensure!(status.wait_for_exit(PATIENCE).await?.success(), "{}", status.log_since_start());
         Ok(status.log_since_start())
     }
 
-    /// The line of `status` for a process.
+    /// Returns the line of `status` for a process.
     async fn status_of(&self, folder: &Path, process: &str) -> Result<String> {
         let status = self.status(folder).await?;
         let line = status.lines().find(|line| line.trim_start().starts_with(process)).map(str::to_owned);
@@ -79,36 +79,37 @@ impl Up {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_person_switches_off_stays_off_until_it_is_switched_on() -> Result<()> {
-    let folder = folder::of_this_test_process()?;
+async fn a_part_that_is_switched_off_stays_off_until_it_is_switched_on() -> Result<()> {
+    let folder = folder::for_test_process()?;
     let up = Up::start(folder).await?;
     let first = up.placed("alice").await?;
     up.receipt_stored(&first).await?;
 
     up.switch("shard1", false).await?;
-    ensure!(up.status_of(folder, "postgres1").await?.ends_with("stopped by a person"), "status does not say so");
+    ensure!(up.status_of(folder, "postgres1").await?.ends_with("stopped by a person"), "status does not report it");
     ensure!(up.place("alice").await?.0 == 503, "a stopped shard took an order");
     up.placed("nora").await?;
     up.switch("shard1", true).await?;
     up.placed("alice").await?;
-    ensure!(up.status_of(folder, "postgres1").await?.ends_with("healthy"), "status does not say that it runs");
+    ensure!(up.status_of(folder, "postgres1").await?.ends_with("healthy"), "status does not report that it runs");
 
     up.switch("consumer", false).await?;
     up.switch("kafka", false).await?;
     up.placed("alice").await?;
-    // LocalStack forgets the bucket and the first receipt, and what makes the bucket again asks for Kafka as well.
+    // LocalStack forgets the bucket and the first receipt, and the program that restores the bucket needs Kafka as
+    // well.
     up.switch("s3", false).await?;
     let without_s3 = up.placed("nora").await?;
     up.switch("s3", true).await?;
-    ensure!(up.state("kafka").await? == "stopped", "the supervisor has started what a person had switched off");
-    ensure!(up.status_of(folder, "kafka").await?.ends_with("stopped by a person"), "status does not say so");
+    ensure!(up.state("kafka").await? == "stopped", "the supervisor started a part that a person had switched off");
+    ensure!(up.status_of(folder, "kafka").await?.ends_with("stopped by a person"), "status does not report it");
     up.switch("kafka", true).await?;
     up.switch("consumer", true).await?;
     up.receipt_stored(&without_s3).await?;
     up.receipt_stored(&first).await?;
 
-    let told = up.process.log_since_start();
-    ensure!(!told.contains("has died"), "a part that was switched off was mourned:\n{told}");
+    let log = up.process.log_since_start();
+    ensure!(!log.contains(" died"), "a part that was switched off was reported as dead:\n{log}");
     let stopped = up.process.interrupt(PATIENCE).await?;
     ensure!(stopped.success(), "{stopped}");
     Ok(())
