@@ -10,7 +10,7 @@ use std::fmt::Write;
 )]
 pub struct NotPlain {
     pub character: char,
-    /// Counted from 1.
+    /// Position of the character, counted from 1.
     pub position: usize,
 }
 

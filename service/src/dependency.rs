@@ -44,7 +44,7 @@ pub struct Dependencies {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Cancelled when the process stops.
+    /// A token that is cancelled when the process stops.
     stop: CancellationToken,
     states: BTreeMap<String, (Need, State)>,
 }

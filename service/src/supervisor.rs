@@ -47,7 +47,7 @@ pub struct Supervisor {
 }
 
 struct Inner {
-    /// Cancelled when the process stops. A task that ends after that is not restarted.
+    /// A token that is cancelled when the process stops. A task that ends after that is not restarted.
     stop: CancellationToken,
     tasks: Mutex<BTreeMap<String, TaskState>>,
     restarts: Family<TaskLabel, Counter>,

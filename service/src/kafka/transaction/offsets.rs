@@ -33,7 +33,7 @@ type Offsets = (TopicPartitionList, Arc<ConsumerGroupMetadata>);
 /// until the call returns. This is harmless: nothing commits with this producer any more, and the next one with the
 /// same transactional id fences it.
 pub struct OffsetSender {
-    /// Always `Some`, except while it is dropped.
+    /// The channel to the thread; `None` only while it is dropped.
     requests: Option<SyncSender<Offsets>>,
     answers: Receiver<KafkaResult<()>>,
     thread: Option<JoinHandle<()>>,
