@@ -81,6 +81,11 @@ build: ## Build the programs in release mode
 	$(RELEASE)
 	cargo build --release --locked -p orderflow-operator
 
+.PHONY: docs
+docs: ## Build the book of docs/ as HTML in target/book
+	@scripts/prepare docs
+	@scripts/docs
+
 .PHONY: lint
 lint: ## Check formatting, run clippy and check the dependencies; warnings are errors
 	@scripts/prepare build deny

@@ -42,7 +42,9 @@ pub struct OutcomeLabel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "these are the words that the metric shows")]
 pub enum OutcomeValue {
+    /// The event became a notification.
     notified,
+    /// The event could not be read and became a dead letter.
     dead_letter,
 }
 
@@ -56,7 +58,7 @@ pub struct RejoinLabel {
 pub enum RejoinReason {
     /// A topic is missing or has too few partitions.
     topics,
-    /// No transactional producer was to be had.
+    /// No transactional producer could be created.
     producer,
     /// The start offsets of the partitions could not be read.
     assignment,
@@ -81,30 +83,34 @@ impl Metrics {
             // 10 ms to about 40 hours: an event may wait for the end of an outage.
             end_to_end: Histogram::new(exponential_buckets(0.01, 3.0, 16)),
         };
-        registry.register("events", "Events that were settled", metrics.events.clone());
+        registry.register("events", "Events settled, by outcome", metrics.events.clone());
         registry.register("batches", "Committed transactions", metrics.batches.clone());
         registry.register_with_unit(
             "transaction",
-            "From begin to committed",
+            "Time from the beginning of a transaction to its commit",
             Unit::Seconds,
             metrics.transaction.clone(),
         );
-        registry.register("aborts", "Transactions that were aborted", metrics.aborts.clone());
-        registry.register("rejoins", "Times that the group was joined anew", metrics.rejoins.clone());
+        registry.register("aborts", "Aborted transactions; their batches are read again", metrics.aborts.clone());
+        registry.register(
+            "rejoins",
+            "Times that the consumer dropped its clients and joined its group again, by reason",
+            metrics.rejoins.clone(),
+        );
         registry.register(
             "assigned_partitions",
-            "Partitions that this process has",
+            "Partitions assigned to this process; the sum over all consumers is the topic's number of partitions",
             metrics.assigned_partitions.clone(),
         );
         registry.register_with_unit(
             "last_commit_timestamp",
-            "When a transaction was last committed",
+            "Unix time of the last committed transaction, 0 before the first",
             Unit::Seconds,
             metrics.last_commit.clone(),
         );
         registry.register_with_unit(
             "end_to_end",
-            "From the acceptance of an order to its notification",
+            "Time from the acceptance of an order to the start of the transaction with its notification, by the clocks of two machines",
             Unit::Seconds,
             metrics.end_to_end.clone(),
         );

@@ -9,6 +9,7 @@ use crate::NewOrder;
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
+    /// Most characters of an Idempotency-Key.
     pub const MAX_LENGTH: usize = 255;
 
     /// Reads the value of the header. The error is the rule that the value broke.

@@ -72,6 +72,7 @@ pub struct Order {
 }
 
 impl UserId {
+    /// Most characters of a user id.
     pub const MAX_CHARACTERS: usize = 100;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Cow<'static, str>> {
@@ -89,6 +90,7 @@ impl UserId {
 }
 
 impl ProductName {
+    /// Most characters of a product's name.
     pub const MAX_CHARACTERS: usize = 255;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Cow<'static, str>> {
@@ -106,6 +108,7 @@ impl ProductName {
 }
 
 impl Quantity {
+    /// Most units of an order.
     pub const MAX: i32 = i32::MAX;
 
     /// Reads a quantity from the text of a JSON number; `2.0` is 2.

@@ -19,7 +19,6 @@ pub mod own_buckets;
 pub mod permissions;
 pub mod pipeline;
 pub mod reconcile;
-pub mod reference;
 pub mod release;
 pub mod run;
 pub mod settings;

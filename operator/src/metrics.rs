@@ -48,11 +48,27 @@ impl Metrics {
             leader: Gauge::default(),
         };
         registry.register("reconciles", "Finished reconciles", metrics.reconciles.clone());
-        registry.register("reconcile_panics", "Reconciles that panicked", metrics.panics.clone());
-        registry.register("problems", "Problems found by reconciles, by reason", metrics.problems.clone());
+        registry.register(
+            "reconcile_panics",
+            "Reconciles that panicked; each is retried with backoff",
+            metrics.panics.clone(),
+        );
+        registry.register(
+            "problems",
+            "Problems found by reconciles, by reason, counted at each reconcile",
+            metrics.problems.clone(),
+        );
         registry.register("reconcile_duration_seconds", "Time that a reconcile took", metrics.duration.clone());
-        registry.register("ready", "1 if the OrderFlow is ready, else 0", metrics.ready.clone());
-        registry.register("leader", "1 if this process is the leader, else 0", metrics.leader.clone());
+        registry.register(
+            "ready",
+            "1 if the OrderFlow is ready, else 0; only the leader has it",
+            metrics.ready.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 if this process is the leader, else 0; the sum over all processes must be 1",
+            metrics.leader.clone(),
+        );
         metrics
     }
 

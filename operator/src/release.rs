@@ -36,6 +36,7 @@ const IDENTITY: &str = "release-";
 /// The number of attempts against concurrent edits of a resource.
 const MAX_ATTEMPTS: usize = 10;
 
+/// Pause between two checks of the deletions that are under way.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// # Errors

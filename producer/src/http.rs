@@ -73,9 +73,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes(Exposure::Internal).into_openapi()
 }
 
+/// Returns the OpenAPI document of the port that serves clients alone.
+pub fn public_openapi() -> utoipa::openapi::OpenApi {
+    routes(Exposure::Public).into_openapi()
+}
+
 /// Returns the longest time for a request. It exceeds the deadlines of all sources together, so that the answer comes from
 /// a source unless one hangs.
 pub fn deadline(settings: &Settings) -> Duration {
+    /// Time that a request may take beyond the deadlines of its sources.
     const MARGIN: Duration = Duration::from_secs(15);
     body::TIMEOUT + settings.order_timeout().max(settings.s3.timeout()) + MARGIN
 }

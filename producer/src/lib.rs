@@ -8,7 +8,7 @@ mod dead_letters;
 mod feed;
 mod http;
 mod kafka_query;
-mod metrics;
+pub mod metrics;
 mod probe;
 mod purge;
 mod quota;
@@ -30,7 +30,7 @@ use orderflow_service::{
 };
 
 pub use cli::{Cli, Command};
-pub use http::{PROBLEM_KINDS, ProblemKind, openapi};
+pub use http::{PROBLEM_KINDS, ProblemKind, openapi, public_openapi};
 pub use settings::Settings;
 
 use crate::{

@@ -6,7 +6,7 @@ use std::{
 };
 
 use orderflow_service::prometheus::{
-    encoding::EncodeLabelSet,
+    encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{
         counter::Counter,
         family::{Family, MetricConstructor},
@@ -33,7 +33,26 @@ pub struct ShardLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
-    pub outcome: &'static str,
+    pub outcome: OrderOutcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "these are the words that the metric shows")]
+pub enum OrderOutcome {
+    /// The order was stored.
+    created,
+    /// The Idempotency-Key was known; the first reply was sent again.
+    replayed,
+    /// The request breaks a rule.
+    invalid,
+    /// The Idempotency-Key was used for another order.
+    key_reused,
+    /// Nothing was stored; the client may send the order again.
+    not_accepted,
+    /// The shard did not answer in time; the order may have been stored.
+    outcome_unknown,
+    /// The database refuses the order.
+    refused,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -154,22 +173,22 @@ impl Metrics {
             ($($name:literal $help:literal $metric:ident;)*) => { $(orderflow.register($name, $help, metrics.$metric.clone());)* };
         }
         register! {
-            "http_request_seconds" "Time from a request's head to its answer's" requests;
-            "orders" "Orders asked for, by outcome" orders;
-            "queue_full" "Orders refused because too many waited for their shard" queue_full;
+            "http_request_seconds" "Time from a request's head to its response's; the route is a pattern such as /api/orders/{id}, or none" requests;
+            "orders" "Requests to place an order, by outcome" orders;
+            "queue_full" "Orders refused because too many waited for their shard; orderflow_orders_total counts them as not_accepted, too" queue_full;
             "feeds" "Open feeds" feeds;
-            "connections_refused" "Connections refused because their address had its share" connections_refused;
+            "connections_refused" "Connections refused because their address had its share (ADDRESS_SHARE)" connections_refused;
             "write_batch_size" "Orders in one statement" batch_size;
-            "write_batch_seconds" "Time of one statement with all its tries" batch_seconds;
-            "relay_leads" "1 if this process publishes the shard's events" relay_leads;
+            "write_batch_seconds" "Time of one statement with all its retries" batch_seconds;
+            "relay_leads" "1 if this process publishes the shard's events, else 0; the sum over all producers must be 1" relay_leads;
             "relay_batch_size" "Events in one Kafka transaction" relay_batch_size;
             "relay_events" "Events published" relay_events;
-            "relay_dead" "Events that Kafka refuses for good: somebody must look at outbox_dead" relay_dead;
+            "relay_dead" "Events that Kafka refused for good; they are in the table outbox_dead, and someone has to act" relay_dead;
             "receipts_stored" "Receipts written" receipts_stored;
-            "receipts_failed" "Tries to write a receipt that failed" receipts_failed;
-            "outbox_oldest_seconds" "Age of the oldest event that waits to be published; 0: none waits, NaN: not known" outbox_oldest;
-            "receipt_jobs_oldest_seconds" "Age of the oldest order whose receipt waits to be written, likewise" receipt_jobs_oldest;
-            "unsafe_setting" "1 if this setting of the shard's Postgres can lose acknowledged orders" unsafe_setting;
+            "receipts_failed" "Failed tries to write a receipt; they are repeated" receipts_failed;
+            "outbox_oldest_seconds" "Age of the oldest event that is not published, read every 15 s; 0: none waits, NaN: the shard does not answer" outbox_oldest;
+            "receipt_jobs_oldest_seconds" "Age of the oldest order whose receipt is not written, read every 15 s; 0: none waits, NaN: the shard does not answer" receipt_jobs_oldest;
+            "unsafe_setting" "1 if this setting of the shard's Postgres can lose acknowledged orders (fsync, full_page_writes, or with a standby synchronous_standby_names); read at each connect" unsafe_setting;
         }
         metrics
     }

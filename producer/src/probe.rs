@@ -12,7 +12,9 @@ use orderflow_service::{
 };
 use rdkafka::{ClientConfig, config::FromClientConfigAndContext, consumer::BaseConsumer, error::KafkaError};
 
+/// Time between two probes of Kafka and of S3.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Longest wait for a probe.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub async fn bucket(client: Client, bucket: String, dependency: Dependency, stop: CancellationToken) {

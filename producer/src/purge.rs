@@ -18,6 +18,7 @@ const SLICE: u64 = 1000;
 /// Pause between two looks for old keys.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// Longest wait for an answer of the database.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Purges one shard until `stop`. Safe beside other processes that do the same.

@@ -73,6 +73,7 @@ pub fn longest_batch(put_timeout: Duration) -> Duration {
 struct Window(usize);
 
 impl Window {
+    /// PUTs in flight that a claim without a timeout adds.
     const STEP: usize = 4;
 
     fn claim(&self) -> usize {

@@ -97,6 +97,28 @@ pub struct Difference {
     pub expected: String,
 }
 
+/// A topic as it is created, for the documents.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub name: String,
+    pub partitions: i32,
+    pub settings: Vec<PlannedSetting>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlannedSetting {
+    pub name: &'static str,
+    pub value: String,
+    /// Says whether an existing topic may have a larger value.
+    pub is_minimum: bool,
+}
+
+/// Returns how each topic is created, in the order of [`Topics`]' fields.
+pub fn planned(wanted: &Wanted<'_>) -> Vec<Planned> {
+    let plans = std::iter::once(Plan::orders(wanted)).chain(Plan::others(wanted, wanted.partitions));
+    plans.chain([Plan::relay(wanted)]).map(Planned::from).collect()
+}
+
 /// Claims the topics for the owner, creates the missing ones and waits until every partition has a leader. Returns an
 /// error, and writes nothing, if Kafka is unavailable or the topics belong to another owner.
 pub async fn ensure(config: &ClientConfig, wanted: &Wanted<'_>) -> Result<Found, Error> {

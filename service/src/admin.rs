@@ -101,9 +101,7 @@ pub fn serve_with(
     mut registry: Registry,
     stuck: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
 ) {
-    registry.register_collector(Box::new(Up(dependencies.clone())));
-    registry.register_collector(Box::new(Panics));
-    registry.register_collector(Box::new(DroppedLines));
+    register(&mut registry, &dependencies);
     let supervisor = supervisor.clone();
     let livez = move || async move {
         match stuck() {
@@ -129,6 +127,13 @@ pub fn serve_with(
             Ok(())
         }
     });
+}
+
+/// Registers the metrics that every process has, beside those of its supervisor.
+pub fn register(registry: &mut Registry, dependencies: &Dependencies) {
+    registry.register_collector(Box::new(Up(dependencies.clone())));
+    registry.register_collector(Box::new(Panics));
+    registry.register_collector(Box::new(DroppedLines));
 }
 
 /// Serves the connections of `listener` until `stop`.
@@ -190,7 +195,8 @@ struct DroppedLines;
 
 impl Collector for DroppedLines {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "Log lines that were dropped: over the rate limit of their place, or stdout was too slow";
+        let help = "Log lines that were dropped: rate_limit (one place in the code logged more than 10 warnings or errors per second, \
+                    after 100 at once) or slow_output (stdout did not take them)";
         let mut family = encoder.encode_descriptor("orderflow_log_lines_dropped", help, None, MetricType::Counter)?;
         for (reason, count) in telemetry::dropped_lines() {
             ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
@@ -205,7 +211,7 @@ struct Up(Dependencies);
 
 impl Collector for Up {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "1 if the dependency is up, as /readyz says";
+        let help = "1 if the dependency is up, as in /readyz: a shard by its name, kafka, s3, the Lease or a watch";
         let mut family = encoder.encode_descriptor("orderflow_dependency_up", help, None, MetricType::Gauge)?;
         for (name, state) in self.0.readiness().dependencies {
             let up = i64::from(state == DependencyState::Up);

@@ -187,6 +187,7 @@ fn program() -> String {
 /// milliseconds; polls of 1 ms took a third of the producer's CPU. So this function polls without a timeout and sleeps
 /// in between.
 pub fn drain<C: ProducerContext>(producer: &BaseProducer<C>, deadline: Instant) -> bool {
+    /// Pause between two polls of a producer.
     const PAUSE: Duration = Duration::from_micros(200);
     loop {
         let before = producer.in_flight_count();

@@ -35,9 +35,12 @@ use crate::Backoff;
 /// takes 16 to 32 s.
 pub const MOST_RESTARTS: usize = 10;
 
+/// The time in which the restarts of a task count.
 pub const WINDOW: Duration = Duration::from_secs(300);
 
+/// Pause before the first restart of a task; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Longest pause before a restart.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Restarts, counts and names the tasks of a process. Cheap to clone; clones share their state.
@@ -89,7 +92,7 @@ impl Supervisor {
     /// Creates a supervisor. A task that ends after the process's `stop` was cancelled is not restarted.
     pub fn new(registry: &mut Registry, stop: CancellationToken) -> Self {
         let restarts = Family::default();
-        let help = "Restarts of a long-running task that died";
+        let help = "Restarts of a long-running task that died, by its name in /readyz";
         registry.register("orderflow_task_restarts", help, restarts.clone());
         let (tasks, failure, failed) = (Mutex::default(), Mutex::default(), Notify::new());
         Self { inner: Arc::new(Inner { stop, tasks, restarts, failure, failed }) }

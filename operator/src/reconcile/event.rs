@@ -20,6 +20,7 @@ use crate::{
     kubernetes::{FIELD_MANAGER, explain},
 };
 
+/// Longest wait until the API server accepts an event.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The API server's limit for a note.

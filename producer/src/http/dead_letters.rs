@@ -20,7 +20,9 @@ use super::{
 };
 use crate::dead_letters::Letter;
 
+/// Dead letters in a page, unless the client asks for another number.
 const DEFAULT_LIMIT: usize = 20;
+/// Most dead letters in a page.
 const MAX_LIMIT: usize = 100;
 
 /// Most bytes of a letter in a response: 2 KiB of value and 1.5 KiB of texts, each byte of which may become six.

@@ -19,7 +19,9 @@ use super::{
 };
 use crate::shard::{Position, ReadError, Shard, StoredOrder};
 
+/// Orders in a page, unless the client asks for another number.
 const DEFAULT_LIMIT: i64 = 50;
+/// Most orders in a page.
 const MAX_LIMIT: i64 = 500;
 
 /// Most bytes of one order of a page, while the page is made: as rows of both shards, and as JSON.

@@ -20,7 +20,7 @@ use super::{
     view::{OrderView, PENDING},
 };
 use crate::{
-    metrics::OutcomeLabel,
+    metrics::{OrderOutcome, OutcomeLabel},
     shard::{PlaceError, Placed, Shard},
 };
 
@@ -98,26 +98,26 @@ pub async fn place_order(
         let key = idempotency_key(&headers)?;
         Ok::<_, Problem>((NewOrder::parse(&body)?, key))
     };
-    let (new, key) = read.await.inspect_err(|_| count("invalid"))?;
+    let (new, key) = read.await.inspect_err(|_| count(OrderOutcome::invalid))?;
     failpoint::panics("http::place", new.user_id.as_str());
     let shard = &app.shards[app.map.shard_of(&new.user_id).index.get()];
     match shard.place(new, key, traceparent(&headers)).await {
         Ok(Placed::Created(order)) => {
-            count("created");
+            count(OrderOutcome::created);
             Ok(created(order, shard).into_response())
         }
         Ok(Placed::Replayed(order)) => {
-            count("replayed");
+            count(OrderOutcome::replayed);
             let mut response = created(order, shard).into_response();
             response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
             Ok(response)
         }
         Err(error) => {
             count(match &error {
-                PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => "not_accepted",
-                PlaceError::OutcomeUnknown(_) => "outcome_unknown",
-                PlaceError::KeyReused => "key_reused",
-                PlaceError::Refused(_) => "refused",
+                PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => OrderOutcome::not_accepted,
+                PlaceError::OutcomeUnknown(_) => OrderOutcome::outcome_unknown,
+                PlaceError::KeyReused => OrderOutcome::key_reused,
+                PlaceError::Refused(_) => OrderOutcome::refused,
             });
             Err(error.into())
         }

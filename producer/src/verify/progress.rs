@@ -7,6 +7,7 @@ use std::{
 
 use orderflow_core::Timestamp;
 
+/// Time between two lines of progress.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct Progress {

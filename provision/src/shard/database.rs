@@ -14,6 +14,7 @@ pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The advisory lock that a run holds from its first read to its last write: "orderpro" as a number.
 const LOCK_KEY: i64 = 0x6f72_6465_7270_726f;
 
+/// Oldest major version of Postgres.
 const OLDEST_SERVER: i32 = 14;
 
 /// The tables that the migrations create. Their indexes and sequences belong to them.

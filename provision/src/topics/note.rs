@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 /// The minimum number of replicas with which a record survives the loss of one broker while another is down.
 const REPLICAS: i32 = 3;
+/// Fewest replicas that must acknowledge a record, for it to survive the loss of one broker.
 const MIN_INSYNC_REPLICAS: i32 = 2;
 
 pub(super) const OFFSETS_RETENTION: &str = "offsets.retention.minutes";

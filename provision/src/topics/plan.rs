@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Difference, Error, Wanted};
+use super::{Difference, Error, Planned, PlannedSetting, Wanted};
 
 /// The plan for the creation of a topic, and for its comparison if it exists.
 #[derive(Clone, Debug)]
@@ -129,6 +129,17 @@ impl Plan {
             }
         }
         Ok(differences)
+    }
+}
+
+impl From<Plan> for Planned {
+    fn from(plan: Plan) -> Self {
+        let settings = plan.settings.into_iter().map(|Setting { name, value, rule }| PlannedSetting {
+            name,
+            value,
+            is_minimum: matches!(rule, Rule::AtLeast),
+        });
+        Self { name: plan.name, partitions: plan.partitions, settings: settings.collect() }
     }
 }
 

@@ -19,6 +19,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// may have dropped it silently.
 const LONGEST_IDLE: Duration = Duration::from_secs(300);
 
+/// Longest life of a connection in a pool.
 const LONGEST_LIFE: Duration = Duration::from_secs(1800);
 
 /// A reason for a failed query.

@@ -22,6 +22,7 @@ mod secured;
 mod stats;
 mod supervision;
 mod support;
+mod tables;
 mod trail;
 mod values;
 mod verify;

@@ -1,7 +1,4 @@
-//! The reference in the documentation matches the code, and its examples are valid resources.
-//!
-//! After a change: `UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation`, then review the
-//! difference.
+//! Checks that the definition of the resource accepts the examples.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,11 +9,8 @@ use kube_cel::Validator;
 use orderflow_operator::{
     crd::{self, OrderFlow},
     reconcile::dereference,
-    reference,
 };
 use serde_json::Value;
-
-const END: &str = "<!-- end -->";
 
 const EXAMPLES: [&str; 3] = ["examples/orderflow.yaml", "examples/autoscaled.yaml", "examples/production.yaml"];
 
@@ -28,48 +22,7 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("read {name}: {error}"))
 }
 
-/// Returns the document with `made` between the markers of `part`.
-fn with_part(document: &str, part: &str, made: &str) -> String {
-    let marker = format!("<!-- generated: {part} -->\n");
-    let (before, rest) = document.split_once(&marker).unwrap_or_else(|| panic!("the marker {marker} is missing"));
-    let (_, after) = rest.split_once(END).unwrap_or_else(|| panic!("{part} has no {END}"));
-    format!("{before}{marker}{made}{END}{after}")
-}
-
-#[test]
-fn the_reference_matches_the_code() {
-    const NAME: &str = "docs/operator.md";
-    let kept = read(NAME);
-    let made = reference::PARTS.iter().fold(kept.clone(), |document, (part, make)| with_part(&document, part, &make()));
-    if std::env::var_os("UPDATE_MANIFESTS").is_some() && made != kept {
-        std::fs::write(file(NAME), &made).unwrap_or_else(|error| panic!("write {NAME}: {error}"));
-    }
-    assert!(
-        read(NAME) == made,
-        "{NAME} differs from what the code generates: run \
-         UPDATE_MANIFESTS=1 cargo test -p orderflow-operator --test documentation"
-    );
-}
-
-#[test]
-fn only_the_text_between_the_markers_is_replaced() {
-    let document =
-        "before\n<!-- generated: one -->\nold\n<!-- end -->\nbetween\n<!-- generated: two -->\n<!-- end -->\n";
-    let expected =
-        "before\n<!-- generated: one -->\nnew\n<!-- end -->\nbetween\n<!-- generated: two -->\n<!-- end -->\n";
-    assert_eq!(with_part(document, "one", "new\n"), expected);
-    assert_eq!(with_part(expected, "one", "new\n"), expected);
-}
-
-#[test]
-fn the_markers_of_the_reference_match_its_parts() {
-    let document = read("docs/operator.md");
-    let marked: BTreeSet<&str> =
-        document.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->")).collect();
-    assert_eq!(marked, reference::PARTS.iter().map(|(part, _)| *part).collect());
-}
-
-/// Reads the objects of an example.
+/// Returns the objects of an example.
 fn example(name: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&read(name)).unwrap_or_else(|error| panic!("{name} is no YAML: {error}"))
 }
@@ -89,7 +42,7 @@ fn the_examples_fit_the_definition() {
 
         let definition = serde_json::to_value(crd::definition()).expect("the definition is JSON");
         let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-        // The API server fills in the defaults before it validates.
+        // The API server fills in the defaults before it validates, so validate the object with them.
         Validator::new().validate(schema, &kept, None).unwrap_or_else(|errors| panic!("{name}: {errors:?}"));
     }
 }
@@ -113,7 +66,7 @@ fn the_example_for_production_has_every_secret_that_its_orderflow_names() {
     assert!(secrets[user.as_str()]["password"].is_string(), "Secret {user} has no key password");
 }
 
-/// Returns true if `other` contains everything that `one` contains.
+/// Checks that everything in `one` is also in `other`.
 fn is_part_of(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => {
