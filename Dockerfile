@@ -2,7 +2,7 @@
 # The images: one program each on a base without a shell. The build context is a folder with compiled programs, not the
 # checkout: Dockerfile.build compiles them in a container (`make images` does both), scripts/programs on this machine.
 #
-# RUNTIME_IMAGE must not be of an older Debian than the one that compiled them: the programs link its glibc and OpenSSL.
+# RUNTIME_IMAGE must not be an older Debian than the one that compiled the programs: they link its glibc and OpenSSL.
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
 
 FROM ${RUNTIME_IMAGE} AS runtime
@@ -12,12 +12,12 @@ LABEL org.opencontainers.image.version=${VERSION} \
 # distroless/cc has glibc, libgcc and OpenSSL, but not the zlib that librdkafka links. /usr/lib is on the loader's own
 # search path on every architecture, so this needs no ldconfig in an image that has none.
 COPY libz.so.1 /usr/lib/
-# Where OpenSSL would look for public authorities is a folder that the base does not have.
+# OpenSSL's default folder of public authorities does not exist in the base.
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
-# The number, because Kubernetes cannot see that a user given by name is not root.
+# As a number, because Kubernetes cannot verify that a user given by name is not root.
 USER 65532:65532
 
-# In each stage `--help` proves that the loader finds every library, here and not on a cluster. There is no shell.
+# In each stage `--help` checks that the loader finds every library, here rather than on a cluster. There is no shell.
 FROM runtime AS producer
 LABEL org.opencontainers.image.title=orderflow-producer \
       org.opencontainers.image.description="REST API, shards, relay, receipts, feed and dashboard of OrderFlow"
@@ -35,7 +35,7 @@ ENTRYPOINT ["/usr/local/bin/orderflow-consumer"]
 
 FROM runtime AS provision
 LABEL org.opencontainers.image.title=orderflow-provision \
-      org.opencontainers.image.description="Makes and checks what an OrderFlow stands on: schemas, bucket, topics"
+      org.opencontainers.image.description="Makes and checks the schemas, the bucket and the topics of an OrderFlow"
 COPY orderflow-provision /usr/local/bin/
 RUN ["/usr/local/bin/orderflow-provision", "--help"]
 ENTRYPOINT ["/usr/local/bin/orderflow-provision"]

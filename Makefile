@@ -1,15 +1,15 @@
-# The few commands that a person needs; `make` alone lists them. Everything works from a fresh clone on Debian or Ubuntu.
+# The commands of this project; `make` alone lists them. Everything works from a fresh clone on Debian or Ubuntu.
 
-# Kept where cargo would put it, but named, because the programs built there are started from here.
+# Cargo's own default, but named, because the recipes start programs from this folder.
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
-# A failed test says why; the way through the test's own futures would only hide that.
+# A failed test prints its reason. A backtrace through the test's futures would hide it.
 export RUST_LIB_BACKTRACE ?= 0
-# Tests wait for services more than they compute, so there are more of them at once than the two cores that they are made for.
+# Tests wait for services more than they compute, so more of them run at once than the two cores that they are made for.
 export RUST_TEST_THREADS ?= 3
 
 DEV := $(CARGO_TARGET_DIR)/release/orderflow-dev
-# Tests stop and kill the services at named points, which exist only in builds with this feature.
+# Tests stop and kill the programs at failpoints, which exist only in builds with this feature.
 FAILPOINTS := --features orderflow-producer/failpoints,orderflow-consumer/failpoints,orderflow-operator/failpoints
 RELEASE := cargo build --release --locked --bins -p orderflow-dev -p orderflow-producer -p orderflow-consumer -p orderflow-provision
 
@@ -23,9 +23,9 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# `exec`, so that Ctrl-C reaches orderflow-dev once, from the terminal, and its exit code is the one that make sees.
+# `exec`, so that Ctrl-C reaches orderflow-dev once, from the terminal, and make gets its exit code.
 .PHONY: up
-up: ## Build and run everything on this machine; Ctrl-C stops it, data stays
+up: ## Build and run everything on this machine; Ctrl-C stops it and keeps the data
 	@scripts/prepare
 	@$(RELEASE)
 	@exec $(DEV) up
@@ -35,7 +35,7 @@ down: $(DEV) ## Stop what `make up` started and remove its data
 	@exec $(DEV) down
 
 .PHONY: status
-status: $(DEV) ## Show what runs and where
+status: $(DEV) ## Show the running parts and their addresses
 	@exec $(DEV) status
 
 .PHONY: load
@@ -49,13 +49,13 @@ test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=par
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
 
 .PHONY: proof
-proof: ## Kill, freeze and cut off everything while orders flow, and check every order [SEED=n] [MINUTES=n] [RATE=per second]
+proof: ## Inject faults under load, then verify every order [SEED=n] [MINUTES=n] [RATE=per second]
 	@scripts/prepare build services s3
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	@exec $(CARGO_TARGET_DIR)/debug/orderflow-proof $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(STORE),--store $(STORE))
 
 .PHONY: bench
-bench: ## Measure each part beside its yardstick; all of them go to docs/benchmarks/report.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
+bench: ## Measure each part against its yardstick; a run of all parts writes docs/benchmarks/report.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
 	@scripts/prepare build services s3 kubernetes
 	$(RELEASE) -p orderflow-bench
 	cargo build --release --locked -p orderflow-operator
@@ -66,13 +66,13 @@ instructions: ## Count the instructions of parsing and encoding, with valgrind
 	@scripts/instructions
 
 .PHONY: screenshots
-screenshots: ## Take the pictures in docs/images anew, of the pipeline under load
+screenshots: ## Take the screenshots in docs/images again, of the pipeline under load
 	@scripts/prepare build services browser
 	cargo build --locked --workspace --bins $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) --test browser screenshots -- --ignored
 
 .PHONY: e2e
-e2e: ## Install all of it on a real cluster and disturb it: on kind, or as root on a node without Docker
+e2e: ## Install everything on a real cluster and disturb it: on kind, or as root on a node without Docker
 	@scripts/e2e
 
 .PHONY: build
@@ -98,19 +98,20 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: prepare
-prepare: ## Install what building and testing need (Debian, Ubuntu)
+prepare: ## Install the requirements of builds and tests (Debian, Ubuntu)
 	@scripts/prepare
 
 .PHONY: images
-images: ## Build a container image of each program (needs Docker); they are compiled in a container
-	@command -v $(DOCKER) >/dev/null || { echo "make images: $(DOCKER) is not on PATH. Install Docker, or say what to use instead: make images DOCKER=podman" >&2; exit 1; }
-	@$(DOCKER) info >/dev/null 2>&1 || { echo "make images: $(DOCKER) is installed, but does not reach its engine (try: $(DOCKER) info)" >&2; exit 1; }
+images: ## Compile each program in a container and build its image (needs Docker)
+	@command -v $(DOCKER) >/dev/null || { echo "make images: $(DOCKER) is not on PATH. Install Docker, or name another tool: make images DOCKER=podman" >&2; exit 1; }
+	@$(DOCKER) info >/dev/null 2>&1 || { echo "make images: $(DOCKER) cannot reach its engine (try: $(DOCKER) info)" >&2; exit 1; }
 	$(DOCKER) build --file Dockerfile.build --output type=local,dest=target/images .
 	@for image in $(IMAGES); do \
 		$(DOCKER) build --file Dockerfile --target $$image --build-arg VERSION=$(VERSION) --tag orderflow-$$image:$(VERSION) target/images || exit; \
 	done
 
-# Only when missing: `down`, `status` and `load` must work at once on a stack that runs, whatever the sources look like.
+# Built only when missing: `down`, `status` and `load` must work at once on a running stack, even if the sources do not
+# compile.
 $(DEV):
 	@scripts/prepare build
 	$(RELEASE)

@@ -1,5 +1,5 @@
-//! Gathering what one transaction will settle: what is there, up to a count, a size and a time. A rebalance in the middle
-//! throws away what was gathered, before anything of it was written anywhere.
+//! Gathers the records of one transaction, up to a count, a size and a time. A rebalance discards the gathered records,
+//! before anything is written.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,38 +16,38 @@ use rdkafka::{
 
 use crate::membership::{Assignment, Membership};
 
-/// Most records of one batch. A transaction costs several requests beside its records, and often the 20 ms that librdkafka
-/// waits when Kafka is still writing the markers of the transaction before. On a backlog 1,000 gave 40,000 events/s, 4,000 gave
-/// 75,000, and 8,000 no more.
+/// The most records of a batch: enough to make the fixed cost of a transaction small. That cost is several requests,
+/// and often 20 ms, which librdkafka waits while Kafka still writes the markers of the previous transaction. On a
+/// backlog, 1,000 records gave 40,000 events/s, 4,000 gave 75,000, and 8,000 no more.
 const MOST_RECORDS: usize = 4_000;
-/// Most bytes of the keys and values of one batch. What it becomes must fit librdkafka's buffer of 16 MiB beside the one record
-/// that may exceed this.
+/// The most bytes of keys and values in a batch. Its output must fit into librdkafka's buffer of 16 MiB, together with
+/// the one record that may exceed this limit.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
-/// Shortest time between two batches that are not full. The first record after a pause goes at once; under load a transaction costs
-/// Kafka much the same for one record as for hundreds.
+/// The shortest time between two batches that are not full. The first record after a pause is handled at once. Under
+/// load a transaction costs Kafka about the same for one record as for hundreds.
 const PACE: Duration = Duration::from_millis(25);
-/// Longest wait for a first record, so that stopping is noticed.
+/// The longest wait for a first record. It bounds the time until a stop is noticed.
 const LONGEST_IDLING: Duration = Duration::from_millis(200);
 
-/// Why no batch was gathered.
+/// A failure that ends the gathering without a batch.
 #[derive(Debug)]
 pub enum Interruption {
     /// The position in a partition is not, or no longer, in its log.
     OutOfLog,
-    /// Anything else that a new consumer may not meet.
+    /// Any other failure. A new consumer may recover from it.
     Broken(String),
 }
 
-/// Waits for records, which are due when the batch before them was gathered [`PACE`] ago. Empty if there were none, or if the
-/// partitions changed hands meanwhile.
+/// Waits for records, until [`PACE`] after the `last` batch. Returns an empty batch if none came, or if a rebalance
+/// happened.
 pub fn gather<'consumer>(
     consumer: &'consumer BaseConsumer<Membership>,
-    order: &mut Order,
+    guard: &mut OffsetGuard,
     last: Option<Instant>,
 ) -> Result<Vec<BorrowedMessage<'consumer>>, Interruption> {
     let rebalances = consumer.context().rebalances();
     let (mut batch, mut bytes) = (Vec::new(), 0);
-    // With this one a batch is gathered until there is a rebalance, so that there is one to keep it across.
+    // This defect gathers until a rebalance happens, to keep the batch across it.
     let keeps_batch = defect("consumer::keeps-batch-across-rebalance");
     let mut until = Instant::now() + LONGEST_IDLING;
     loop {
@@ -62,7 +62,7 @@ pub fn gather<'consumer>(
         }
         match polled {
             Some(Ok(record)) => {
-                order.follow(record.partition(), record.offset()).map_err(Interruption::Broken)?;
+                guard.check(record.partition(), record.offset()).map_err(Interruption::Broken)?;
                 bytes += record.key_len() + record.payload_len();
                 if batch.is_empty() {
                     until = last.map_or_else(Instant::now, |last| last + PACE);
@@ -76,15 +76,15 @@ pub fn gather<'consumer>(
                     return Ok(batch);
                 }
             }
-            Some(Err(error)) => judge(&error)?,
+            Some(Err(error)) => tolerate(&error)?,
             None if Instant::now() >= until => return Ok(batch),
-            // Some event that was no record.
+            // librdkafka handled an event that was no record.
             None => {}
         }
     }
 }
 
-/// The first offset of each partition in a batch: where to go back to if the batch is not settled.
+/// Returns the first offset of each partition in a batch, to which to rewind if the batch is not settled.
 pub fn first_offsets(batch: &[BorrowedMessage<'_>]) -> BTreeMap<i32, i64> {
     let mut first = BTreeMap::new();
     for record in batch {
@@ -93,15 +93,16 @@ pub fn first_offsets(batch: &[BorrowedMessage<'_>]) -> BTreeMap<i32, i64> {
     first
 }
 
-/// The offset after the last one of each partition in a batch: what to commit.
+/// Returns the offset after the last one of each partition in a batch, which is the offset to commit.
 pub fn next_offsets(batch: &[BorrowedMessage<'_>]) -> BTreeMap<i32, i64> {
     batch.iter().map(|record| (record.partition(), record.offset() + 1)).collect()
 }
 
-fn judge(error: &KafkaError) -> Result<(), Interruption> {
+/// Ignores errors that librdkafka recovers from.
+fn tolerate(error: &KafkaError) -> Result<(), Interruption> {
     match error {
         KafkaError::MessageConsumption(
-            // librdkafka reconnects by itself, and revokes the partitions if that takes too long.
+            // librdkafka reconnects, and revokes the partitions if that takes too long.
             RDKafkaErrorCode::AllBrokersDown
             | RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::Resolve
@@ -110,46 +111,46 @@ fn judge(error: &KafkaError) -> Result<(), Interruption> {
             | RDKafkaErrorCode::SSL,
         ) => Ok(()),
         KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => Err(Interruption::OutOfLog),
-        // Among these are a broken checksum and a record too large to fetch: librdkafka would go on behind it.
+        // Includes a wrong checksum and a record too large to fetch, which librdkafka would skip.
         other => Err(Interruption::Broken(other.to_string())),
     }
 }
 
-/// What each partition may deliver next: a guard against a record that is delivered twice, or passed over after going
-/// back. Offsets may have gaps, as aborted records and transaction markers have offsets too.
+/// A guard against records that are delivered twice, or skipped after a rewind. Offsets may have gaps, because aborted
+/// records and transaction markers have offsets as well.
 #[derive(Debug, Default)]
-pub struct Order {
+pub struct OffsetGuard {
     next: HashMap<i32, Next>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Next {
     AtLeast(i64),
-    /// A record that has been there before.
+    /// A record that was delivered before.
     Exactly(i64),
 }
 
-impl Order {
-    pub fn of(assignment: &Assignment) -> Self {
+impl OffsetGuard {
+    pub fn new(assignment: &Assignment) -> Self {
         Self {
             next: assignment.starts.iter().map(|(partition, offset)| (*partition, Next::AtLeast(*offset))).collect(),
         }
     }
 
-    /// The partitions were set back to these records.
-    pub fn go_back(&mut self, first: &BTreeMap<i32, i64>) {
+    /// Expects the partitions to deliver these records again.
+    pub fn rewind(&mut self, first: &BTreeMap<i32, i64>) {
         self.next.extend(first.iter().map(|(partition, offset)| (*partition, Next::Exactly(*offset))));
     }
 
-    fn follow(&mut self, partition: i32, offset: i64) -> Result<(), String> {
+    fn check(&mut self, partition: i32, offset: i64) -> Result<(), String> {
         let next = self.next.get_mut(&partition);
-        let next = next.ok_or_else(|| format!("partition {partition} was read, and is not assigned"))?;
+        let next = next.ok_or_else(|| format!("partition {partition} delivered a record, but is not assigned"))?;
         let in_order = match *next {
             Next::AtLeast(lowest) => offset >= lowest,
             Next::Exactly(expected) => offset == expected,
         };
         if !in_order {
-            return Err(format!("partition {partition} delivered offset {offset} where {next:?} was due"));
+            return Err(format!("partition {partition} delivered offset {offset}, expected {next:?}"));
         }
         *next = Next::AtLeast(offset + 1);
         Ok(())
@@ -160,26 +161,26 @@ impl Order {
 mod tests {
     use super::*;
 
-    fn order() -> Order {
-        Order { next: HashMap::from([(0, Next::AtLeast(5))]) }
+    fn guard() -> OffsetGuard {
+        OffsetGuard { next: HashMap::from([(0, Next::AtLeast(5))]) }
     }
 
     #[test]
-    fn gaps_are_fine_and_repetitions_are_not() {
-        let mut order = order();
-        assert_eq!(order.follow(0, 5), Ok(()));
-        assert_eq!(order.follow(0, 9), Ok(()));
-        assert!(order.follow(0, 9).is_err());
-        assert!(order.follow(1, 0).is_err());
+    fn gaps_are_accepted_and_repetitions_are_refused() {
+        let mut guard = guard();
+        assert_eq!(guard.check(0, 5), Ok(()));
+        assert_eq!(guard.check(0, 9), Ok(()));
+        assert!(guard.check(0, 9).is_err());
+        assert!(guard.check(1, 0).is_err());
     }
 
     #[test]
-    fn after_going_back_nothing_is_passed_over() {
-        let mut order = order();
-        order.follow(0, 5).unwrap();
-        order.go_back(&BTreeMap::from([(0, 5)]));
-        assert!(order.follow(0, 6).is_err());
-        assert_eq!(order.follow(0, 5), Ok(()));
-        assert_eq!(order.follow(0, 6), Ok(()));
+    fn no_record_is_skipped_after_a_rewind() {
+        let mut guard = guard();
+        guard.check(0, 5).unwrap();
+        guard.rewind(&BTreeMap::from([(0, 5)]));
+        assert!(guard.check(0, 6).is_err());
+        assert_eq!(guard.check(0, 5), Ok(()));
+        assert_eq!(guard.check(0, 6), Ok(()));
     }
 }

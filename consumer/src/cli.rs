@@ -1,4 +1,4 @@
-//! The command line: the settings, and what to do with them.
+//! The command line: settings and subcommands.
 
 use clap::{Parser, Subcommand};
 use orderflow_service::secret::Secrets;
@@ -16,10 +16,10 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-/// What to do instead of consuming.
+/// A command that runs instead of the consumer.
 #[derive(Subcommand, Clone, Debug)]
 pub enum Command {
-    /// Inspect the events that could not be read, and send them back after a fix
+    /// Inspect the events that could not be read, and replay them after a fix
     #[command(subcommand)]
     Dlq(dlq::Command),
 }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn the_definition_of_the_command_line_is_valid() {
         Cli::command().debug_assert();
     }
 }

@@ -1,5 +1,5 @@
-//! What an operator does about dead letters: `list` them, `show` one, and `replay` them after a fix. How that is done is in
-//! `orderflow_dead_letters`; here it becomes lines of text.
+//! The `dlq` commands: `list` dead letters, `show` one, and `replay` them after a fix. This module prints the results
+//! of `orderflow_dead_letters`.
 
 mod list;
 mod replay;
@@ -17,10 +17,10 @@ use crate::settings::Settings;
 pub enum Command {
     /// List the dead letters that were not replayed yet, oldest first within each partition
     List {
-        /// Also those that were replayed, as long as Kafka has them
+        /// List replayed dead letters as well, if Kafka still has them
         #[arg(long)]
         all: bool,
-        /// List at most so many
+        /// Most dead letters to list
         #[arg(long, default_value_t = 1_000)]
         limit: usize,
     },
@@ -31,18 +31,19 @@ pub enum Command {
         /// Offset of the dead letter, as `list` shows it
         offset: i64,
     },
-    /// Write dead letters back to where they came from, each once. Those that are there now: one that still cannot be read
-    /// comes back as a new dead letter, for the next replay
+    /// Write each existing dead letter back to its source partition, once. An event that still cannot be read comes
+    /// back as a new dead letter, for the next replay
     Replay {
-        /// Replay at most so many
+        /// Most dead letters to replay
         #[arg(long)]
         limit: Option<usize>,
     },
 }
 
-/// Runs one command, with its result on `out`. Can be stopped at any time; what it did not finish did not happen.
+/// Runs one command and prints its result to `out`. It can be stopped at any time: an unfinished transaction has no
+/// effect.
 pub fn run(settings: &Settings, command: &Command, out: &mut impl Write) -> anyhow::Result<()> {
-    let dead_letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
+    let dead_letters = DeadLetters::new(&settings.kafka, &settings.kafka_group_id);
     let done = match command {
         Command::List { all, limit } => list::run(&dead_letters, *all, *limit, out),
         Command::Show { partition, offset } => show::run(&dead_letters, *partition, *offset, out),

@@ -1,5 +1,5 @@
-//! OrderFlow's consumer: turns each order event into one notification, exactly once, through Kafka alone. `main` and the
-//! tests start it with [`run`]; [`dlq`] is what an operator does about the events that could not be read.
+//! OrderFlow's consumer: turns each order event into one notification, exactly once, with Kafka alone. `main` and the
+//! tests start it with [`run`]. [`dlq`] has the commands for events that could not be read.
 
 #![forbid(unsafe_code)]
 
@@ -30,8 +30,8 @@ pub use settings::Settings;
 
 use crate::{metrics::Metrics, pipeline::Pipeline};
 
-/// Consumes until `stop` is cancelled. Waits out any failure of Kafka. An error means that a person has to decide (see
-/// [`LostPosition`]), or that restarts do not keep the loop running. `admin` serves `/livez`, `/readyz` and `/metrics`
+/// Consumes until `stop` is cancelled, and waits out any failure of Kafka. Returns an error if a person has to decide
+/// (see [`LostPosition`]), or if the loop keeps dying after restarts. `admin` serves `/livez`, `/readyz` and `/metrics`
 /// until the end.
 pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
     let dependencies = Dependencies::new(stop.clone());
@@ -50,7 +50,7 @@ pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken
         failure = supervisor.failed() => Some(failure),
         () = stop.cancelled() => None,
     };
-    // From here on an end of a task is final, also if the loop failed before the signal.
+    // From here on an ended task is not restarted, even if the loop failed before the signal.
     stop.cancel();
     consuming.stop();
     let has_ended = consuming.ended(shutdown::DEADLINE.saturating_sub(2 * ADMIN_END)).await;
@@ -63,5 +63,5 @@ pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken
     }
 }
 
-/// Longest wait at shutdown for responses of the admin port that are in progress.
+/// The longest wait at shutdown for responses of the admin port that are in progress.
 const ADMIN_END: Duration = Duration::from_secs(1);

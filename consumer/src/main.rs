@@ -1,4 +1,5 @@
-//! The consumer's process: settings, logs, then the loop until the signal; or one of the `dlq` commands.
+//! The consumer's process: reads the settings, starts the logs and runs the loop until a signal, or runs a `dlq`
+//! command.
 
 use std::{net::SocketAddr, process::ExitCode};
 

@@ -1,5 +1,5 @@
-//! This process as a member of its consumer group: takes the partitions it is given at the offsets the group committed,
-//! and gives them up when told. Called by librdkafka inside of the pipeline's polls; the pipeline then looks here.
+//! The membership of this process in its consumer group: takes assigned partitions at the group's committed offsets,
+//! and releases revoked ones. librdkafka calls it during the pipeline's polls; the pipeline then reads its state.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use orderflow_service::{
-    kafka::{Told, Troubles},
+    kafka::{HasLastError, LastError},
     shutdown::CancellationToken,
 };
 use rdkafka::{
@@ -25,7 +25,7 @@ pub struct Membership {
     group: Group,
     stop: CancellationToken,
     state: Mutex<State>,
-    troubles: Troubles,
+    last_error: LastError,
 }
 
 #[derive(Default)]
@@ -37,49 +37,50 @@ struct State {
     leaving: bool,
 }
 
-/// What this member may read and commit until the next rebalance.
+/// The partitions that this member may read and commit until the next rebalance.
 pub struct Assignment {
-    /// Group, generation and member as they were when the partitions were given. Never to be read again before a commit:
-    /// by then librdkafka may have lost the membership and joined anew, and a newer generation, or none at all, would let
-    /// offsets of partitions that are somebody else's now pass the coordinator's check.
+    /// Group, generation and member at the time of the assignment. A commit must use these and not read them again:
+    /// librdkafka may have lost the membership and rejoined. With a newer generation, or none, the coordinator would
+    /// accept offsets of partitions that now belong to another member.
     pub group: Arc<ConsumerGroupMetadata>,
-    /// The lowest offset of each partition that is still to be read.
+    /// The lowest unread offset of each partition.
     pub starts: HashMap<i32, i64>,
 }
 
 impl Membership {
     pub fn new(group: Group, stop: CancellationToken) -> Self {
-        Self { group, stop, state: Mutex::default(), troubles: Troubles::default() }
+        Self { group, stop, state: Mutex::default(), last_error: LastError::default() }
     }
 
-    /// Changes with every rebalance event. What was read before a change may be somebody else's now.
+    /// Returns the number of rebalance events. Records that were read before it changed may belong to another member
+    /// now.
     pub fn rebalances(&self) -> u64 {
         self.lock().rebalances
     }
 
-    /// `None` before the first assignment, and between two.
+    /// Returns the assignment, or `None` before the first one and between two.
     pub fn assignment(&self) -> Option<Arc<Assignment>> {
         self.lock().assignment.clone()
     }
 
-    /// Why an assignment could not be taken. The member has to leave.
+    /// Takes the reason why an assignment could not be taken. The member then has to leave.
     pub fn take_failure(&self) -> Option<Unresolved> {
         self.lock().failure.take()
     }
 
-    /// From here on no partition is taken. Dropping a consumer serves events until the group is left, and that must not
-    /// wait for offsets of a Kafka that may be frozen.
+    /// Takes no more partitions. Dropping a consumer serves rebalance events until it has left the group, and these
+    /// must not wait for the offsets of a Kafka that may be frozen.
     pub fn leave(&self) {
         self.lock().leaving = true;
     }
 
     fn take(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<(), Unresolved> {
         let unreadable = |error: KafkaError| Unresolved::Unreadable(error.to_string());
-        // First of all: until `assign` is called librdkafka cannot join anew, so this is the generation of this assignment.
+        // Read first: librdkafka cannot rejoin before `assign` is called, so this is the generation of this assignment.
         let group = consumer.group_metadata().ok_or_else(|| unreadable(KafkaError::Canceled))?;
         let starts = position::resolve(consumer, partitions, &self.group, || self.stop.is_cancelled())?;
         if consumer.assignment_lost() {
-            return Err(Unresolved::Unreadable("the partitions were lost again at once".to_owned()));
+            return Err(Unresolved::Unreadable("the partitions were lost while their offsets were read".to_owned()));
         }
         let lowest = starts.elements().into_iter().map(|element| match element.offset() {
             Offset::Offset(offset) => (element.partition(), offset),
@@ -89,7 +90,7 @@ impl Membership {
         consumer.assign(&starts).map_err(unreadable)?;
         tracing::info!(partitions = ?sorted(&assignment.starts), "assigned");
         self.lock().assignment = Some(assignment);
-        self.troubles.forget();
+        self.last_error.clear();
         Ok(())
     }
 
@@ -115,7 +116,7 @@ impl ConsumerContext for Membership {
                 Err(failure) => self.lock().failure = Some(failure),
             }
         }
-        // librdkafka waits for an answer to every event; without one this consumer could not even be closed.
+        // librdkafka waits for an answer to every event. Without one, this consumer could not even be closed.
         if let Err(error) = consumer.unassign() {
             self.lock().failure = Some(Unresolved::Unreadable(error.to_string()));
         }
@@ -125,18 +126,18 @@ impl ConsumerContext for Membership {
 impl ClientContext for Membership {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka consumer");
-        self.troubles.logged(message);
+        self.last_error.record_line(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka consumer");
-        self.troubles.told(&error, reason);
+        self.last_error.record(&error, reason);
     }
 }
 
-impl Told for Membership {
-    fn troubles(&self) -> &Troubles {
-        &self.troubles
+impl HasLastError for Membership {
+    fn last_error(&self) -> &LastError {
+        &self.last_error
     }
 }
 

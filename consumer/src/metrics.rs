@@ -1,4 +1,4 @@
-//! The names and meanings of what `/metrics` shows. Counters count only what was committed.
+//! The consumer's metrics. Counters count only committed records.
 
 use std::sync::atomic::AtomicU64;
 
@@ -13,24 +13,24 @@ use orderflow_service::prometheus::{
     registry::{Registry, Unit},
 };
 
-/// Cheap to clone; clones share.
+/// The metrics of a consumer. Cheap to clone; clones share their values.
 #[derive(Clone)]
 pub struct Metrics {
-    /// `orderflow_consumer_events_total{outcome}`: events that were settled.
+    /// `orderflow_consumer_events_total{outcome}`: settled events.
     pub events: Family<OutcomeLabel, Counter>,
     /// `orderflow_consumer_batches_total`: committed transactions.
     pub batches: Counter,
-    /// `orderflow_consumer_transaction_seconds`: from begin to committed, of committed transactions.
+    /// `orderflow_consumer_transaction_seconds`: duration of committed transactions.
     pub transaction: Histogram,
-    /// `orderflow_consumer_aborts_total`: transactions that were aborted, their batches read again.
+    /// `orderflow_consumer_aborts_total`: aborted transactions, whose batches are read again.
     pub aborts: Counter,
-    /// `orderflow_consumer_rejoins_total{reason}`: times that both clients were dropped and the group was joined anew.
+    /// `orderflow_consumer_rejoins_total{reason}`: rejoins of the group with two new clients.
     pub rejoins: Family<RejoinLabel, Counter>,
-    /// `orderflow_consumer_assigned_partitions`: partitions of the events' topic that this process has.
+    /// `orderflow_consumer_assigned_partitions`: partitions of the events' topic that are assigned to this process.
     pub assigned_partitions: Gauge,
-    /// `orderflow_consumer_last_commit_timestamp_seconds`: Unix time, 0 before the first.
+    /// `orderflow_consumer_last_commit_timestamp_seconds`: Unix time of the last commit, 0 before the first.
     pub last_commit: Gauge<f64, AtomicU64>,
-    /// `orderflow_consumer_end_to_end_seconds`: from the acceptance of an order to its notification.
+    /// `orderflow_consumer_end_to_end_seconds`: time from the acceptance of an order to its notification.
     pub end_to_end: Histogram,
 }
 
@@ -60,7 +60,7 @@ pub enum RejoinReason {
     topics,
     /// No transactional producer could be created.
     producer,
-    /// The partitions' starting points could not be read.
+    /// The start offsets of the partitions could not be read.
     assignment,
     /// Reading the events failed.
     consume,
@@ -80,14 +80,14 @@ impl Metrics {
             rejoins: Family::default(),
             assigned_partitions: Gauge::default(),
             last_commit: Gauge::default(),
-            // 10 ms to about 3 days: an event may have waited out an outage.
+            // 10 ms to about 40 hours: an event may wait for the end of an outage.
             end_to_end: Histogram::new(exponential_buckets(0.01, 3.0, 16)),
         };
         registry.register("events", "Events settled, by outcome", metrics.events.clone());
         registry.register("batches", "Committed transactions", metrics.batches.clone());
         registry.register_with_unit(
             "transaction",
-            "Time from the begin of a transaction to its commit",
+            "Time from the beginning of a transaction to its commit",
             Unit::Seconds,
             metrics.transaction.clone(),
         );

@@ -1,6 +1,6 @@
-//! The exactly-once loop: gather a batch, write what it becomes and its offsets in one transaction, repeat. Owns one
-//! consumer and one transactional producer, on a thread of its own. Whatever Kafka does, the loop goes on from the
-//! committed offsets: by calling again, by aborting and going back, or with two new clients.
+//! The exactly-once loop: gathers a batch, then writes its notifications, dead letters and offsets in one transaction.
+//! It owns one consumer and one transactional producer, on its own thread. After any failure of Kafka the loop
+//! continues from the committed offsets: it repeats a call, aborts and rewinds, or replaces both clients.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use orderflow_service::{
     Backoff, Dependency,
     failpoint::{self, defect},
     kafka::{
-        Told,
+        HasLastError,
         transaction::{Failure, Outgoing, Transactions},
     },
     shutdown::CancellationToken,
@@ -27,7 +27,7 @@ use rdkafka::{
 
 use crate::{
     Settings,
-    batch::{self, Interruption, Order},
+    batch::{self, Interruption, OffsetGuard},
     membership::{Assignment, Membership},
     metrics::{Metrics, OutcomeLabel, OutcomeValue, RejoinLabel, RejoinReason},
     position::{self, Group, LostPosition, Unresolved},
@@ -35,13 +35,13 @@ use crate::{
     topics::Partitions,
 };
 
-/// How long a member may be without an answer from its group before the process says that it is unready.
+/// The longest wait for an assignment before the process is unready.
 const JOINING: Duration = Duration::from_secs(10);
-/// After so many aborted transactions in a row the reason may be one that only joining anew finds.
+/// The number of aborts in a row after which both clients are replaced, since only a rejoin may find the reason.
 const MOST_ABORTS_IN_A_ROW: u32 = 3;
-/// No dead letter is cut below this, in bytes: a broker that refuses even these needs a person.
+/// The smallest limit for dead letters, in bytes. A broker that refuses even these needs a person.
 const SMALLEST_DEAD_LETTER_LIMIT: usize = 16 * 1024;
-/// librdkafka's default, in bytes: below what a topic takes by default.
+/// The largest batch that is sent, in bytes: librdkafka's default, which is below a topic's default limit.
 const MOST_SENT_TOGETHER: usize = 1_000_000;
 
 pub struct Pipeline {
@@ -54,17 +54,18 @@ pub struct Pipeline {
     metrics: Metrics,
     stop: CancellationToken,
     backoff: Backoff,
-    /// Shrinks when Kafka says that a dead letter is too large, so that none can block its partition for ever.
+    /// The largest dead letter, in bytes. It shrinks when Kafka refuses one as too large, so that none blocks its
+    /// partition forever.
     dead_letter_limit: usize,
 }
 
-/// Why both clients are dropped.
+/// A reason to drop both clients.
 enum End {
     Rejoin(RejoinReason, String),
     Lost(LostPosition),
 }
 
-/// What a batch becomes.
+/// The outcomes of a batch.
 struct Settled {
     outcomes: Vec<Outcome>,
     notified_at: Timestamp,
@@ -77,13 +78,13 @@ impl Pipeline {
             .set("partition.assignment.strategy", "range")
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "2000")
-            // The longest that the loop may be busy with one transaction and its abort.
+            // The longest time that the loop may need for one transaction and its abort.
             .set("max.poll.interval.ms", "90000");
         if defect("consumer::reads-uncommitted") {
             consumer.set("isolation.level", "read_uncommitted");
         }
         let mut producer = settings.kafka.transactional_producer(&settings.transactional_id());
-        // Dead letters carry more than what they were made of.
+        // A dead letter is larger than its record.
         producer.set("message.max.bytes", "2097152");
         Self {
             topics: Topics::named(&settings.kafka.kafka_topic),
@@ -99,11 +100,11 @@ impl Pipeline {
         }
     }
 
-    /// Blocks until it is stopped, or until a person has to decide.
+    /// Runs until it is stopped. Returns an error if a person has to decide.
     pub fn run(mut self) -> anyhow::Result<()> {
         failpoint::panics("consumer::pipeline", &self.group.name);
         while !self.stop.is_cancelled() {
-            let ended = self.member();
+            let ended = self.consume_as_member();
             self.metrics.assigned_partitions.set(0);
             match ended {
                 Ok(()) => break,
@@ -114,7 +115,7 @@ impl Pipeline {
                 Err(End::Rejoin(reason, cause)) => {
                     self.metrics.rejoins.get_or_create(&RejoinLabel { reason }).inc();
                     self.kafka.down(&cause);
-                    tracing::debug!(?reason, cause, "starting anew with new clients");
+                    tracing::debug!(?reason, cause, "rejoining the group with new clients");
                     self.pause();
                 }
             }
@@ -122,11 +123,11 @@ impl Pipeline {
         Ok(())
     }
 
-    /// One life as a member of the group. `Ok` when stopped.
-    fn member(&mut self) -> Result<(), End> {
+    /// Consumes as a member of the group until it is stopped, or until both clients have to be replaced.
+    fn consume_as_member(&mut self) -> Result<(), End> {
         let kafka = self.kafka.clone();
         let mut config = self.producer.clone();
-        // Kafka's limit is on what is sent together, and librdkafka does not take apart what was refused.
+        // Kafka's limit applies to a batch, and librdkafka does not split a batch that was refused.
         config.set("batch.size", self.dead_letter_limit.min(MOST_SENT_TOGETHER).to_string());
         let transactions = Transactions::open(&config, self.stop.clone(), move |reason| kafka.down(reason));
         let transactions = transactions.map_err(|cause| End::Rejoin(RejoinReason::producer, cause))?;
@@ -136,13 +137,13 @@ impl Pipeline {
         let consumer = Leaving(self.consumer.create_with_context(context).map_err(|error| consume(&error))?);
         let consumer = &consumer.0;
         let partitions =
-            Partitions::of(&self.topics, consumer).map_err(|cause| End::Rejoin(RejoinReason::topics, cause))?;
+            Partitions::fetch(&self.topics, consumer).map_err(|cause| End::Rejoin(RejoinReason::topics, cause))?;
         consumer.subscribe(&[&self.topics.orders]).map_err(|error| consume(&error))?;
 
-        let (mut order, mut rebalances, mut aborts, mut alone_since) = (Order::default(), 0, 0, Instant::now());
+        let (mut guard, mut rebalances, mut aborts, mut alone_since) = (OffsetGuard::default(), 0, 0, Instant::now());
         let mut last_batch = None;
         while !self.stop.is_cancelled() {
-            let gathered = batch::gather(consumer, &mut order, last_batch);
+            let gathered = batch::gather(consumer, &mut guard, last_batch);
             let membership = consumer.context();
             match membership.take_failure() {
                 Some(Unresolved::Lost(lost)) => return Err(End::Lost(lost)),
@@ -152,14 +153,14 @@ impl Pipeline {
             let assignment = membership.assignment();
             if membership.rebalances() != rebalances {
                 rebalances = membership.rebalances();
-                order = assignment.as_deref().map(Order::of).unwrap_or_default();
+                guard = assignment.as_deref().map(OffsetGuard::new).unwrap_or_default();
                 self.metrics.assigned_partitions.set(assignment.as_deref().map_or(0, |own| own.starts.len() as i64));
                 alone_since = Instant::now();
             }
             let Some(assignment) = assignment else {
                 if alone_since.elapsed() > JOINING {
-                    let trouble = membership.troubles().last().map(|trouble| trouble.to_string());
-                    self.kafka.down(trouble.unwrap_or_else(|| "waiting for the group".to_owned()));
+                    let reason = membership.last_error().get().map(|error| error.to_string());
+                    self.kafka.down(reason.unwrap_or_else(|| "waiting for an assignment of the group".to_owned()));
                 }
                 continue;
             };
@@ -202,8 +203,8 @@ impl Pipeline {
                     }
                     let first = batch::first_offsets(&batch);
                     drop(batch);
-                    go_back(consumer, &self.topics.orders, &first).map_err(|error| consume(&error))?;
-                    order.go_back(&first);
+                    rewind(consumer, &self.topics.orders, &first).map_err(|error| consume(&error))?;
+                    guard.rewind(&first);
                     self.pause();
                 }
             }
@@ -211,7 +212,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Runs the transaction of one batch, and then tells of it.
+    /// Runs the transaction of one batch, then records its outcomes.
     fn settle(
         &self,
         transactions: &Transactions,
@@ -234,7 +235,7 @@ impl Pipeline {
             Outcome::DeadLetter { reason } => {
                 let limit = self.dead_letter_limit;
                 let DeadLetter { key, value, headers } =
-                    DeadLetter::of(record, reason, &self.group.name, notified_at, limit);
+                    DeadLetter::new(record, reason, &self.group.name, notified_at, limit);
                 Outgoing {
                     topic: &self.topics.dead_letters,
                     partition: partitions.dead_letter_for(record.partition()),
@@ -248,12 +249,12 @@ impl Pipeline {
         let offsets = offsets.map_err(|error| Failure::Broken(error.to_string()))?;
         transactions.run(outgoing, &offsets, &assignment.group)?;
         self.metrics.transaction.observe(began.elapsed().as_secs_f64());
-        self.tell(batch, &settled);
+        self.record_settled(batch, &settled);
         Ok(())
     }
 
     /// Counts and logs what was committed.
-    fn tell(&self, batch: &[BorrowedMessage<'_>], settled: &Settled) {
+    fn record_settled(&self, batch: &[BorrowedMessage<'_>], settled: &Settled) {
         let counter = |outcome| self.metrics.events.get_or_create(&OutcomeLabel { outcome }).clone();
         let (notified, dead) = (counter(OutcomeValue::notified), counter(OutcomeValue::dead_letter));
         for (record, outcome) in batch.iter().zip(&settled.outcomes) {
@@ -270,7 +271,7 @@ impl Pipeline {
                 Outcome::DeadLetter { reason } => {
                     dead.inc();
                     let (partition, offset) = (record.partition(), record.offset());
-                    tracing::warn!(partition, offset, reason, "an event could not be read: it is a dead letter now");
+                    tracing::warn!(partition, offset, reason, "event unreadable, written to the dead-letter topic");
                 }
             }
         }
@@ -279,7 +280,7 @@ impl Pipeline {
         self.metrics.last_commit.set(now.as_secs_f64());
     }
 
-    /// Kafka has no record at a position: retention overtook this consumer, or the log was cut.
+    /// Finds the reason why Kafka has no record at a position: retention overtook this consumer, or the log was cut.
     fn out_of_log(&self, consumer: &BaseConsumer<Membership>) -> End {
         let assigned = consumer.assignment().map_err(|error| Unresolved::Unreadable(error.to_string()));
         let resolved = assigned
@@ -287,21 +288,21 @@ impl Pipeline {
         match resolved {
             Err(Unresolved::Lost(lost)) => End::Lost(lost),
             Err(Unresolved::Unreadable(cause)) => End::Rejoin(RejoinReason::consume, cause),
-            Ok(_) => End::Rejoin(RejoinReason::consume, "a position was outside of its log".to_owned()),
+            Ok(_) => End::Rejoin(RejoinReason::consume, "a position was outside of the log".to_owned()),
         }
     }
 
-    /// Kafka refused a dead letter: its topic takes less than it should. Half of one is better than a blocked partition.
+    /// Halves the limit for dead letters after Kafka refused one: half a letter is better than a blocked partition.
     fn cut_dead_letters(&mut self) {
         if self.dead_letter_limit > SMALLEST_DEAD_LETTER_LIMIT {
             self.dead_letter_limit = (self.dead_letter_limit / 2).max(SMALLEST_DEAD_LETTER_LIMIT);
             self.backoff.reset();
             let (topic, bytes) = (&self.topics.dead_letters, self.dead_letter_limit);
-            tracing::warn!(topic, bytes, "a dead letter was refused as too large: cutting them to fit");
+            tracing::warn!(topic, bytes, "Kafka refused a dead letter as too large, reducing their size");
         }
     }
 
-    /// Waits out the next delay, or until stopped.
+    /// Waits for the next delay of the backoff, or until stopped.
     fn pause(&mut self) {
         let until = Instant::now() + self.backoff.next_delay();
         while Instant::now() < until && !self.stop.is_cancelled() {
@@ -310,8 +311,8 @@ impl Pipeline {
     }
 }
 
-/// A consumer that gives up its partitions when it is dropped, and takes no new ones. Leaving the group takes at most 5 s,
-/// which is how long librdkafka waits for the answer of a Kafka that is frozen.
+/// A guard that takes no more partitions once it is dropped. Leaving the group takes at most 5 s, which is librdkafka's
+/// wait for the answer of a frozen Kafka.
 struct Leaving(BaseConsumer<Membership>);
 
 impl Drop for Leaving {
@@ -320,8 +321,8 @@ impl Drop for Leaving {
     }
 }
 
-/// Sets partitions back to records that were read, so that the same ones come again.
-fn go_back(consumer: &BaseConsumer<Membership>, topic: &str, first: &BTreeMap<i32, i64>) -> KafkaResult<()> {
+/// Sets partitions back to their first records of a batch, so that it is read again.
+fn rewind(consumer: &BaseConsumer<Membership>, topic: &str, first: &BTreeMap<i32, i64>) -> KafkaResult<()> {
     let sought = consumer.seek_partitions(offsets(topic, first)?, Duration::from_secs(2))?;
     sought.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
 }

@@ -1,5 +1,5 @@
-//! Where to begin reading a partition: at the offset that the group committed, or at the beginning if it never did. A
-//! committed offset that the log does not have means that events were lost unread, which is never passed over in silence.
+//! Finds the start offset of a partition: the group's committed offset, or the beginning of the log if there is none. A
+//! committed offset outside of the log means that unread events were lost, which is always an error.
 
 use std::time::{Duration, Instant};
 
@@ -9,23 +9,24 @@ use rdkafka::{
     error::KafkaResult,
 };
 
-/// Longest wait for the committed offsets. They are not to be had while a transaction holds offsets of the group, and a
-/// killed process leaves its transaction open for 10 s, plus up to 10 s until a broker with default settings looks.
-const PATIENCE: Duration = Duration::from_secs(25);
+/// The longest wait for the committed offsets. Kafka does not return them while a transaction holds offsets of the
+/// group. A killed process leaves its transaction open for 10 s, plus up to 10 s until a broker with default settings
+/// aborts it.
+const TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Longest wait for one answer.
+/// The longest wait for one answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often a lost position must have been seen before it is believed: after a change of leader the end of a log may lag
-/// for a moment.
-const SIGHTINGS: u32 = 3;
+/// The number of times that a position must be found lost before it counts, since the end of a log may lag for a moment
+/// after a change of leader.
+const CONFIRMATIONS: u32 = 3;
 
-/// The group's committed offset is outside of the log. Only a person can decide where to go on.
+/// A committed offset that is outside of the log. Only a person can choose the offset to continue from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{topic}/{partition}: the group {group:?} committed offset {committed}, but the log holds {start} to {end}: {lost}. \
-     Nothing is skipped silently. Stop all consumers of this group, choose where to go on, and start them again. To go on \
-     with the oldest event that is left: kafka-consumer-groups.sh --bootstrap-server {brokers} --group {group} \
+     The consumer skips no event silently. Stop all consumers of this group, choose an offset, and start them again. To \
+     continue with the oldest remaining event: kafka-consumer-groups.sh --bootstrap-server {brokers} --group {group} \
      --topic {topic}:{partition} --reset-offsets --to-offset {start} --execute"
 )]
 pub struct LostPosition {
@@ -36,42 +37,42 @@ pub struct LostPosition {
     pub committed: i64,
     /// Offset of the oldest record that the log still has.
     pub start: i64,
-    /// Offset that the next record will get, or of the first one that is not committed yet.
+    /// Offset of the next record, or of the first record that is not committed yet.
     pub end: i64,
-    /// What that means, as a clause.
+    /// The consequence, as a clause.
     pub lost: String,
 }
 
 #[derive(Debug)]
 pub enum Unresolved {
     Lost(LostPosition),
-    /// Kafka did not say within the patience.
+    /// Kafka did not return the offsets in time.
     Unreadable(String),
 }
 
-/// Names the group in messages.
+/// The group's name and brokers, for error messages.
 #[derive(Clone, Debug)]
 pub struct Group {
     pub name: String,
     pub brokers: String,
 }
 
-/// Puts a start offset on each of `partitions`. Waits until no transaction of a predecessor is pending, tries again after
-/// errors, and gives up when its patience is over or `stopping` says so.
+/// Finds the start offset of each of `partitions`. Waits for open transactions of a predecessor and retries after
+/// errors, until the timeout or until `stopping` returns true.
 pub fn resolve<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     partitions: &TopicPartitionList,
     group: &Group,
     stopping: impl Fn() -> bool,
 ) -> Result<TopicPartitionList, Unresolved> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut sightings = 0;
+    let deadline = Instant::now() + TIMEOUT;
+    let mut confirmations = 0;
     loop {
         let reason = match attempt(consumer, partitions, group) {
             Ok(Ok(starts)) => return Ok(starts),
             Ok(Err(lost)) => {
-                sightings += 1;
-                if sightings == SIGHTINGS {
+                confirmations += 1;
+                if confirmations == CONFIRMATIONS {
                     return Err(Unresolved::Lost(lost));
                 }
                 lost.to_string()
@@ -90,7 +91,7 @@ fn attempt<C: ConsumerContext>(
     partitions: &TopicPartitionList,
     group: &Group,
 ) -> KafkaResult<Result<TopicPartitionList, LostPosition>> {
-    // With read_committed this asks for stable offsets: those of a pending transaction are waited for.
+    // With read_committed, Kafka returns only stable offsets: it fails while a transaction with offsets is pending.
     let mut starts = TopicPartitionList::new();
     let committed = consumer.committed_offsets(partitions.clone(), CALL_TIMEOUT)?;
     for partition in committed.elements() {
@@ -99,7 +100,7 @@ fn attempt<C: ConsumerContext>(
         let start = match partition.offset() {
             Offset::Offset(committed) => {
                 let (start, end) = consumer.fetch_watermarks(topic, number, CALL_TIMEOUT)?;
-                if let Some(lost) = lost_between(committed, start, end) {
+                if let Some(lost) = explain_loss(committed, start, end) {
                     return Ok(Err(LostPosition {
                         topic: topic.to_owned(),
                         partition: number,
@@ -120,12 +121,12 @@ fn attempt<C: ConsumerContext>(
     Ok(Ok(starts))
 }
 
-/// What a committed offset outside of a log's `start..=end` means.
-fn lost_between(committed: i64, start: i64, end: i64) -> Option<String> {
+/// Explains a committed offset outside of a log's `start..=end`. Returns `None` for one inside.
+fn explain_loss(committed: i64, start: i64, end: i64) -> Option<String> {
     if committed < start {
         Some(format!("{} offsets were deleted before they were read", start - committed))
     } else if committed > end {
-        Some("the log was cut or made anew, and lost records that had been acknowledged".to_owned())
+        Some("the log was cut or the topic created again, and acknowledged records were lost".to_owned())
     } else {
         None
     }
@@ -137,14 +138,14 @@ mod tests {
 
     #[test]
     fn a_committed_offset_must_be_in_the_log_or_at_its_end() {
-        assert_eq!(lost_between(5, 5, 9), None);
-        assert_eq!(lost_between(9, 5, 9), None);
-        assert_eq!(lost_between(4, 5, 9).unwrap(), "1 offsets were deleted before they were read");
-        assert!(lost_between(10, 5, 9).unwrap().contains("made anew"));
+        assert_eq!(explain_loss(5, 5, 9), None);
+        assert_eq!(explain_loss(9, 5, 9), None);
+        assert_eq!(explain_loss(4, 5, 9).unwrap(), "1 offsets were deleted before they were read");
+        assert!(explain_loss(10, 5, 9).unwrap().contains("created again"));
     }
 
     #[test]
-    fn a_lost_position_names_all_that_is_needed_to_choose_a_new_one() {
+    fn a_lost_position_has_the_command_that_chooses_a_new_one() {
         let lost = LostPosition {
             topic: "orders".into(),
             partition: 3,
@@ -153,7 +154,7 @@ mod tests {
             committed: 4,
             start: 5,
             end: 9,
-            lost: lost_between(4, 5, 9).unwrap(),
+            lost: explain_loss(4, 5, 9).unwrap(),
         };
         let text = lost.to_string();
         assert!(text.starts_with("orders/3: the group \"g\" committed offset 4, but the log holds 5 to 9"), "{text}");

@@ -1,5 +1,5 @@
-//! What one record of the events' topic becomes: a notification, or a dead letter with the reason. Pure; nothing that a
-//! record holds can make this fail in any other way, so no record blocks its partition.
+//! Converts a record of the events' topic to a notification, or to a dead letter with the reason. The conversion is
+//! pure and fails in no other way for any record, so no record blocks its partition.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,7 +8,7 @@ use orderflow_service::kafka::header;
 use rdkafka::Message;
 use uuid::Uuid;
 
-/// Longest reason kept, in characters: a parser's message may quote all that it could not read.
+/// The longest reason, in characters. A parser's message may quote the whole input.
 const REASON_CHARACTERS: usize = 500;
 
 #[derive(Debug)]
@@ -27,12 +27,12 @@ pub enum Outcome {
     },
 }
 
-/// Reads a record at `now`, which becomes the notification's `notified_at`.
+/// Reads a record. `now` becomes the notification's `notified_at`.
 pub fn read<M: Message>(record: &M, now: Timestamp) -> Outcome {
-    // A bug in a parser must cost one event a detour through the dead letters, and not stop all that come after it.
+    // A panic in a parser must make one dead letter, and not stop all events behind it.
     let outcome = catch_unwind(AssertUnwindSafe(|| notify(record, now)));
     outcome
-        .unwrap_or_else(|_| Err("reading it panicked".to_owned()))
+        .unwrap_or_else(|_| Err("the parser panicked".to_owned()))
         .unwrap_or_else(|reason| Outcome::DeadLetter { reason: reason.chars().take(REASON_CHARACTERS).collect() })
 }
 
@@ -50,14 +50,15 @@ fn notify<M: Message>(record: &M, now: Timestamp) -> Result<Outcome, String> {
         user_id: event.user_id.as_str().to_owned(),
         message: Notification::message_for(&event),
         accepted_at: event.timestamp,
-        // Only records in formats older than headers have no time.
+        // Only record formats older than headers have no timestamp.
         published_at: published_at.unwrap_or(now),
         notified_at: now,
         partition: record.partition(),
         offset: record.offset(),
     };
-    // A time outside the years that RFC 3339 can write parses when its zone brings it back inside.
-    let value = serde_json::to_vec(&notification).map_err(|error| format!("cannot be written again: {error}"))?;
+    // A time may parse because of its zone, and be outside of RFC 3339's years in UTC.
+    let value =
+        serde_json::to_vec(&notification).map_err(|error| format!("cannot encode the notification: {error}"))?;
     let order_id = event.order_id;
     Ok(Outcome::Notified { key: notification.user_id, value, event_id, order_id, accepted_at: event.timestamp })
 }
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_becomes_a_notification_that_says_where_it_came_from() {
+    fn an_event_becomes_a_notification_with_its_partition_and_offset() {
         let id = "11111111-1111-1111-1111-111111111111";
         let notification = notification(&record(EVENT, &[("event_id", id), ("schema_version", "1")]));
         assert_eq!(notification.event_id.to_string(), id);
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_a_usable_id_is_known_by_its_order() {
+    fn an_event_without_a_valid_id_gets_the_id_of_its_order() {
         for headers in [&[][..], &[("event_id", "17")]] {
             let notification = notification(&record(EVENT, headers));
             assert_eq!(notification.event_id, notification.order_id);
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_known_event_becomes_a_dead_letter_with_the_reason() {
+    fn a_record_that_is_no_known_event_becomes_a_dead_letter_with_the_reason() {
         assert!(reason(&record("{", &[])).starts_with("not the JSON of an event"));
         assert_eq!(reason(&record(EVENT, &[("schema_version", "2")])), "unknown schema_version \"2\"");
     }

@@ -1,4 +1,4 @@
-//! Every setting of the consumer: a flag, an environment variable, a default and a line of doc each.
+//! The settings of the consumer. Each has a flag, an environment variable, a default and a help text.
 
 use clap::{ArgAction, Args};
 use orderflow_service::{admin, kafka, secret::Secrets, telemetry};
@@ -10,9 +10,9 @@ pub struct Settings {
     #[arg(long, env = "KAFKA_GROUP_ID", default_value = "order-consumer-group", help_heading = "Kafka")]
     pub kafka_group_id: String,
 
-    /// Name of this process, in the name of its transactions; absent: <HOSTNAME>-<PID>. With a stable name a restarted
-    /// process settles the transaction that its predecessor left open at once, instead of after 10 s. Two live processes
-    /// must never share one: they would fence each other for ever
+    /// Name of this process, in the name of its transactions; absent: <HOSTNAME>-<PID>. With a stable name, a restarted
+    /// process settles its predecessor's open transaction at once, instead of after 10 s. Two live processes must not
+    /// share a name: they would fence each other forever
     #[arg(long, env = "INSTANCE", help_heading = "Kafka")]
     pub instance: Option<String>,
 
@@ -44,7 +44,7 @@ impl Secrets for Settings {
 }
 
 impl Settings {
-    /// Names the one holder of a transactional producer; see [`Settings::instance`].
+    /// Returns the transactional id, which at most one process may use; see [`Settings::instance`].
     pub fn transactional_id(&self) -> String {
         let instance = self.instance.clone().unwrap_or_else(|| {
             let host = nix::unistd::gethostname().unwrap_or_else(|_| "localhost".into());

@@ -1,16 +1,16 @@
-//! Whether the topics are there and fit together. Asked before each joining of the group, so that a missing topic is a
-//! clear sentence in `/readyz` and not a failing transaction.
+//! Checks that the topics exist and fit together. The consumer checks this before it joins the group, so that a missing
+//! topic is a clear error in `/readyz` rather than a failing transaction.
 
 use std::time::Duration;
 
 use orderflow_core::Topics;
-use orderflow_service::kafka::{Told, reader};
+use orderflow_service::kafka::{HasLastError, reader};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 
-/// Longest wait for the description of one topic.
+/// The longest wait for the metadata of one topic.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many partitions the topics have.
+/// The numbers of partitions of the topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partitions {
     pub orders: usize,
@@ -19,8 +19,11 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// Asks Kafka, and checks. The error is for people.
-    pub fn of<C: ConsumerContext + Told>(topics: &Topics, consumer: &BaseConsumer<C>) -> Result<Self, String> {
+    /// Fetches the numbers from Kafka and checks them.
+    pub fn fetch<C: ConsumerContext + HasLastError>(
+        topics: &Topics,
+        consumer: &BaseConsumer<C>,
+    ) -> Result<Self, String> {
         let count =
             |topic: &str| -> Result<usize, String> { Ok(reader::partitions(consumer, topic, CALL_TIMEOUT)? as usize) };
         let partitions = Self {
@@ -31,7 +34,8 @@ impl Partitions {
         partitions.check(topics).map(|()| partitions)
     }
 
-    /// The partition for a dead letter: one for all of a source partition, so that a replay keeps their order.
+    /// Returns the partition for a dead letter. It is the same for all events of a source partition, so that a replay
+    /// keeps their order.
     pub fn dead_letter_for(self, source: i32) -> i32 {
         source % self.dead_letters as i32
     }
@@ -41,8 +45,8 @@ impl Partitions {
             return Ok(());
         }
         Err(format!(
-            "topic {} has {} partitions and {} has {}: a notification goes to the partition number of its event, so at \
-             least as many are needed: kafka-topics.sh --alter --topic {} --partitions {}",
+            "topic {} has {} partitions and {} has {}, but a notification goes to the partition number of its event. Add \
+             partitions: kafka-topics.sh --alter --topic {} --partitions {}",
             topics.notifications, self.notifications, topics.orders, self.orders, topics.notifications, self.orders,
         ))
     }

@@ -1,4 +1,4 @@
-//! The consumer can reach nothing but Kafka: there is no code in it that could.
+//! Checks that the consumer contains no client of any server but Kafka.
 
 use std::process::Command;
 

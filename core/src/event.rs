@@ -1,5 +1,5 @@
-//! What travels through Kafka: the event that announces an order, and the notification it becomes. The demo's consumer
-//! can read our events, and this reads the demo's.
+//! The records in Kafka: the event that announces an order, and the notification that a consumer makes of it. The
+//! demo's consumer can read our events, and this module reads the demo's.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,30 +15,30 @@ pub mod header {
     pub const TRACEPARENT: &str = "traceparent";
 }
 
-/// Header names of a dead letter that say which record it was.
+/// Header names of a dead letter that identify the original record.
 pub mod source_header {
     pub const TOPIC: &str = "dlq.topic";
     pub const PARTITION: &str = "dlq.partition";
     pub const OFFSET: &str = "dlq.offset";
 }
 
-/// `order.created`, version 1. Key of the record: the user id.
+/// Event `order.created`, version 1. The key of the record is the user id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OrderCreated {
     pub order_id: OrderId,
     pub user_id: UserId,
     pub product_name: ProductName,
     pub quantity: Quantity,
-    /// Price × quantity.
+    /// Unit price × quantity.
     pub total: Money,
     pub status: String,
-    /// From 1.
+    /// Number of the shard, counted from 1.
     pub shard: u32,
-    /// When the order was accepted.
+    /// Time at which the order was accepted.
     pub timestamp: Timestamp,
 }
 
-/// Why a record of the events' topic is no event that we know: the reason a dead letter carries.
+/// A reason to reject a record of the events' topic. A dead letter carries its text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     #[error("the record has no value")]
@@ -58,7 +58,7 @@ impl OrderCreated {
     /// Value of the `schema_version` header.
     pub const SCHEMA_VERSION: &'static str = "1";
 
-    pub fn of(order: &Order, shard: &Shard) -> Self {
+    pub fn new(order: &Order, shard: &Shard) -> Self {
         Self {
             order_id: order.id,
             user_id: order.user_id.clone(),
@@ -71,13 +71,14 @@ impl OrderCreated {
         }
     }
 
-    /// An order is announced once, so its event carries the order's id: an event can be made again from its row, and an
-    /// event of the demo, which has no event id, gets the same.
+    /// Returns the id of the event, which is the order's id, since an order has one event. The event can be made again
+    /// from its row, and an event of the demo, which has no event id, gets the same one.
     pub fn event_id(&self) -> Uuid {
         self.order_id
     }
 
-    /// A trace for an order that came without a client's: one that everybody can find who knows the order.
+    /// Returns a trace context for an order whose client sent none. It derives from the order's id, so the trace can be
+    /// found by that id.
     pub fn traceparent(&self) -> String {
         format!("00-{}-{:016x}-00", self.order_id.simple(), self.order_id.as_u64_pair().1)
     }
@@ -136,7 +137,7 @@ impl OrderCreated {
         let value = value.filter(|value| !value.is_empty()).ok_or(DecodeError::Empty)?;
         let not_json = |error: serde_json::Error| DecodeError::Json(error.to_string());
         let encoded: Result<Encoded<'_>, _> = json::from_object(value);
-        // An event of another type has other fields, and then that is what is told.
+        // An event of another type has other fields. The error then names the type rather than a field.
         let event_type = match &encoded {
             Ok(encoded) => encoded.event_type.clone(),
             Err(_) => json::from_object::<Type<'_>>(value).map_err(not_json)?.event_type,
@@ -164,21 +165,21 @@ impl OrderCreated {
     }
 }
 
-/// What a mailer sends to the user; one for each event, in the partition number its event came from.
+/// The message that a mailer sends to the user: one for each event, in the partition number of its event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notification {
     pub event_id: Uuid,
     pub order_id: OrderId,
     pub user_id: String,
     pub message: String,
-    /// When the order was accepted.
+    /// Time at which the order was accepted.
     pub accepted_at: Timestamp,
-    /// When the event was handed to Kafka: the record's timestamp.
+    /// Timestamp of the event's record: the time at which it was sent to Kafka.
     pub published_at: Timestamp,
     pub notified_at: Timestamp,
-    /// Of the event.
+    /// Partition of the event.
     pub partition: i32,
-    /// Of the event.
+    /// Offset of the event.
     pub offset: i64,
 }
 
@@ -205,11 +206,11 @@ mod tests {
         let new = NewOrder::parse(br#"{"user_id":"alice","product_name":"Keyboard","quantity":2,"price":149.99}"#);
         let now = Timestamp::from_unix_microseconds(1_700_000_000_123_456).unwrap();
         let order = new.unwrap().into_order(Uuid::nil(), now);
-        OrderCreated::of(&order, map.shard_of(&order.user_id))
+        OrderCreated::new(&order, map.shard_of(&order.user_id))
     }
 
     #[test]
-    fn the_wire_form_is_the_demos() {
+    fn the_encoding_is_that_of_the_demo() {
         let expected = r#"{"event_type":"order.created","order_id":"00000000-0000-0000-0000-000000000000","user_id":"alice","product_name":"Keyboard","quantity":2,"total":299.98,"status":"created","shard":1,"timestamp":"2023-11-14T22:13:20.123456Z"}"#;
         assert_eq!(String::from_utf8(event().encode()).unwrap(), expected);
     }
@@ -220,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_the_demo_with_float_noise_and_a_time_zone_is_read() {
+    fn an_event_of_the_demo_with_float_noise_and_a_time_zone_is_decoded() {
         let value = br#"{"event_type":"order.created","order_id":"00000000-0000-0000-0000-000000000000","user_id":"alice","product_name":"Keyboard","quantity":3,"total":0.30000000000000004,"status":"created","shard":1,"timestamp":"2023-11-15T03:43:20.123456789+05:30"}"#;
         let decoded = OrderCreated::decode(Some(value), None).unwrap();
         assert_eq!((decoded.total, decoded.timestamp), (Money::from_cents(30), event().timestamp));
     }
 
     #[test]
-    fn what_is_no_known_event_says_why() {
+    fn a_record_that_is_no_known_event_is_refused_with_the_reason() {
         let good = String::from_utf8(event().encode()).unwrap();
         let long = good.replace("Keyboard", &"k".repeat(256));
         for (value, version, reason) in [
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_array_of_its_fields_is_no_event() {
+    fn an_array_of_the_fields_is_refused() {
         let fields = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&event().encode()).unwrap();
         let names =
             ["event_type", "order_id", "user_id", "product_name", "quantity", "total", "status", "shard", "timestamp"];
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_the_demos() {
+    fn the_message_is_that_of_the_demo() {
         assert_eq!(
             Notification::message_for(&event()),
             "Dear alice, your order for 2 x Keyboard (Total: $299.98) has been confirmed! Order ID: 00000000-0000-0000-0000-000000000000"

@@ -1,10 +1,10 @@
-//! The `Idempotency-Key` header (IETF draft): the same key of the same user with the same fields is the same order.
+//! The `Idempotency-Key` header (IETF draft): requests of one user with equal keys and equal fields are one order.
 
 use sha2::{Digest, Sha256};
 
 use crate::NewOrder;
 
-/// 1–255 visible ASCII characters or spaces. The quoted form of the draft and the bare form are equal.
+/// A key of 1–255 visible ASCII characters or spaces. The quoted form of the draft and the bare form are equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(String);
 
@@ -12,7 +12,7 @@ impl IdempotencyKey {
     /// Most characters of an Idempotency-Key.
     pub const MAX_LENGTH: usize = 255;
 
-    /// Reads a header's value. The error is the rule that it broke.
+    /// Reads the value of the header. The error is the rule that the value broke.
     pub fn parse(header: &[u8]) -> Result<Self, &'static str> {
         let header = header.trim_ascii();
         let key = match header {
@@ -34,16 +34,16 @@ impl IdempotencyKey {
     }
 }
 
-/// What the fields of an order were when its key was first used: SHA-256 with a version in front, 33 bytes. Two requests
-/// with one key are the same order only if these are equal.
+/// A hash of an order's fields at the first use of its key: SHA-256 behind a version, 33 bytes. Two requests with one
+/// key are the same order only if their fingerprints are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 33]);
 
 impl Fingerprint {
     const VERSION: u8 = 1;
 
-    /// Over the parsed fields, so that spaces, field order and `150` or `150.00` make no difference.
-    pub fn of(order: &NewOrder) -> Self {
+    /// Hashes the parsed fields, so that white space, field order and `150` or `150.00` make no difference.
+    pub fn new(order: &NewOrder) -> Self {
         let mut hash = Sha256::new();
         for text in [order.user_id.as_str(), order.product_name.as_str()] {
             hash.update((text.len() as u64).to_be_bytes());
@@ -61,7 +61,7 @@ impl Fingerprint {
     }
 }
 
-/// The inside of an RFC 8941 string: only `\"` and `\\` are escaped.
+/// Unescapes the inside of an RFC 8941 string, whose only escapes are `\"` and `\\`.
 fn unescape(inner: &[u8]) -> Result<Vec<u8>, &'static str> {
     let mut key = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter();
@@ -99,16 +99,16 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_sees_every_field_and_no_formatting() {
-        let of = |body: &str| Fingerprint::of(&NewOrder::parse(body.as_bytes()).unwrap());
-        let first = of(r#"{"user_id":"a","product_name":"bc","quantity":1,"price":150}"#);
-        assert_eq!(first, of(r#"{ "price":150.00, "quantity":1, "product_name":"b\u0063", "user_id":"a" }"#));
+    fn the_fingerprint_depends_on_every_field_and_not_on_formatting() {
+        let fingerprint = |body: &str| Fingerprint::new(&NewOrder::parse(body.as_bytes()).unwrap());
+        let first = fingerprint(r#"{"user_id":"a","product_name":"bc","quantity":1,"price":150}"#);
+        assert_eq!(first, fingerprint(r#"{ "price":150.00, "quantity":1, "product_name":"b\u0063", "user_id":"a" }"#));
         for other in [
             r#"{"user_id":"ab","product_name":"c","quantity":1,"price":150}"#,
             r#"{"user_id":"a","product_name":"bc","quantity":2,"price":150}"#,
             r#"{"user_id":"a","product_name":"bc","quantity":1,"price":150.01}"#,
         ] {
-            assert_ne!(first, of(other), "{other}");
+            assert_ne!(first, fingerprint(other), "{other}");
         }
     }
 }

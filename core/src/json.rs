@@ -1,5 +1,6 @@
-//! Reads JSON objects. serde also accepts an array for a struct and takes its elements as the fields in their order: `[0]`
-//! would be a request with one field. Every body and record is read through this module, so that an array is an error.
+//! Reads JSON objects. serde also accepts an array for a struct and takes its elements as the fields in their order:
+//! `[0]` would be a request with one field. Every body and record is read through this module, so that an array is an
+//! error.
 
 use serde::{Deserialize, Deserializer, de::Visitor, forward_to_deserialize_any};
 

@@ -1,5 +1,5 @@
-//! The words of the domain, and no I/O: what an order is, which shard a user belongs to, what an event and a
-//! notification look like, what a receipt says. A value of a type in here is valid; parsing is the only way to get one.
+//! The types of the domain, without I/O: orders, shards, events, notifications, receipts. A value of one of these types
+//! is valid, because parsing is the only way to get one.
 
 pub mod event;
 pub mod idempotency;

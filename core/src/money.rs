@@ -1,4 +1,4 @@
-//! Money: whole cents, read from and written as the text of a JSON number, never through a float.
+//! Amounts of money in whole cents, read from and written as the text of a JSON number, never through a float.
 
 use std::fmt;
 
@@ -31,8 +31,8 @@ impl Money {
     /// The largest unit price.
     pub const MAX_PRICE: Money = Money(Self::PRICE_LIMIT - 1);
 
-    /// The largest price × quantity: 10^13 units, in cents. Its 15 significant digits also survive a reader that
-    /// takes JSON numbers for doubles.
+    /// The largest price × quantity: 10^13 units, in cents. Its 15 significant digits are exact even for a reader that
+    /// parses JSON numbers as doubles.
     pub const MAX_TOTAL: Money = Money(10_000_000_000_000 * 100);
 
     pub const fn from_cents(cents: i64) -> Self {
@@ -43,8 +43,8 @@ impl Money {
         self.0
     }
 
-    /// Reads a unit price from the text of a JSON number (as `RawValue` gives it, so its grammar has been checked). Only
-    /// the value counts: `149.99`, `149.9900` and `1.4999e2` are equal prices.
+    /// Reads a unit price from the text of a JSON number (as `RawValue` gives it, so its grammar has been checked).
+    /// Only the value counts: `149.99`, `149.9900` and `1.4999e2` are equal prices.
     pub fn parse_price(text: &str) -> Result<Self, ParseError> {
         match number::scaled(text, 2) {
             Err(NumberError::NotANumber) => Err(ParseError::NotANumber),
@@ -58,7 +58,7 @@ impl Money {
     }
 
     /// Reads an amount that another producer computed with floats (`0.30000000000000004`, `1.2e3`), rounded half up to
-    /// whole cents. `None` when it is not a number or its cents do not fit.
+    /// whole cents. Returns `None` if the text is not a number or its cents do not fit.
     pub fn round_from(text: &str) -> Option<Self> {
         let (negative, magnitude) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
@@ -70,7 +70,7 @@ impl Money {
         };
         let (units, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let is_number = !units.is_empty() && units.bytes().chain(decimals.bytes()).all(|byte| byte.is_ascii_digit());
-        // A longer mantissa or exponent comes from no float.
+        // No float has a longer mantissa or exponent.
         if !is_number || units.len() + decimals.len() > 64 || exponent.abs() > 64 {
             return None;
         }
@@ -87,20 +87,20 @@ impl Money {
         Some(Self(if negative { -cents } else { cents }))
     }
 
-    /// price × quantity, or `None` above [`Money::MAX_TOTAL`].
+    /// Returns price × quantity, or `None` above [`Money::MAX_TOTAL`].
     pub fn times(self, quantity: i32) -> Option<Self> {
         let total = self.0.checked_mul(i64::from(quantity))?;
         (total <= Self::MAX_TOTAL.0).then_some(Self(total))
     }
 
-    /// With both decimals, as people read money: `150.00`.
+    /// Formats the amount with both decimals, for people: `150.00`.
     pub fn to_text(self) -> String {
         let (sign, cents) = (if self.0 < 0 { "-" } else { "" }, self.0.unsigned_abs());
         format!("{sign}{}.{:02}", cents / 100, cents % 100)
     }
 }
 
-/// The shortest JSON number: `150`, `149.9`, `149.99`.
+/// Writes the shortest JSON number: `150`, `149.9`, `149.99`.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 < 0 {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_is_its_value_and_not_how_it_is_written() {
+    fn equal_prices_are_equal_in_every_notation() {
         for (text, cents) in
             [("149.9900", 14_999), ("1.0E7", 1_000_000_000), ("1e2", 10_000), ("1e-2", 1), ("2.50", 250)]
         {

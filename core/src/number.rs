@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_values_are_equal_however_they_are_written() {
+    fn equal_values_are_equal_in_every_notation() {
         for (text, decimals, value) in [
             ("2", 0, 2),
             ("2.0", 0, 2),
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_exact_value_is_refused() {
+    fn a_text_without_an_exact_value_is_refused() {
         for (text, expected) in [
             ("1.5", NumberError::TooManyDecimals),
             ("1e-1", NumberError::TooManyDecimals),
@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn zeros_and_exponents_change_nothing(value in -1_000_000_000_i64..1_000_000_000, zeros in 0..20_usize, power in -8..8_i32) {
+        fn trailing_zeros_and_exponents_do_not_change_the_value(value in -1_000_000_000_i64..1_000_000_000, zeros in 0..20_usize, power in -8..8_i32) {
             let point_moved = format!("{value}{}e-{zeros}", "0".repeat(zeros));
             prop_assert_eq!(scaled(&point_moved, 0), Ok(value));
             prop_assert_eq!(scaled(&format!("{value}.{}", "0".repeat(zeros + 1)), 0), Ok(value));
@@ -123,7 +123,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC{0,40}|-?[0-9.eE+-]{0,40}", decimals in 0..9_u8) {
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,40}|-?[0-9.eE+-]{0,40}", decimals in 0..9_u8) {
             let _ = scaled(&text, decimals);
         }
     }

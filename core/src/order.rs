@@ -1,4 +1,4 @@
-//! An order, and how one is read from a request: a [`NewOrder`] that exists has passed every rule.
+//! Orders, and the parser of requests: every [`NewOrder`] is valid.
 
 use std::{borrow::Cow, cell::Cell, fmt};
 
@@ -11,25 +11,25 @@ use uuid::Uuid;
 
 use crate::{Money, Timestamp, number, receipt};
 
-/// UUIDv7, made before the order is written, so that a write with an unknown outcome can be sent again.
+/// A UUIDv7, made before the order is written, so that a write with an unknown outcome can be repeated.
 pub type OrderId = Uuid;
 
-/// Who orders. 1–100 characters, none of them a control character.
+/// The user who places an order: 1–100 characters without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct UserId(String);
 
-/// What is ordered. 1–255 characters, none of them a control character.
+/// The product that is ordered: 1–255 characters without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct ProductName(String);
 
-/// How many. 1 to 2,147,483,647.
+/// The number of units: 1 to 2,147,483,647.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Quantity(i32);
 
-/// A field of a request and the rule that it broke.
+/// A field of a request and the rule that its value broke.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// Name of the field, as the client wrote it.
@@ -38,16 +38,16 @@ pub struct Violation {
     pub detail: Cow<'static, str>,
 }
 
-/// Why a request body is not an order.
+/// A reason to reject a request body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Invalid {
-    /// Not one JSON object in the expected form; with the field that was being read, if one was.
+    /// The body is not a single JSON object in the expected form. Has the field that was being read, if any.
     Malformed { field: Option<&'static str>, detail: String },
-    /// A JSON object whose fields break rules: all of them, in the order of the fields.
+    /// Fields of the JSON object break rules. Has every violation, in the order of the fields.
     Fields(Vec<Violation>),
 }
 
-/// An order as a client asks for it, valid.
+/// A valid order in a request, before it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewOrder {
     pub user_id: UserId,
@@ -56,14 +56,14 @@ pub struct NewOrder {
     pub price: Money,
 }
 
-/// An order as it is stored.
+/// A stored order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub id: OrderId,
     pub user_id: UserId,
     pub product_name: ProductName,
     pub quantity: Quantity,
-    /// Of one piece.
+    /// Price of one unit.
     pub price: Money,
     pub status: Cow<'static, str>,
     pub receipt_s3_key: String,
@@ -76,10 +76,10 @@ impl UserId {
     pub const MAX_CHARACTERS: usize = 100;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Cow<'static, str>> {
-        line(text.into(), Self::MAX_CHARACTERS).map(Self)
+        parse_line(text.into(), Self::MAX_CHARACTERS).map(Self)
     }
 
-    /// A value read back from where a parsed one was stored.
+    /// Wraps a value that was parsed before it was stored.
     pub fn from_stored(text: String) -> Self {
         Self(text)
     }
@@ -94,10 +94,10 @@ impl ProductName {
     pub const MAX_CHARACTERS: usize = 255;
 
     pub fn parse(text: impl Into<String>) -> Result<Self, Cow<'static, str>> {
-        line(text.into(), Self::MAX_CHARACTERS).map(Self)
+        parse_line(text.into(), Self::MAX_CHARACTERS).map(Self)
     }
 
-    /// A value read back from where a parsed one was stored.
+    /// Wraps a value that was parsed before it was stored.
     pub fn from_stored(text: String) -> Self {
         Self(text)
     }
@@ -108,7 +108,7 @@ impl ProductName {
 }
 
 impl Quantity {
-    /// Most pieces of an order.
+    /// Most units of an order.
     pub const MAX: i32 = i32::MAX;
 
     /// Reads a quantity from the text of a JSON number; `2.0` is 2.
@@ -119,7 +119,7 @@ impl Quantity {
         }
     }
 
-    /// A value read back from where a parsed one was stored.
+    /// Wraps a value that was parsed before it was stored.
     pub fn from_stored(quantity: i32) -> Self {
         Self(quantity)
     }
@@ -148,8 +148,8 @@ impl fmt::Display for Quantity {
 }
 
 impl NewOrder {
-    /// Reads the body of `POST /api/orders`: one JSON object. Unknown fields are ignored; a field that stands twice and
-    /// text after the object are refused.
+    /// Reads the body of `POST /api/orders`: one JSON object. Ignores unknown fields; refuses a field that appears
+    /// twice, and text after the object.
     pub fn parse(body: &[u8]) -> Result<Self, Invalid> {
         let reading = Cell::new(None);
         let mut json = serde_json::Deserializer::from_slice(body);
@@ -161,14 +161,16 @@ impl NewOrder {
 
         let mut violations = Vec::new();
         let mut check = |field, violation: Cow<'static, str>| violations.push(Violation { field, detail: violation });
-        let user_id = text_of(fields.user_id).and_then(UserId::parse).map_err(|rule| check("user_id", rule)).ok();
-        let product_name =
-            text_of(fields.product_name).and_then(ProductName::parse).map_err(|rule| check("product_name", rule)).ok();
-        let quantity = given(fields.quantity)
+        let user_id = parse_text(fields.user_id).and_then(UserId::parse).map_err(|rule| check("user_id", rule)).ok();
+        let product_name = parse_text(fields.product_name)
+            .and_then(ProductName::parse)
+            .map_err(|rule| check("product_name", rule))
+            .ok();
+        let quantity = require(fields.quantity)
             .and_then(|raw| Quantity::parse(raw.get()))
             .map_err(|rule| check("quantity", rule))
             .ok();
-        let price = given(fields.price)
+        let price = require(fields.price)
             .and_then(|raw| Money::parse_price(raw.get()).map_err(|error| error.to_string().into()))
             .map_err(|rule| check("price", rule))
             .ok();
@@ -185,7 +187,7 @@ impl NewOrder {
         }
     }
 
-    /// The order that this becomes under `id` at `now`.
+    /// Makes the order with this `id` and the creation time `now`.
     pub fn into_order(self, id: OrderId, now: Timestamp) -> Order {
         Order {
             receipt_s3_key: receipt::key(&self.user_id, id),
@@ -202,7 +204,7 @@ impl NewOrder {
 }
 
 impl Order {
-    /// The status of an order that was stored.
+    /// The status of a stored order.
     pub const CREATED: &'static str = "created";
 
     pub fn total(&self) -> Money {
@@ -210,8 +212,8 @@ impl Order {
     }
 }
 
-/// One line of text: 1 to `max` characters, no control characters.
-fn line(text: String, max: usize) -> Result<String, Cow<'static, str>> {
+/// Checks a line of text: 1 to `max` characters, no control characters.
+fn parse_line(text: String, max: usize) -> Result<String, Cow<'static, str>> {
     if text.is_empty() {
         return Err("must not be empty".into());
     }
@@ -224,19 +226,19 @@ fn line(text: String, max: usize) -> Result<String, Cow<'static, str>> {
     Ok(text)
 }
 
-fn given(raw: Option<&RawValue>) -> Result<&RawValue, Cow<'static, str>> {
+fn require(raw: Option<&RawValue>) -> Result<&RawValue, Cow<'static, str>> {
     raw.filter(|raw| raw.get() != "null").ok_or("is required".into())
 }
 
-fn text_of(raw: Option<&RawValue>) -> Result<String, Cow<'static, str>> {
-    let raw = given(raw)?;
+fn parse_text(raw: Option<&RawValue>) -> Result<String, Cow<'static, str>> {
+    let raw = require(raw)?;
     if !raw.get().starts_with('"') {
         return Err("must be a string".into());
     }
     serde_json::from_str(raw.get()).map_err(|_| "must be a string of valid Unicode".into())
 }
 
-/// The fields as they stand in the body, unread, so that each can be refused by its own name.
+/// The raw fields of the body. They are parsed one by one, so that each error names its field.
 #[derive(Default)]
 struct Fields<'body> {
     user_id: Option<&'body RawValue>,
@@ -245,7 +247,7 @@ struct Fields<'body> {
     price: Option<&'body RawValue>,
 }
 
-/// Reads [`Fields`] and notes which one is being read, for the message when the JSON breaks off inside it.
+/// Reads [`Fields`] and remembers the field that is being read, so that an error inside it names the field.
 struct FieldsSeed<'cell> {
     reading: &'cell Cell<Option<&'static str>>,
 }
@@ -314,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_valid_order_is_read_and_unknown_fields_are_ignored() {
+    fn a_valid_order_is_parsed_and_unknown_fields_are_ignored() {
         let order = NewOrder::parse(
             br#" {"note":{"a":[1]},"user_id":"al\u0069ce","product_name":"K","quantity":2,"price":149.90} "#,
         )
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_numbers_are_one_order_however_they_are_written() {
+    fn equal_numbers_are_one_order_in_every_notation() {
         let order = NewOrder::parse(with("quantity", "2").as_bytes()).unwrap();
         for (field, value) in [("quantity", "2.0"), ("quantity", "0.2e1"), ("price", "149.9900"), ("price", "1.4999E2")]
         {
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_object_is_malformed_and_names_the_field_it_broke_in() {
+    fn a_body_that_is_not_one_object_is_malformed_and_the_error_names_the_field() {
         for (body, field) in [
             (String::new(), None),
             ("[]".to_owned(), None),

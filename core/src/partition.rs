@@ -2,8 +2,8 @@
 
 use crate::UserId;
 
-/// Returns the partition of a user's events in a topic with so many `partitions`; `None` for a topic without any. Events
-/// from before the topic got more partitions may be in another one.
+/// Returns the partition of a user's events in a topic with this number of `partitions`, or `None` for a topic without
+/// any. Events from before the topic got more partitions may be in another one.
 pub fn of_user(user: &UserId, partitions: usize) -> Option<usize> {
     let hash = murmur2(user.as_str().as_bytes()) & 0x7fff_ffff;
     (hash as usize).checked_rem(partitions)
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_is_that_of_kafkas_own_tests() {
+    fn the_hashes_are_those_of_kafkas_own_tests() {
         for (text, hash) in [
             ("21", -973_932_308),
             ("foobar", -790_332_482),

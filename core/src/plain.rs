@@ -1,5 +1,5 @@
-//! Finds invisible characters in settings, Secrets and specs, and in texts from clients that people read. A value with such
-//! a character is refused before any library gets it. A text with one is shown with the character escaped.
+//! Finds invisible characters in settings, Secrets and specs, and in texts from clients that people read. A value with
+//! such a character is refused before any library gets it. In a text the character is shown escaped.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use std::fmt::Write;
 )]
 pub struct NotPlain {
     pub character: char,
-    /// Counted from 1.
+    /// Position of the character, counted from 1.
     pub position: usize,
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_with_what_nobody_sees_is_refused_and_says_where() {
+    fn a_value_with_an_invisible_character_is_refused_with_its_position() {
         for value in ["", "orders", "a b", "https://host:9000", "ключ", "ü", "p\u{e4}ss w\u{f6}rd"] {
             assert_eq!(check(value), Ok(()), "{value:?}");
         }
@@ -89,13 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_may_end() {
+    fn a_text_of_several_lines_may_have_line_ends() {
         assert_eq!(check_lines("-----BEGIN\r\nabc\n"), Ok(()));
         assert_eq!(check_lines("abc\n\0"), Err(NotPlain { character: '\0', position: 5 }));
     }
 
     #[test]
-    fn what_nobody_sees_is_shown_escaped() {
+    fn invisible_characters_are_escaped() {
         assert_eq!(escape("orders\r"), r"orders\r");
         assert_eq!(escape("a\u{202e}b\u{1b}[2J ä😀"), r"a\u{202e}b\u{1b}[2J ä😀");
     }

@@ -1,5 +1,5 @@
-//! The receipt of an order: where it is stored and what it says. Both are pure functions of the order, so writing it
-//! twice writes the same object.
+//! The receipt of an order: its key and its text. Both are pure functions of the order, so writing it twice writes the
+//! same object.
 
 use std::fmt::Write;
 
@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 
 use crate::{Order, OrderId, Shard, UserId};
 
-/// Everything but letters, digits, `-`, `_`, `~` and `.` is escaped; a leading `.` too (see [`key`]).
+/// The characters to escape: all but letters, digits, `-`, `_`, `~` and `.`. [`key`] also escapes a leading `.`.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~').remove(b'.');
 
-/// Longer than this the escaped user id is cut and ends in a digest: stores that keep objects as files allow 255 bytes
-/// between slashes, and 100 characters can take 1,200 when escaped.
+/// The longest escaped user id, in bytes. A longer one is cut and ends in a digest: stores that keep objects as files
+/// allow 255 bytes between slashes, and 100 characters can take 1,200 bytes when escaped.
 const MAX_SEGMENT: usize = 200;
 
-/// `receipts/{user}/{id}.txt`, with the user id escaped so that it is one path segment and never `.` or `..`.
+/// Returns `receipts/{user}/{id}.txt`, with the user id escaped so that it is one path segment and never `.` or `..`.
 pub fn key(user: &UserId, id: OrderId) -> String {
     let mut segment = utf8_percent_encode(user.as_str(), ESCAPED).to_string();
     if segment.starts_with('.') {
@@ -23,7 +23,7 @@ pub fn key(user: &UserId, id: OrderId) -> String {
     }
     if segment.len() > MAX_SEGMENT {
         let digest = Sha256::digest(user.as_str());
-        // Not between a '%' and its two digits.
+        // Do not cut between a '%' and its two digits.
         let cut =
             segment[..MAX_SEGMENT - 40].rfind('%').filter(|at| *at > MAX_SEGMENT - 43).unwrap_or(MAX_SEGMENT - 40);
         segment.truncate(cut);
@@ -35,12 +35,12 @@ pub fn key(user: &UserId, id: OrderId) -> String {
     format!("receipts/{segment}/{id}.txt")
 }
 
-/// Whether [`key`] makes this key for some user and order.
+/// Returns true if [`key`] makes this key for some user and order.
 pub fn is_key(text: &str) -> bool {
     let parts = text.strip_prefix("receipts/").and_then(|rest| rest.strip_suffix(".txt")?.split_once('/'));
     let Some((segment, id)) = parts else { return false };
     let Ok(id) = id.parse::<OrderId>() else { return false };
-    // Users that were stored before an id had to be plain have receipts, too.
+    // Not `parse`: older users, stored before ids were checked for invisible characters, have receipts as well.
     let user = percent_decode_str(segment).decode_utf8().ok().map(|user| UserId::from_stored(user.into_owned()));
     let is_user = |user: &UserId| (1..=UserId::MAX_CHARACTERS).contains(&user.as_str().chars().count());
     // The id of a user whose segment was cut cannot be read from it.
@@ -48,7 +48,7 @@ pub fn is_key(text: &str) -> bool {
         || (is_cut(segment) && text.ends_with(&format!("/{id}.txt")))
 }
 
-/// The beginning of a long escaped user id, then `~` and 16 bytes as hexadecimal digits.
+/// Returns true if a segment has the form of a cut user id: its beginning, `~`, and 16 bytes as hexadecimal digits.
 fn is_cut(segment: &str) -> bool {
     let Some((beginning, digest)) = segment.rsplit_once('~') else { return false };
     let escapes = beginning.split('%').skip(1);
@@ -62,7 +62,7 @@ fn is_cut(segment: &str) -> bool {
             .all(|escape| escape.len() >= 2 && escape[..2].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F')))
 }
 
-/// The receipt's text, UTF-8, with `\n` line ends.
+/// Returns the text of the receipt, with `\n` line ends.
 pub fn text(order: &Order, shard: &Shard) -> String {
     format!(
         "ORDER RECEIPT\n\
@@ -94,9 +94,9 @@ mod tests {
 
     use super::*;
 
-    /// Receipts, including those that a former version wrote, are compared byte by byte with this text.
+    /// Checks that the text is stable: receipts, also those of older versions, are compared with it byte by byte.
     #[test]
-    fn what_a_receipt_says_never_changes() {
+    fn the_text_of_a_receipt_never_changes() {
         use crate::{NewOrder, ShardMap, Timestamp};
 
         let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().unwrap();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_we_would_not_make_is_none_of_ours() {
+    fn a_key_that_we_would_not_make_is_rejected() {
         let id = OrderId::nil();
         for key in [
             format!("receipts/alice/{id}"),
@@ -155,13 +155,13 @@ mod tests {
             format!("receipts/alice/{}.txt", id.to_string().replace('-', "")),
             format!("receipts/alice/{{{id}}}.txt"),
             "receipts/alice/1.txt".to_owned(),
-            // Not escaped as we do.
+            // Escaped differently.
             format!("receipts/a b/{id}.txt"),
             format!("receipts/%61lice/{id}.txt"),
             format!("receipts/a%2fb/{id}.txt"),
             format!("receipts/.alice/{id}.txt"),
             format!("receipts/a%ZZ/{id}.txt"),
-            // Too long, or cut somewhere else.
+            // Too long, or cut in another place.
             format!("receipts/{}/{id}.txt", "a".repeat(MAX_SEGMENT + 1)),
             format!("receipts/{}~{}/{id}.txt", "a".repeat(MAX_SEGMENT - 39), "0".repeat(32)),
             format!("receipts/{}~{}/{id}.txt", "a".repeat(MAX_SEGMENT - 40), "Z".repeat(32)),
@@ -172,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_key_of_ours_is_known_again(user in "[\\PC]{1,100}|[./%~]{1,100}|😀{1,100}|[a-z%]{60,100}", id: u128) {
+        fn every_key_that_we_make_is_recognized(user in "[\\PC]{1,100}|[./%~]{1,100}|😀{1,100}|[a-z%]{60,100}", id: u128) {
             let id = OrderId::from_u128(id);
             if let Ok(user) = UserId::parse(&user) {
                 let key = key(&user, id);
@@ -186,7 +186,7 @@ mod tests {
             prop_assert!(segment.len() <= MAX_SEGMENT);
             prop_assert!(!segment.contains('/') && segment != "." && segment != "..");
             prop_assert!(segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_~.%".contains(&byte)));
-            // Each escape is whole: '%' and two hexadecimal digits.
+            // Each escape is complete: '%' and two hexadecimal digits.
             for escape in segment.split('%').skip(1) {
                 prop_assert!(escape.len() >= 2 && escape.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()));
             }

@@ -1,5 +1,5 @@
-//! Which database schema the code in this build was written for.
+//! The database schema that this build needs.
 
-/// The newest migration of `provision/migrations`. Migrations only expand, so a producer works with this version or any
-/// newer one, and is unready with an older one.
+/// The newest migration of `provision/migrations`. Migrations only add to the schema, so a producer works with this
+/// version or any newer one, and is unready with an older one.
 pub const VERSION: i64 = if cfg!(feature = "next-schema") { 2 } else { 1 };

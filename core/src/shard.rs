@@ -1,4 +1,4 @@
-//! Which shard a user belongs to. Nothing else in the project may know this rule.
+//! The shards, and the rule that assigns users to them. No other module may implement this rule.
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::UserId;
 
-/// Position of a shard in its [`ShardMap`], from 0. Events and tables show it from 1 (`number`).
+/// Position of a shard in its [`ShardMap`], counted from 0. Events and tables count from 1 (`number`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ShardIndex(u8);
@@ -16,18 +16,18 @@ impl ShardIndex {
         self.0 as usize
     }
 
-    /// From 1, as in `shard1`, `PG_SHARD1_DSN` and the `shard` of an event.
+    /// Returns the number counted from 1, as in `shard1`, `PG_SHARD1_DSN` and the `shard` of an event.
     pub const fn number(self) -> u32 {
         self.0 as u32 + 1
     }
 
-    /// The partition of `orders.relay` that holds this shard's progress records.
+    /// Returns the partition of `orders.relay` that holds this shard's progress records.
     pub const fn relay_partition(self) -> i32 {
         self.0 as i32
     }
 }
 
-/// One shard: its name and the first letters of the users that it is named for.
+/// A shard: its name, and the range of first letters of its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
     pub index: ShardIndex,
@@ -36,21 +36,21 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// `A-M`
+    /// Returns the range of letters: `A-M`.
     pub fn users(&self) -> String {
         format!("{}-{}", self.letters.start(), self.letters.end())
     }
 
-    /// `shard1 (A-M)`, as the API shows it.
+    /// Returns the text that the API shows: `shard1 (A-M)`.
     pub fn info(&self) -> String {
         format!("{} ({})", self.name, self.users())
     }
 }
 
-/// An ordered list of shards with letter ranges that do not overlap. A user whose first character no range names
+/// An ordered list of shards with letter ranges that do not overlap. A user whose first character is in no range
 /// (digits, other alphabets, punctuation, a gap) belongs to the LAST shard.
 ///
-/// Written `shard1=A-M,shard2=N-Z`; that text is also how a shard's database remembers the map it was made for.
+/// Its text is `shard1=A-M,shard2=N-Z`. Each shard's database stores the text of the map that it was made for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardMap {
     shards: Vec<Shard>,
@@ -64,14 +64,14 @@ pub enum ParseError {
     Form(String),
     #[error("shards: the name {0:?} is not 1 to 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit")]
     Name(String),
-    #[error("shards: the name {0:?} stands twice")]
+    #[error("shards: the name {0:?} appears twice")]
     SameName(String),
     #[error("shards: {0} and {1} both name the letter {2}")]
     Overlap(String, String, char),
 }
 
 impl ShardMap {
-    /// The shard of a user: by the first character, ASCII upper-cased.
+    /// Returns the shard of a user, which depends on the first character, upper-cased if it is ASCII.
     pub fn shard_of(&self, user: &UserId) -> &Shard {
         let first = user.as_str().chars().next().map(|first| first.to_ascii_uppercase());
         let named = first.and_then(|first| self.shards.iter().find(|shard| shard.letters.contains(&first)));
@@ -162,7 +162,7 @@ mod tests {
         "shard1=A-M,shard2=N-Z".parse().unwrap()
     }
 
-    /// The demo's rule, written down a second time as a table.
+    /// Implements the demo's rule a second time, as a table.
     fn by_the_demo(first: char) -> &'static str {
         match first {
             'A' | 'B' | 'C' | 'D' | 'E' | 'F' | 'G' | 'H' | 'I' | 'J' | 'K' | 'L' | 'M' | 'a' | 'b' | 'c' | 'd'
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn known_users_go_where_the_demo_sent_them() {
+    fn known_users_get_the_shards_that_the_demo_gave_them() {
         for (user, shard) in [
             ("alice", "shard1"),
             ("Mallory", "shard1"),

@@ -1,12 +1,12 @@
-//! A moment in UTC with microseconds, the precision of Postgres: what was written and what is read back are equal.
+//! Times in UTC with microseconds, the precision of Postgres, so that a written time and the time read back are equal.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
-/// A moment that is written as RFC 3339 in UTC with six decimals, so that texts sort by time:
-/// `2026-11-22T19:25:32.123400Z`. It is read with any number of decimals and in any time zone.
+/// A moment, formatted as RFC 3339 in UTC with six decimals, so that texts sort by time: `2026-11-22T19:25:32.123400Z`.
+/// The parser accepts any number of decimals and any time zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(OffsetDateTime);
 
@@ -15,16 +15,16 @@ impl Timestamp {
         OffsetDateTime::now_utc().into()
     }
 
-    /// Before every order.
+    /// A moment before every order.
     pub const EPOCH: Self = Self(OffsetDateTime::UNIX_EPOCH);
 
     /// The earliest moment that RFC 3339 can express.
     pub const MIN: Self = Self(time::macros::datetime!(0000-01-01 0:00 UTC));
 
-    /// After every moment that Postgres and RFC 3339 can hold an order of.
+    /// A moment after every order that Postgres and RFC 3339 can represent.
     pub const MAX: Self = Self(time::macros::datetime!(9999-12-31 0:00 UTC));
 
-    /// `None` outside the years -9999 to 9999.
+    /// Converts a Unix time. Returns `None` outside the years -9999 to 9999.
     pub fn from_unix_microseconds(microseconds: i64) -> Option<Self> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000).ok().map(Self)
     }
@@ -54,7 +54,7 @@ impl Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Only a database can hold times of other years.
+        // Times of other years can only come from a database.
         if !(0..=9999).contains(&self.0.year()) {
             return Err(ser::Error::custom("RFC 3339 has only the years 0 to 9999"));
         }
@@ -77,8 +77,8 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Converts a moment to UTC. Returns `None` for the last hours of the year 9999 in a zone west of Greenwich and the first
-/// hours of the year 0 in a zone east of it: in UTC they are in years that RFC 3339 cannot express.
+/// Converts a moment to UTC. Returns `None` for the last hours of the year 9999 in a zone west of Greenwich and the
+/// first hours of the year 0 in a zone east of it: in UTC they are in years that RFC 3339 cannot express.
 fn in_utc(moment: OffsetDateTime) -> Option<Timestamp> {
     let moment = moment.checked_to_offset(UtcOffset::UTC)?;
     (0..=9999).contains(&moment.year()).then(|| moment.into())
@@ -122,14 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_a_microsecond_is_cut() {
+    fn nanoseconds_are_cut_off() {
         let moment = OffsetDateTime::from_unix_timestamp_nanos(1_700_000_000_123_456_789).unwrap();
         assert_eq!(Timestamp::from(moment).to_string(), "2023-11-14T22:13:20.123456Z");
         assert_eq!(Timestamp::from(moment).unix_microseconds(), 1_700_000_000_123_456);
     }
 
     #[test]
-    fn texts_sort_as_the_moments_do() {
+    fn texts_sort_by_time() {
         let texts: Vec<String> =
             [1_700_000_000_000_000, 1_700_000_000_746_070, 1_700_000_000_746_078, 1_700_000_001_000_000]
                 .map(|microseconds| Timestamp::from_unix_microseconds(microseconds).unwrap().to_string())
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_of_former_versions_is_read_and_is_that_of_receipts() {
+    fn the_format_of_older_versions_is_parsed_and_is_that_of_receipts() {
         for text in ["2023-11-14T22:13:20.74607Z", "2023-11-14T22:13:20Z"] {
             let moment: Timestamp = text.parse().unwrap();
             assert_eq!(moment.to_receipt_text(), text);

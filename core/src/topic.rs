@@ -1,11 +1,11 @@
-//! The four topics of one OrderFlow; their names all follow from the one that is configured.
+//! The four topics of one OrderFlow. All names derive from the configured one.
 
-/// Names of the topics, made from the name of the events' topic.
+/// Names of the topics, derived from the name of the events' topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topics {
-    /// Order events, key = user id. What the demo calls `KAFKA_TOPIC`.
+    /// Order events, key = user id. The demo's `KAFKA_TOPIC`.
     pub orders: String,
-    /// One notification per event, in the partition number its event came from.
+    /// Notifications, one per event, in the partition number of the event.
     pub notifications: String,
     /// Dead letters: events that no consumer could read.
     pub dead_letters: String,

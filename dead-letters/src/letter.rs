@@ -1,5 +1,5 @@
-//! The form of a dead letter: the record as it was, and headers that say where it came from and why it is here. Written by
-//! the consumer's pipeline, read by whoever looks at letters or replays them.
+//! The format of a dead letter: the original record, and headers with its source and the reason why it could not be
+//! read. The consumer's pipeline writes dead letters; the `dlq` commands and the producer's API read and replay them.
 
 use orderflow_core::Timestamp;
 use orderflow_service::kafka::header;
@@ -8,41 +8,42 @@ use rdkafka::{
     message::{Header, Headers, OwnedHeaders},
 };
 
-/// What a dead letter of this size needs fits into the 2 MiB that `orders.dlq` takes: key, value and headers, in bytes.
-/// The rest is for Kafka's framing.
+/// The largest dead letter, in bytes of key, value and headers. It fits into the 2 MiB that `orders.dlq` accepts, with
+/// room for Kafka's framing.
 pub const SIZE_LIMIT: usize = 2 * 1024 * 1024 - 4096;
 
 /// Names of the headers that a dead letter has in addition to its own.
 pub mod name {
-    /// All of them begin like this, and none is written back by a replay.
+    /// Prefix of all these names. A replay removes the headers that have it.
     pub const PREFIX: &str = "dlq.";
     pub use orderflow_core::event::source_header::{OFFSET, PARTITION, TOPIC};
     pub const REASON: &str = "dlq.reason";
-    /// The consumer group that could not read it.
+    /// The consumer group that could not read the record.
     pub const GROUP: &str = "dlq.group";
     pub const FAILED_AT: &str = "dlq.failed_at";
-    /// Only if not all of the record fitted: what is missing.
+    /// The missing parts of the record; present only if the whole record did not fit.
     pub const TRUNCATED: &str = "dlq.truncated";
-    /// Names the offset before which all letters of the partition are replayed; a [marker](crate::marker) alone has it.
+    /// The offset before which all letters of the partition are replayed. Only a [marker](crate::marker) has this
+    /// header.
     pub const REPLAYED_BEFORE: &str = "dlq.replayed_before";
 }
 
-/// What to write to the topic of dead letters.
+/// A record for the dead-letter topic.
 pub struct DeadLetter<'record> {
     pub key: Option<&'record [u8]>,
     pub value: Option<&'record [u8]>,
     pub headers: OwnedHeaders,
 }
 
-/// What the headers of a dead letter tell.
+/// The content of a dead letter's headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
-    /// Topic, partition and offset; `None` if somebody else wrote this record.
+    /// Place of the original record, or `None` if another program wrote the letter.
     pub source: Option<Source>,
     pub reason: String,
     pub group: String,
     pub failed_at: String,
-    /// What is missing, if anything.
+    /// The missing parts of the original record, if any.
     pub truncated: Option<String>,
 }
 
@@ -54,10 +55,10 @@ pub struct Source {
 }
 
 impl<'record> DeadLetter<'record> {
-    /// Key, value and headers as they were. A record that was compressed on its way can be larger than any record that
-    /// Kafka would take from us: what does not fit `limit` bytes is left out, the end of the value first, and
-    /// `dlq.truncated` says so. The whole record is still where it came from, for as long as that topic keeps it.
-    pub fn of<M: Message>(record: &'record M, reason: &str, group: &str, failed_at: Timestamp, limit: usize) -> Self {
+    /// Makes a dead letter with the key, value and headers of `record`. A record that was sent compressed can be larger
+    /// than any record that Kafka accepts from us. What does not fit into `limit` bytes is left out, the end of the
+    /// value first, and `dlq.truncated` lists it. The whole record stays in its own topic, until retention deletes it.
+    pub fn new<M: Message>(record: &'record M, reason: &str, group: &str, failed_at: Timestamp, limit: usize) -> Self {
         let own = [
             (name::TOPIC, record.topic().to_owned()),
             (name::PARTITION, record.partition().to_string()),
@@ -67,7 +68,7 @@ impl<'record> DeadLetter<'record> {
             (name::FAILED_AT, failed_at.to_string()),
         ];
         let mut missing = Vec::new();
-        // 256 bytes are for the header about what is missing.
+        // 256 bytes are reserved for the header that lists the missing parts.
         let mut room = limit
             .saturating_sub(256 + own.iter().map(|(name, value)| size_of_header(name, value.len())).sum::<usize>());
 
@@ -129,7 +130,7 @@ impl Description {
     }
 }
 
-/// The headers that the record had before it became a dead letter, or `None` if not all of them can be written again.
+/// Returns the headers of the original record, or `None` if one of them cannot be written again.
 pub fn original_headers<H: Headers>(headers: Option<&H>) -> Option<OwnedHeaders> {
     header::all(headers).try_fold(OwnedHeaders::new(), |original, readable| {
         let header = readable?;
@@ -144,7 +145,7 @@ fn header_of<'header>(key: &'header str, value: Option<&'header [u8]>) -> Header
     Header { key, value }
 }
 
-/// Name, value and the lengths of both.
+/// Returns the size of a header in a record: name, value, and at most 10 bytes for their lengths.
 fn size_of_header(name: &str, value: usize) -> usize {
     name.len() + value + 10
 }
@@ -160,7 +161,7 @@ mod tests {
         OwnedMessage::new(Some(value), Some(b"alice".to_vec()), "orders".into(), time, 3, 42, Some(headers))
     }
 
-    /// The letter as its reader gets it.
+    /// Returns the letter as a consumer receives it.
     fn arrived(letter: DeadLetter<'_>) -> OwnedMessage {
         let time = rdkafka::Timestamp::CreateTime(2);
         let [key, value] = [letter.key, letter.value].map(|part| part.map(<[u8]>::to_vec));
@@ -175,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_keeps_the_record_and_says_where_it_came_from() {
+    fn a_dead_letter_has_the_whole_record_and_its_source() {
         let headers = OwnedHeaders::new()
             .insert(Header { key: "event_id", value: Some("1") })
             .insert(Header { key: "empty", value: None::<&str> });
         let record = record(b"{".to_vec(), headers);
-        let letter = arrived(DeadLetter::of(&record, "not JSON", "group", Timestamp::now(), SIZE_LIMIT));
+        let letter = arrived(DeadLetter::new(&record, "not JSON", "group", Timestamp::now(), SIZE_LIMIT));
         let description = Description::read(&letter);
         assert_eq!((letter.key(), letter.payload()), (record.key(), record.payload()));
         assert_eq!(description.source, Some(Source { topic: "orders".into(), partition: 3, offset: 42 }));
@@ -193,20 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn what_dies_a_second_time_tells_of_the_second() {
+    fn a_letter_that_becomes_a_dead_letter_again_describes_the_second_time() {
         let first = record(b"{".to_vec(), OwnedHeaders::new().insert(Header { key: name::OFFSET, value: Some("1") }));
-        let letter = arrived(DeadLetter::of(&first, "again", "group", Timestamp::now(), SIZE_LIMIT));
+        let letter = arrived(DeadLetter::new(&first, "again", "group", Timestamp::now(), SIZE_LIMIT));
         assert_eq!(Description::read(&letter).source.unwrap().offset, 42);
         assert_eq!(original_headers(letter.headers()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_record_that_is_too_large_is_cut_to_fit_and_says_so() {
+    fn a_record_that_is_too_large_is_cut_to_fit_and_lists_what_is_missing() {
         let headers = (0..9).fold(OwnedHeaders::new(), |headers, _| {
             headers.insert(Header { key: "x", value: Some(&vec![b'x'; 40_000]) })
         });
         let large = record(vec![b'v'; 200_000], headers);
-        let letter = arrived(DeadLetter::of(&large, "large", "group", Timestamp::now(), 100_000));
+        let letter = arrived(DeadLetter::new(&large, "large", "group", Timestamp::now(), 100_000));
         assert!(size(&letter) <= 100_000, "{}", size(&letter));
         let truncated = Description::read(&letter).truncated.unwrap();
         assert!(truncated.starts_with("8 headers, all but the first"), "{truncated}");

@@ -1,4 +1,4 @@
-//! The dead letters that Kafka has, read in order per partition, without a group membership.
+//! Reads the dead letters in Kafka, in order per partition, without joining a group.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use rdkafka::{Message, message::BorrowedMessage};
 
 use crate::{DeadLetters, marker};
 
-/// The letters as they were when [`DeadLetters::open`] asked; what comes later is in none of its answers.
+/// The letters that existed when [`DeadLetters::open`] read the offsets. Later ones are not included.
 pub struct Letters {
     pub(crate) reader: Reader,
     pub topic: String,
@@ -20,91 +20,90 @@ pub struct Letters {
     deadline: Deadline,
 }
 
-/// Offsets of one partition.
+/// The offsets of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// The oldest that Kafka has.
+    /// The oldest offset that Kafka has.
     pub(crate) start: i64,
-    /// The first that was not replayed; `None` if none ever was, as far as Kafka still tells.
+    /// The first offset that was not replayed, or `None` if Kafka has no trace of a replay.
     pub(crate) replayed: Option<i64>,
-    /// Behind the last. Transaction markers have offsets too, so `end - start` says nothing about how many letters there
-    /// are.
+    /// The offset behind the last one. Transaction markers have offsets as well, so `end - start` is not the number of
+    /// letters.
     pub(crate) end: i64,
 }
 
 impl Extent {
-    /// The oldest that was not replayed, if there is one.
+    /// Returns the first offset that was not replayed and that Kafka still has.
     pub(crate) fn waiting_from(self) -> i64 {
         self.replayed.unwrap_or(0).max(self.start)
     }
 }
 
-/// The newest marker of each partition whose offset the group does not have, so that no record is read twice in search of
-/// one.
-pub(crate) type Recalled = Mutex<BTreeMap<i32, Searched>>;
+/// A cache of the newest marker of each partition without a committed offset, so that no record is searched twice.
+pub(crate) type MarkerCache = Mutex<BTreeMap<i32, MarkerSearch>>;
 
-/// Remembers how far a partition was searched for markers, and what the last one says.
+/// The progress of a search for markers in a partition, and the offset in the last marker.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Searched {
+pub(crate) struct MarkerSearch {
     end: i64,
     replayed: Option<i64>,
 }
 
 impl DeadLetters {
-    /// Reads where the letters are, and which of them were replayed.
+    /// Reads the offsets of the letters, and which of them were replayed.
     pub fn open(&self, deadline: Deadline) -> anyhow::Result<Letters> {
-        let reader = Reader::new(self.kafka.consumer(&self.group)).context("make a Kafka client")?;
+        let reader = Reader::new(self.kafka.consumer(&self.group)).context("create a Kafka client")?;
         let topic = self.topics.dead_letters.clone();
         let count = reader.partitions(&topic, deadline)?;
-        let committed = reader.committed(&topic, count, deadline).context("read what was replayed")?;
+        let committed = reader.committed(&topic, count, deadline).context("read which letters were replayed")?;
         let mut partitions = BTreeMap::new();
         for partition in 0..count {
             let (start, end) = reader.extent(&topic, partition, deadline)?;
             partitions.insert(partition, Extent { start, replayed: committed.get(&partition).copied(), end });
         }
         let mut letters = Letters { reader, topic, partitions, deadline };
-        self.recall(&mut letters).context("read the markers of former replays")?;
+        self.read_markers(&mut letters).context("read the markers of earlier replays")?;
         Ok(letters)
     }
 
-    /// Reads from the markers what was replayed of the partitions that the group has no offset of.
-    fn recall(&self, letters: &mut Letters) -> anyhow::Result<()> {
-        // Copied, because reading may take until the deadline of a request.
-        let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    /// Reads the replayed offset from the markers, for each partition in which the group has no committed offset.
+    fn read_markers(&self, letters: &mut Letters) -> anyhow::Result<()> {
+        // Copied, so that the lock is not held while reading, which may take until the deadline of a request.
+        let mut markers = self.markers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let unknown = letters.partitions.iter().filter(|(_, extent)| extent.replayed.is_none());
         let ranges: Ranges = unknown
             .map(|(partition, extent)| {
-                let searched = recalled.entry(*partition).or_default();
+                let searched = markers.entry(*partition).or_default();
                 if searched.end > extent.end {
-                    // The topic is another one with the same name.
-                    *searched = Searched::default();
+                    // The topic was deleted and created again.
+                    *searched = MarkerSearch::default();
                 }
                 (*partition, (searched.end.max(extent.start), extent.end))
             })
             .collect();
         let read = letters.read_ranges(&ranges, |record| {
-            let searched = recalled.entry(record.partition()).or_default();
+            let searched = markers.entry(record.partition()).or_default();
             searched.end = record.offset() + 1;
             searched.replayed = marker::read(&record, &self.group).or(searched.replayed);
             Ok(ControlFlow::Continue(()))
         });
         if read.is_ok() {
             for (partition, (_, end)) in ranges {
-                let searched = recalled.entry(partition).or_default();
+                let searched = markers.entry(partition).or_default();
                 searched.end = end;
                 if let Some(extent) = letters.partitions.get_mut(&partition) {
                     extent.replayed = searched.replayed;
                 }
             }
         }
-        // The next search goes on from here even if this one was not finished.
-        *self.recalled.lock().unwrap_or_else(PoisonError::into_inner) = recalled;
+        // The next search continues here, even if this one failed.
+        *self.markers.lock().unwrap_or_else(PoisonError::into_inner) = markers;
         read
     }
 }
 
 impl Letters {
-    /// Partition and number of offsets that were deleted by retention before they were replayed.
+    /// Returns, by partition, the number of offsets that retention deleted before they were replayed.
     pub fn expired(&self) -> Vec<(i32, i64)> {
         let expired = self.partitions.iter().filter_map(|(partition, extent)| {
             Some((*partition, extent.start - extent.replayed?)).filter(|(_, expired)| *expired > 0)
@@ -112,7 +111,7 @@ impl Letters {
         expired.collect()
     }
 
-    /// Visits the letters, all of them or those not replayed, in order within each partition, until the visitor breaks.
+    /// Visits all letters, or those that were not replayed, in order within each partition, until the visitor breaks.
     pub fn visit(
         &self,
         all: bool,
@@ -124,7 +123,7 @@ impl Letters {
         self.visit_ranges(&ranges.collect(), visitor)
     }
 
-    /// The same for offsets from the first up to the second, which is none of them, of each partition.
+    /// Visits the letters in these ranges of offsets.
     pub(crate) fn visit_ranges(
         &self,
         ranges: &Ranges,
@@ -135,7 +134,7 @@ impl Letters {
         })
     }
 
-    /// Reads letters and markers alike.
+    /// Reads all records in these ranges, letters and markers.
     fn read_ranges(
         &self,
         ranges: &Ranges,
@@ -149,7 +148,7 @@ impl Letters {
         Ok(())
     }
 
-    /// Returns the letter at exactly that place.
+    /// Returns the letter at exactly this offset.
     pub fn at(&self, partition: i32, offset: i64) -> anyhow::Result<BorrowedMessage<'_>> {
         let missing = || anyhow!("there is no dead letter at offset {offset} of {}/{partition}", self.topic);
         let extent = self.partitions.get(&partition);

@@ -1,5 +1,6 @@
-//! Dead letters newest first, a page at a time, and how many there are. Kafka reads forwards only, so a log is read
-//! backwards in windows. Bounded, however many letters there are: by offsets looked at, by memory, by the deadline.
+//! Reads the dead letters in pages, newest first, and counts them. Kafka only reads forwards, so a log is read
+//! backwards in windows. The work is bounded, however many letters exist: by the number of offsets, by memory, by the
+//! deadline.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,36 +10,36 @@ use rdkafka::{Message, message::BorrowedMessage};
 
 use crate::{Letters, letters::Extent};
 
-/// Offsets that one page or one count looks at, of each partition. Most logs have no such number of letters.
+/// The most offsets of a partition that one page or one count reads. Most logs have fewer letters.
 const MOST_OFFSETS: i64 = 10_000;
 
-/// Offsets of the first window: more than a page of 20 has, even where each letter has a transaction marker of its own.
+/// The size of the first window, in offsets: enough for a page of 20, even if a transaction marker follows each letter.
 const FIRST_WINDOW: i64 = 64;
 
-/// Letters, newest first.
+/// A page of letters, newest first.
 #[derive(Debug)]
 pub struct Page<T> {
     pub letters: Vec<T>,
-    /// Where the next page begins, if there may be one: its letters are before this offset.
+    /// The offset before which the next page begins, if there may be one.
     pub next_before: Option<i64>,
 }
 
-/// How many letters there are.
+/// The number of letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Not replayed yet.
+    /// The letters that were not replayed yet.
     pub waiting: u64,
     pub total: u64,
-    /// Whether all were counted, and not only those among the newest 10,000 offsets of a partition, or those that could be
-    /// read in time.
+    /// True if all letters were counted. False if a partition has more than 10,000 offsets, or the deadline ended the
+    /// count.
     pub complete: bool,
 }
 
-/// What was counted last, so that what has not changed is not read again.
+/// The last counts and the offsets they belong to, so that an unchanged topic is not read again.
 #[derive(Debug, Default)]
-pub struct Known(Option<(BTreeMap<i32, Extent>, Counts)>);
+pub struct CountCache(Option<(BTreeMap<i32, Extent>, Counts)>);
 
-/// Why letters cannot be named by their offset alone.
+/// An offset is ambiguous, because the topic has several partitions.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{topic} has {partitions} partitions, and an offset names a letter in one only: use orderflow-consumer dlq")]
 pub struct SeveralPartitions {
@@ -47,8 +48,8 @@ pub struct SeveralPartitions {
 }
 
 impl Letters {
-    /// The newest letters, at most `limit`, of those before an offset; as `read` makes them, which is told which of them
-    /// wait to be replayed. An error if nothing could be read; what was read in time is a page.
+    /// Reads the newest letters before an offset, at most `limit`. `read` converts each; its second argument is true if
+    /// the letter was not replayed yet. Returns what was read before the deadline, or an error if that is nothing.
     pub fn page<T>(
         &self,
         before: Option<i64>,
@@ -59,7 +60,7 @@ impl Letters {
         let mut found: VecDeque<(i64, T)> = VecDeque::new();
         let mut lowest = before.unwrap_or(i64::MAX).min(extent.end);
         for (from, to) in Windows::below(lowest, extent.start) {
-            // One more than the page, to know whether there is a next one.
+            // One letter more than the page has, to know whether a next page exists.
             let room = limit + 1 - found.len();
             let mut window = VecDeque::new();
             let visited = self.visit_range(partition, (from, to), |letter| {
@@ -89,9 +90,9 @@ impl Letters {
         Ok(Page { letters: found.into_iter().rev().map(|(_, letter)| letter).collect(), next_before })
     }
 
-    /// Counts what `known` does not tell already.
-    pub fn count(&self, known: &mut Known) -> anyhow::Result<Counts> {
-        if let Some((partitions, counts)) = &known.0
+    /// Counts the letters, unless `cache` has the counts of the same offsets.
+    pub fn count(&self, cache: &mut CountCache) -> anyhow::Result<Counts> {
+        if let Some((partitions, counts)) = &cache.0
             && *partitions == self.partitions
             && counts.complete
         {
@@ -116,17 +117,17 @@ impl Letters {
             }
             counts.complete &= lowest <= extent.start;
         }
-        known.0 = Some((self.partitions.clone(), counts));
+        cache.0 = Some((self.partitions.clone(), counts));
         Ok(counts)
     }
 
-    /// Whether one waits that has this offset or a lower one.
+    /// Returns true if a letter at this offset or a lower one may still wait to be replayed.
     pub fn may_wait_through(&self, offset: i64) -> anyhow::Result<bool> {
         let (_, extent) = self.only_partition()?;
         Ok(extent.waiting_from() < extent.end.min(offset.saturating_add(1)))
     }
 
-    /// The one partition that the topic was made with.
+    /// Returns the only partition, or [`SeveralPartitions`] if there are more.
     pub(crate) fn only_partition(&self) -> anyhow::Result<(i32, Extent)> {
         match self.partitions.iter().next() {
             Some((partition, extent)) if self.partitions.len() == 1 => Ok((*partition, *extent)),
@@ -147,7 +148,7 @@ impl Letters {
     }
 }
 
-/// Windows of offsets, the newest first, each four times as large as the one before it.
+/// Windows of offsets, newest first, each four times as large as the one before it.
 struct Windows {
     lowest: i64,
     start: i64,
@@ -162,7 +163,7 @@ impl Windows {
 }
 
 impl Iterator for Windows {
-    /// The first offset, and the one behind the last.
+    /// The first offset of a window, and the one behind its last.
     type Item = (i64, i64);
 
     fn next(&mut self) -> Option<(i64, i64)> {
@@ -185,13 +186,13 @@ mod tests {
         let windows: Vec<_> = Windows::below(400, 7).collect();
         assert_eq!(windows, [(336, 400), (80, 336), (7, 80)]);
         assert_eq!(Windows::below(7, 7).count(), 0);
-        // Asked for letters before those that retention has left.
+        // The requested offset is below the oldest that retention has left.
         assert_eq!(Windows::below(3, 7).count(), 0);
     }
 
     #[test]
-    fn windows_end_after_so_many_offsets() {
-        let looked_at: i64 = Windows::below(1_000_000, 0).map(|(from, to)| to - from).sum();
-        assert_eq!(looked_at, MOST_OFFSETS);
+    fn windows_cover_a_bounded_number_of_offsets() {
+        let covered: i64 = Windows::below(1_000_000, 0).map(|(from, to)| to - from).sum();
+        assert_eq!(covered, MOST_OFFSETS);
     }
 }

@@ -1,5 +1,6 @@
-//! Replay: writes each dead letter back to the partition it came from. The same transaction commits the letter's offset and
-//! writes a [marker](crate::marker) of it: either all of that happened, or none. Two replays at once fence each other.
+//! Replays dead letters: writes each back to the partition that it came from. The same transaction commits the letter's
+//! offset and writes a [marker](crate::marker), so that either all of this happens or nothing. Of two replays, the
+//! later one fences the earlier.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
@@ -24,28 +25,28 @@ use crate::{
     marker,
 };
 
-/// Letters of one transaction, and their bytes: what fits librdkafka's buffer.
+/// The most letters of one transaction.
 const MOST_LETTERS: usize = 100;
-/// Bytes of the letters of one transaction.
+/// The most bytes of keys and values in one transaction, which fit into librdkafka's buffer.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// What to replay of the letters that are there when it begins: one that still cannot be read comes back as a new letter,
-/// for the next replay.
+/// The options of a replay. It covers the letters that exist when it begins: one that still cannot be read comes back
+/// as a new letter, for the next replay.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// At most so many.
+    /// The most letters to replay.
     pub limit: usize,
-    /// Up to this offset and with it; needs a topic of one partition.
+    /// The last offset to replay. Needs a topic with one partition.
     pub through: Option<i64>,
     pub deadline: Deadline,
-    /// Ends it after the transaction under way.
+    /// Ends the replay after its current transaction.
     pub stop: CancellationToken,
 }
 
-/// What a replay tells while it goes on; of letters, once they are settled.
+/// A report of a running replay. Letters are reported after their transaction is committed.
 #[derive(Debug)]
 pub enum Progress<'letter> {
-    /// So many offsets of a partition were deleted by retention before they were replayed.
+    /// Retention deleted this number of offsets before they were replayed.
     Expired {
         partition: i32,
         offsets: i64,
@@ -54,44 +55,44 @@ pub enum Progress<'letter> {
         letter: &'letter OwnedMessage,
         source: &'letter Source,
     },
-    PassedOver {
+    Skipped {
         letter: &'letter OwnedMessage,
         reason: &'letter str,
     },
 }
 
-/// How many letters were settled.
+/// The number of letters that a replay settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub replayed: usize,
-    /// They cannot go back, and stay where they are.
-    pub passed_over: usize,
+    /// Letters that cannot be written back. They stay in the dead-letter topic.
+    pub skipped: usize,
 }
 
-/// Another replay has begun meanwhile, in whichever process.
+/// Another replay has started since, in this process or another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("another replay has taken over. {SAFE}")]
+#[error("another replay has fenced this one. {SAFE}")]
 pub struct TakenOver;
 
 const SAFE: &str = "It is safe to run this again: what was replayed is not replayed a second time";
 
 impl DeadLetters {
-    /// Replays until all is, or until it is stopped.
+    /// Replays until all letters of `what` are settled, or until it is stopped.
     pub fn replay(
         &self,
         what: &Replay,
-        tell: &mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
+        report: &mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Outcome> {
         let mut config = self.kafka.transactional_producer(&self.group);
         config.set("message.max.bytes", "2097152");
-        // Before the committed offsets are read: this settles what an earlier replay left open.
+        // Opened before the committed offsets are read, because this settles an open transaction of an earlier replay.
         let transactions = Transactions::open(&config, what.stop.clone(), |_| {}).map_err(|reason| anyhow!(reason))?;
         let letters = self.open(what.deadline)?;
         if what.through.is_some() {
             letters.only_partition()?;
         }
         for (partition, offsets) in letters.expired() {
-            tell(Progress::Expired { partition, offsets })?;
+            report(Progress::Expired { partition, offsets })?;
         }
         let mut run = Run {
             topics: &self.topics,
@@ -100,7 +101,7 @@ impl DeadLetters {
             letters: &letters,
             batch: Batch::default(),
             outcome: Outcome::default(),
-            tell,
+            report,
         };
         if what.limit > 0 {
             letters.visit(false, |letter| {
@@ -129,7 +130,7 @@ struct Run<'run> {
     letters: &'run Letters,
     batch: Batch,
     outcome: Outcome,
-    tell: &'run mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
+    report: &'run mut dyn FnMut(Progress<'_>) -> anyhow::Result<()>,
 }
 
 #[derive(Default)]
@@ -138,31 +139,31 @@ struct Batch {
     bytes: usize,
 }
 
-/// A letter, and what to write back or why it cannot be.
+/// A letter with the record to write back, or with the reason why it cannot be written back.
 type Letter = (Result<Original, String>, OwnedMessage);
 
-/// What is written back.
+/// The destination and the headers of a record that is written back.
 struct Original {
     source: Source,
     headers: OwnedHeaders,
 }
 
 impl Run<'_> {
-    /// Settles what was gathered.
+    /// Settles the gathered letters.
     fn commit(&mut self) -> anyhow::Result<()> {
         let batch = std::mem::take(&mut self.batch);
         let letters = batch.letters.into_iter().map(|letter| (original(&letter, self.topics), letter));
         self.settle(letters.collect())
     }
 
-    /// Settles letters in one transaction, then tells of them.
+    /// Settles letters in one transaction, then reports them.
     fn settle(&mut self, mut letters: Vec<Letter>) -> anyhow::Result<()> {
         if letters.is_empty() {
             return Ok(());
         }
         match self.transact(&letters)? {
             Ok(()) => {}
-            // One of them has grown since it was first written, as it is not compressed the same way.
+            // A letter may need more bytes than when it was first written, because it is compressed differently.
             Err(_) if letters.len() > 1 => {
                 return letters.into_iter().try_for_each(|letter| self.settle(vec![letter]));
             }
@@ -175,19 +176,19 @@ impl Run<'_> {
             match original {
                 Ok(Original { source, .. }) => {
                     self.outcome.replayed += 1;
-                    (self.tell)(Progress::Replayed { letter, source })?;
+                    (self.report)(Progress::Replayed { letter, source })?;
                 }
                 Err(reason) => {
-                    self.outcome.passed_over += 1;
-                    (self.tell)(Progress::PassedOver { letter, reason })?;
+                    self.outcome.skipped += 1;
+                    (self.report)(Progress::Skipped { letter, reason })?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Writes back what can be, and commits and marks the offsets of all. The inner error: Kafka refuses one as too large, and none
-    /// was replayed.
+    /// Writes back the letters that can be, and commits and marks the offsets of all. The inner error means that Kafka
+    /// refused a record as too large, and that no letter was replayed.
     fn transact(&self, letters: &[Letter]) -> anyhow::Result<Result<(), String>> {
         let outgoing = letters.iter().filter_map(|(original, letter)| {
             let Original { source, headers } = original.as_ref().ok()?;
@@ -212,7 +213,7 @@ impl Run<'_> {
             value: None,
             headers: Some(marker::headers(self.group, offset)),
         });
-        // Of a consumer that is in no group: no generation is checked. That no second replay runs is the producer's part.
+        // The consumer is not a member, so the broker checks no generation. The transactional id fences other replays.
         let group = Arc::new(self.letters.reader.consumer().group_metadata().context("name the group")?);
         match self.transactions.run(outgoing.chain(markers), &offsets, &group) {
             Ok(()) => Ok(Ok(())),
@@ -239,11 +240,11 @@ impl Batch {
     }
 }
 
-/// What to write back, or why this letter cannot be. It is passed over then: it stays in its topic, where it can be
-/// looked at, and does not hold up those behind it.
+/// Reads the record to write back, or the reason why it cannot be written back. Such a letter is skipped: it stays in
+/// its topic, where it can be inspected, and does not block the letters behind it.
 fn original<M: Message>(letter: &M, topics: &Topics) -> Result<Original, String> {
     let Description { source, truncated, .. } = Description::read(letter);
-    let source = source.ok_or("its headers do not say where it came from")?;
+    let source = source.ok_or("its headers do not name its source")?;
     if source.topic != topics.orders {
         return Err(format!("it came from another topic, {:?}", source.topic));
     }
@@ -270,26 +271,26 @@ mod tests {
         let time = rdkafka::Timestamp::CreateTime(1);
         let headers = OwnedHeaders::new().insert(Header { key: "event_id", value: Some("1") });
         let record = OwnedMessage::new(Some(vec![b'{'; 5_000]), None, topic.into(), time, 3, 42, Some(headers));
-        let letter = DeadLetter::of(&record, "no", "g", Timestamp::now(), limit);
+        let letter = DeadLetter::new(&record, "no", "g", Timestamp::now(), limit);
         let value = letter.value.map(Into::into);
         OwnedMessage::new(value, None, "orders.dlq".into(), time, 1, 7, Some(letter.headers))
     }
 
     #[test]
-    fn a_letter_goes_back_to_where_it_came_from_without_our_headers() {
+    fn a_letter_goes_back_to_its_source_without_our_headers() {
         let original = original(&letter("orders", 10_000), &Topics::named("orders")).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(original.source, Source { topic: "orders".into(), partition: 3, offset: 42 });
         assert_eq!(original.headers.iter().map(|header| header.key.to_owned()).collect::<Vec<_>>(), ["event_id"]);
     }
 
     #[test]
-    fn what_cannot_go_back_says_why() {
+    fn a_letter_that_cannot_go_back_is_skipped_with_the_reason() {
         let topics = Topics::named("orders");
         let reason = |letter: &OwnedMessage| original(letter, &topics).err().unwrap();
         assert!(reason(&letter("others", 10_000)).contains("another topic"));
         assert!(reason(&letter("orders", 4_000)).ends_with("the whole record was orders/3@42"));
         let time = rdkafka::Timestamp::NotAvailable;
         let foreign = OwnedMessage::new(None, None, "orders.dlq".into(), time, 0, 1, None);
-        assert!(reason(&foreign).contains("do not say where"));
+        assert!(reason(&foreign).contains("do not name its source"));
     }
 }

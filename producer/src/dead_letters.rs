@@ -10,7 +10,7 @@ use std::{
 
 use orderflow_core::Timestamp;
 use orderflow_dead_letters::{
-    Counts, DeadLetters, Description, Known, Page, Replay, SeveralPartitions, TakenOver, letter::Source,
+    CountCache, Counts, DeadLetters, Description, Page, Replay, SeveralPartitions, TakenOver, letter::Source,
 };
 use orderflow_service::{kafka::reader::Deadline, shutdown::CancellationToken};
 use rdkafka::{Message, message::BorrowedMessage};
@@ -47,7 +47,7 @@ pub struct Handle {
     replay: bool,
     readers: Quota,
     replaying: Arc<Semaphore>,
-    known: Arc<Mutex<Known>>,
+    known: Arc<Mutex<CountCache>>,
     counted: Arc<Mutex<Option<(Instant, Counts)>>>,
     stop: CancellationToken,
 }

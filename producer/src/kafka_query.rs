@@ -7,7 +7,7 @@ use std::{
 };
 
 use orderflow_service::kafka::{
-    Told, Trouble,
+    BrokerError, HasLastError,
     reader::{Deadline, Error, Ranges, Reader},
 };
 use rdkafka::{ClientConfig, consumer::Consumer, message::BorrowedMessage};
@@ -75,7 +75,7 @@ fn run<Known, T>(
     };
     let answer = query(&mut Query { reader: &made, known, deadline });
     // A client never reads its CA file again, which may have been replaced.
-    let is_outdated = answer.is_err() && made.consumer().context().troubles().last() == Some(Trouble::Certificate);
+    let is_outdated = answer.is_err() && made.consumer().context().last_error().get() == Some(BrokerError::Certificate);
     *reader = (!is_outdated).then_some(made);
     answer
 }

@@ -129,7 +129,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     let shards: Arc<[Shard]> = shards.into();
     let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
-    let letters = DeadLetters::of(&settings.kafka, &settings.kafka_group_id);
+    let letters = DeadLetters::new(&settings.kafka, &settings.kafka_group_id);
     let share = settings.address_share;
     let dead_letters = dead_letters::Handle::new(letters, settings.dead_letter_replay, share, stop.clone());
     let sources = Sources {

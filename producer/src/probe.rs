@@ -6,7 +6,7 @@ use aws_sdk_s3::Client;
 use orderflow_core::Topics;
 use orderflow_service::{
     Dependency,
-    kafka::{self, Quiet},
+    kafka::{self, LogContext},
     s3,
     shutdown::CancellationToken,
 };
@@ -71,22 +71,22 @@ enum ProbeError {
     Client(KafkaError),
     /// Kafka did not answer. The client is kept, since a single probe may be too short to connect, unless the
     /// certificate is to blame: a new client reads the CA file again.
-    Answer(kafka::Unanswered, Option<BaseConsumer<Quiet>>),
+    Answer(kafka::Unanswered, Option<BaseConsumer<LogContext>>),
 }
 
 /// Returns the client, and the first topic that does not exist.
 fn probe(
-    kept: Option<BaseConsumer<Quiet>>,
+    kept: Option<BaseConsumer<LogContext>>,
     config: &ClientConfig,
     topics: &Topics,
-) -> Result<(BaseConsumer<Quiet>, Option<String>), ProbeError> {
-    let make = || BaseConsumer::from_config_and_context(config, Quiet::default()).map_err(ProbeError::Client);
+) -> Result<(BaseConsumer<LogContext>, Option<String>), ProbeError> {
+    let make = || BaseConsumer::from_config_and_context(config, LogContext::default()).map_err(ProbeError::Client);
     let consumer = kept.map_or_else(make, Ok)?;
     for topic in [&topics.orders, &topics.relay] {
         let metadata = match kafka::fetch_metadata(&consumer, topic, TIMEOUT) {
             Ok(metadata) => metadata,
             Err(error) => {
-                let kept = (error.trouble != Some(kafka::Trouble::Certificate)).then_some(consumer);
+                let kept = (error.broker_error != Some(kafka::BrokerError::Certificate)).then_some(consumer);
                 return Err(ProbeError::Answer(error, kept));
             }
         };

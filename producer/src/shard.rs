@@ -158,10 +158,10 @@ impl Shard {
         if !inner.health.reachable.load(Ordering::Relaxed) {
             return Err(PlaceError::NotAccepted(format!("{} is down", self.name())));
         }
-        let fingerprint = Fingerprint::of(&new);
+        let fingerprint = Fingerprint::new(&new);
         let id = Uuid::now_v7();
         let order = new.into_order(id, Timestamp::now());
-        let event = OrderCreated::of(&order, &inner.shard);
+        let event = OrderCreated::new(&order, &inner.shard);
         let (payload, traceparent) = (event.encode(), traceparent.unwrap_or_else(|| event.traceparent()));
         let deadline = Instant::now() + inner.order_timeout;
         let (reply, answer) = oneshot::channel();

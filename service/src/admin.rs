@@ -1,4 +1,5 @@
-//! The admin port: `/livez`, `/readyz`, `/metrics`. Apart from the public port, so that neither is reachable by clients.
+//! The admin port: `/livez`, `/readyz`, `/metrics`. It is separate from the public port, so that clients cannot reach
+//! it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -44,13 +45,14 @@ use crate::{
     telemetry,
 };
 
-/// Connections served at once. A further one ends the oldest: clients that hold connections must keep no probe out.
+/// The most connections served at once. A further one ends the oldest, so that clients cannot block the probes by
+/// holding connections.
 const CONNECTIONS: usize = 64;
 
-/// The longest wait for the head of a request; an idle connection is kept as long.
+/// The longest wait for the head of a request, and the longest life of an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most bytes of a head that a connection may hold.
+/// The most bytes of a request's head.
 const BUFFER: usize = 16 * 1024;
 
 /// The longest wait for requests in flight when the stage is stopped.
@@ -64,12 +66,12 @@ pub struct Settings {
     #[arg(long, env = "HOST", default_value = "0.0.0.0")]
     pub host: std::net::IpAddr,
 
-    /// Port of /livez, /readyz and /metrics; 0 takes a free one
+    /// Port of /livez, /readyz and /metrics; 0 chooses a free one
     #[arg(long, env = "ADMIN_PORT", default_value_t = 9464)]
     pub admin_port: u16,
 }
 
-/// Binds `address` and logs what was bound, as `server`.
+/// Binds `address` and logs the bound address under the name `server`.
 pub async fn bind(server: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("listen on {address} ({server})"))?;
     let address = listener.local_addr().context("read the bound address")?;
@@ -77,8 +79,8 @@ pub async fn bind(server: &'static str, address: SocketAddr) -> anyhow::Result<T
     Ok(listener)
 }
 
-/// Serves as a task of `stage` until the stage is stopped. Stop it last, so that `/readyz` reports the process as unready
-/// while it drains.
+/// Serves the admin port as a task of `stage` until the stage is stopped. Stop it last, so that `/readyz` reports the
+/// process as unready while it drains.
 pub fn serve(
     stage: &Stage,
     supervisor: &Supervisor,
@@ -89,8 +91,8 @@ pub fn serve(
     serve_with(stage, supervisor, listener, dependencies, registry, || None);
 }
 
-/// The same for a process that can tell that it is stuck: while `stuck` says why, `/livez` fails with that, and whoever
-/// runs the process starts it again.
+/// Serves the admin port as [`serve`] does, for a process that can detect that it is stuck. `/livez` fails with the
+/// reason that `stuck` returns, so that Kubernetes restarts the process.
 pub fn serve_with(
     stage: &Stage,
     supervisor: &Supervisor,
@@ -116,7 +118,7 @@ pub fn serve_with(
     #[cfg(feature = "failpoints")]
     let app = app.merge(crate::failpoint::routes());
     let app = app.with_state(Arc::new(registry));
-    // It outlives the task that accepts from it.
+    // Shared, because it outlives the task that accepts from it.
     let listener = Arc::new(listener);
     stage.run("admin", move |stop| {
         let (listener, app) = (listener.clone(), app.clone());
@@ -162,7 +164,7 @@ async fn accept(listener: &TcpListener, app: &Router, stop: &CancellationToken) 
             oldest.abort();
         }
     }
-    // What does not end is aborted with the set.
+    // Dropping the set aborts the connections that have not ended.
     let _ = timeout(DRAIN, graceful.shutdown()).await;
 }
 
@@ -174,7 +176,7 @@ struct Ready {
     tasks: BTreeMap<String, TaskState>,
 }
 
-/// Exports the number of panics of the whole process.
+/// A collector for the number of panics in the process.
 #[derive(Debug)]
 struct Panics;
 
@@ -187,7 +189,7 @@ impl Collector for Panics {
     }
 }
 
-/// Exports the number of log lines that nobody can read any more.
+/// A collector for the number of log lines that were dropped.
 #[derive(Debug)]
 struct DroppedLines;
 
@@ -203,13 +205,13 @@ impl Collector for DroppedLines {
     }
 }
 
-/// What `/readyz` says of each dependency, as a metric.
+/// A collector for the state of each dependency, as in `/readyz`.
 #[derive(Debug)]
 struct Up(Dependencies);
 
 impl Collector for Up {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "1 if the dependency is up, as /readyz says: a shard by its name, kafka, s3, the Lease or a watch";
+        let help = "1 if the dependency is up, as in /readyz: a shard by its name, kafka, s3, the Lease or a watch";
         let mut family = encoder.encode_descriptor("orderflow_dependency_up", help, None, MetricType::Gauge)?;
         for (name, state) in self.0.readiness().dependencies {
             let up = i64::from(state == DependencyState::Up);

@@ -1,11 +1,11 @@
-//! The one way to wait between tries: exponential with jitter, capped, started anew after a success.
+//! The waits between retries: exponential with jitter, capped, reset after a success.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// Delays that double from `first` to `cap`, each with up to itself of jitter on top, so that many clients that lost the
-/// same server do not come back at once.
+/// Delays that double from `first` to `cap`. Each gets a random jitter of up to its own length, so that clients that
+/// lost the same server do not reconnect at once.
 #[derive(Debug)]
 pub struct Backoff {
     builder: ExponentialBuilder,
@@ -23,7 +23,7 @@ impl Backoff {
         Self { builder, delays: builder.build() }
     }
 
-    /// After a success.
+    /// Starts with the first delay again. Call it after a success.
     pub fn reset(&mut self) {
         self.delays = self.builder.build();
     }
@@ -32,7 +32,7 @@ impl Backoff {
         self.delays.next().expect("a backoff without a limit of tries has a next delay")
     }
 
-    /// Waits out the next delay.
+    /// Waits for the next delay.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.next_delay()).await;
     }

@@ -1,4 +1,5 @@
-//! What a process depends on, and how each of it does right now: written by the parts that use it, read by `/readyz`.
+//! The dependencies of a process and their current states. The parts that use a dependency set its state; `/readyz`
+//! reads it.
 
 use std::{
     collections::BTreeMap,
@@ -9,12 +10,12 @@ use std::{
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-/// What a dependency means for readiness.
+/// The effect of a dependency on readiness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Without it the process is unready.
+    /// The process is unready without it.
     Always,
-    /// With at least one of these the process is ready (a shard).
+    /// The process is ready with at least one dependency of this kind (a shard).
     AnyOf,
     /// The process serves without it and catches up later.
     Eventually,
@@ -24,18 +25,18 @@ pub enum Need {
 #[serde(tag = "status", rename_all = "lowercase")]
 pub enum State {
     Up,
-    /// Comes back by itself.
+    /// The dependency is down, and the process waits for its return.
     Down {
         reason: String,
     },
-    /// Answers, but is not what this process needs (older schema, swapped DSN). Somebody has to mend it, so the process is
-    /// unready, and a rollout stops, whatever else is up.
+    /// The dependency answers, but this process cannot use it (older schema, swapped DSN). A person has to fix it. The
+    /// process is therefore unready, even if everything else is up, and a rollout stops.
     Unusable {
         reason: String,
     },
 }
 
-/// All dependencies of a process. Cheap to clone; clones share.
+/// All dependencies of a process. Cheap to clone; clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Dependencies {
     inner: Arc<Mutex<Inner>>,
@@ -43,37 +44,37 @@ pub struct Dependencies {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Cancelled when the process stops.
+    /// A token that is cancelled when the process stops.
     stop: CancellationToken,
     states: BTreeMap<String, (Need, State)>,
 }
 
-/// The handle of the part that uses one dependency. Cheap to clone; clones share.
+/// A handle for the part that uses a dependency. Cheap to clone; clones share their state.
 #[derive(Clone)]
 pub struct Dependency {
     all: Dependencies,
     name: String,
 }
 
-/// What `/readyz` answers.
+/// The answer of `/readyz`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Readiness {
     pub ready: bool,
-    /// Why not, empty when ready.
+    /// The reasons why the process is unready.
     pub reasons: Vec<String>,
     pub dependencies: BTreeMap<String, State>,
 }
 
 impl Dependencies {
-    /// Creates an empty set. Once `stop` is cancelled the process is unready, so that it gets no new work.
+    /// Creates an empty set. The process is unready once `stop` is cancelled, so that it gets no new work.
     pub fn new(stop: CancellationToken) -> Self {
         Self { inner: Arc::new(Mutex::new(Inner { stop, ..Inner::default() })) }
     }
 
-    /// Starts as down, `not asked yet`.
+    /// Adds a dependency. It is down until its first check.
     pub fn register(&self, name: impl Into<String>, need: Need) -> Dependency {
         let name = name.into();
-        let state = State::Down { reason: "not asked yet".to_owned() };
+        let state = State::Down { reason: "not checked yet".to_owned() };
         self.lock().states.insert(name.clone(), (need, state));
         Dependency { all: self.clone(), name }
     }
@@ -111,29 +112,29 @@ impl Dependency {
         self.set(State::Up);
     }
 
-    /// `reason` must hold no secret: `/readyz` shows it.
+    /// Sets the state to down. `reason` must have no secret, because `/readyz` shows it.
     pub fn down(&self, reason: impl fmt::Display) {
         self.set(State::Down { reason: reason.to_string() });
     }
 
-    /// `reason` must hold no secret: `/readyz` shows it.
+    /// Sets the state to unusable. `reason` must have no secret, because `/readyz` shows it.
     pub fn unusable(&self, reason: impl fmt::Display) {
         self.set(State::Unusable { reason: reason.to_string() });
     }
 
     pub fn is_up(&self) -> bool {
-        self.trouble().is_none()
+        self.down_reason().is_none()
     }
 
-    /// Why it is not up. Holds no secret.
-    pub fn trouble(&self) -> Option<String> {
+    /// Returns the reason why the dependency is not up. It has no secret.
+    pub fn down_reason(&self) -> Option<String> {
         match &self.all.lock().states.get(&self.name)?.1 {
             State::Up => None,
             State::Down { reason } | State::Unusable { reason } => Some(reason.clone()),
         }
     }
 
-    /// Logs a change of kind once; the same outage with another wording is not news.
+    /// Sets the state. Logs only a change between up, down and unusable, not a new reason for the same outage.
     fn set(&self, state: State) {
         let mut inner = self.all.lock();
         let Some((_, current)) = inner.states.get_mut(&self.name) else { return };
@@ -153,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_shard_is_enough_and_an_outdated_one_is_not() {
+    fn a_process_is_ready_with_one_shard_and_unready_with_an_outdated_one() {
         let stop = CancellationToken::new();
         let all = Dependencies::new(stop.clone());
         let (one, two) = (all.register("shard1", Need::AnyOf), all.register("shard2", Need::AnyOf));

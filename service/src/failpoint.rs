@@ -1,28 +1,29 @@
-//! Failpoints: named places in the code where a test stops, delays or kills this process, and defects that a test has it
-//! make on purpose, so that the proof's checker has something to find. Nothing of this is in a build without the feature
-//! `failpoints`; with it all of them are inert until `FAILPOINTS` or [`routes`] says otherwise.
+//! Failpoints: named places in the code where a test stops, delays or kills this process, and deliberate defects that
+//! the proof's checker has to find. A build without the feature `failpoints` contains none of them. In a build with it
+//! they do nothing until `FAILPOINTS` or [`routes`] activates them.
 
-/// Whether this process is to make the mistake of that name. Always false in a build without failpoints.
+/// Returns true if a test has activated the defect `name`. Always returns false in a build without failpoints.
 #[cfg(feature = "failpoints")]
 pub fn defect(name: &str) -> bool {
     fail::eval(name, |_| ()).is_some()
 }
 
-/// Whether this process is to make the mistake of that name. Always false in a build without failpoints.
+/// Returns false in a build without failpoints.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
 pub fn defect(_name: &str) -> bool {
     false
 }
 
-/// A place of that name, at which a test may delay this process or end it (`return`), just as `kill -9` would.
+/// Marks the place `name`, at which a test may delay this process or abort it (`return`), as `kill -9` would.
 pub fn reached(name: &str) {
     if defect(name) {
         std::process::abort();
     }
 }
 
-/// Panics if a test has set the failpoint `name`: always with `return`, and only for one `subject` with `return(SUBJECT)`.
+/// Panics if a test has set the failpoint `name`: always with `return`, and only for one `subject` with
+/// `return(SUBJECT)`.
 #[cfg(feature = "failpoints")]
 pub fn panics(name: &str, subject: &str) {
     let is_meant = fail::eval(name, |wanted| wanted.is_none_or(|wanted| wanted == subject));
@@ -34,16 +35,16 @@ pub fn panics(name: &str, subject: &str) {
 #[inline]
 pub fn panics(_name: &str, _subject: &str) {}
 
-/// A place of that name, at which a test may hold a task up, for as long as it says `return` there. The action `pause` would hold up
-/// the thread, and with it other tasks.
+/// Marks the place `name`, at which a test may block a task for as long as the action is `return`. The action `pause`
+/// would block the thread, and with it other tasks.
 pub async fn held_up(name: &str) {
     while defect(name) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }
 
-/// `PUT /failpoints/NAME` with actions as the crate `fail` knows them (`return`, `pause`, `off`, …), on the admin port: the
-/// one that a test means may be known only while it runs, such as the relay that leads.
+/// Adds `PUT /failpoints/NAME` to the admin port. The body has actions of the crate `fail` (`return`, `pause`, `off`,
+/// …). A test needs this for a process that it knows only at run time, such as the relay that leads.
 #[cfg(feature = "failpoints")]
 pub fn routes<S: Clone + Send + Sync + 'static>() -> axum::Router<S> {
     use axum::{extract::Path, http::StatusCode, routing::put};

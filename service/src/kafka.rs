@@ -1,10 +1,10 @@
-//! The one place where Kafka's clients get their options. Every client here is bounded in memory, makes no topic by
-//! itself, and hashes keys as Kafka's Java clients do.
+//! The options of all Kafka clients. Every client is bounded in memory, creates no topics implicitly, and hashes keys
+//! as Kafka's Java clients do.
 
+mod broker_error;
 pub mod header;
 pub mod reader;
 pub mod transaction;
-mod trouble;
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::secret::{self, Secrets};
 
-pub use reader::passes;
-pub use trouble::{Told, Trouble, Troubles, Unanswered, diagnose, fetch_metadata, why};
+pub use broker_error::{BrokerError, HasLastError, LastError, Unanswered, diagnose, explain, fetch_metadata};
+pub use reader::is_transient;
 
 const PASSWORD: &str = "KAFKA_SASL_PASSWORD";
 
@@ -37,28 +37,28 @@ pub struct Settings {
     #[arg(long, env = "KAFKA_TOPIC", default_value = "orders")]
     pub kafka_topic: String,
 
-    /// Speak TLS to the brokers
+    /// Connect to the brokers with TLS
     #[arg(long, env = "KAFKA_TLS", default_value_t = false)]
     pub kafka_tls: bool,
 
-    /// PEM file of the authorities that may sign the brokers' certificates; absent: the system's
+    /// PEM file of the authorities that may sign the brokers' certificates; absent: those of the system
     #[arg(long, env = "KAFKA_CA_FILE", requires = "kafka_tls")]
     pub kafka_ca_file: Option<String>,
 
-    /// The same as PEM text, instead of the file, for a process that was given the text: it has no flag
+    /// PEM text of the authorities, instead of the file, for a process that has the text. It has no flag
     #[arg(skip)]
     pub kafka_ca_pem: Option<String>,
 
-    /// How to log in; absent: not at all. The password is KAFKA_SASL_PASSWORD, or in the file that KAFKA_SASL_PASSWORD_FILE
-    /// names: it has no flag
+    /// SASL mechanism of the login; absent: no login. The password is in KAFKA_SASL_PASSWORD, or in the file that
+    /// KAFKA_SASL_PASSWORD_FILE names; it has no flag
     #[arg(long, env = "KAFKA_SASL_MECHANISM", value_enum, requires = "kafka_sasl_username")]
     pub kafka_sasl_mechanism: Option<SaslMechanism>,
 
-    /// Name to log in with
+    /// User name of the login
     #[arg(long, env = "KAFKA_SASL_USERNAME")]
     pub kafka_sasl_username: Option<String>,
 
-    /// Password to log in with, which [`read_secrets`](Secrets::read_secrets) reads
+    /// Password of the login, which [`read_secrets`](Secrets::read_secrets) reads
     #[arg(skip)]
     pub kafka_sasl_password: Option<SecretString>,
 }
@@ -84,7 +84,7 @@ impl Secrets for Settings {
 }
 
 impl Settings {
-    /// What all clients share.
+    /// Returns the options that all clients share.
     pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -92,11 +92,11 @@ impl Settings {
             .set("client.id", program())
             .set("allow.auto.create.topics", "false")
             .set("reconnect.backoff.max.ms", "1000")
-            // A broker that is frozen rather than gone is noticed by this alone; the default is 60 s.
+            // Only this timeout detects a broker that is frozen rather than gone. The default is 60 s.
             .set("socket.timeout.ms", "10000")
             .set("socket.connection.setup.timeout.ms", "3000")
             .set("socket.keepalive.enable", "true")
-            // The lines are heard by the contexts alone: a broker that wants TLS, or a log-in, only hangs up.
+            // The contexts need these lines: a broker that requires TLS or a login only closes the connection.
             .set("log.connection.close", "true")
             .set_log_level(RDKafkaLogLevel::Info);
         let protocol = match (self.kafka_tls, self.kafka_sasl_mechanism) {
@@ -106,7 +106,7 @@ impl Settings {
             (true, Some(_)) => "SASL_SSL",
         };
         config.set("security.protocol", protocol);
-        // One of them: librdkafka would trust both.
+        // Only one of them, because librdkafka would trust both.
         match (&self.kafka_ca_pem, &self.kafka_ca_file) {
             (Some(pem), _) => config.set("ssl.ca.pem", pem),
             (None, Some(file)) => config.set("ssl.ca.location", file),
@@ -128,20 +128,20 @@ impl Settings {
         config
     }
 
-    /// A producer of Kafka transactions. `transactional.id` names the one role that at most one process may hold: whoever
-    /// calls `init_transactions` with it last fences all before.
+    /// Returns the options of a transactional producer. At most one process may use a `transactional.id`: the last one
+    /// that calls `init_transactions` with it fences all earlier ones.
     pub fn transactional_producer(&self, transactional_id: &str) -> ClientConfig {
         let mut config = self.client();
         config
             .set("transactional.id", transactional_id)
-            // The longest that a killed process can hold up readers of committed records.
+            // The longest time that a killed process can block readers of committed records.
             .set("transaction.timeout.ms", "10000")
             .set("message.timeout.ms", "10000")
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
             .set("compression.type", "lz4")
-            // Flushing is what sends a transaction; lingering would only delay it.
+            // A flush sends each transaction, so lingering would only delay it.
             .set("linger.ms", "1")
             .set("batch.num.messages", "10000")
             .set("queue.buffering.max.kbytes", "16384")
@@ -149,7 +149,8 @@ impl Settings {
         config
     }
 
-    /// A reader of what was committed. A caller that has no group sets one nevertheless, as librdkafka wants a name.
+    /// Returns the options of a consumer of committed records. librdkafka needs a `group`, even for a consumer that
+    /// does not join one.
     pub fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = self.client();
         config
@@ -157,12 +158,12 @@ impl Settings {
             .set("isolation.level", "read_committed")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            // Where to begin is decided and written down by us; a silent jump is never right.
+            // Our code chooses the start offset. A silent reset would skip or repeat records.
             .set("auto.offset.reset", "error")
-            // Beside what waits there is what was fetched last, as it was compressed; in memory both are several times their bytes. A record
-            // that is larger comes all the same.
+            // Does not count the last fetched batch, which is compressed. In memory both need several times their
+            // bytes. A larger record is delivered nevertheless.
             .set("queued.max.messages.kbytes", "1024")
-            // When that is full; by default it is not looked at again for a second.
+            // The wait after that queue was full. The default is 1 s.
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.max.bytes", "1048576")
             .set("fetch.message.max.bytes", "262144")
@@ -172,18 +173,19 @@ impl Settings {
     }
 }
 
-/// Name of the running program: what the brokers' logs and quotas know a client by.
+/// Returns the name of the running program, which identifies its clients in the brokers' logs and quotas.
 fn program() -> String {
     let path = std::env::current_exe().unwrap_or_default();
     path.file_name().map_or_else(|| "orderflow".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Waits for all that was produced, serving delivery reports. Returns false if something was still in flight at the
-/// deadline.
+/// Waits until all produced records are delivered, and serves delivery reports. Returns false if a record is still in
+/// flight at the deadline.
 ///
-/// Two traps of rdkafka lie here. Its `flush` (and so its `commit_transaction`) sits in polls of 100 ms while anything is in
-/// flight. And its `poll` spins: it asks again and again during the last millisecond of its timeout, since librdkafka counts
-/// in whole ones; with polls of 1 ms that took a third of the producer's CPU. So: poll without waiting, and wait in between.
+/// It avoids two problems of rdkafka. `flush`, and therefore `commit_transaction`, waits in polls of 100 ms while a
+/// record is in flight. `poll` spins during the last millisecond of its timeout, since librdkafka counts whole
+/// milliseconds; polls of 1 ms took a third of the producer's CPU. So this function polls without a timeout and sleeps
+/// in between.
 pub fn drain<C: ProducerContext>(producer: &BaseProducer<C>, deadline: Instant) -> bool {
     /// Pause between two polls of a producer.
     const PAUSE: Duration = Duration::from_micros(200);
@@ -202,57 +204,57 @@ pub fn drain<C: ProducerContext>(producer: &BaseProducer<C>, deadline: Instant) 
     }
 }
 
-/// What a consumer's `poll` should be given of the time that is left: whole milliseconds, rounded up. rdkafka waits in those, and
-/// asks again and again without a pause through what is left of the last one.
+/// Returns the timeout for a consumer's `poll`: the remaining time, rounded up to whole milliseconds. rdkafka spins
+/// through a fraction of a millisecond.
 pub fn poll_timeout(left: Duration) -> Duration {
     Duration::from_millis(left.as_micros().div_ceil(1000) as u64)
 }
 
-/// What may be done about an error of a transaction.
+/// The possible reaction to an error of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionError {
     /// Call the same function again.
     Retriable,
     /// Abort the transaction, then begin another.
     Abortable,
-    /// Nothing more can be done with this producer.
+    /// Replace the producer.
     Fatal,
 }
 
 impl TransactionError {
-    pub fn of(error: &KafkaError) -> Self {
+    pub fn from_kafka(error: &KafkaError) -> Self {
         match error {
             KafkaError::Transaction(error) if error.is_fatal() => Self::Fatal,
             KafkaError::Transaction(error) if error.txn_requires_abort() => Self::Abortable,
             KafkaError::Transaction(error) if error.is_retriable() => Self::Retriable,
-            // rdkafka flushes before it asks for the commit, and did not come that far.
+            // rdkafka flushes first, and did not reach the commit.
             KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut) => Self::Retriable,
             _ => Self::Fatal,
         }
     }
 }
 
-/// A context for clients whose troubles are reported by their user: librdkafka's own lines go to debug, and what it told
-/// last is kept.
+/// A client's context that logs librdkafka's lines and errors at the level debug, and records the last error. The code
+/// that uses the client reports that error.
 #[derive(Debug, Default)]
-pub struct Quiet(Troubles);
+pub struct LogContext(LastError);
 
-impl ClientContext for Quiet {
+impl ClientContext for LogContext {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka");
-        self.0.logged(message);
+        self.0.record_line(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
-        self.0.told(&error, reason);
+        self.0.record(&error, reason);
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for LogContext {}
 
-impl Told for Quiet {
-    fn troubles(&self) -> &Troubles {
+impl HasLastError for LogContext {
+    fn last_error(&self) -> &LastError {
         &self.0
     }
 }
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_given_as_text_is_the_only_one() {
+    fn an_authority_given_as_text_replaces_the_file() {
         let config = settings("text").client();
         assert_eq!((config.get("ssl.ca.pem"), config.get("ssl.ca.location")), (Some("text"), None));
         let from_file = Settings { kafka_ca_pem: None, ..settings("") }.client();
@@ -284,9 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_reads_the_authority_when_a_client_is_made() {
+    fn librdkafka_reads_the_authority_when_a_client_is_created() {
         let create = |pem: &str| {
-            settings(pem).client().create_with_context::<_, BaseConsumer<Quiet>>(Quiet::default()).map(drop)
+            settings(pem).client().create_with_context::<_, BaseConsumer<LogContext>>(LogContext::default()).map(drop)
         };
         create(CA).unwrap();
         let error = create("-----BEGIN CERTIFICATE-----\nsecret\n-----END CERTIFICATE-----\n").unwrap_err();

@@ -1,6 +1,5 @@
-//! Provides what every long-running OrderFlow process needs: settings, telemetry, the admin port, the state of its
-//! dependencies, the supervisor of its tasks, shutdown, backoff, and the one place where each Kafka, S3 and Postgres client
-//! is built from settings.
+//! Shared parts of the long-running OrderFlow processes: settings, telemetry, the admin port, the state of
+//! dependencies, the supervisor of tasks, shutdown, backoff, and the clients of Kafka, S3 and Postgres.
 
 pub mod admin;
 pub mod backoff;
@@ -26,10 +25,10 @@ pub use prometheus_client as prometheus;
 pub use secrecy;
 pub use supervisor::{Stage, Supervisor};
 
-/// Chooses the TLS implementation for the whole process. Call it first in `main` and in tests: with more than one rustls
-/// provider linked, the first handshake would panic otherwise.
+/// Chooses the TLS implementation of the whole process. Call it first in `main` and in tests: without it, the first
+/// handshake panics if more than one rustls provider is linked.
 #[cfg(any(feature = "postgres", feature = "s3"))]
 pub fn install_tls() {
-    // An error means that one is installed already.
+    // An error means that a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }

@@ -1,4 +1,4 @@
-//! The one place where a Postgres connection is built.
+//! The options of all Postgres connections.
 
 mod pool;
 mod refusal;
@@ -22,10 +22,10 @@ use crate::{plain, secret};
 pub use pool::{AskError, Pool};
 pub use refusal::{Refusal, is_stale_plan, sqlstate};
 
-/// Longest wait for a connection: TCP, TLS and log-in together.
+/// The longest wait for a connection: TCP, TLS and login together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Which database, and who vouches for its server.
+/// The address of a database, and the authorities that verify its server.
 #[derive(Clone, Debug)]
 pub struct Dsn {
     /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE[?sslmode=…]`
@@ -33,27 +33,28 @@ pub struct Dsn {
     pub ca: Option<Ca>,
 }
 
-/// The authorities, usually a private one, that may sign a server's certificate: PEM with one certificate at least.
+/// The authorities, usually private, that may sign a server's certificate: PEM with at least one certificate.
 #[derive(Clone)]
 pub enum Ca {
-    /// Read again for each connection, so that a renewed authority is trusted without a restart.
+    /// A file that is read for each connection, so that a renewed authority is trusted without a restart.
     File(PathBuf),
-    /// For a process that was given the text rather than a file.
+    /// A text, for a process that has no file.
     Pem(Vec<u8>),
 }
 
-/// The environment variable with the DSN of a shard: `PG_SHARD1_DSN` of the first.
+/// Returns the environment variable with the DSN of a shard, such as `PG_SHARD1_DSN`.
 pub fn dsn_variable(shard: &Shard) -> String {
     format!("PG_SHARD{}_DSN", shard.index.number())
 }
 
-/// The environment variable with the path of the PEM file that a shard's server is checked by: `PG_SHARD1_CA_FILE`.
+/// Returns the environment variable with the path of the PEM file that verifies a shard's server, such as
+/// `PG_SHARD1_CA_FILE`.
 pub fn ca_variable(shard: &Shard) -> String {
     format!("PG_SHARD{}_CA_FILE", shard.index.number())
 }
 
-/// Reads the DSN of each shard, or the file that `PG_SHARD1_DSN_FILE` names, and the optional CA file beside it from the
-/// environment, in the order of the map. The error names every variable that is missing.
+/// Reads the DSN of each shard, or the file that `PG_SHARD1_DSN_FILE` names, and the optional path of the CA file from
+/// the environment, in the order of the map. The error names every missing variable.
 pub fn shard_dsns(map: &ShardMap) -> anyhow::Result<Vec<Dsn>> {
     read_shard_dsns(map, |variable| std::env::var(variable).ok())
 }
@@ -76,12 +77,12 @@ fn read_shard_dsns(map: &ShardMap, read: impl Fn(&str) -> Option<String>) -> any
     Ok(dsns)
 }
 
-/// Reads `postgres://user:password@host:port/database[?sslmode=…&sslrootcert=…]`. The error names `variable` and never
+/// Parses `postgres://user:password@host:port/database[?sslmode=…&sslrootcert=…]`. The error names `variable` and never
 /// shows its value.
 ///
-/// With a `ca` the server must prove who it is: an `sslmode` weaker than `verify-ca` (as the default, `prefer`, is) becomes
-/// `verify-full`, and an `sslrootcert` of the URL is replaced. The public authorities stay trusted. A `ca` that cannot be
-/// used is an error at once, which never shows its text.
+/// With a `ca` the server's certificate is verified: an `sslmode` weaker than `verify-ca`, such as the default
+/// `prefer`, becomes `verify-full`, and the `ca` replaces an `sslrootcert` of the URL. The public authorities stay
+/// trusted. An unusable `ca` is an error at once. The error never shows its text.
 pub fn options(
     variable: &str,
     url: &SecretString,
@@ -100,8 +101,8 @@ pub fn options(
         Some(ca) => verified_by(ca, options).with_context(|| variable.to_owned())?,
         None => options,
     };
-    // The server drops a session whose client vanished without a word (frozen node, cut cable) after about 5 s, so that
-    // neither its locks nor its half-done work outlive it for long.
+    // The server drops a session after about 5 s if its client has vanished (frozen node, cut cable), so that its locks
+    // and its open transaction end soon.
     let server_side = [
         ("tcp_keepalives_idle", "2"),
         ("tcp_keepalives_interval", "1"),
@@ -111,8 +112,8 @@ pub fn options(
     Ok(options.application_name(application).options(server_side).disable_statement_logging())
 }
 
-/// Refuses a parameter that sqlx does not know: it would log the value, which may be a misspelt password, and go on without
-/// it.
+/// Refuses a parameter that sqlx does not know. sqlx would log its value, which may be a misspelled password, and
+/// ignore it.
 fn require_known_parameters(variable: &str, url: &str) -> anyhow::Result<()> {
     const KNOWN: [&str; 18] = [
         "sslmode",
@@ -138,10 +139,10 @@ fn require_known_parameters(variable: &str, url: &str) -> anyhow::Result<()> {
     let query = query.split_once('#').map_or(query, |(query, _)| query);
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let name = parameter.split_once('=').map_or(parameter, |(name, _)| name);
-        // Encoders write the brackets of `options[NAME]` like this.
+        // Encoders escape the brackets of `options[NAME]`.
         let name = &name.replace("%5B", "[").replace("%5b", "[").replace("%5D", "]").replace("%5d", "]");
         let is_known = KNOWN.contains(&name.as_str()) || (name.starts_with("options[") && name.ends_with(']'));
-        // What is no name may be part of a password with a question mark.
+        // Any other text may be part of a password with a question mark.
         let is_name =
             name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
         anyhow::ensure!(
@@ -175,11 +176,11 @@ fn verified_by(ca: &Ca, options: PgConnectOptions) -> anyhow::Result<PgConnectOp
     }
 }
 
-/// sqlx takes a text without any certificate, and shows the whole text if something is wrong with it.
+/// Checks that a PEM text has certificates. sqlx would accept a text without any, and show a wrong text in its error.
 fn require_certificates(pem: &[u8]) -> anyhow::Result<()> {
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        // Not the cause, which may show a line.
+        // Drops the cause, which may show a line of the text.
         let certificate = certificate.ok().context("not well-formed PEM")?;
         store.add(certificate).ok().context("a certificate in it cannot be read")?;
     }
@@ -187,35 +188,35 @@ fn require_certificates(pem: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether both lead to one and the same place, as far as one can tell without asking. Users do not matter.
+/// Returns true if both lead to the same database and schema, as far as their text shows. Users do not matter.
 pub fn same_database(one: &PgConnectOptions, other: &PgConnectOptions) -> bool {
     let place = |options: &PgConnectOptions| {
         let server = (options.get_host().to_owned(), options.get_port(), options.get_socket().cloned());
-        // The options may hold a search path: two schemas of one database are two places.
+        // The options may have a search path: two schemas of one database are two places.
         (server, options.get_database().map(ToOwned::to_owned), options.get_options().map(ToOwned::to_owned))
     };
     place(one) == place(other)
 }
 
-/// Why there is no connection. No text in here holds a DSN.
+/// A reason for a failed connection. Its text never has a DSN.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect to Postgres: {}", self.reason())]
 pub enum ConnectError {
-    /// Within [`CONNECT_TIMEOUT`].
+    /// The server did not answer within [`CONNECT_TIMEOUT`].
     NoAnswer,
-    /// This side does not accept the server's certificate.
+    /// The client does not accept the server's certificate.
     Certificate(CertificateError),
     Other(sqlx::Error),
 }
 
 impl ConnectError {
-    fn of(error: sqlx::Error) -> Self {
-        // What rustls says of a handshake comes as an error of the connection.
-        let of_tls = match &error {
+    fn from_sqlx(error: sqlx::Error) -> Self {
+        // rustls reports a failed handshake as an I/O error of the connection.
+        let tls = match &error {
             sqlx::Error::Io(error) => error.get_ref().and_then(|error| error.downcast_ref()),
             _ => None,
         };
-        match of_tls {
+        match tls {
             Some(rustls::Error::InvalidCertificate(certificate)) => Self::Certificate(certificate.clone()),
             _ => Self::Other(error),
         }
@@ -233,15 +234,15 @@ impl ConnectError {
 fn explain_tls(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer => "it is signed by none of the trusted authorities".to_owned(),
-        // rustls adds what time it is.
+        // rustls would add the current time.
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// What went wrong. sqlx repeats in its own words what the cause says, and of a server's refusal its message is all that
-/// helps.
+/// Explains an error in a short text: the server's message for a refusal, and the cause alone for an I/O error, which
+/// sqlx would wrap in its own words.
 pub fn explain(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
@@ -250,15 +251,15 @@ pub fn explain(error: &sqlx::Error) -> String {
     }
 }
 
-/// One connection, or an error within [`CONNECT_TIMEOUT`].
+/// Connects, or returns an error within [`CONNECT_TIMEOUT`].
 pub async fn connect(options: &PgConnectOptions) -> Result<PgConnection, ConnectError> {
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
-        Ok(connection) => connection.map_err(ConnectError::of),
+        Ok(connection) => connection.map_err(ConnectError::from_sqlx),
         Err(_) => Err(ConnectError::NoAnswer),
     }
 }
 
-/// Without the text: now and then a private key stands beside the certificate.
+/// Formats without the text, which may have a private key beside the certificate.
 impl fmt::Debug for Ca {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -295,11 +296,11 @@ mod tests {
     }
 
     #[test]
-    fn a_dsn_with_what_nobody_sees_is_named_and_not_shown() {
+    fn a_dsn_with_an_invisible_character_is_named_and_not_shown() {
         let map: ShardMap = "shard1=A-Z".parse().unwrap();
         let refused = |variable: &'static str, value: &'static str| {
-            let read = |asked: &str| match asked {
-                asked if asked == variable => Some(value.to_owned()),
+            let read = |name: &str| match name {
+                name if name == variable => Some(value.to_owned()),
                 "PG_SHARD1_DSN" => Some("postgres://db".to_owned()),
                 _ => None,
             };
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_file_may_stand_beside_each_dsn() {
+    fn each_dsn_may_have_a_ca_file() {
         let map: ShardMap = "shard1=A-H,shard2=I-P,shard3=Q-Z".parse().unwrap();
         let read = |variable: &str| match variable {
             "PG_SHARD2_CA_FILE" => Some("/etc/ca.crt".to_owned()),
@@ -344,7 +345,7 @@ J4HHx47MHH9Owv3Jhw==
 ";
 
     #[test]
-    fn an_authority_that_cannot_be_used_is_said_at_once_and_never_shown() {
+    fn an_unusable_authority_is_refused_at_once_and_never_shown() {
         with_ca("", Some(&Ca::Pem(CA.into()))).unwrap();
         with_ca("", Some(&Ca::Pem(format!("Our authorities\n{CA}{CA}").into()))).unwrap();
         let error = |ca: &Ca| format!("{:#}", with_ca("", Some(ca)).map(drop).unwrap_err());
@@ -364,7 +365,7 @@ J4HHx47MHH9Owv3Jhw==
     }
 
     #[test]
-    fn an_unknown_parameter_is_refused_by_name_and_its_value_shown_nowhere() {
+    fn an_unknown_parameter_is_refused_by_name_without_its_value() {
         for known in [
             "?sslmode=require&options[search_path]=shop",
             "?options%5Bsearch_path%5D=shop",
@@ -386,7 +387,7 @@ J4HHx47MHH9Owv3Jhw==
     }
 
     #[test]
-    fn with_an_authority_the_server_must_prove_who_it_is() {
+    fn with_an_authority_the_certificate_of_the_server_is_verified() {
         let ca = Ca::Pem(CA.into());
         let mode = |query: &str, ca: Option<&Ca>| with_ca(query, ca).unwrap().get_ssl_mode();
         for weak in ["", "?sslmode=disable", "?sslmode=allow", "?sslmode=prefer", "?sslmode=require"] {

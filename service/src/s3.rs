@@ -1,4 +1,4 @@
-//! The one place where an S3 client is built.
+//! The options of all S3 clients.
 
 use std::{error::Error, io, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::secret::{self, Secrets};
 #[group(skip)]
 #[command(next_help_heading = "S3")]
 pub struct Settings {
-    /// S3 endpoint, as in http://localhost:4566; absent: AWS
+    /// S3 endpoint, such as http://localhost:4566; absent: AWS
     #[arg(long, env = "S3_ENDPOINT")]
     pub s3_endpoint: Option<String>,
 
@@ -33,9 +33,9 @@ pub struct Settings {
     #[arg(long, env = "S3_BUCKET", default_value = "order-receipts")]
     pub s3_bucket: String,
 
-    /// Region of the bucket. The access key is AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of temporary credentials with
-    /// AWS_SESSION_TOKEN, or in the files that AWS_ACCESS_KEY_ID_FILE and so on name: they have no flags. Absent: the default
-    /// AWS chain (web identity, instance role, …)
+    /// Region of the bucket. The access key is in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN
+    /// for temporary credentials), or in the files that AWS_ACCESS_KEY_ID_FILE and the like name; these have no flags.
+    /// Without an access key: the default AWS chain (web identity, instance role, …)
     #[arg(long, env = "AWS_REGION", default_value = "us-east-1")]
     pub aws_region: String,
 
@@ -51,7 +51,7 @@ pub struct Settings {
     #[arg(skip)]
     pub aws_session_token: Option<SecretString>,
 
-    /// Longest wait for an answer of S3, in milliseconds
+    /// Longest wait for an answer from S3, in milliseconds
     #[arg(long, env = "S3_TIMEOUT_MS", default_value_t = 5000)]
     pub s3_timeout_ms: u64,
 }
@@ -77,12 +77,12 @@ impl Settings {
     }
 }
 
-/// Connections, and the system's certificates: what several clients can share.
+/// Creates the HTTP client, with connections and the system's certificates, which several S3 clients can share.
 pub fn http() -> SharedHttpClient {
     Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https()
 }
 
-/// A client that tries once and within the timeout: retrying is the caller's business, who knows what else waits.
+/// Creates a client that tries once, within the timeout. Retries are up to the caller, who knows what else waits.
 pub async fn client(settings: &Settings, http: SharedHttpClient) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(settings.timeout().min(Duration::from_secs(2)))
@@ -97,7 +97,7 @@ pub async fn client(settings: &Settings, http: SharedHttpClient) -> Client {
         let session = settings.aws_session_token.as_ref().map(|token| token.expose_secret().to_owned());
         loader = loader.credentials_provider(Credentials::new(id, secret.expose_secret(), session, None, "settings"));
     } else {
-        // Within the request's own time: who waits for credentials is to hear that it is those that did not come.
+        // Shorter than the request's timeout, so that the error names the credentials as the cause.
         let cache = IdentityCache::lazy().load_timeout(settings.timeout().mul_f64(0.8)).build();
         loader = loader.credentials_provider(default_chain(settings).await).identity_cache(cache);
     }
@@ -105,7 +105,7 @@ pub async fn client(settings: &Settings, http: SharedHttpClient) -> Client {
         loader = loader.endpoint_url(endpoint);
     }
     let config = aws_sdk_s3::config::Builder::from(&loader.load().await)
-        // Servers other than AWS rarely resolve BUCKET.HOST, and not all know the newer checksums.
+        // Servers other than AWS rarely resolve BUCKET.HOST, and not all support the newer checksums.
         .force_path_style(settings.s3_endpoint.is_some())
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -113,14 +113,15 @@ pub async fn client(settings: &Settings, http: SharedHttpClient) -> Client {
     Client::from_conf(config)
 }
 
-/// A profile's, a web identity's (IRSA), a container's (EKS Pod Identity) or the instance's: the first that there is.
+/// Returns the default chain: the first credentials of a profile, a web identity (IRSA), a container (EKS Pod Identity)
+/// or the instance.
 async fn default_chain(settings: &Settings) -> DefaultCredentialsChain {
-    // On a machine that is no instance each try takes its whole second, and by default there are four.
+    // On a machine outside of EC2 each try takes its full timeout of 1 s, and the default is four tries.
     let imds = imds::Client::builder().max_attempts(1).build();
     DefaultCredentialsChain::builder().region(Region::new(settings.aws_region.clone())).imds_client(imds).build().await
 }
 
-/// Why a request to AWS was not even sent: there was nothing to sign it with.
+/// A reason why a request to AWS could not be signed, and was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoCredentials {
     #[error(
@@ -135,13 +136,13 @@ pub enum NoCredentials {
 }
 
 impl NoCredentials {
-    /// None: the request failed for another reason.
-    pub fn of<E, R>(error: &SdkError<E, R>) -> Option<Self>
+    /// Returns the reason, or `None` if the request failed for another one.
+    pub fn from_error<E, R>(error: &SdkError<E, R>) -> Option<Self>
     where
         E: Error + 'static,
         R: std::fmt::Debug + 'static,
     {
-        // The identity cache's own, which has no public type.
+        // The text of the identity cache's error, which has no public type.
         const SLOW: &str = "identity resolver timed out";
         if !matches!(error, SdkError::DispatchFailure(_)) {
             return None;
@@ -156,14 +157,14 @@ impl NoCredentials {
             Some(CredentialsError::CredentialsNotLoaded(_)) => Self::Missing,
             Some(CredentialsError::ProviderTimedOut(_)) => Self::NotNow("no answer in time"),
             _ if causes.iter().any(|cause| cause.is::<ConnectorError>()) => Self::NotNow("cannot connect"),
-            _ => Self::answered(causes),
+            _ => Self::from_answer(causes),
         })
     }
 
-    /// By STS, or by a metadata service.
-    fn answered(causes: &[&(dyn Error + 'static)]) -> Self {
-        /// What somebody has to mend; anything else may be a trouble of AWS' own, and pass. Without `Exception`, with which
-        /// most of them end.
+    /// Classifies an answer of STS or of a metadata service.
+    fn from_answer(causes: &[&(dyn Error + 'static)]) -> Self {
+        /// Error codes, without the suffix `Exception`, whose cause a person has to fix. Any other error may be
+        /// temporary.
         const REFUSALS: [&str; 9] = [
             "AccessDenied",
             "ExpiredToken",
@@ -175,40 +176,42 @@ impl NoCredentials {
             "RegionDisabled",
             "ValidationError",
         ];
-        /// What the agents of containers and instances say: `… StatusCode(403)`. Asked too often is not refused.
+        /// Status in errors of the agents of containers and instances: `… StatusCode(403)`.
         const STATUS: &str = "StatusCode(4";
+        /// Statuses of requests that can be repeated.
         const AGAIN: [&str; 2] = ["StatusCode(408)", "StatusCode(429)"];
 
         let text = causes.last().map(ToString::to_string).unwrap_or_default();
-        // What the SDK has a type for names itself in its text; the metadata's own text also holds the request's id.
+        // An error with a type of the SDK starts with its code. The text of the metadata also has the request's id.
         let (code, message) = match causes.iter().find_map(|cause| cause.downcast_ref::<ErrorMetadata>()) {
             Some(answer) => (answer.code().unwrap_or_default(), answer.message().unwrap_or_default()),
             None => text.split_once(": ").unwrap_or((&text, "")),
         };
         let code = code.split(' ').next().unwrap_or_default().trim_end_matches("Exception");
-        // Of the file with the token, not of a connection.
+        // An I/O error of the file with the token, not of a connection.
         let is_local = causes
             .iter()
             .filter_map(|cause| cause.downcast_ref::<io::Error>())
             .any(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied));
         if REFUSALS.iter().any(|refusal| refusal.eq_ignore_ascii_case(code)) {
-            // How long ago a token expired changes with each answer.
-            let told = if code.starts_with("ExpiredToken") { "the token has expired" } else { message };
-            Self::Refused(format!("{code}: {told}"))
+            // AWS's message has the token's age, which changes with each answer.
+            let message = if code.starts_with("ExpiredToken") { "the token has expired" } else { message };
+            Self::Refused(format!("{code}: {message}"))
         } else if is_local || (text.contains(STATUS) && !AGAIN.iter().any(|again| text.contains(again))) {
             Self::Refused(text)
         } else {
-            Self::NotNow("AWS has troubles of its own")
+            Self::NotNow("AWS reports a temporary failure")
         }
     }
 
-    /// Also when there are none: a metadata service that does not answer looks the same.
+    /// Returns true if credentials may come later. This includes missing ones, because a metadata service that does not
+    /// answer gives the same error.
     pub fn is_transient(&self) -> bool {
         !matches!(self, Self::Refused(_))
     }
 }
 
-/// The error and what is behind it.
+/// Returns the error and its causes.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
     let mut causes = vec![error];
     let mut next = error.source();
@@ -219,14 +222,14 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)
     causes
 }
 
-/// What went wrong, with its causes and without the request (whose headers hold a signature).
+/// Explains an error with its causes, without the request, whose headers have a signature.
 pub fn explain<E, R>(error: &SdkError<E, R>) -> String
 where
     E: Error + 'static,
     R: std::fmt::Debug + 'static,
 {
-    if let Some(lacking) = NoCredentials::of(error) {
-        return lacking.to_string();
+    if let Some(reason) = NoCredentials::from_error(error) {
+        return reason.to_string();
     }
     match error {
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
@@ -242,28 +245,28 @@ mod tests {
 
     #[derive(Debug, thiserror::Error)]
     #[error("{0}")]
-    struct Said(&'static str);
+    struct Answer(&'static str);
 
     #[test]
-    fn only_what_somebody_has_to_mend_is_a_refusal() {
-        let not_now = NoCredentials::NotNow("AWS has troubles of its own");
-        let said = |text| NoCredentials::answered(&[&Said(text)]);
+    fn only_an_error_that_a_person_has_to_fix_is_a_refusal() {
+        let not_now = NoCredentials::NotNow("AWS reports a temporary failure");
+        let read = |text| NoCredentials::from_answer(&[&Answer(text)]);
         for passing in [
             "IdpCommunicationErrorException [IDPCommunicationErrorException]: the provider does not answer",
             "Non-success status from HTTP credential provider: StatusCode(503)",
             "Non-success status from HTTP credential provider: StatusCode(429)",
             "expected value at line 1",
         ] {
-            assert_eq!(said(passing), not_now, "{passing}");
+            assert_eq!(read(passing), not_now, "{passing}");
         }
         let expired = "ExpiredTokenException: Token expired: current date/time 1639523040 must be before 1639523000";
-        assert_eq!(said(expired), NoCredentials::Refused("ExpiredToken: the token has expired".to_owned()));
+        assert_eq!(read(expired), NoCredentials::Refused("ExpiredToken: the token has expired".to_owned()));
         let rejected = "IdpRejectedClaimException [IDPRejectedClaimException]: no such audience";
-        assert_eq!(said(rejected), NoCredentials::Refused("IdpRejectedClaim: no such audience".to_owned()));
+        assert_eq!(read(rejected), NoCredentials::Refused("IdpRejectedClaim: no such audience".to_owned()));
         let forbidden = "Non-success status from HTTP credential provider: StatusCode(403)";
-        assert_eq!(said(forbidden), NoCredentials::Refused(forbidden.to_owned()));
+        assert_eq!(read(forbidden), NoCredentials::Refused(forbidden.to_owned()));
 
-        let answered = |code| NoCredentials::answered(&[&ErrorMetadata::builder().code(code).message("no").build()]);
+        let answered = |code| NoCredentials::from_answer(&[&ErrorMetadata::builder().code(code).message("no").build()]);
         assert_eq!(answered("AccessDenied"), NoCredentials::Refused("AccessDenied: no".to_owned()));
         assert_eq!(answered("Throttling"), not_now);
     }

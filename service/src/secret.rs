@@ -1,5 +1,5 @@
-//! Reads secrets from the environment, or from files that it names. They have no flags: everybody on the machine can read a
-//! command line.
+//! Reads secrets from the environment, or from files that it names. They have no flags, because every user of the
+//! machine can read a command line.
 
 use std::{env, fs, path::Path};
 
@@ -9,19 +9,19 @@ use crate::plain::check_plain;
 
 /// Settings that hold secrets, which [`parse`](crate::settings::parse) reads after the command line.
 pub trait Secrets {
-    /// The error names the variable and never shows its value.
+    /// Reads the secrets. The error names the variable and never shows its value.
     fn read_secrets(&mut self) -> Result<(), String> {
         Ok(())
     }
 }
 
-/// Reads the variable `name`, or the file that `NAME_FILE` names without the newline at its end. `None` if both are unset or
-/// blank.
+/// Reads the variable `name`, or the file that `NAME_FILE` names, without the newline at its end. Returns `None` if
+/// both are unset or blank.
 pub fn read(name: &str) -> Result<Option<SecretString>, String> {
     read_from(name, |variable| env::var_os(variable).map(|value| value.into_string().map_err(drop)))
 }
 
-/// Reads as [`read`] does, from another environment.
+/// Reads a secret as [`read`] does, from another environment.
 pub fn read_from(
     name: &str,
     environment: impl Fn(&str) -> Option<Result<String, ()>>,
@@ -64,7 +64,7 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<String>, String> {
         let environment =
-            |asked: &str| variables.iter().find(|(name, _)| *name == asked).map(|(_, value)| Ok((*value).to_owned()));
+            |wanted: &str| variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| Ok((*value).to_owned()));
         read_from("PASSWORD", environment).map(|secret| secret.map(|secret| secret.expose_secret().to_owned()))
     }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_the_variable_or_the_file_that_one_names() {
+    fn a_secret_is_read_from_the_variable_or_the_named_file() {
         assert_eq!(read(&[]), Ok(None));
         assert_eq!(read(&[("PASSWORD", " ")]), Ok(None));
         assert_eq!(read(&[("PASSWORD", "hunter2")]), Ok(Some("hunter2".to_owned())));

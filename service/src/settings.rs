@@ -1,6 +1,6 @@
 //! Parses a program's settings with clap and checks every value of the environment and the command line for invisible
-//! characters. A newline from an editor or a pasted second line is then an error that names the variable. Such a value
-//! reaches no library: some panic on it, some truncate it, some send it on.
+//! characters. A newline from an editor or a pasted second line is an error that names the variable. Such a value
+//! reaches no library, because libraries may panic on it, truncate it or send it on.
 
 use std::{env, ffi::OsStr, process};
 
@@ -8,7 +8,7 @@ use clap::{ArgMatches, Command, Parser, parser::ValueSource};
 
 use crate::{plain::check_plain, secret::Secrets};
 
-/// Variables that the AWS SDK reads past clap. Any of them may be a secret.
+/// The variables that the AWS SDK reads without clap. Any of them may be a secret.
 const READ_BY_AWS_SDK: [&str; 17] = [
     "AWS_CONFIG_FILE",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
@@ -39,7 +39,7 @@ pub fn parse<T: Parser + Secrets>() -> T {
     let environment: Vec<_> = env::vars_os().collect();
     let environment = environment.iter().map(|(name, value)| (&**name, &**value));
     let matches = command.clone().try_get_matches().unwrap_or_else(|error| {
-        // Unless it is the help: clap would show a number with a newline as it is.
+        // Not for the help. clap's own error would show a wrong number with its newline unescaped.
         if error.use_stderr()
             && let Err(error) = check_environment(&command, &environment)
         {
@@ -54,7 +54,7 @@ pub fn parse<T: Parser + Secrets>() -> T {
     settings
 }
 
-/// Checks the values that were taken, from the environment or the command line.
+/// Checks the parsed values, from the environment or the command line.
 fn check_matches(command: &Command, matches: &ArgMatches) -> Result<(), String> {
     for argument in command.get_arguments() {
         let id = argument.get_id().as_str();
@@ -76,7 +76,7 @@ fn check_matches(command: &Command, matches: &ArgMatches) -> Result<(), String> 
     }
 }
 
-/// Checks the variables of all arguments, for when clap could not read them.
+/// Checks the variables of all arguments, after clap failed to parse them.
 fn check_environment<'a>(
     command: &Command,
     environment: &(impl Iterator<Item = (&'a OsStr, &'a OsStr)> + Clone),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_with_what_nobody_sees_is_named_and_shown_escaped() {
+    fn a_variable_with_an_invisible_character_is_named_and_shown_escaped() {
         assert_eq!(of_environment("TOPIC", "orders"), Ok(()));
         assert_eq!(of_environment("ANOTHER", "orders\r"), Ok(()));
         let error = of_environment("TOPIC", "orders\r").unwrap_err();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_looked_at_as_well() {
+    fn the_command_line_is_checked_as_well() {
         let check = |arguments: &[&str]| {
             let command = Program::command().mut_arg("_topic", |topic| topic.env(None::<&str>));
             let matches = command.clone().get_matches_from([&["program"], arguments].concat());

@@ -1,15 +1,15 @@
-//! When to stop: SIGTERM (Kubernetes) or SIGINT (Ctrl-C) cancel one token that every part of a process watches.
+//! Handles SIGTERM (Kubernetes) and SIGINT (Ctrl-C): they cancel one token that every part of a process watches.
 
 use std::{future::Future, time::Duration};
 
 use tokio::signal::unix::{SignalKind, signal};
 pub use tokio_util::sync::CancellationToken;
 
-/// The longest that a process may take from the signal to its end. Kubernetes' default grace is 30 s.
+/// The longest time from the signal to the end of the process. Kubernetes' default grace period is 30 s.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs `work` until it ends. The first SIGTERM or SIGINT cancels the token of `work`, which then has [`DEADLINE`] to end.
-/// A second signal ends the process at once.
+/// Runs `work` until it ends. The first SIGTERM or SIGINT cancels the token of `work`, which then has [`DEADLINE`] to
+/// end. A second signal ends the process at once.
 pub async fn until_signal<F: Future<Output = anyhow::Result<()>>>(
     work: impl FnOnce(CancellationToken) -> F,
 ) -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ pub async fn until_signal<F: Future<Output = anyhow::Result<()>>>(
     }
 }
 
-/// Runs until `work` ends, and at most [`DEADLINE`] beyond the cancelling of `token`.
+/// Runs `work` until it ends, and at most until [`DEADLINE`] after `token` was cancelled.
 async fn within_deadline<F: Future<Output = anyhow::Result<()>>>(
     token: &CancellationToken,
     work: F,
@@ -47,6 +47,6 @@ async fn within_deadline<F: Future<Output = anyhow::Result<()>>>(
     };
     tokio::select! {
         result = work => result,
-        () = overdue => anyhow::bail!("not everything had stopped {} s after the signal", DEADLINE.as_secs()),
+        () = overdue => anyhow::bail!("the process did not stop within {} s after the signal", DEADLINE.as_secs()),
     }
 }

@@ -1,9 +1,10 @@
-//! Owns all long-running tasks. The supervisor restarts a task that ends or panics before the process stops, after a pause.
-//! It counts restarts (`orderflow_task_restarts_total`) and names the task in `/readyz`. If a task dies more than
-//! [`MOST_RESTARTS`] times within [`WINDOW`], restarts do not help: the process ends, which makes the fault visible.
+//! Owns all long-running tasks. The supervisor restarts a task that ends or panics before the process stops, after a
+//! pause. It counts restarts (`orderflow_task_restarts_total`) and names the task in `/readyz`. If a task dies more
+//! than [`MOST_RESTARTS`] times within [`WINDOW`], restarts do not help: the process ends, which makes the fault
+//! visible.
 //!
-//! A restart does not make the process unready. The state of a task's work shows in its own dependency or queue. A producer
-//! whose receipts wait, for example, still stores orders.
+//! A restart does not make the process unready. The state of a task's work shows in its own dependency or queue. A
+//! producer whose receipts wait, for example, still stores orders.
 
 use std::{
     any::Any,
@@ -30,8 +31,8 @@ use tokio_util::{
 
 use crate::Backoff;
 
-/// Most restarts of one task within [`WINDOW`]; one more death ends the process. With the pauses in between that takes 16
-/// to 32 s.
+/// The most restarts of one task within [`WINDOW`]. One more death ends the process. With the pauses in between, that
+/// takes 16 to 32 s.
 pub const MOST_RESTARTS: usize = 10;
 
 /// The time in which the restarts of a task count.
@@ -49,7 +50,7 @@ pub struct Supervisor {
 }
 
 struct Inner {
-    /// Cancelled when the process stops. A task that ends after that is not restarted.
+    /// A token that is cancelled when the process stops. A task that ends after that is not restarted.
     stop: CancellationToken,
     tasks: Mutex<BTreeMap<String, TaskState>>,
     restarts: Family<TaskLabel, Counter>,
@@ -117,7 +118,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes the reason why the process has to end, if there is one by now.
+    /// Takes the reason why the process has to end, if it has to.
     pub fn failure(&self) -> Option<anyhow::Error> {
         lock(&self.inner.failure).take()
     }
@@ -183,8 +184,8 @@ enum Ended {
 }
 
 impl Stage {
-    /// Keeps a task running. `start` creates it for each life, with the token that stops it. A task returns `Err` for an
-    /// error that a restart would not fix; the process then has to end.
+    /// Keeps a task running. `start` creates it for each life, with the token that stops it. A task returns `Err` for
+    /// an error that a restart would not fix; the process then has to end.
     pub fn run<F>(&self, task: impl Into<String>, mut start: impl FnMut(CancellationToken) -> F + Send + 'static)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -246,8 +247,8 @@ impl Stage {
         self.stop.cancel();
     }
 
-    /// Waits until all tasks have ended. Returns false if that takes longer than `longest`. Call it only after the process
-    /// was told to stop: until then tasks are restarted.
+    /// Waits until all tasks have ended. Returns false if that takes longer than `longest`. Call it only after the
+    /// process began to stop, because tasks are restarted before that.
     pub async fn ended(&self, longest: Duration) -> bool {
         self.running.close();
         tokio::time::timeout(longest, self.running.wait()).await.is_ok()
@@ -299,10 +300,10 @@ mod tests {
             });
         }
 
-        async fn until(&self, is_so: impl Fn(&TaskState) -> bool) -> TaskState {
+        async fn until(&self, is_reached: impl Fn(&TaskState) -> bool) -> TaskState {
             loop {
                 match self.supervisor.tasks().get("mortal") {
-                    Some(state) if is_so(state) => return state.clone(),
+                    Some(state) if is_reached(state) => return state.clone(),
                     _ => tokio::time::sleep(Duration::from_millis(5)).await,
                 }
             }
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_or_ends_is_started_again_and_counted() {
+    async fn a_task_that_panics_or_ends_is_restarted_and_counted() {
         for die in [|| panic!("out of luck"), || Ok(())] {
             let process = Process::start();
             process.mortal(2, die);
@@ -334,15 +335,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_no_restart_would_mend_ends_the_process_at_once() {
+    async fn an_error_that_a_restart_would_not_fix_ends_the_process_at_once() {
         let process = Process::start();
-        process.mortal(1, || Err(anyhow!("somebody has to decide")));
-        assert_eq!(process.supervisor.failed().await.to_string(), "somebody has to decide");
+        process.mortal(1, || Err(anyhow!("a person has to decide")));
+        assert_eq!(process.supervisor.failed().await.to_string(), "a person has to decide");
         assert_eq!(process.lives.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test]
-    async fn a_thread_that_panics_is_started_again() {
+    async fn a_thread_that_panics_is_restarted() {
         let process = Process::start();
         let lives = process.lives.clone();
         process.stage.run_blocking("mortal", move |stop| {

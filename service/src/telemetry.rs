@@ -1,5 +1,5 @@
-//! Logs: lines for people or JSON for collectors, to stdout unless that is for a command's result, never on the path of an
-//! order.
+//! Starts the logs: text for people or JSON for collectors, on stdout, or on stderr for a command with a result on
+//! stdout. Writing a log line never blocks an order.
 
 mod rate_limit;
 
@@ -23,18 +23,19 @@ use crate::supervisor::message_of;
 
 pub use tracing_appender::non_blocking::WorkerGuard;
 
-/// Lines that may wait for a slow stdout. Room for all of them is taken at the start, 32 bytes for each; the default is 128,000.
+/// The most lines that wait for a slow stdout. Their buffer of 32 bytes each is allocated at the start; the library's
+/// default is 128,000.
 const BUFFERED_LINES: usize = 8192;
 
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 #[command(next_help_heading = "Logs")]
 pub struct Settings {
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: Format,
 
-    /// What is logged, as in `info,orderflow_producer=debug`
+    /// Filter of log lines, such as `info,orderflow_producer=debug`
     #[arg(long, env = "LOG", default_value = "info")]
     pub log: String,
 }
@@ -45,14 +46,14 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging for the whole process. Lines are written by a thread of their own from a bounded buffer, and are
-/// dropped when stdout does not keep up: a stuck terminal must not stop orders. Keep the guard until the end of `main`;
-/// dropping it flushes.
+/// Starts logging for the whole process. A separate thread writes the lines from a bounded buffer. Lines are dropped if
+/// stdout does not keep up, because a stuck terminal must not stop orders. Keep the guard until the end of `main`;
+/// dropping it flushes the buffer.
 pub fn start(settings: &Settings) -> anyhow::Result<WorkerGuard> {
     start_on(stdout(), settings)
 }
 
-/// The same for a command whose stdout is its result.
+/// Starts logging to stderr, for a command with its result on stdout.
 pub fn start_on_stderr(settings: &Settings) -> anyhow::Result<WorkerGuard> {
     start_on(stderr(), settings)
 }
@@ -95,7 +96,8 @@ pub fn panics() -> u64 {
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
-/// Logs each panic as one line with its span. The default hook writes several lines to stderr, which no collector reads.
+/// Logs each panic as one line with its span. The default hook writes several lines to stderr, which no collector
+/// reads.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     PANICS.fetch_add(1, Ordering::Relaxed);
     let message = message_of(panic.payload());
@@ -111,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal that takes nothing until it is released.
+    /// An output that blocks until it is released.
     struct Stuck(mpsc::Receiver<()>);
 
     impl Write for Stuck {
@@ -126,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_a_stuck_output_does_not_take_are_counted() {
+    fn lines_that_a_blocked_output_drops_are_counted() {
         let (release, stuck) = mpsc::channel();
         let (mut writer, guard) = buffered(Stuck(stuck));
-        // One line is with the writing thread, which may or may not have come for it yet.
+        // The writing thread may or may not have taken one line already.
         for _ in 0..BUFFERED_LINES + 11 {
             writer.write_all(b"line\n").unwrap();
         }

@@ -1,26 +1,26 @@
-//! Checks that each task and thread has an owner that awaits its end; without one it dies unnoticed. The supervisor owns
-//! the long-running ones and restarts, counts and names them. This file lists every other place that starts one, and its
-//! owner.
+//! Checks that each task and thread has an owner that awaits its end; without an owner it dies unnoticed. The
+//! supervisor owns the long-running ones, and restarts, counts and names them. This file lists every other place that
+//! starts one.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// File, number of places that start a task or thread, and what awaits each.
+/// The files with places that start a task or thread, the number of these places, and their owners.
 const AWAITED: [(&str, usize, &str); 14] = [
     ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
-    ("producer/src/dead_letters.rs", 1, "one question to Kafka, awaited with a deadline"),
+    ("producer/src/dead_letters.rs", 1, "one query of Kafka, awaited with a deadline"),
     ("producer/src/http/server.rs", 1, "one connection, awaited by the graceful shutdown"),
     ("producer/src/http/trail.rs", 1, "one search in Kafka, awaited by the request"),
     ("producer/src/kafka_query.rs", 1, "one query of Kafka, awaited with a deadline"),
-    ("producer/src/probe.rs", 1, "one question to Kafka, awaited by the probe"),
+    ("producer/src/probe.rs", 1, "one query of Kafka, awaited by the probe"),
     ("producer/src/relay/publisher.rs", 1, "drops a client of librdkafka, which blocks, and then ends"),
     ("producer/src/relay/session.rs", 1, "one transaction, awaited by the relay"),
     (
         "producer/src/shard/reader.rs",
         1,
-        "one question to a shard, awaited by the request unless its client is gone; it ends at its deadline",
+        "one query of a shard, awaited by the request unless its client is gone; it ends at its deadline",
     ),
     (
         "producer/src/stats.rs",
@@ -56,7 +56,7 @@ fn starts(text: &str) -> usize {
 }
 
 #[test]
-fn every_task_and_thread_outside_the_supervisor_is_awaited_by_somebody() {
+fn every_task_and_thread_outside_the_supervisor_has_an_owner_that_awaits_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut wrong = Vec::new();
     for file in PRODUCT.iter().flat_map(|package| sources(&root.join(package).join("src"))) {
@@ -70,11 +70,11 @@ fn every_task_and_thread_outside_the_supervisor_is_awaited_by_somebody() {
             wrong.push(format!("{name} starts {found} tasks or threads, and {listed} are listed"));
         }
     }
-    assert!(wrong.is_empty(), "let the supervisor own them, or list here what awaits them:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "let the supervisor own them, or list their owner here:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_start_is_found_and_a_comment_or_a_test_is_not() {
+fn starts_in_code_are_counted_and_those_in_comments_and_tests_are_not() {
     let text = "// tokio::spawn(x)\nlet task = tokio::spawn(work());\nthread::Builder::new()\n    .spawn(work)?;\n\
                 spawn_blocking(f)\n#[cfg(test)]\nmod tests {\n    tokio::spawn(x);\n}\n";
     assert_eq!(starts(text), 3);

@@ -7,8 +7,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 
 {{/*
-Labels by which pods are found, and all that these have: they cannot be changed later, and a label that is another one with
-each version of the chart would restart the pods.
+Labels that select pods, and the only labels of the pods. They cannot be changed later, and a label that changed with each
+version of the chart would restart the pods.
 */}}
 {{- define "orderflow-backing.selector" -}}
 app.kubernetes.io/name: {{ .name }}

@@ -7,7 +7,7 @@ use orderflow_core::plain;
 use orderflow_dead_letters::{COMMAND, DeadLetters, Description};
 use rdkafka::Message;
 
-/// Of a key and a reason; `dlq show` has all of them.
+/// The most characters of a printed text. `dlq show` prints whole texts.
 const MOST_CHARACTERS: usize = 60;
 
 pub fn run(dead_letters: &DeadLetters, all: bool, limit: usize, out: &mut impl Write) -> anyhow::Result<()> {
@@ -25,12 +25,12 @@ pub fn run(dead_letters: &DeadLetters, all: bool, limit: usize, out: &mut impl W
         writeln!(out, "{}/{partition}: {expired} offsets expired before they were replayed", letters.topic)?;
     }
     if rows.is_empty() {
-        writeln!(out, "no dead letters in {}{}", letters.topic, if all { "" } else { " that were not replayed" })?;
+        writeln!(out, "no dead letters in {}{}", letters.topic, if all { "" } else { " that wait for a replay" })?;
         return Ok(());
     }
     writeln!(out, "{}", table(rows.into_values()))?;
     if more {
-        writeln!(out, "… and more: this shows the first {limit} (--limit)")?;
+        writeln!(out, "… and more: these are the first {limit} (--limit)")?;
     }
     Ok(())
 }
@@ -67,8 +67,8 @@ fn table(rows: impl IntoIterator<Item = [String; 7]>) -> String {
     table.trim_fmt()
 }
 
-/// Shortens a text from a record to one line. Replaces invisible characters with U+FFFD: they could move the cursor or
-/// reverse the text.
+/// Shortens a text of a record to one line. Replaces invisible characters, which could move the cursor or reverse the
+/// text, with U+FFFD.
 pub fn printable(text: &str) -> String {
     let mut line: String = text
         .chars()
@@ -90,12 +90,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_one_line_whatever_the_record_holds() {
+    fn a_row_is_one_line_for_any_record() {
         let time = rdkafka::Timestamp::CreateTime(1);
         let key = Some("ali\x1b[2Jce\u{202e}\n".as_bytes().to_vec());
         let record = OwnedMessage::new(Some(b"{".to_vec()), key, "orders".into(), time, 3, 42, None);
         let failed_at = Timestamp::from_unix_microseconds(1_700_000_000_000_000).unwrap();
-        let letter = DeadLetter::of(&record, &"not JSON ".repeat(20), "g", failed_at, SIZE_LIMIT);
+        let letter = DeadLetter::new(&record, &"not JSON ".repeat(20), "g", failed_at, SIZE_LIMIT);
         let letter = OwnedMessage::new(
             Some(b"{".to_vec()),
             record.key().map(Into::into),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_that_somebody_else_wrote_is_listed_too() {
+    fn a_record_of_another_program_is_listed() {
         let time = rdkafka::Timestamp::NotAvailable;
         let letter = OwnedMessage::new(None, None, "orders.dlq".into(), time, 0, 1, None::<OwnedHeaders>);
         assert_eq!(row(&letter), ["0", "1", "", "unknown", "-", "0", ""].map(str::to_owned));

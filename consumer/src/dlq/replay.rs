@@ -1,4 +1,4 @@
-//! `dlq replay`: sends letters back, a line for each.
+//! `dlq replay`: replays dead letters and prints a line for each.
 
 use std::io::Write;
 
@@ -20,16 +20,16 @@ pub fn run(dead_letters: &DeadLetters, limit: usize, out: &mut impl Write) -> an
             Progress::Replayed { letter, source } => {
                 writeln!(out, "{} -> {}/{}", place(letter), printable(&source.topic), source.partition)?;
             }
-            Progress::PassedOver { letter, reason } => {
-                writeln!(out, "{} passed over: {}", place(letter), printable(reason))?;
+            Progress::Skipped { letter, reason } => {
+                writeln!(out, "{} skipped: {}", place(letter), printable(reason))?;
             }
         }
         Ok(())
     })?;
     match outcome {
-        Outcome { replayed: 0, passed_over: 0 } => writeln!(out, "nothing to replay in {topic}")?,
-        Outcome { replayed, passed_over: 0 } => writeln!(out, "{replayed} replayed")?,
-        Outcome { replayed, passed_over } => writeln!(out, "{replayed} replayed, {passed_over} passed over")?,
+        Outcome { replayed: 0, skipped: 0 } => writeln!(out, "nothing to replay in {topic}")?,
+        Outcome { replayed, skipped: 0 } => writeln!(out, "{replayed} replayed")?,
+        Outcome { replayed, skipped } => writeln!(out, "{replayed} replayed, {skipped} skipped")?,
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `dlq show`: all that one dead letter holds, bounded and safe to print.
+//! `dlq show`: prints a whole dead letter, bounded, with unsafe characters escaped.
 
 use std::{fmt::Write as _, io::Write};
 
@@ -7,9 +7,9 @@ use orderflow_dead_letters::{COMMAND, DeadLetters};
 use orderflow_service::kafka::header;
 use rdkafka::Message;
 
-/// Most bytes of a text that are printed.
+/// The most bytes of a text that are printed.
 const MOST_TEXT: usize = 64 * 1024;
-/// Most bytes that are printed as hexadecimal digits.
+/// The most bytes that are printed as hexadecimal digits.
 const MOST_HEX: usize = 4 * 1024;
 
 pub fn run(dead_letters: &DeadLetters, partition: i32, offset: i64, out: &mut impl Write) -> anyhow::Result<()> {
@@ -37,8 +37,8 @@ fn render<M: Message>(letter: &M) -> String {
     text
 }
 
-/// Renders text with its invisible characters escaped, except newlines and tabs: they could move the cursor or reverse the
-/// text. Renders other bytes as hexadecimal digits.
+/// Renders text with its invisible characters escaped, except newlines and tabs, because they could move the cursor or
+/// reverse the text. Renders other bytes as hexadecimal digits.
 fn readable(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else {
         let shown = &bytes[..bytes.len().min(MOST_HEX)];
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_is_shown_whole() {
+    fn a_letter_is_printed_completely() {
         let headers = OwnedHeaders::new()
             .insert(Header { key: "dlq.reason", value: Some("no\x1b\u{202e}") })
             .insert(Header { key: "empty", value: None::<&str> });
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_bounded() {
+    fn printed_values_are_bounded() {
         assert!(readable("ä".repeat(MOST_TEXT).as_bytes()).ends_with("… and 65536 more bytes"));
         assert!(readable(&[0xff; MOST_HEX + 1]).ends_with("ff … and 1 more bytes"));
     }

@@ -12,7 +12,7 @@ use orderflow_provision::{
     shard::{self, Claim},
     topics,
 };
-use orderflow_service::{kafka::Trouble, postgres::ConnectError, s3};
+use orderflow_service::{kafka::BrokerError, postgres::ConnectError, s3};
 
 use super::{
     claims,
@@ -291,8 +291,10 @@ fn any_error(found: &topics::Found, what: impl Fn(&topics::Error) -> bool) -> bo
 /// Returns the Secret that the error is probably about.
 fn secret_of_topic<'a>(topic: &'a Topic, error: &topics::Error) -> Option<&'a SecretKey> {
     match error {
-        topics::Error::Unusable { trouble: Trouble::LogIn(_), .. } => topic.sasl.as_ref().map(|sasl| &sasl.password),
-        topics::Error::Unusable { trouble: Trouble::Certificate, .. } => topic.tls.as_ref()?.ca.as_ref(),
+        topics::Error::Unusable { trouble: BrokerError::LogIn(_), .. } => {
+            topic.sasl.as_ref().map(|sasl| &sasl.password)
+        }
+        topics::Error::Unusable { trouble: BrokerError::Certificate, .. } => topic.tls.as_ref()?.ca.as_ref(),
         _ => None,
     }
 }

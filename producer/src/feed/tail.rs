@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use orderflow_core::{Notification, json};
 use orderflow_service::{
     Backoff,
-    kafka::{self, Quiet, reader},
+    kafka::{self, LogContext, reader},
     shutdown::CancellationToken,
 };
 use rdkafka::{
@@ -105,7 +105,8 @@ impl Tail {
     fn read(&mut self, stop: &CancellationToken, backoff: &mut Backoff) -> anyhow::Result<()> {
         let mut config = self.kafka.consumer(&format!("{}.feed", self.topic));
         config.set("enable.partition.eof", "true").set("topic.metadata.refresh.interval.ms", "30000");
-        let consumer = BaseConsumer::from_config_and_context(&config, Quiet::default()).context("make a consumer")?;
+        let consumer =
+            BaseConsumer::from_config_and_context(&config, LogContext::default()).context("make a consumer")?;
         let partitions = self.partitions(&consumer)?;
         self.locate(&consumer, partitions)?;
         let mut assignment = TopicPartitionList::new();
@@ -125,7 +126,7 @@ impl Tail {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.passed(partition),
                 Some(Err(KafkaError::MessageConsumption(Code::AutoOffsetReset))) => return self.handle_lost_position(),
-                Some(Err(error)) if kafka::passes(&error) => {}
+                Some(Err(error)) if kafka::is_transient(&error) => {}
                 Some(Err(error)) => return Err(error).context("read the notifications"),
             }
             if Instant::now() >= refresh {
@@ -136,12 +137,12 @@ impl Tail {
         Ok(())
     }
 
-    fn partitions(&self, consumer: &BaseConsumer<Quiet>) -> anyhow::Result<i32> {
+    fn partitions(&self, consumer: &BaseConsumer<LogContext>) -> anyhow::Result<i32> {
         Ok(reader::partitions(consumer, &self.topic, CALL_TIMEOUT)?)
     }
 
     /// Determines the position of each partition that has none yet.
-    fn locate(&mut self, consumer: &BaseConsumer<Quiet>, partitions: i32) -> anyhow::Result<()> {
+    fn locate(&mut self, consumer: &BaseConsumer<LogContext>, partitions: i32) -> anyhow::Result<()> {
         if !self.positions.is_empty() {
             // All of a partition that was added is new.
             for partition in 0..partitions {

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use orderflow_core::{OrderCreated, Topics, event::header};
 use orderflow_service::{
     failpoint::defect,
-    kafka::{self, TransactionError, Troubles, drain},
+    kafka::{self, LastError, TransactionError, drain},
 };
 use rdkafka::{
     ClientContext, Message,
@@ -63,7 +63,7 @@ type Failed = (usize, KafkaError);
 #[derive(Default)]
 struct Reports {
     failed: Mutex<Vec<Failed>>,
-    troubles: Troubles,
+    last_error: LastError,
 }
 
 impl Publisher {
@@ -84,7 +84,7 @@ impl Publisher {
         if let Err(error) = retry(INIT_TIMEOUT, |left| producer.init_transactions(left)) {
             // The error only reports a timeout; the reason is among the events.
             producer.poll(EVENTS);
-            bail!("init_transactions: {}", kafka::why(&error, producer.context().troubles.last().as_ref()));
+            bail!("init_transactions: {}", kafka::explain(&error, producer.context().last_error.get().as_ref()));
         }
         let last = Progress::read_last(settings, topics, shard).context("read the last progress record")?;
         Ok((Self { producer: Some(producer), topics: topics.clone(), shard: shard.clone() }, last))
@@ -180,12 +180,12 @@ impl Drop for Publisher {
 impl ClientContext for Reports {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka");
-        self.troubles.logged(message);
+        self.last_error.record_line(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka");
-        self.troubles.told(&error, reason);
+        self.last_error.record(&error, reason);
     }
 }
 
@@ -228,7 +228,9 @@ fn retry(timeout: Duration, mut call: impl FnMut(Duration) -> KafkaResult<()>) -
     let deadline = Instant::now() + timeout;
     loop {
         match call(deadline.saturating_duration_since(Instant::now())) {
-            Err(error) if TransactionError::of(&error) == TransactionError::Retriable && Instant::now() < deadline => {
+            Err(error)
+                if TransactionError::from_kafka(&error) == TransactionError::Retriable && Instant::now() < deadline =>
+            {
                 tracing::debug!(%error, "retrying a call");
             }
             result => return result,

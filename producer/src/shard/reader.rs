@@ -168,7 +168,7 @@ impl Shard {
 
     /// Returns the reason while the shard takes no orders.
     pub fn down_reason(&self) -> Option<String> {
-        self.inner.health.dependency.trouble()
+        self.inner.health.dependency.down_reason()
     }
 
     /// Runs a query in a task of its own, which ends within [`READ_TIMEOUT`] even after its request has ended, and then

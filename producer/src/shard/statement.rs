@@ -48,8 +48,10 @@ pub async fn store(
     batch: &[&Submission],
     sent_before: bool,
 ) -> Result<Outcomes, StoreError> {
-    let refused =
-        |error| StoreError { refusal: Refusal::of(&error).filter(|refusal| *refusal != Refusal::Connection), error };
+    let refused = |error| StoreError {
+        refusal: Refusal::from_error(&error).filter(|refusal| *refusal != Refusal::Connection),
+        error,
+    };
     // The first transaction has committed by now: an error of the second says nothing about the stored orders.
     let unknown = |error| StoreError { refusal: None, error };
     let stored = match insert(connection, batch).await {

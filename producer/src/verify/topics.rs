@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use orderflow_core::{Timestamp, Topics};
 use orderflow_service::kafka::{
-    self, Quiet,
+    self, LogContext,
     reader::{Deadline, Ranges, Reader, Records},
 };
 use rdkafka::{
@@ -66,8 +66,8 @@ impl Kafka {
         let committed = Reader::new(config.clone()).context("make a Kafka client")?;
         config.set("isolation.level", "read_uncommitted");
         let written = Reader::new(config).context("make a Kafka client")?;
-        let admin: AdminClient<Quiet> =
-            settings.client().create_with_context(Quiet::default()).context("make a Kafka client")?;
+        let admin: AdminClient<LogContext> =
+            settings.client().create_with_context(LogContext::default()).context("make a Kafka client")?;
         let (mut partitions, mut kept_since) = (BTreeMap::new(), BTreeMap::new());
         for topic in [&topics.orders, &topics.notifications, &topics.dead_letters] {
             partitions.insert(topic.clone(), committed.partitions(topic, DEADLINE)?);
@@ -94,7 +94,7 @@ impl Kafka {
 }
 
 /// Reads the retention of a topic, in milliseconds.
-async fn retention(admin: &AdminClient<Quiet>, topic: &str) -> anyhow::Result<i64> {
+async fn retention(admin: &AdminClient<LogContext>, topic: &str) -> anyhow::Result<i64> {
     let options = AdminOptions::new().request_timeout(Some(CALL_TIMEOUT));
     let described = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await?;
     let resource = described.into_iter().next().context("no answer")?.map_err(KafkaError::AdminOp)?;

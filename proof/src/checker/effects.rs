@@ -52,7 +52,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
             }
         };
         if let Some(event) = event
-            && event.value != OrderCreated::of(&order, shard)
+            && event.value != OrderCreated::new(&order, shard)
         {
             find(Kind::Different, format!("its event has {:?}", event.value));
         }
@@ -60,7 +60,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
             None | Some([]) => find(Kind::Lost, format!("no notification ({known})")),
             Some([notification]) => {
                 let value = &notification.value;
-                let wanted = Notification::message_for(&OrderCreated::of(&order, shard));
+                let wanted = Notification::message_for(&OrderCreated::new(&order, shard));
                 if value.message != wanted || value.user_id != owner.plan.user_id || value.event_id != row.id {
                     find(Kind::Different, format!("its notification has {value:?}"));
                 }

@@ -54,7 +54,7 @@ fn place(seen: &mut Observation, plan: &Plan, id: Uuid) {
         updated_at: Timestamp::from(now),
     };
     let shard = map.shard_of(&order.user_id);
-    let event = OrderCreated::of(&order, shard);
+    let event = OrderCreated::new(&order, shard);
     seen.rows.push(Row {
         shard: plan.shard(),
         id,

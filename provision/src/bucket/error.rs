@@ -56,7 +56,7 @@ impl Error {
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
         let SdkError::ServiceError(context) = error else {
-            let lacking = NoCredentials::of(error).map(Self::NoCredentials);
+            let lacking = NoCredentials::from_error(error).map(Self::NoCredentials);
             return lacking.unwrap_or_else(|| Self::Unreachable(explain(error)));
         };
         let status = context.raw().status().as_u16();

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use orderflow_service::kafka::{self, Quiet, Trouble};
+use orderflow_service::kafka::{self, BrokerError, LogContext};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication},
@@ -35,12 +35,12 @@ pub(super) struct Cluster {
 }
 
 /// A client that is empty only while it is dropped.
-struct Client(Option<AdminClient<Quiet>>);
+struct Client(Option<AdminClient<LogContext>>);
 
 impl Cluster {
     pub(super) fn connect(config: &ClientConfig) -> Result<Self, Error> {
         let brokers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
-        let client = config.create_with_context(Quiet::default()).map_err(Error::Settings)?;
+        let client = config.create_with_context(LogContext::default()).map_err(Error::Settings)?;
         Ok(Self { client: Arc::new(Client(Some(client))), config: config.clone(), brokers })
     }
 
@@ -76,7 +76,7 @@ impl Cluster {
         let diagnosis = tokio::task::spawn_blocking(move || kafka::diagnose(&config, DIAGNOSIS)).await;
         let trouble = diagnosis.expect("the blocking part does not panic and is not cancelled")?;
         // Other errors vary in their words and brokers from one attempt to the next.
-        let known = !matches!(trouble, Trouble::Other(_));
+        let known = !matches!(trouble, BrokerError::Other(_));
         known.then(|| Error::Unusable { brokers: self.brokers.clone(), trouble })
     }
 
@@ -216,7 +216,7 @@ impl Cluster {
 }
 
 impl Client {
-    fn get(&self) -> &AdminClient<Quiet> {
+    fn get(&self) -> &AdminClient<LogContext> {
         self.0.as_ref().expect("the client exists until it is dropped")
     }
 }

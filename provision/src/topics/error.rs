@@ -1,6 +1,6 @@
 //! Errors of topics and consumer groups.
 
-use orderflow_service::kafka::Trouble;
+use orderflow_service::kafka::BrokerError;
 use rdkafka::{error::KafkaError, types::RDKafkaErrorCode as Code};
 
 use super::Difference;
@@ -13,7 +13,7 @@ pub enum Error {
     Unreachable { brokers: String, reason: Code },
     /// The brokers answer but refuse the client.
     #[error("the brokers of {brokers} are unusable: {trouble}")]
-    Unusable { brokers: String, trouble: Trouble },
+    Unusable { brokers: String, trouble: BrokerError },
     /// The brokers refused a request. `what` is a verb and an object.
     #[error("the brokers refused to {what}: {reason}")]
     Refused { what: &'static str, reason: Code },

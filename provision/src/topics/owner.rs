@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use orderflow_service::kafka::{self, Quiet};
+use orderflow_service::kafka::{self, LogContext};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -165,7 +165,7 @@ fn withdrawn(owner: &str) -> Record {
 /// it.
 fn read(config: &ClientConfig, relay: &str, partition: i32) -> KafkaResult<Ownership> {
     let deadline = Instant::now() + TIMEOUT;
-    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet::default())?;
+    let consumer: BaseConsumer<LogContext> = config.create_with_context(LogContext::default())?;
     let (low, high) = watermarks(&consumer, relay, partition, deadline)?;
     let mut ownership = Ownership::default();
     if low >= high {
@@ -181,7 +181,7 @@ fn read(config: &ClientConfig, relay: &str, partition: i32) -> KafkaResult<Owner
                 return Ok(Ownership::default());
             }
             Some(Ok(record)) if record.offset() + 1 >= high => return Ok(ownership),
-            Some(Err(error)) if !kafka::passes(&error) && !is_settling(&error) => return Err(error),
+            Some(Err(error)) if !kafka::is_transient(&error) && !is_settling(&error) => return Err(error),
             None | Some(_) => {}
         }
     }
@@ -191,7 +191,7 @@ fn read(config: &ClientConfig, relay: &str, partition: i32) -> KafkaResult<Owner
 /// Fetches the watermarks. Retries, because a broker may not know yet that it leads a new partition, though the
 /// metadata show it.
 fn watermarks(
-    consumer: &BaseConsumer<Quiet>,
+    consumer: &BaseConsumer<LogContext>,
     relay: &str,
     partition: i32,
     deadline: Instant,
@@ -218,7 +218,7 @@ fn is_settling(error: &KafkaError) -> bool {
 }
 
 fn write(config: &ClientConfig, relay: &str, partition: i32, records: &[Record]) -> KafkaResult<()> {
-    let producer: FutureProducer<Quiet> = config.create_with_context(Quiet::default())?;
+    let producer: FutureProducer<LogContext> = config.create_with_context(LogContext::default())?;
     for (key, value) in records {
         let record = FutureRecord::to(relay).partition(partition).key(key);
         let record = FutureRecord { payload: value.as_ref(), ..record };

@@ -1,5 +1,5 @@
-//! Reads topics without being a member of a group: their partitions, where these begin and end, what a group has committed,
-//! and the committed records between two offsets. Each call has a deadline.
+//! Reads topics without joining a group: the partitions, their first and last offsets, a group's committed offsets, and
+//! the committed records between two offsets. Each call has a deadline.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,9 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 
-use super::{Quiet, Told, fetch_metadata, poll_timeout, why};
+use super::{HasLastError, LogContext, explain, fetch_metadata, poll_timeout};
 
-/// The time between two tries of a call that failed.
+/// The pause before a failed call is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
 /// The longest wait for a record before the deadline is checked.
@@ -25,26 +25,26 @@ const POLL: Duration = Duration::from_millis(100);
 /// The first offset to read, and the one behind the last, by partition.
 pub type Ranges = BTreeMap<i32, (i64, i64)>;
 
-/// A client that reads what its configuration shows it, which is what was committed unless that says otherwise.
+/// A client that reads topics: only committed records, unless its configuration sets another isolation level.
 pub struct Reader {
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<LogContext>,
 }
 
-/// The end of the patience with Kafka.
+/// The deadline of the calls to Kafka.
 #[derive(Clone, Copy, Debug)]
 pub enum Deadline {
-    /// A moment. A call that fails before it is not repeated: this is for requests, whose clients can repeat them.
+    /// A point in time. A failed call is not repeated. For requests, which their clients can repeat.
     At(Instant),
-    /// So long without progress. A call that fails is repeated: this is for commands, which a person can end.
+    /// The longest time without progress. A failed call is repeated. For commands, which a person can end.
     Idle(Duration),
 }
 
-/// A failure of a call. No text of it has a secret.
+/// A failed call. Its text has no secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("topic {0} does not exist: run orderflow-provision")]
     Missing(String),
-    /// `action` is a verb and its object.
+    /// Kafka refused the call. `action` is a verb and its object.
     #[error("cannot {action}: {reason}")]
     Refused { action: String, reason: String, code: Option<Code> },
     #[error("cannot {action}: {reason}")]
@@ -55,7 +55,7 @@ pub enum Error {
 pub struct Records<'reader> {
     reader: &'reader Reader,
     topic: String,
-    /// The ends of the ranges that are not read to theirs.
+    /// The ends of the ranges that are not yet read to their end.
     unread: BTreeMap<i32, i64>,
     deadline: Deadline,
     progressed: Instant,
@@ -66,7 +66,7 @@ impl Deadline {
     /// The longest wait for the answer to one call.
     const CALL: Duration = Duration::from_secs(10);
 
-    /// Returns the timeout of the next call. Never zero, which librdkafka would take for its default.
+    /// Returns the timeout of the next call. It is never zero, which would mean librdkafka's default.
     pub fn call(self) -> Duration {
         match self {
             Self::At(end) => {
@@ -90,29 +90,31 @@ impl Deadline {
 }
 
 impl Reader {
-    /// Makes a client. librdkafka needs a `group.id` in `config`; if that is a group, its committed offsets can be read.
+    /// Creates a client. librdkafka needs a `group.id` in `config`; the committed offsets of that group can be read.
     pub fn new(mut config: ClientConfig) -> KafkaResult<Self> {
         config.set("enable.partition.eof", "true");
-        Ok(Self { consumer: config.create_with_context(Quiet::default())? })
+        Ok(Self { consumer: config.create_with_context(LogContext::default())? })
     }
 
-    /// Returns the client, for calls that are not here.
-    pub fn consumer(&self) -> &BaseConsumer<Quiet> {
+    /// Returns the client, for calls that this type lacks.
+    pub fn consumer(&self) -> &BaseConsumer<LogContext> {
         &self.consumer
     }
 
-    /// Counts the partitions of a topic. Call it first: its error explains best why Kafka cannot be used.
+    /// Returns the number of partitions of a topic. Call it first, because its error explains best why Kafka cannot be
+    /// used.
     pub fn partitions(&self, topic: &str, deadline: Deadline) -> Result<i32, Error> {
         partitions(&self.consumer, topic, deadline.call())
     }
 
-    /// Returns the first offset of a partition, and the one behind the last that can be read.
+    /// Returns the first offset of a partition, and the one behind its last readable record.
     pub fn extent(&self, topic: &str, partition: i32, deadline: Deadline) -> Result<(i64, i64), Error> {
         let action = || format!("read the offsets of {topic}/{partition}");
         self.call(deadline, action, |timeout| self.consumer.fetch_watermarks(topic, partition, timeout))
     }
 
-    /// Returns the first offsets whose records are not older than a Unix time, of the partitions that have such records.
+    /// Returns, by partition, the first offset whose record is not older than a Unix time. Partitions without such a
+    /// record are missing.
     pub fn offsets_since(
         &self,
         topic: &str,
@@ -125,15 +127,15 @@ impl Reader {
         self.call(deadline, action, |timeout| offsets(&self.consumer.offsets_for_times(times.clone()?, timeout)?))
     }
 
-    /// Returns the next offsets of the group, of the partitions that have one.
+    /// Returns the group's committed offsets by partition. Partitions without one are missing.
     pub fn committed(&self, topic: &str, partitions: i32, deadline: Deadline) -> Result<BTreeMap<i32, i64>, Error> {
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition_range(topic, 0, partitions - 1);
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition_range(topic, 0, partitions - 1);
         let action = || format!("read the committed offsets of {topic}");
-        self.call(deadline, action, |timeout| offsets(&self.consumer.committed_offsets(asked.clone(), timeout)?))
+        self.call(deadline, action, |timeout| offsets(&self.consumer.committed_offsets(wanted.clone(), timeout)?))
     }
 
-    /// Starts to read. One read at a time: a second one ends the first.
+    /// Starts to read these ranges. A second read ends the first.
     pub fn read(&self, topic: &str, ranges: &Ranges, deadline: Deadline) -> Result<Records<'_>, Error> {
         let ranges = || ranges.iter().filter(|(_, (start, end))| start < end);
         let records = Records {
@@ -152,7 +154,7 @@ impl Reader {
         Ok(records)
     }
 
-    /// Calls Kafka until it answers or the deadline is over.
+    /// Calls Kafka, and repeats a failed call if the deadline allows it.
     fn call<T>(
         &self,
         deadline: Deadline,
@@ -170,31 +172,32 @@ impl Reader {
     }
 
     fn refused(&self, action: String, error: &KafkaError) -> Error {
-        let reason = why(error, self.consumer.context().troubles().last().as_ref());
+        let reason = explain(error, self.consumer.context().last_error().get().as_ref());
         Error::Refused { action, reason, code: error.rdkafka_error_code() }
     }
 }
 
 impl<'reader> Records<'reader> {
-    /// Lets any failure of Kafka end the read, also one that librdkafka recovers from.
+    /// Ends the read at any failure of Kafka, even one that librdkafka recovers from.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {
         self.waits_out_failures = false;
         self
     }
 
-    /// Returns whether every range is read to its end.
+    /// Returns true if every range is read to its end.
     pub fn is_done(&self) -> bool {
         self.unread.is_empty()
     }
 
-    /// Returns the partitions whose ranges are not read to their ends.
+    /// Returns the partitions whose ranges are not yet read to their end.
     pub fn unread(&self) -> impl Iterator<Item = i32> {
         self.unread.keys().copied()
     }
 
-    /// The end of a partition that librdkafka reports ends a range only if the position has reached the range's end: a broker
-    /// that was just elected serves reads up to a lower mark until its followers have answered.
+    /// Polls for the next record. The end of a partition, as librdkafka reports it, ends a range only if the position
+    /// has reached the end of the range: a newly elected leader serves reads only up to a lower high-water mark, until
+    /// its followers have answered.
     fn poll(&mut self) -> Result<Option<BorrowedMessage<'reader>>, Error> {
         let consumer = &self.reader.consumer;
         while !self.is_done() {
@@ -218,7 +221,7 @@ impl<'reader> Records<'reader> {
                     let reached = self.reached(partition)?;
                     self.unread.retain(|unread, end| *unread != partition || reached < *end);
                 }
-                Some(Err(error)) if self.waits_out_failures && passes(&error) => {}
+                Some(Err(error)) if self.waits_out_failures && is_transient(&error) => {}
                 Some(Err(error)) => return Err(self.reader.refused(format!("read {}", self.topic), &error)),
                 None => {}
             }
@@ -226,7 +229,7 @@ impl<'reader> Records<'reader> {
         Ok(None)
     }
 
-    /// Returns the offset behind what was read. It passes transaction markers, which are no records.
+    /// Returns the offset behind the last one read. It counts transaction markers, which are not delivered as records.
     fn reached(&self, partition: i32) -> Result<i64, Error> {
         let position = self.reader.consumer.position();
         let position = position.map_err(|error| self.reader.refused(format!("read {}", self.topic), &error))?;
@@ -235,8 +238,8 @@ impl<'reader> Records<'reader> {
     }
 
     fn timed_out(&self) -> Error {
-        let reason = match self.reader.consumer.context().troubles().last() {
-            Some(trouble) => format!("Kafka cannot be used: {trouble}"),
+        let reason = match self.reader.consumer.context().last_error().get() {
+            Some(cause) => format!("Kafka cannot be used: {cause}"),
             None => {
                 let left: Vec<_> =
                     self.unread.iter().map(|(partition, end)| format!("partition {partition} to {end}")).collect();
@@ -250,7 +253,7 @@ impl<'reader> Records<'reader> {
 impl<'reader> Iterator for Records<'reader> {
     type Item = Result<BorrowedMessage<'reader>, Error>;
 
-    /// Waits for the next record, until every range is read or the deadline is over.
+    /// Waits for the next record. Returns `None` once every range is read to its end.
     fn next(&mut self) -> Option<Self::Item> {
         self.poll().transpose()
     }
@@ -258,7 +261,7 @@ impl<'reader> Iterator for Records<'reader> {
 
 impl Drop for Records<'_> {
     fn drop(&mut self) {
-        // A failure shows up again in the next read.
+        // If this fails, the next read fails as well.
         let _ = self.reader.consumer.unassign();
     }
 }
@@ -270,15 +273,15 @@ impl Error {
     }
 }
 
-/// Lets a function that reports reasons as text use `?`.
+/// Converts an error to its text, for functions with text as errors.
 impl From<Error> for String {
     fn from(error: Error) -> Self {
         error.to_string()
     }
 }
 
-/// Counts the partitions of a topic. The consumer must read nothing yet; see [`fetch_metadata`].
-pub fn partitions<C: ConsumerContext + Told>(
+/// Returns the number of partitions of a topic. The consumer must read nothing yet; see [`fetch_metadata`].
+pub fn partitions<C: ConsumerContext + HasLastError>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     timeout: Duration,
@@ -296,8 +299,8 @@ pub fn partitions<C: ConsumerContext + Told>(
     }
 }
 
-/// Returns whether librdkafka recovers from this error of a poll.
-pub fn passes(error: &KafkaError) -> bool {
+/// Returns true if librdkafka recovers from this error of a poll.
+pub fn is_transient(error: &KafkaError) -> bool {
     matches!(
         error,
         KafkaError::MessageConsumption(Code::AllBrokersDown | Code::BrokerTransportFailure | Code::OperationTimedOut)
@@ -335,10 +338,10 @@ mod tests {
 
     const TOPIC: &str = "orders";
 
-    /// Uses librdkafka's own simulation of brokers: a real cluster cannot be made to elect a leader whose high-water mark lags
-    /// at a moment of our choice.
+    /// Uses librdkafka's mock brokers, because a real cluster does not elect a leader with a lagging high-water mark on
+    /// demand.
     #[test]
-    fn the_end_of_a_partition_before_the_end_of_its_range_is_not_the_end() {
+    fn the_end_of_a_partition_does_not_end_a_range_that_goes_further() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, 1, 1).unwrap();
         let config = |settings: &[(&str, &str)]| {

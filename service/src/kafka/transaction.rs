@@ -1,5 +1,5 @@
-//! One Kafka transaction: records and the offsets they came from, all or nothing. Knows what each kind of error asks for.
-//! Used by the consumer's pipeline and by the replay of dead letters.
+//! Kafka transactions that write records and commit the offsets of their sources, and handle each kind of error. Used
+//! by the consumer's pipeline and by the replay of dead letters.
 
 mod offsets;
 
@@ -19,23 +19,23 @@ use rdkafka::{
 
 use offsets::OffsetSender;
 
-use super::{TransactionError, Troubles, drain, why};
+use super::{LastError, TransactionError, drain, explain};
 use crate::{
     failpoint::{defect, reached},
     shutdown::CancellationToken,
 };
 
-/// Longest wait inside of one call; then it is called again, which goes on with what is under way.
+/// The longest wait inside of one call of librdkafka. The next call continues the pending operation.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest wait for one step. The broker has given a transaction up after 10 s and needs at most 10 s more to notice, so
-/// whoever waits longer than that waits for the broker itself, and does that better with new clients.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The same once the process is to stop: then the transaction's successor settles what is open.
-const PATIENCE_WHEN_STOPPING: Duration = Duration::from_secs(5);
-/// Longest wait for offsets to be taken, which librdkafka itself does not bound (see [`offsets`]).
-const OFFSETS_PATIENCE: Duration = Duration::from_secs(15);
-/// Longer than `message.timeout.ms`, after which librdkafka itself gives a record up.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(15);
+/// The longest wait for one step. The broker aborts a transaction after 10 s and takes at most 10 s more to notice, so
+/// a longer wait is due to the broker itself, and new clients handle that better.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest wait for one step of a process that stops. Its successor then settles the open transaction.
+const STOPPING_STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait for the step that sends the offsets, which librdkafka does not bound (see [`offsets`]).
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest wait for deliveries. It is longer than `message.timeout.ms`, after which librdkafka drops a record.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A record to write.
 pub struct Outgoing<'record> {
@@ -46,17 +46,18 @@ pub struct Outgoing<'record> {
     pub headers: Option<OwnedHeaders>,
 }
 
+/// The outcome of a transaction that was not committed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nothing of it counts, and another may begin.
+    /// The transaction was aborted, and another one may begin.
     Aborted(Cause),
-    /// The producer is dead, or the outcome unknown. A new producer of the same transactional id settles it.
+    /// The producer is dead, or the outcome unknown. A new producer with the same transactional id settles it.
     Broken(String),
-    /// The producer is dead because a newer one of the same transactional id is there.
+    /// A newer producer with the same transactional id has fenced this one.
     Fenced(String),
 }
 
-/// Why a transaction had to be aborted.
+/// The reason of an abort.
 #[derive(Clone, Debug)]
 pub struct Cause {
     pub reason: String,
@@ -64,7 +65,7 @@ pub struct Cause {
     pub too_large_for: Option<String>,
 }
 
-/// The producer of transactions of one role, initialized.
+/// An initialized producer of transactions.
 pub struct Transactions {
     producer: Arc<BaseProducer<Deliveries>>,
     offsets: OffsetSender,
@@ -73,8 +74,8 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    /// Fences every earlier producer of the same transactional id and settles the transaction it left open, if any.
-    /// `waiting` is told of every error that is waited out.
+    /// Fences every earlier producer with the same transactional id, and settles its open transaction. Calls `waiting`
+    /// with each error that is waited out.
     pub fn open(
         config: &ClientConfig,
         stop: CancellationToken,
@@ -85,14 +86,14 @@ impl Transactions {
         let producer = Arc::new(producer);
         let offsets = OffsetSender::start(producer.clone()).map_err(|error| format!("start a thread: {error}"))?;
         let transactions = Self { producer, offsets, stop, waiting: Box::new(waiting) };
-        let opened = transactions.insist("init_transactions", || transactions.producer.init_transactions(CALL_TIMEOUT));
+        let opened = transactions.retry("init_transactions", || transactions.producer.init_transactions(CALL_TIMEOUT));
         match opened {
             Ok(()) => Ok(transactions),
             Err(stopped) => Err(stopped.reason()),
         }
     }
 
-    /// Writes `records` and commits `offsets` for `group`, or neither.
+    /// Writes `records` and commits `offsets` for `group`, or does neither.
     pub fn run<'record>(
         &self,
         records: impl IntoIterator<Item = Outgoing<'record>>,
@@ -105,7 +106,7 @@ impl Transactions {
             Err(Stopped::Fenced(reason)) => Err(Failure::Fenced(reason)),
             Err(Stopped::Abort(cause)) => {
                 tracing::debug!(reason = cause.reason, "aborting");
-                match self.insist("abort_transaction", || self.producer.abort_transaction(CALL_TIMEOUT / 4)) {
+                match self.retry("abort_transaction", || self.producer.abort_transaction(CALL_TIMEOUT / 4)) {
                     Ok(()) => Err(Failure::Aborted(cause)),
                     Err(Stopped::Fenced(reason)) => Err(Failure::Fenced(reason)),
                     Err(stopped) => Err(Failure::Broken(format!("{}, after {}", stopped.reason(), cause.reason))),
@@ -114,7 +115,7 @@ impl Transactions {
         }
     }
 
-    /// Serves what librdkafka has to tell while there is nothing to write.
+    /// Serves librdkafka's events while no transaction runs.
     pub fn idle(&self) {
         self.producer.poll(Duration::ZERO);
     }
@@ -126,8 +127,8 @@ impl Transactions {
         group: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), Stopped> {
         let producer = &self.producer;
-        producer.context().forget();
-        self.insist("begin_transaction", || producer.begin_transaction())?;
+        producer.context().clear();
+        self.retry("begin_transaction", || producer.begin_transaction())?;
         for record in records {
             self.send(&record)?;
         }
@@ -137,14 +138,14 @@ impl Transactions {
             self.send_offsets(offsets, group)?;
         }
         reached("consumer::before-commit");
-        // One that timed out may have been committed. Asking again tells; aborting could only guess.
-        self.insist("commit_transaction", || producer.commit_transaction(CALL_TIMEOUT))?;
+        // A commit that timed out may have succeeded. Only another call returns the outcome; an abort could not.
+        self.retry("commit_transaction", || producer.commit_transaction(CALL_TIMEOUT))?;
         reached("consumer::after-commit");
         Ok(())
     }
 
     fn send(&self, record: &Outgoing<'_>) -> Result<(), Stopped> {
-        let deadline = Instant::now() + DELIVERY_PATIENCE;
+        let deadline = Instant::now() + DELIVERY_TIMEOUT;
         loop {
             let mut sent = BaseRecord::<[u8], [u8]>::to(record.topic).partition(record.partition);
             sent.key = record.key;
@@ -155,13 +156,13 @@ impl Transactions {
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
                     self.producer.poll(Duration::from_millis(1));
                 }
-                Err((error, _)) => return Err(Stopped::Abort(Cause::of(&error, record.topic))),
+                Err((error, _)) => return Err(Stopped::Abort(Cause::new(&error, record.topic))),
             }
         }
     }
 
-    /// Waits until all that was sent is delivered, or one record is not: librdkafka keeps back the rest of a transaction
-    /// that has failed until it times out, and by then the broker has given the transaction up.
+    /// Waits until all records are delivered, or one delivery fails. After a failure, librdkafka holds the rest of the
+    /// transaction back until it times out, and by then the broker has aborted the transaction.
     fn deliver(&self) -> Result<(), Stopped> {
         let began = Instant::now();
         loop {
@@ -169,10 +170,10 @@ impl Transactions {
             if let Some(cause) = self.producer.context().failed() {
                 return Err(Stopped::Abort(cause));
             }
-            let reason = "not everything was delivered in time";
+            let reason = "not all records were delivered in time";
             match began.elapsed() {
                 _ if delivered => return Ok(()),
-                waited if waited >= DELIVERY_PATIENCE.min(self.patience()) => return Err(Stopped::abort(reason)),
+                waited if waited >= DELIVERY_TIMEOUT.min(self.step_timeout()) => return Err(Stopped::abort(reason)),
                 waited if waited >= CALL_TIMEOUT => (self.waiting)(reason),
                 _ => {}
             }
@@ -181,15 +182,15 @@ impl Transactions {
 
     fn send_offsets(&self, offsets: &TopicPartitionList, group: &Arc<ConsumerGroupMetadata>) -> Result<(), Stopped> {
         const STEP: &str = "send_offsets_to_transaction";
-        // Of the whole step: a call that begins late is left behind the sooner.
+        // Bounds the whole step, so a call that begins late is abandoned earlier.
         let began = Instant::now();
-        self.insist_on(STEP, || {
+        self.retry_unless_stopped(STEP, || {
             self.offsets.send(offsets.clone(), group.clone());
             loop {
                 let reason = format!("{STEP}: the group's coordinator does not answer");
                 match (self.offsets.answer(), began.elapsed()) {
                     (Some(answer), _) => return Ok(answer),
-                    (None, waited) if waited >= OFFSETS_PATIENCE.min(self.patience()) => {
+                    (None, waited) if waited >= OFFSETS_TIMEOUT.min(self.step_timeout()) => {
                         return Err(Stopped::Broken(reason));
                     }
                     (None, waited) if waited >= CALL_TIMEOUT => (self.waiting)(&reason),
@@ -199,25 +200,29 @@ impl Transactions {
         })
     }
 
-    /// Calls until it is done, or until its error is one that calling again does not help.
-    fn insist(&self, step: &str, call: impl Fn() -> KafkaResult<()>) -> Result<(), Stopped> {
-        self.insist_on(step, || Ok(call()))
+    /// Repeats a call until it succeeds, its error is final, or the step times out.
+    fn retry(&self, step: &str, call: impl Fn() -> KafkaResult<()>) -> Result<(), Stopped> {
+        self.retry_unless_stopped(step, || Ok(call()))
     }
 
-    /// The same for a call that may not come back at all.
-    fn insist_on(&self, step: &str, call: impl Fn() -> Result<KafkaResult<()>, Stopped>) -> Result<(), Stopped> {
+    /// Repeats a call as [`retry`](Self::retry) does. The call itself may stop the attempt.
+    fn retry_unless_stopped(
+        &self,
+        step: &str,
+        call: impl Fn() -> Result<KafkaResult<()>, Stopped>,
+    ) -> Result<(), Stopped> {
         let began = Instant::now();
         loop {
             let Err(error) = call()? else { return Ok(()) };
-            // What is behind a timeout is among the events, which only a poll hands over.
-            let trouble = self.producer.context().troubles.last();
-            let reason = format!("{step}: {}", why(&error, trouble.as_ref()));
-            match TransactionError::of(&error) {
+            // The cause of a timeout is in the events, which only a poll delivers.
+            let cause = self.producer.context().last_error.get();
+            let reason = format!("{step}: {}", explain(&error, cause.as_ref()));
+            match TransactionError::from_kafka(&error) {
                 _ if is_fenced(&error) => return Err(Stopped::Fenced(reason)),
                 TransactionError::Abortable => return Err(Stopped::abort(&reason)),
-                TransactionError::Retriable if began.elapsed() < self.patience() => {
+                TransactionError::Retriable if began.elapsed() < self.step_timeout() => {
                     (self.waiting)(&reason);
-                    // Delivery reports that nobody serves would keep an abort waiting for ever.
+                    // Without polling for delivery reports, an abort would wait forever.
                     self.producer.poll(Duration::from_millis(20));
                 }
                 TransactionError::Retriable | TransactionError::Fatal => return Err(Stopped::Broken(reason)),
@@ -225,12 +230,12 @@ impl Transactions {
         }
     }
 
-    fn patience(&self) -> Duration {
-        if self.stop.is_cancelled() { PATIENCE_WHEN_STOPPING } else { PATIENCE }
+    fn step_timeout(&self) -> Duration {
+        if self.stop.is_cancelled() { STOPPING_STEP_TIMEOUT } else { STEP_TIMEOUT }
     }
 }
 
-/// Where an attempt stopped, and so what to do next.
+/// A reason to end an attempt, which decides the next step.
 enum Stopped {
     Abort(Cause),
     Broken(String),
@@ -249,27 +254,27 @@ impl Stopped {
     }
 }
 
-/// Whether a newer producer of the same transactional id is why.
+/// Returns true if a newer producer with the same transactional id caused the error.
 fn is_fenced(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced))
 }
 
 impl Cause {
-    fn of(error: &KafkaError, topic: &str) -> Self {
+    fn new(error: &KafkaError, topic: &str) -> Self {
         let too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
         Self { reason: format!("write to {topic}: {error}"), too_large_for: too_large.then(|| topic.to_owned()) }
     }
 }
 
-/// Remembers the first record of a transaction that was not delivered.
+/// A context that remembers the first failed delivery of a transaction.
 #[derive(Default)]
 struct Deliveries {
     failed: Mutex<Option<Cause>>,
-    troubles: Troubles,
+    last_error: LastError,
 }
 
 impl Deliveries {
-    fn forget(&self) {
+    fn clear(&self) {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -284,7 +289,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if let Err((error, record)) = result {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| Cause::of(error, record.topic()));
+            failed.get_or_insert_with(|| Cause::new(error, record.topic()));
         }
     }
 }
@@ -292,12 +297,12 @@ impl ProducerContext for Deliveries {
 impl ClientContext for Deliveries {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(facility, message, "librdkafka producer");
-        self.troubles.logged(message);
+        self.last_error.record_line(message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "librdkafka producer");
-        self.troubles.told(&error, reason);
+        self.last_error.record(&error, reason);
     }
 }
 
@@ -311,17 +316,17 @@ mod tests {
 
     use super::*;
 
-    /// On librdkafka's own simulation of brokers: of a real one that wakes up from a freeze, a client loses sight only if it
-    /// asks in the few milliseconds in which the cluster has no broker.
+    /// Uses librdkafka's mock brokers: a client loses a real broker that resumes after a freeze only if it fetches the
+    /// metadata in the few milliseconds in which the cluster has no broker.
     #[test]
-    fn a_coordinator_that_never_answers_breaks_the_producer_and_the_next_goes_on() {
-        // The defect itself is a call that does not come back.
+    fn a_coordinator_that_never_answers_breaks_the_producer_and_the_next_one_works() {
+        // In a thread, because the bug is a call that never returns.
         let (done, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             lose_the_coordinator();
             done.send(())
         });
-        ended.recv_timeout(Duration::from_secs(60)).expect("it ends in time, and without a panic");
+        ended.recv_timeout(Duration::from_secs(60)).expect("ends in time, and without a panic");
     }
 
     fn lose_the_coordinator() {
@@ -351,7 +356,7 @@ mod tests {
         let transactions = Transactions::open(&config, stop.clone(), |_| {}).unwrap();
         run(&transactions, 1).unwrap();
         cluster.broker_down(2).unwrap();
-        stop.cancel(); // The shorter of the two patiences.
+        stop.cancel(); // Selects the shorter timeout.
         let failure = run(&transactions, 2).unwrap_err();
         assert!(matches!(&failure, Failure::Broken(reason) if reason.contains("does not answer")), "{failure:?}");
         drop(transactions);

@@ -1,5 +1,5 @@
-//! A few connections to one database, for questions of which each has a deadline. sqlx has a pool, too, but that one asks a connection
-//! whether it is alive each time that it is put back: a second round trip for each question.
+//! A pool of connections to one database, for queries with a deadline each. sqlx's own pool pings a connection each
+//! time it is returned, which is a second round trip for each query.
 
 use std::{pin::Pin, time::Duration};
 
@@ -9,19 +9,20 @@ use tokio::time::timeout;
 
 use super::{CONNECT_TIMEOUT, ConnectError, Refusal, connect, is_stale_plan};
 
-/// A connection that was lent so recently is taken for alive. One that is not costs a question its answer.
+/// The longest idle time after which a connection is used without a ping. If it is dead after all, the query fails.
 const FRESH: Duration = Duration::from_millis(100);
 
-/// Longest wait for a sign of life of another one; then there is still time to connect anew.
+/// The longest wait for a ping of an idle connection. It leaves time for a new connection.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One that was not lent for longer is replaced unasked: something on the way may have dropped it without a word.
+/// The longest idle time of a connection. After it the connection is replaced without a ping, since a device on the way
+/// may have dropped it silently.
 const LONGEST_IDLE: Duration = Duration::from_secs(300);
 
 /// Longest life of a connection in a pool.
 const LONGEST_LIFE: Duration = Duration::from_secs(1800);
 
-/// Why a question has no answer.
+/// A reason for a failed query.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     #[error("no answer within {} ms", .0.as_millis())]
@@ -37,9 +38,9 @@ impl AskError {
     pub fn is_down(&self) -> bool {
         match self {
             Self::Timeout(_) | Self::Connect(_) => true,
-            Self::Database(error) => match Refusal::of(error) {
+            Self::Database(error) => match Refusal::from_error(error) {
                 Some(refusal) => refusal.is_of_server(),
-                // An answer that cannot be read says nothing about the server.
+                // An answer that cannot be read does not mean that the server is down.
                 None => matches!(
                     error,
                     sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::Configuration(_)
@@ -49,52 +50,52 @@ impl AskError {
     }
 }
 
-/// Connections that are made when they are first needed. Clones share them.
+/// A pool whose connections are made on demand. Clones share the connections.
 #[derive(Clone)]
 pub struct Pool(managed::Pool<Connector>);
 
 impl Pool {
-    /// At most `most` connections, of which each has passed `check` when it was new.
+    /// Creates a pool of at most `most` connections. Each new connection must pass `check`.
     pub fn new(
         most: usize,
         options: PgConnectOptions,
         check: impl Fn(&mut PgConnection) -> Checked<'_> + Send + Sync + 'static,
     ) -> Self {
         let connector = Connector { options, check: Box::new(check) };
-        // The one that was lent last is lent next: the fewest stay fresh, the others grow old.
+        // Last in, first out: as few connections as possible stay in use, and the others expire.
         let pool = managed::Pool::builder(connector).max_size(most).queue_mode(QueueMode::Lifo).build();
         Self(pool.expect("without timeouts of its own a pool needs no runtime"))
     }
 
-    /// Asks over one of the connections, within `longest`, the wait for it included. A connection whose answer was not awaited to the
-    /// end, or was an error, is not lent again, because an answer may still arrive over it. A question with a stale plan,
-    /// which the server refused before it ran because of a migration, is asked once more.
+    /// Runs a query on one of the connections within `longest`, including the wait for the connection. A connection
+    /// whose query was cancelled or failed is not used again, because an answer may still arrive over it. A query with
+    /// a stale plan, which the server refused before it ran because of a migration, is repeated once.
     pub async fn ask<T>(
         &self,
         longest: Duration,
-        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
+        query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error> + Clone,
     ) -> Result<T, AskError> {
-        let asked = async {
+        let work = async {
             let mut lent = Lent(Some(self.0.get().await.map_err(|error| match error {
                 PoolError::Backend(error) => error,
-                other => unreachable!("it is never closed, and has no timeouts or hooks: {other}"),
+                other => unreachable!("the pool is never closed, and has no timeouts or hooks: {other}"),
             })?));
             let connection = lent.0.as_mut().expect("lent a line above");
-            let answer = match question.clone()(connection).await {
+            let answer = match query.clone()(connection).await {
                 Err(error) if is_stale_plan(&error) => {
                     connection.clear_cached_statements().await?;
-                    question(connection).await?
+                    query(connection).await?
                 }
                 answer => answer?,
             };
             drop(lent.0.take());
             Ok(answer)
         };
-        timeout(longest, asked).await.unwrap_or(Err(AskError::Timeout(longest)))
+        timeout(longest, work).await.unwrap_or(Err(AskError::Timeout(longest)))
     }
 }
 
-/// Dropped with a connection in it, it keeps that from being lent again.
+/// A guard that removes its connection from the pool if it still has it when it is dropped.
 struct Lent(Option<Object<Connector>>);
 
 impl Drop for Lent {
@@ -128,12 +129,12 @@ impl managed::Manager for Connector {
     async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<AskError> {
         let idle = metrics.last_used();
         if idle > LONGEST_IDLE || metrics.age() > LONGEST_LIFE {
-            return Err(RecycleError::message("it is old"));
+            return Err(RecycleError::message("the connection is too old"));
         }
         if idle > FRESH {
             match timeout(PING_TIMEOUT, connection.ping()).await {
                 Ok(alive) => alive.map_err(AskError::from)?,
-                Err(_) => return Err(RecycleError::message("it is silent")),
+                Err(_) => return Err(RecycleError::message("the connection does not answer a ping")),
             }
         }
         Ok(())

@@ -10,8 +10,8 @@ pub enum Refusal {
     Server,
     /// The statement collided with another one and was rolled back. A retry may succeed.
     Collision,
-    /// The plan was made for columns that a migration has changed since. The server refused the statement before it ran. A
-    /// retry with a new plan may succeed.
+    /// The plan was made for columns that a migration has changed since. The server refused the statement before it
+    /// ran. A retry with a new plan may succeed.
     StalePlan,
     /// The connection has ended or is about to end. It is unknown whether the statement was committed.
     Connection,
@@ -29,11 +29,11 @@ const WHOLE_SERVER: [(&str, &str); 4] = [
 
 impl Refusal {
     /// Classifies an error. Returns `None` if the error is not an answer of the server.
-    pub fn of(error: &sqlx::Error) -> Option<Self> {
+    pub fn from_error(error: &sqlx::Error) -> Option<Self> {
         let sqlx::Error::Database(error) = error else { return None };
         let error = error.try_downcast_ref::<PgDatabaseError>()?;
         let is_fatal = matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
-        Some(Self::of_code(error.code(), error.routine(), is_fatal))
+        Some(Self::from_code(error.code(), error.routine(), is_fatal))
     }
 
     /// Returns true if every other statement would fail as well.
@@ -41,7 +41,7 @@ impl Refusal {
         matches!(self, Self::Server | Self::Connection)
     }
 
-    fn of_code(code: &str, routine: Option<&str>, is_fatal: bool) -> Self {
+    fn from_code(code: &str, routine: Option<&str>, is_fatal: bool) -> Self {
         match code {
             // FATAL ends the session and does not say whether before or after a commit.
             _ if is_fatal => Self::Connection,
@@ -64,7 +64,7 @@ pub fn sqlstate(error: &sqlx::Error) -> Option<String> {
 
 /// Returns true if the same statement may succeed with a new plan.
 pub fn is_stale_plan(error: &sqlx::Error) -> bool {
-    Refusal::of(error) == Some(Refusal::StalePlan)
+    Refusal::from_error(error) == Some(Refusal::StalePlan)
 }
 
 #[cfg(test)]
@@ -72,24 +72,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_row_can_cause_is_told_from_what_concerns_the_server() {
-        let of = |code| Refusal::of_code(code, None, false);
+    fn errors_of_a_statement_differ_from_errors_of_the_server() {
+        let classify = |code| Refusal::from_code(code, None, false);
         for code in ["22001", "23505", "P0001", "42501", "44000", "54000", "54001", "42P01", "XX000", "55P03", "0A000"]
         {
-            assert_eq!(of(code), Refusal::Statement, "{code}");
+            assert_eq!(classify(code), Refusal::Statement, "{code}");
         }
         for code in ["25006", "53100", "53200", "53300", "57014", "58030"] {
-            assert_eq!(of(code), Refusal::Server, "{code}");
+            assert_eq!(classify(code), Refusal::Server, "{code}");
         }
         for code in ["08006", "57P01", "57P03", "40003"] {
-            assert_eq!(of(code), Refusal::Connection, "{code}");
+            assert_eq!(classify(code), Refusal::Connection, "{code}");
         }
         assert_eq!(
-            [of("40001"), of("40P01"), of("26000")],
+            [classify("40001"), classify("40P01"), classify("26000")],
             [Refusal::Collision, Refusal::Collision, Refusal::StalePlan]
         );
-        assert_eq!(Refusal::of_code("P0001", None, true), Refusal::Connection);
-        assert_eq!(Refusal::of_code("0A000", Some("RevalidateCachedQuery"), false), Refusal::StalePlan);
+        assert_eq!(Refusal::from_code("P0001", None, true), Refusal::Connection);
+        assert_eq!(Refusal::from_code("0A000", Some("RevalidateCachedQuery"), false), Refusal::StalePlan);
         assert!(WHOLE_SERVER.iter().all(|(_, reason)| !reason.is_empty()));
     }
 }

@@ -1,5 +1,5 @@
-//! Limits the warnings and errors of each place in the code that logs, so that no client can flood the log with one that
-//! each of its requests causes.
+//! Limits the warnings and errors of each place in the code that logs, so that a client cannot flood the log with a
+//! line for each request.
 
 use std::{
     collections::HashMap,
@@ -13,20 +13,21 @@ use std::{
 use tracing::{Event, Level, Subscriber, callsite::Identifier};
 use tracing_subscriber::{Layer, layer::Context};
 
-/// Lines of one place that may follow one another at once.
+/// The most lines of one place in a burst.
 const BURST: f64 = 100.0;
 
-/// Lines of one place per second after these.
+/// The most lines of one place per second after a burst.
 const PER_SECOND: f64 = 10.0;
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Returns the number of lines that were over the limit since the start of the process.
+/// Returns the number of lines that were dropped over the limit since the start of the process.
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// One token bucket for each place that has logged a warning or an error. Their number is that of the places in the code.
+/// The token buckets of all places that have logged a warning or an error. Their number is bounded by that of the
+/// places in the code.
 #[derive(Debug, Default)]
 pub struct RateLimit {
     buckets: Mutex<HashMap<Identifier, Bucket>>,
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_gives_a_burst_and_then_what_has_dripped_into_it() {
+    fn a_bucket_allows_a_burst_and_then_its_rate() {
         let start = Instant::now();
         let mut bucket = Bucket::full(start);
         let mut taken = |now: Instant| (0..1000).filter(|_| bucket.take(now)).count();
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_floods_the_log_is_counted_and_hides_no_other() {
+    fn a_place_that_floods_the_log_is_counted_and_does_not_suppress_others() {
         let log = Log::default();
         let writer = log.clone();
         let lines = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();

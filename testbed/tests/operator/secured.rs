@@ -38,7 +38,7 @@ async fn a_password_that_the_brokers_refuse_is_not_rolled_out() -> Result<()> {
     log_in(&world, WRONG).await?;
     let refused = world.wait_for("TopicReady", "False", "Refused").await?;
     let message = refused["message"].as_str().unwrap_or_default();
-    ensure!(message.contains("the log-in is refused"), "{message}");
+    ensure!(message.contains("the brokers refuse the login"), "{message}");
     ensure!(message.ends_with("see Secret kafka-user, key password"), "{message}");
     world.settled(&operator).await?;
     ensure!(config_hashes(&world).await? == before, "it was rolled out");

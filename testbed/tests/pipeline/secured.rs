@@ -75,7 +75,7 @@ async fn a_wrong_password_is_not_reported_as_an_outage() -> Result<()> {
     let dsn = stack.dsn(1).replace(postgres::PASSWORD, WRONG_PASSWORD);
     let expected = Expected {
         postgres: Some("password authentication failed for user"),
-        kafka: "the log-in is refused: SASL authentication error: Authentication failed",
+        kafka: "the brokers refuse the login: SASL authentication error: Authentication failed",
     };
     expected.with(&stack, &[("PG_SHARD1_DSN", &dsn), ("KAFKA_SASL_PASSWORD", WRONG_PASSWORD)]).await
 }
@@ -91,7 +91,7 @@ async fn an_unsupported_mechanism_is_reported_with_the_supported_ones() -> Resul
 async fn a_missing_tls_setting_is_reported() -> Result<()> {
     let stack = Stack::builder().secured().start().await?;
     let dsn = format!("{}?sslmode=disable", stack.dsn(1));
-    let expected = Expected { postgres: Some("no encryption"), kafka: "do they want TLS?" };
+    let expected = Expected { postgres: Some("no encryption"), kafka: "they may require TLS" };
     let plain = [("PG_SHARD1_DSN", dsn.as_str()), ("PG_SHARD1_CA_FILE", ""), ("KAFKA_TLS", "false")];
     expected.with(&stack, &plain).await
 }
@@ -101,7 +101,7 @@ async fn a_missing_login_is_reported() -> Result<()> {
     let stack = Stack::builder().secured().start().await?;
     let of_sasl = |name: &str| name.starts_with("KAFKA_SASL_");
     let environment = stack.env().into_iter().filter(|(name, _)| !of_sasl(name)).collect();
-    let expected = Expected { postgres: None, kafka: "do they want a log-in?" };
+    let expected = Expected { postgres: None, kafka: "they may require a login" };
     expected.in_environment(environment).await
 }
 

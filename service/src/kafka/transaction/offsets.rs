@@ -1,7 +1,8 @@
-//! `send_offsets_to_transaction` on a thread that can be left behind. librdkafka does not look at the timeout while it waits for
-//! the group's coordinator, and it waits for ever for one that it has given up meanwhile: a broker that is missing in its
-//! metadata, as the only one is when it wakes up from a freeze that was longer than its session
-//! (<https://github.com/confluentinc/librdkafka/issues/5456>, <https://github.com/confluentinc/librdkafka/issues/5511>).
+//! Calls `send_offsets_to_transaction` on a thread that can be abandoned. librdkafka ignores the timeout while it waits
+//! for the group's coordinator, and waits forever for one that is no longer in its metadata. This happens with an only
+//! broker that resumes after a freeze longer than its session
+//! (<https://github.com/confluentinc/librdkafka/issues/5456>,
+//! <https://github.com/confluentinc/librdkafka/issues/5511>).
 
 use std::{
     cell::Cell,
@@ -23,15 +24,16 @@ use rdkafka::{
 
 use super::{CALL_TIMEOUT, Deliveries};
 
-/// Longest wait inside of one [`OffsetSender::answer`].
-const LOOK: Duration = Duration::from_millis(100);
+/// The longest wait inside of one [`OffsetSender::answer`].
+const POLL: Duration = Duration::from_millis(100);
 
 type Offsets = (TopicPartitionList, Arc<ConsumerGroupMetadata>);
 
-/// Dropped while a call is stuck, it leaves the thread behind, with the producer, until that comes back. Harmless: whoever
-/// commits is gone, and the next producer of the same transactional id fences this one.
+/// A thread that sends offsets to the transaction. Dropping it during a stuck call abandons the thread and its producer
+/// until the call returns. This is harmless: nothing commits with this producer any more, and the next one with the
+/// same transactional id fences it.
 pub struct OffsetSender {
-    /// `None` only while it is dropped.
+    /// The channel to the thread; `None` only while it is dropped.
     requests: Option<SyncSender<Offsets>>,
     answers: Receiver<KafkaResult<()>>,
     thread: Option<JoinHandle<()>>,
@@ -54,16 +56,16 @@ impl OffsetSender {
         Ok(Self { requests: Some(requests), answers, thread: Some(thread), under_way: Cell::new(false) })
     }
 
-    /// Begins a call. Only after the one before was answered.
+    /// Begins a call. The previous call must have been answered.
     pub fn send(&self, offsets: TopicPartitionList, group: Arc<ConsumerGroupMetadata>) {
-        // If nobody takes it, there is no answer either.
+        // If the thread has ended, `answer` returns an error.
         let _ = self.requests.as_ref().map(|requests| requests.send((offsets, group)));
         self.under_way.set(true);
     }
 
-    /// `None`: not yet.
+    /// Returns the result of the call, or `None` if it has not returned yet.
     pub fn answer(&self) -> Option<KafkaResult<()>> {
-        let answer = match self.answers.recv_timeout(LOOK) {
+        let answer = match self.answers.recv_timeout(POLL) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => return None,
             Err(RecvTimeoutError::Disconnected) => Err(KafkaError::Canceled),
@@ -77,9 +79,9 @@ impl Drop for OffsetSender {
     fn drop(&mut self) {
         self.requests = None;
         if self.under_way.get() {
-            tracing::warn!("a call of librdkafka does not come back: it is left behind, with its client");
+            tracing::warn!("a call of librdkafka does not return, abandoning its thread and its client");
         } else if let Some(thread) = self.thread.take() {
-            // The thread ends the producer; whoever comes next finds it gone.
+            // Joined, because the thread drops the producer, which must be gone before the next one is created.
             let _ = thread.join();
         }
     }
