@@ -7,6 +7,7 @@ mod consumer;
 mod environment;
 mod network_policy;
 mod pod;
+mod ports;
 mod producer;
 
 #[cfg(test)]
@@ -30,7 +31,7 @@ use k8s_openapi::{
     },
 };
 use kube::Resource;
-pub use pod::{HTTP_PORT, INTERNAL_PORT};
+pub use ports::{HTTP_PORT, INTERNAL_PORT};
 pub use producer::internal_name;
 
 use crate::{

@@ -10,8 +10,10 @@ mod cursor;
 mod dashboard;
 mod dead_letters;
 mod feed;
+mod known_names;
 mod memory;
 mod orders;
+mod page_config;
 mod parameter;
 mod place;
 mod problem;
@@ -49,9 +51,9 @@ use crate::{
     metrics::{RequestLabels, Requests},
 };
 pub use app::{App, Exposure, Shared};
-pub use config::Config;
+pub use known_names::KnownNames;
 pub use memory::Memory;
-pub use parameter::KnownNames;
+pub use page_config::Config;
 pub use problem::kind::{ALL as PROBLEM_KINDS, Kind as ProblemKind};
 use problem::{ByClients, Cause, Problem, declare_responses};
 

@@ -10,7 +10,7 @@ mod store;
 use std::{fmt, time::Duration};
 
 use aws_sdk_s3::Client;
-use orderflow_core::receipt;
+use orderflow_core::receipt_key;
 
 use crate::Adopt;
 pub use error::Error;
@@ -22,7 +22,7 @@ pub const OWNER_TAG: &str = "orderflow.dev/owner";
 /// The tag of a bucket that an OrderFlow created. A bucket without it is never deleted.
 pub const CREATED_TAG: &str = "orderflow.dev/created";
 
-/// The prefix of all receipts; see [`receipt::key`].
+/// The prefix of all receipts; see [`receipt_key::key`].
 const RECEIPTS: &str = "receipts/";
 
 /// The deadline of a call of [`ensure`] or [`check`]: 10 requests, each bounded by the client, some of them sent twice.
@@ -140,7 +140,7 @@ pub async fn remove(client: &Client, name: &str, owner: &str, deadline: Duration
         let Some(tags) = tags_of_owner(&store, owner).await? else {
             return Ok(Removal::NotOwned);
         };
-        let receipts = objects::delete(&store, RECEIPTS, receipt::is_key).await?;
+        let receipts = objects::delete(&store, RECEIPTS, receipt_key::is_key).await?;
         let created = tags.created();
         if created && store.delete().await? {
             return Ok(Removal::Removed { receipts });
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_removal_covers_the_keys_of_all_receipts() {
-        let key = receipt::key(&UserId::parse("alice").unwrap(), OrderId::nil());
+        let key = receipt_key::key(&UserId::parse("alice").unwrap(), OrderId::nil());
         assert!(key.starts_with(RECEIPTS), "{key}");
     }
 }

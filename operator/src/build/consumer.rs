@@ -3,7 +3,8 @@
 
 use super::{
     Component, ConsumerChildren, config_hash, environment, network_policy,
-    pod::{self, METRICS, METRICS_PORT, Program},
+    pod::{self, Program},
+    ports::{METRICS, METRICS_PORT},
 };
 use crate::pipeline::Pipeline;
 

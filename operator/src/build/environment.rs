@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use orderflow_service::postgres;
 
-use super::pod::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT};
+use super::ports::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT};
 use crate::{
     crd::SecretKey,
     pipeline::{Bucket, Pipeline, Shard, Topic, Username},

@@ -24,7 +24,7 @@ use k8s_openapi::{
 
 use super::{
     Component,
-    pod::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT},
+    ports::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT},
 };
 use crate::pipeline::{Peers, Pipeline};
 

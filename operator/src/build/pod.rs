@@ -15,20 +15,8 @@ use k8s_openapi::{
 };
 use orderflow_service::shutdown;
 
-use super::{Component, environment::Environment};
+use super::{Component, environment::Environment, ports::METRICS};
 use crate::pipeline::{Identity, Pods};
-
-/// The port of the API for clients.
-pub const HTTP_PORT: u16 = 8080;
-pub const HTTP: &str = "http";
-
-/// The port of the dashboard and the whole API.
-pub const INTERNAL_PORT: u16 = 8081;
-pub const INTERNAL: &str = "internal";
-
-/// The port of `/livez`, `/readyz` and `/metrics`.
-pub const METRICS_PORT: u16 = 9464;
-pub const METRICS: &str = "metrics";
 
 /// The annotation with the hash of the values that a pod gets from Secrets; see [`super::config_hash`].
 const CONFIG_HASH: &str = "orderflow.dev/config-hash";

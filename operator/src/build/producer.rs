@@ -15,7 +15,8 @@ use k8s_openapi::{
 
 use super::{
     Component, ProducerChildren, config_hash, environment, network_policy,
-    pod::{self, HTTP, HTTP_PORT, INTERNAL, INTERNAL_PORT, METRICS, METRICS_PORT, Program},
+    pod::{self, Program},
+    ports::{HTTP, HTTP_PORT, INTERNAL, INTERNAL_PORT, METRICS, METRICS_PORT},
 };
 use crate::pipeline::{Identity, Pipeline, Scale};
 

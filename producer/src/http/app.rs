@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use orderflow_core::ShardMap;
 use orderflow_service::shutdown::CancellationToken;
 
-use super::{config::Config, memory::Memory, parameter::KnownNames};
+use super::{known_names::KnownNames, memory::Memory, page_config::Config};
 use crate::{dead_letters, feed::Feed, metrics::Metrics, quota::Quota, shard::Shard, stats::Stats, trail::Trails};
 
 /// The shared state. One pointer: axum clones it several times for each request.

@@ -1,17 +1,14 @@
 //! Reads the parameters in the path and the query of a request. A value that cannot be read gets a problem that names
 //! its parameter. So does an unknown name: `?userId=alice` would otherwise list the orders of all users.
 
-use std::collections::HashMap;
-
 use axum::{
     extract::{FromRequestParts, MatchedPath, Path, Request, State},
-    http::{Method, request::Parts},
+    http::request::Parts,
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use orderflow_core::{OrderId, plain};
 use percent_encoding::percent_decode_str;
-use utoipa::openapi::{OpenApi, RefOr, path::ParameterIn};
 
 use super::{app::Shared, problem::Problem};
 
@@ -40,37 +37,9 @@ pub struct DeadLetterParameters {
     pub before: Option<String>,
 }
 
-/// The query parameters of each operation, from the OpenAPI document.
-pub struct KnownNames(HashMap<(Method, String), Vec<String>>);
-
 /// A parsed query. Each name in it is known and appears once.
 #[derive(Clone, Debug)]
 struct Query(Vec<(String, String)>);
-
-impl KnownNames {
-    pub fn from_document(document: &OpenApi) -> Self {
-        let mut known = HashMap::new();
-        for (path, item) in &document.paths.paths {
-            for (method, operation) in [(Method::GET, &item.get), (Method::POST, &item.post)] {
-                let Some(operation) = operation else { continue };
-                let of_query = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
-                    RefOr::T(parameter) if matches!(parameter.parameter_in, ParameterIn::Query) => {
-                        Some(parameter.name.clone())
-                    }
-                    _ => None,
-                });
-                known.insert((method, path.clone()), of_query.collect());
-            }
-        }
-        Self(known)
-    }
-
-    /// Returns the names of an operation, or `None` if the document does not have it.
-    fn of_operation(&self, method: &Method, route: &str) -> Option<&[String]> {
-        let method = if method == Method::HEAD { &Method::GET } else { method };
-        self.0.get(&(method.clone(), route.to_owned())).map(Vec::as_slice)
-    }
-}
 
 /// Parses the query of each API operation before its handler runs.
 pub async fn read_query(

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use orderflow_core::{
-    Money, Notification, Order, OrderCreated, ProductName, Quantity, ShardMap, Timestamp, UserId, receipt,
+    Money, Notification, Order, OrderCreated, ProductName, Quantity, ShardMap, Timestamp, UserId, receipt, receipt_key,
 };
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
         let order = as_ordered(owner, row);
         let shard = map.shard_of(&order.user_id);
         receipts.insert(&row.receipt_s3_key);
-        if row.receipt_s3_key != receipt::key(&order.user_id, row.id) {
+        if row.receipt_s3_key != receipt_key::key(&order.user_id, row.id) {
             find(Kind::Different, format!("its receipt is at {}", row.receipt_s3_key));
         }
         let mut receipt_stored = 0;
@@ -116,7 +116,7 @@ fn as_ordered(owner: &Attempt<'_>, row: &Row) -> Order {
     let user_id = UserId::from_stored(plan.user_id.clone());
     Order {
         id: row.id,
-        receipt_s3_key: receipt::key(&user_id, row.id),
+        receipt_s3_key: receipt_key::key(&user_id, row.id),
         user_id,
         product_name: ProductName::from_stored(plan.product_name.clone()),
         quantity: Quantity::from_stored(plan.quantity),

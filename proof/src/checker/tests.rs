@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use orderflow_core::{Notification, Order, OrderCreated, ShardMap, Timestamp, UserId, receipt};
+use orderflow_core::{Notification, Order, OrderCreated, ShardMap, Timestamp, UserId, receipt, receipt_key};
 use time::OffsetDateTime;
 
 use super::*;
@@ -44,7 +44,7 @@ fn place(seen: &mut Observation, plan: &Plan, id: Uuid) {
     let user_id = UserId::from_stored(plan.user_id.clone());
     let order = Order {
         id,
-        receipt_s3_key: receipt::key(&user_id, id),
+        receipt_s3_key: receipt_key::key(&user_id, id),
         user_id,
         product_name: orderflow_core::ProductName::from_stored(plan.product_name.clone()),
         quantity: orderflow_core::Quantity::from_stored(plan.quantity),
