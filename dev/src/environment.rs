@@ -1,6 +1,6 @@
 //! The environment of the product's programs, and the names of its topic, bucket and group.
 
-use orderflow_testbed::{Kafka, LocalStack, localstack, product::Environment};
+use orderflow_testbed::{Kafka, localstack, product::Environment};
 
 pub(super) const TOPIC: &str = "orders";
 pub(super) const BUCKET: &str = "order-receipts";
@@ -13,7 +13,7 @@ pub(super) fn database(shard: usize) -> String {
 }
 
 /// Returns the variables that every program gets.
-pub(super) fn environment(kafka: &Kafka, localstack: &LocalStack, dsn1: String, dsn2: String) -> Environment {
+pub(super) fn environment(kafka: &Kafka, s3: &str, dsn1: String, dsn2: String) -> Environment {
     [
         ("OWNER", OWNER.to_owned()),
         ("KAFKA_BROKERS", kafka.bootstrap()),
@@ -22,7 +22,7 @@ pub(super) fn environment(kafka: &Kafka, localstack: &LocalStack, dsn1: String, 
         ("SHARDS", "shard1=A-M,shard2=N-Z".to_owned()),
         ("PG_SHARD1_DSN", dsn1),
         ("PG_SHARD2_DSN", dsn2),
-        ("S3_ENDPOINT", localstack.endpoint()),
+        ("S3_ENDPOINT", s3.to_owned()),
         ("S3_BUCKET", BUCKET.to_owned()),
         ("AWS_REGION", localstack::REGION.to_owned()),
         ("AWS_ACCESS_KEY_ID", localstack::ACCESS_KEY_ID.to_owned()),

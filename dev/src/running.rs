@@ -1,17 +1,21 @@
 //! The running parts of `up`: how they are started, listed and stopped.
 //!
-//! Backing services start concurrently; the programs that need them follow. They stop in reverse: a client before its
+//! Backing services start concurrently; the programs follow once Postgres and Kafka are up. They stop in reverse: a client before its
 //! service.
 
 use std::{
+    future::ready,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use futures_util::FutureExt;
-use orderflow_testbed::{Consumer, Kafka, LocalStack, Postgres, Producer, Service, product::Environment, provision};
+use futures_util::future::{BoxFuture, Either, select};
+use orderflow_testbed::{
+    Consumer, Kafka, LocalStack, Postgres, Producer, Service, localstack, product::Environment, provision,
+};
 
 use crate::{
     control::Control,
@@ -55,20 +59,28 @@ pub(super) struct Part {
 }
 
 impl Running {
+    /// Starts everything. Producer and consumer start as soon as Postgres and Kafka are up: they need no S3, and wait for tables
+    /// and topics that do not exist yet.
     pub(super) async fn start(folder: &Path, ports: &Ports, progress: &Progress) -> Result<Self> {
         let shard = async |number: usize, port: u16| {
             let postgres = Postgres::start_on(folder, &format!("postgres{number}"), port).await?;
             let dsn = postgres.create_database(&database(number)).await?;
             anyhow::Ok((Arc::new(postgres), dsn))
         };
-        let ((postgres1, dsn1), (postgres2, dsn2), kafka, localstack) = tokio::try_join!(
-            progress.part("Postgres, shard 1", shard(1, ports.pg_shard1_port)),
-            progress.part("Postgres, shard 2", shard(2, ports.pg_shard2_port)),
-            progress.part("Kafka", Kafka::start_on(folder, "kafka", ports.kafka_port)),
-            progress.part("S3 (LocalStack)", LocalStack::start_on(folder, "localstack", ports.s3_port)),
-        )?;
-        let environment = environment(&kafka, &localstack, dsn1, dsn2);
-        progress.part("tables, topics, bucket", provision(folder, environment.clone())).await?;
+        let stores = async {
+            tokio::try_join!(
+                progress.part("Postgres, shard 1", shard(1, ports.pg_shard1_port)),
+                progress.part("Postgres, shard 2", shard(2, ports.pg_shard2_port)),
+                progress.part("Kafka", Kafka::start_on(folder, "kafka", ports.kafka_port)),
+            )
+        };
+        let s3 = progress.part("S3 (LocalStack)", LocalStack::start_on(folder, "localstack", ports.s3_port));
+        let (stores, s3): (_, BoxFuture<'_, Result<LocalStack>>) = match select(pin!(stores), Box::pin(s3)).await {
+            Either::Left((stores, s3)) => (stores?, s3),
+            Either::Right((s3, stores)) => (stores.await?, Box::pin(ready(s3))),
+        };
+        let ((postgres1, dsn1), (postgres2, dsn2), kafka) = stores;
+        let environment = environment(&kafka, &localstack::endpoint(ports.s3_port), dsn1, dsn2);
 
         let producer = Producer::builder(folder, environment.clone())
             .instance("producer")
@@ -80,8 +92,16 @@ impl Running {
         let consumer = Consumer::builder(folder, consumer_environment)
             .instance("consumer")
             .env("ADMIN_PORT", ports.consumer_admin_port.to_string());
-        let receipts = receipts::queue_again(folder, environment.clone());
-        let (producer, consumer, ()) = tokio::try_join!(
+        let (localstack, producer, consumer) = tokio::try_join!(
+            async {
+                let localstack = s3.await?;
+                progress.part("tables, topics, bucket", provision(folder, environment.clone())).await?;
+                // Everything works without the receipts, and the error names the problem.
+                let receipts = receipts::queue_again(folder, environment.clone());
+                let checked = progress.part("checking for receipts that S3 forgot", receipts).await;
+                checked.unwrap_or_else(|error| eprintln!("  {error:#}"));
+                anyhow::Ok(localstack)
+            },
             progress.part("producer", async {
                 let producer = producer.start().await?;
                 producer.ready(READY_DEADLINE).await.map(|()| producer)
@@ -89,11 +109,6 @@ impl Running {
             progress.part("consumer", async {
                 let consumer = consumer.start().await?;
                 consumer.ready(READY_DEADLINE).await.map(|()| consumer)
-            }),
-            // Everything works without the receipts, and the error names the problem.
-            progress.part("checking for receipts that S3 forgot", receipts).map(|checked| {
-                checked.unwrap_or_else(|error| eprintln!("  {error:#}"));
-                Ok(())
             }),
         )?;
         let addresses = Addresses {

@@ -50,7 +50,7 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(8);
 
 /// Connections of the internal port that are served at once.
-const INTERNAL_CONNECTIONS: usize = 256;
+const INTERNAL_CONNECTIONS: usize = 128;
 
 /// Longest wait for the writers, and then for the relays and receipt workers, to finish their work in progress.
 const SETTLE: Duration = Duration::from_secs(4);

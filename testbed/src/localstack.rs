@@ -64,7 +64,7 @@ impl LocalStack {
 
     /// Returns the endpoint of its S3, without a path.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        endpoint(self.port)
     }
 
     pub fn port(&self) -> u16 {
@@ -75,6 +75,11 @@ impl LocalStack {
     pub fn s3(&self) -> aws_sdk_s3::Client {
         s3::client(&self.endpoint(), ACCESS_KEY_ID, SECRET_ACCESS_KEY)
     }
+}
+
+/// Returns the endpoint of the LocalStack on a port.
+pub fn endpoint(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
 }
 
 impl Service for LocalStack {
