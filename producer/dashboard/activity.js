@@ -108,6 +108,6 @@ function flush() {
   unannounced = [];
   announcing = setTimeout(() => {
     announcing = null;
-    if (unannounced.length > 0) speak();
+    if (unannounced.length > 0) flush();
   }, PAUSE);
 }

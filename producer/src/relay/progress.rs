@@ -44,8 +44,8 @@ impl Progress {
         let reader = Reader::new(config).context("make a consumer")?;
         let deadline = Deadline::At(Instant::now() + TIMEOUT);
         let (topic, partition) = (topics.relay.as_str(), shard.index.relay_partition());
-        // Up to the high-water mark, not to the end of a poll: a later record would list events that are already
-        // published.
+        // Up to the high-water mark, not to the end of a poll: a record that is missed there lists events that are
+        // already published.
         let (low, high) = reader.extent(topic, partition, deadline)?;
         // A transaction of the relay is one record and one marker here; an aborted one leaves both behind, unread.
         let mut reach = 4;

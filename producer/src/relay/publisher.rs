@@ -44,14 +44,14 @@ pub struct Publisher {
 /// The outcome of a batch.
 pub enum Published {
     All,
-    /// Nothing was published, and nothing will be while this event is in the batch. The publisher is unusable, even
-    /// after an abort: the refused records have sequence numbers that Kafka never took and would miss before all later
-    /// ones.
+    /// Kafka refused this event: nothing was published, nor will be while it is in the batch. The publisher is
+    /// unusable, even after an abort: the refused records have sequence numbers that Kafka never took and would miss
+    /// before all later ones.
     Refused {
         seq: i64,
         reason: String,
     },
-    /// Nothing was published: the progress record, which lists the batch, is larger than the relay topic takes. The
+    /// The progress record, which lists the batch, is larger than the relay topic takes: nothing was published. The
     /// publisher is unusable.
     TooMany,
 }

@@ -57,7 +57,8 @@ pub struct Unhandled {
 /// The progress of the consumer group in one partition.
 #[derive(Clone, Debug)]
 pub struct Reach {
-    /// Everything before this offset is handled. `None` if offsets were skipped or lost, so that nothing is certain.
+    /// The offset before which all events are handled. `None` if offsets were skipped or lost, so that nothing is
+    /// certain.
     pub position: Option<i64>,
     /// The high-water mark: everything published so far is before it, committed or not.
     pub high: i64,
