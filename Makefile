@@ -24,7 +24,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # `exec`, so that Ctrl-C reaches orderflow-dev once, from the terminal, and make gets its exit code.
 .PHONY: up
@@ -46,10 +46,12 @@ status: $(DEV) ## Show the running parts and their addresses
 load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=n] [DURATION=seconds]
 	@exec $(DEV) load $(if $(RATE),--rate $(RATE)) $(if $(CONNECTIONS),--connections $(CONNECTIONS)) $(if $(DURATION),--duration $(DURATION))
 
+# `--tests`, although only the programs are missing: without it the dependencies would be compiled twice, once without the
+# features that tests need of them.
 .PHONY: test
 test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=part of a name]
 	@scripts/prepare build services browser kubernetes helm s3 go contract
-	cargo build --locked --workspace --bins $(FAILPOINTS)
+	cargo build --locked --workspace --bins --tests $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
 
 .PHONY: proof

@@ -39,7 +39,7 @@ pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
     ];
     Ok(format!(
         "\n{}\n  Kept when this stops: orders (Postgres) and events (Kafka). Receipts are written again at the next start, because\n  \
-         LocalStack keeps its objects in memory.\n  Ctrl-C stops everything; orderflow-dev down also removes the data.\n",
+         LocalStack keeps its objects in memory.\n  Ctrl-C stops everything; make down also removes the data.\n",
         aligned(&rows)
     ))
 }

@@ -107,7 +107,7 @@ fn already_running(location: &home::Location, pid: Option<i32>) -> String {
         None => "  still starting\n".to_owned(),
     };
     format!(
-        "already running{pid} in {}:\n{addresses}stop it with Ctrl-C there, or run orderflow-dev down",
+        "already running{pid} in {}:\n{addresses}stop it with Ctrl-C there, or run make down",
         location.data.display()
     )
 }

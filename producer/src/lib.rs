@@ -169,8 +169,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 
     let exposure = if internal.is_some() { Exposure::Public } else { Exposure::Internal };
     // Separate bounds: clients that hold all connections must not keep operators out.
-    let connections =
-        |places| Connections { places: Quota::new(places, share), refused: app.metrics.connections_refused.clone() };
+    let connections = |places| Connections {
+        places: Quota::new(places, share),
+        open: app.metrics.connections.clone(),
+        refused: app.metrics.connections_refused.clone(),
+    };
     let (for_clients, for_operators) = (connections(settings.max_connections), connections(INTERNAL_CONNECTIONS));
     let router = http::router(app.clone(), &settings, exposure)?;
     let serving_clients = http::server::serve(listener, router, for_clients, stop.clone(), DRAIN);

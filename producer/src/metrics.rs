@@ -88,6 +88,7 @@ pub struct Metrics {
     pub orders: Family<OutcomeLabel, Counter>,
     pub queue_full: Counter,
     pub feeds: Gauge,
+    pub connections: Gauge,
     pub connections_refused: Counter,
     batch_size: Family<ShardLabel, Histogram, Sizes>,
     batch_seconds: Family<ShardLabel, Histogram, Seconds>,
@@ -155,6 +156,7 @@ impl Metrics {
             orders: Family::default(),
             queue_full: Counter::default(),
             feeds: Gauge::default(),
+            connections: Gauge::default(),
             connections_refused: Counter::default(),
             batch_size: Family::new_with_constructor(Sizes),
             batch_seconds: Family::new_with_constructor(Seconds),
@@ -177,6 +179,7 @@ impl Metrics {
             "orders" "Requests to place an order, by outcome" orders;
             "queue_full" "Orders refused because too many waited for their shard; orderflow_orders_total counts them as not_accepted, too" queue_full;
             "feeds" "Open feeds" feeds;
+            "connections" "Open connections of all ports but the admin port; further ones wait at MAX_CONNECTIONS" connections;
             "connections_refused" "Connections refused because their address had its share (ADDRESS_SHARE)" connections_refused;
             "write_batch_size" "Orders in one statement" batch_size;
             "write_batch_seconds" "Time of one statement with all its retries" batch_seconds;

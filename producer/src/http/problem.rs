@@ -36,7 +36,7 @@ pub struct Problem {
     status: u16,
     #[schema(example = "price must have at most two decimals")]
     detail: String,
-    /// Copy of `detail`, for clients of the demo.
+    /// Copy of `detail`, for clients that read it before RFC 9457.
     error: String,
     /// Fields that broke a rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -14,7 +14,10 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use orderflow_service::{prometheus::metrics::counter::Counter, shutdown::CancellationToken};
+use orderflow_service::{
+    prometheus::metrics::{counter::Counter, gauge::Gauge},
+    shutdown::CancellationToken,
+};
 use socket2::SockRef;
 use tokio::net::TcpListener;
 
@@ -39,7 +42,24 @@ const REFUSAL: &[u8] =
 #[derive(Clone)]
 pub struct Connections {
     pub places: Quota,
+    pub open: Gauge,
     pub refused: Counter,
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open(Gauge);
+
+impl Open {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Serves until `stop`, then lets requests in flight end for at most `drain`.
@@ -87,11 +107,12 @@ pub async fn serve(
         let stream = Connection::new(stream, peer);
         let service = answer(router.clone(), stream.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+        let open = Open::new(&bound.open);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
             }
-            drop(place);
+            drop((place, open));
         });
     }
     drop(listener);

@@ -355,7 +355,7 @@ mod tests {
         let producer: BaseProducer = config(&[]).create().unwrap();
         let write = |key: &str| {
             producer.send(BaseRecord::to(TOPIC).partition(0).key(key).payload("")).unwrap();
-            producer.flush(Duration::from_secs(10)).unwrap();
+            producer.flush(Duration::from_secs(60)).unwrap();
         };
         let reader = Reader::new(config(&[("group.id", "reader")])).unwrap();
         let read = |range, seconds| {
@@ -367,12 +367,12 @@ mod tests {
 
         write("a");
         write("b");
-        assert_eq!(read((0, 2), 10).unwrap(), ["a", "b"]);
+        assert_eq!(read((0, 2), 60).unwrap(), ["a", "b"]);
         let error = read((0, 3), 1).unwrap_err();
-        assert_eq!(error.to_string(), "cannot read orders: not read in time: partition 0 to 3");
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
         write("c");
-        assert_eq!(read((0, 3), 10).unwrap(), ["a", "b", "c"]);
-        assert_eq!(read((1, 2), 10).unwrap(), ["b"]);
-        assert_eq!(read((2, 2), 10).unwrap(), [""; 0]);
+        assert_eq!(read((0, 3), 60).unwrap(), ["a", "b", "c"]);
+        assert_eq!(read((1, 2), 60).unwrap(), ["b"]);
+        assert_eq!(read((2, 2), 60).unwrap(), [""; 0]);
     }
 }

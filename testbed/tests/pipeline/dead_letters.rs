@@ -207,5 +207,8 @@ async fn a_replay_after_the_broker_forgot_its_offsets_notifies_once() -> Result<
     let events = stack.read_topic(&topic, Isolation::ReadCommitted).await?;
     let events: Vec<_> = events.iter().map(Record::text).collect();
     ensure!(events == [event(1), event(2)], "{events:?}");
+    let consumer = stack.consumer().start().await?;
+    let seen = expect_notifications(&stack, 2, &consumer).await?;
+    ensure!(seen.len() == 2, "a letter was notified twice: {seen:?}");
     Ok(())
 }

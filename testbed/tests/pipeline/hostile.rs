@@ -164,6 +164,7 @@ async fn one_address_is_limited_to_its_share() -> Result<()> {
     ensure!(refused.starts_with("HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n"), "{refused:?}");
     let metrics = http::client().get(format!("{}/metrics", producer.admin_url()?)).send().await?.text().await?;
     ensure!(metrics.contains("\norderflow_connections_refused_total 1\n"), "{metrics}");
+    ensure!(metrics.contains("\norderflow_connections 4\n"), "{metrics}");
 
     let mut honest = connect(&url, HONEST).await?;
     get(&mut honest, "/api/feed").await?;

@@ -148,8 +148,13 @@ async fn an_order_whose_row_a_trigger_skips_is_not_answered_201() -> Result<()> 
     let (producer, api) = serving(&stack).await?;
     sqlx::raw_sql(LEAVE_OUT).execute(&mut stack.shard(1).await?).await?;
     let problem = api.post(order("alice", "Ghost"), None).await?.expect_problem(500, "refused")?;
-    let log = producer.process().log_since_start();
-    ensure!(log.contains("its row was not inserted"), "{problem}: {log}");
+    // The log is written by a thread of its own.
+    eventually("the reason in the log", PATIENCE, async || {
+        let log = producer.process().log_since_start();
+        ensure!(log.contains("its row was not inserted"), "{problem}: {log}");
+        Ok(())
+    })
+    .await?;
     let reply = api.post(order("alice", "Lamp"), None).await?;
     assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
     assert_eq!(stored(&stack, 1).await?.len(), 1);
