@@ -31,6 +31,32 @@ fn no_modules_import_each_other_in_a_circle() {
     assert!(report.is_empty(), "these files import each other in a circle:\n{report}");
 }
 
+/// Returns the crates of the workspace, in the order of `Cargo.toml`.
+fn members() -> Vec<String> {
+    let manifest = common::read("Cargo.toml");
+    let list =
+        manifest.split_once("members = [").and_then(|(_, rest)| rest.split_once(']')).expect("a list of members").0;
+    list.split(',').map(|member| member.trim().trim_matches('"').to_owned()).collect()
+}
+
+#[test]
+fn each_crate_depends_only_on_crates_listed_before_it() {
+    let members = members();
+    for (position, member) in members.iter().enumerate() {
+        let manifest = common::read(&format!("{member}/Cargo.toml"));
+        let dependencies = manifest.split_once("[dependencies]").map_or("", |(_, rest)| rest);
+        let dependencies = dependencies.split("\n[").next().unwrap_or_default();
+        let used = dependencies.lines().filter_map(|line| line.strip_prefix("orderflow-"));
+        for used in used.map(|line| line.split(['.', ' ']).next().unwrap_or_default()) {
+            let before = &members[..position];
+            assert!(
+                before.iter().any(|other| other == used),
+                "{member} depends on {used}, which is not listed before it"
+            );
+        }
+    }
+}
+
 /// A `use` that is spread out: one path, and the name that it binds. `None`: a glob.
 #[derive(Clone, Debug)]
 struct Import {
