@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use k8s_openapi::{
     api::{apps::v1::Deployment, autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::Condition,
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{
@@ -35,7 +36,7 @@ use super::{
 };
 use crate::{
     build,
-    condition::{Class, Problem, Reason},
+    condition::{Class, Kind, Problem, Reason},
     crd::{DeletionPolicy, OrderFlow, PAUSED, is_set},
     kubernetes::{as_operator, is_gone},
     pipeline::{Adoption, Identity, Pipeline},
@@ -44,8 +45,8 @@ use crate::{
 /// The interval of the checks whether the pods have ended.
 const PODS: Duration = Duration::from_secs(2);
 
-/// The minimum time for which this process tries, even if the deadline had passed before it began. After a pause or an
-/// outage of the operator, the first failure must not be the last.
+/// The minimum time for which the first process that tries does so, even if the deadline had passed before it began.
+/// After a pause or an outage of the operator, the first failure must not be the last.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// The interval of the checks for a change of the policy during a step.
@@ -85,7 +86,7 @@ pub async fn delete(
             remove_finalizer(context, flow).await
         }
         Err(Halt::Paused) => {
-            state.stopping_since = None;
+            state.trying_until = None;
             status::write(context, flow, state, &Report::DeletionPaused).await?;
             Ok(Requeue::Probe)
         }
@@ -102,9 +103,9 @@ async fn clean_up(
     state: &mut ResourceState,
 ) -> Result<Requeue, Halt> {
     require_wanted(context, flow).await?;
-    let stopping_since = *state.stopping_since.get_or_insert_with(Instant::now);
-    // By the API server's clock: a deadline that restarts with each process of the operator might never pass.
-    let overdue = is_overdue(flow, Timestamp::now(), stopping_since.elapsed(), context.cleanup_deadline);
+    let deadline = context.cleanup_deadline;
+    let trying_until = *state.trying_until.get_or_insert_with(|| Instant::now() + grace(flow, deadline));
+    let overdue = Instant::now() > trying_until && is_overdue(flow, Timestamp::now(), deadline);
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
@@ -147,12 +148,23 @@ async fn remove_finalizer(context: &Context, flow: &OrderFlow) -> Result<Requeue
     }
 }
 
-/// Returns true if the deadline has passed since the deletion and this process has `tried` for long enough.
-fn is_overdue(flow: &OrderFlow, now: Timestamp, tried: Duration, deadline: Duration) -> bool {
-    let tried_enough = tried > GRACE.min(deadline);
+/// Returns the time for which this process tries in any case. It is zero if the status shows that an earlier process
+/// has tried: operators that are restarted often must not each begin anew.
+fn grace(flow: &OrderFlow, deadline: Duration) -> Duration {
+    let conditions = flow.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let is =
+        |kind: Kind, test: &dyn Fn(&Condition) -> bool| conditions.iter().any(|c| c.type_ == kind.as_str() && test(c));
+    let tried = is(Kind::Ready, &|ready| ready.reason == Reason::Deleting.as_str())
+        && !is(Kind::Paused, &|paused| paused.status == "True");
+    if tried { Duration::ZERO } else { GRACE.min(deadline) }
+}
+
+/// Returns true if the deadline has passed since the deletion, by the API server's clock: a deadline that restarts with
+/// each process of the operator might never pass.
+fn is_overdue(flow: &OrderFlow, now: Timestamp, deadline: Duration) -> bool {
     let deadline = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
     let deleted = flow.metadata.deletion_timestamp.as_ref();
-    tried_enough && deleted.is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
+    deleted.is_some_and(|deleted| now.duration_since(deleted.0) > deadline)
 }
 
 /// Requires that the policy still wants the removal. Asks the API server, because the watch may be behind.
@@ -373,16 +385,33 @@ mod tests {
     fn the_deadline_counts_from_the_deletion() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let mut flow = flow(&json!({}));
-        let (tried, deadline) = (Duration::from_secs(61), Duration::from_secs(300));
-        assert!(!is_overdue(&flow, at(1_000_000), tried, deadline));
+        let deadline = Duration::from_secs(300);
+        assert!(!is_overdue(&flow, at(1_000_000), deadline));
         flow.metadata.deletion_timestamp = Some(Time(at(1000)));
-        let overdue = |now| is_overdue(&flow, at(now), tried, deadline);
+        let overdue = |now| is_overdue(&flow, at(now), deadline);
         assert!(!overdue(1300) && overdue(1301));
         // The clocks of two machines differ.
         assert!(!overdue(990));
-        // The operator was down, or the deletion paused, for a day.
-        assert!(!is_overdue(&flow, at(90_000), Duration::ZERO, deadline));
-        assert!(!is_overdue(&flow, at(90_000), Duration::from_secs(60), deadline));
+    }
+
+    #[test]
+    fn the_first_process_that_tries_has_a_grace() {
+        let deadline = Duration::from_secs(300);
+        let with = |ready: &str, paused: &str| {
+            let condition = |kind: &str, status: &str, reason: &str| {
+                let time = "2026-01-01T00:00:00Z";
+                json!({ "type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": time })
+            };
+            let conditions = [condition("Ready", "False", ready), condition("Paused", paused, "NotPaused")];
+            let mut flow = flow(&json!({}));
+            flow.status = serde_json::from_value(json!({ "conditions": conditions })).unwrap();
+            flow
+        };
+        assert_eq!(grace(&flow(&json!({})), deadline), GRACE);
+        assert_eq!(grace(&flow(&json!({})), Duration::from_secs(10)), Duration::from_secs(10));
+        assert_eq!(grace(&with("Unreachable", "False"), deadline), GRACE);
+        assert_eq!(grace(&with("Deleting", "True"), deadline), GRACE);
+        assert_eq!(grace(&with("Deleting", "False"), deadline), Duration::ZERO);
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub struct ResourceState {
     /// The last applied children, by kind and name.
     pub applied: HashMap<(&'static str, String), Applied>,
     pub status: Option<Written>,
-    /// The time at which this process began to stop the pods of the deleted resource.
-    pub stopping_since: Option<Instant>,
+    /// The time until which this process tries to remove the data of the deleted resource, even if it is overdue.
+    pub trying_until: Option<Instant>,
 }
 
 /// The result of the last probe of databases, bucket and topics.
@@ -88,11 +88,11 @@ impl ResourceState {
         at - now
     }
 
-    /// Resets the memory after a panic, which may have left it half written. Keeps the backoff, the time of the retry and
-    /// the time since which pods are stopping.
+    /// Resets the memory after a panic, which may have left it half written. Keeps the backoff and the times of the retry
+    /// and of the deletion.
     pub fn forget(&mut self) {
         let backoff = std::mem::replace(&mut self.backoff, Self::default().backoff);
-        *self = Self { backoff, retry: self.retry, stopping_since: self.stopping_since, ..Self::default() };
+        *self = Self { backoff, retry: self.retry, trying_until: self.trying_until, ..Self::default() };
     }
 
     pub fn record_success(&mut self) {
@@ -110,7 +110,7 @@ impl Default for ResourceState {
             probed: None,
             applied: HashMap::new(),
             status: None,
-            stopping_since: None,
+            trying_until: None,
         }
     }
 }

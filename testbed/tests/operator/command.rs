@@ -66,7 +66,7 @@ async fn a_check_fails_without_a_live_leader() -> Result<()> {
     let world = World::new().await?;
     let (ok, text) = check(&world).await?;
     ensure!(!ok, "{text}");
-    expect_line(&text, &["FAILED", "leader", "nobody"])?;
+    expect_line(&text, &["FAILED", "leader", "no operator runs"])?;
 
     let operator = world.operator().await?;
     eventually("a check that succeeds", PATIENCE, async || {
@@ -79,7 +79,7 @@ async fn a_check_fails_without_a_live_leader() -> Result<()> {
     eventually("a check that misses the dead leader", PATIENCE, async || {
         let (ok, text) = check(&world).await?;
         ensure!(!ok, "{text}");
-        expect_line(&text, &["FAILED", "leader", "heard of"])
+        expect_line(&text, &["FAILED", "leader", "renewed"])
     })
     .await
 }

@@ -159,7 +159,7 @@ async fn the_operators_aws_identity_is_only_for_the_buckets_in_its_settings() ->
     eventually("the endpoint to be refused", PATIENCE, async || {
         let condition = world.condition("BucketReady").await?;
         ensure!(condition["reason"] == "OwnIdentityRefused", "{condition}");
-        require_names(&condition, "no other endpoint than AWS")
+        require_names(&condition, "remove the endpoint")
     })
     .await?;
     let buckets = world.stack.s3().list_buckets().send().await?.buckets.unwrap_or_default();
