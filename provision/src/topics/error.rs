@@ -9,7 +9,7 @@ use super::Difference;
 pub enum Error {
     #[error("the client's settings: {0}")]
     Settings(KafkaError),
-    #[error("connect to the brokers of {brokers}: {reason} (check address, TLS and log-in)")]
+    #[error("connect to the brokers of {brokers}: {reason} (check address, TLS and login)")]
     Unreachable { brokers: String, reason: Code },
     /// The brokers answer but refuse the client.
     #[error("the brokers of {brokers} are unusable: {trouble}")]

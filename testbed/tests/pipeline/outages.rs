@@ -254,7 +254,7 @@ async fn shard2_is_gone(outage: Outage) -> Result<()> {
             .post(format!("{}/api/orders", api.url))
             .timeout(ANSWER)
             .header("content-type", "application/json")
-            .body(order_of(&format!("missing-{number}")));
+            .body(order_of(&format!("zoe-{number}")));
         let response = send.send().await?;
         ensure!(response.headers().contains_key("retry-after"), "no Retry-After: {response:?}");
         ensure!(response.status() == StatusCode::SERVICE_UNAVAILABLE, "{response:?}");
