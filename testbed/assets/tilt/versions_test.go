@@ -16,8 +16,7 @@ func TestVersionsAgree(t *testing.T) {
 			{"Tiltfile", `STRIMZI = '(.+)'`},
 			{workflow, `STRIMZI_VERSION: (.+)`},
 			{"charts/orderflow-backing/templates/kafka.yaml", `strimzi-kafka-operator --version (\S+)`},
-			{"charts/orderflow-backing/README.md", `strimzi-kafka-operator --version (\S+)`},
-			{"README.md", `strimzi-kafka-operator --version (\S+)`},
+			{"docs/how-to/install.md", `strimzi-kafka-operator --version (\S+)`},
 		},
 		"the base image": {
 			{"Dockerfile", `RUNTIME_IMAGE=(gcr\.io/distroless/cc-debian12\S+)`},
