@@ -30,7 +30,7 @@ help: ## Show this list
 .PHONY: up
 up: ## Build and run everything on this machine; Ctrl-C stops it and keeps the data
 	@scripts/prepare build
-	@[ -x $(DEV) ] || echo "make up: fetching Postgres, Kafka and S3, and compiling: several minutes on two cores, once"
+	@[ -x $(DEV) ] || echo "make up: fetching Postgres, Kafka and S3, and compiling: about 6 minutes on two cores, once"
 	@scripts/prepare services & services=$$!; $(LAPTOP) || { kill $$services; exit 1; }; wait $$services
 	@exec $(DEV) up
 
