@@ -59,7 +59,7 @@ impl Home {
     /// Locks the folder for this process, and creates it if needed.
     ///
     /// # Errors
-    /// If it contains files that are not ours.
+    /// Fails if it contains files that are not ours.
     pub(super) fn claim(folder: &Path) -> Result<Claim> {
         if !is_ours(folder) {
             let is_empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());

@@ -41,8 +41,7 @@ impl Ports {
     /// Checks that all ports differ and are free.
     ///
     /// # Errors
-    /// If a port is given twice or is busy: each such port with its variable and, if visible, with the process that
-    /// holds it.
+    /// Names each port that is given twice or is busy, with its variable and, if visible, the process that holds it.
     pub(super) fn check(&self) -> Result<()> {
         let mut variables: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
         for (variable, port) in self.named() {

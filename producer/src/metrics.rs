@@ -47,7 +47,7 @@ pub enum OrderOutcome {
     invalid,
     /// The Idempotency-Key was used for another order.
     key_reused,
-    /// Nothing was stored; the client may send the order again.
+    /// The order was not stored; the client may send it again.
     not_accepted,
     /// The shard did not answer in time; the order may have been stored.
     outcome_unknown,

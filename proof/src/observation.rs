@@ -104,7 +104,7 @@ impl Sites {
     /// Waits until no order is in flight. What has not arrived by then is lost.
     ///
     /// # Errors
-    /// If nothing changes for as long as `patience` while work is left.
+    /// Fails if nothing changes for as long as `patience` while work is left.
     pub async fn settled(&self, patience: Duration) -> Result<()> {
         let (mut before, mut changed) = (Done::default(), Instant::now());
         loop {

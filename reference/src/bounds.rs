@@ -14,7 +14,7 @@ pub struct Bound {
     pub meaning: String,
     pub value: Value,
     pub name: String,
-    /// Its file, from the root of the repository on.
+    /// The path of its file, relative to the repository.
     pub file: String,
 }
 

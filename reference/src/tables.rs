@@ -17,7 +17,7 @@ pub struct Relation {
     pub constraints: Vec<String>,
     /// The definitions of the indexes that belong to no constraint.
     pub indexes: Vec<String>,
-    /// Its storage parameters, as in `autovacuum_vacuum_threshold=5000`.
+    /// The storage parameters, as in `autovacuum_vacuum_threshold=5000`.
     pub parameters: Vec<String>,
 }
 
@@ -115,7 +115,7 @@ const ABOUT: &[About] = &[
 /// Begins the section in the page of topics and tables.
 const HEADING: &str = "\n## Tables\n";
 
-/// Returns the page of topics and tables with the section of the topics anew and the section of the tables of `page`.
+/// Returns `page` with a new section of the topics and its own section of the tables.
 pub fn with_topics(page: &str, events: &str, topics: &[Topic]) -> String {
     let head = head(
         "Topics and tables",
@@ -125,7 +125,7 @@ pub fn with_topics(page: &str, events: &str, topics: &[Topic]) -> String {
     format!("{head}\n{}{tables}", topics::section(events, topics))
 }
 
-/// Returns `page` with the section of the tables anew, or an error that names what has no meaning in this crate.
+/// Returns `page` with a new section of the tables, or an error that names what has no meaning in this crate.
 pub fn with_tables(page: &str, relations: &[Relation]) -> Result<String, String> {
     let before = page.find(HEADING).map_or(page, |start| &page[..start]);
     Ok(format!("{before}{}", section(relations)?))

@@ -122,10 +122,6 @@ impl Dependency {
         self.set(State::Unusable { reason: reason.to_string() });
     }
 
-    pub fn is_up(&self) -> bool {
-        self.down_reason().is_none()
-    }
-
     /// Returns the reason why the dependency is not up. It has no secret.
     pub fn down_reason(&self) -> Option<String> {
         match &self.all.lock().states.get(&self.name)?.1 {

@@ -22,7 +22,7 @@ pub fn command(program: &Path) -> Command {
 /// Runs a command and returns what it printed.
 ///
 /// # Errors
-/// If it failed or did not end: the command line and all its output.
+/// Shows the command line and all its output if it failed or did not end.
 pub async fn output(mut command: Command) -> Result<String> {
     let arguments: Vec<_> =
         command.get_args().skip(2).map(|argument| argument.to_string_lossy().into_owned()).collect();

@@ -108,7 +108,7 @@ impl Helm {
     /// Runs any other command and returns what it printed.
     ///
     /// # Errors
-    /// If it failed or did not end: the command line and all its output.
+    /// Shows the command line and all its output if it failed or did not end.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let mut command = command::command(&self.program);
         command.args(arguments).arg("--namespace").arg(&self.namespace).arg("--kubeconfig").arg(&self.kubeconfig);

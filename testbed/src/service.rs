@@ -71,7 +71,7 @@ pub trait Service: Send + Sync {
 /// Waits until `probe` succeeds. Ends at once when the process has ended, because it will never answer.
 ///
 /// # Errors
-/// If the time is over: the awaited answer, the last result and the end of the process's log.
+/// Names the awaited answer, the last result and the end of the process's log when the time is over.
 pub(crate) async fn wait_until_answered<F>(
     process: &Process,
     question: &str,

@@ -148,8 +148,8 @@ async fn remove_finalizer(context: &Context, flow: &OrderFlow) -> Result<Requeue
     }
 }
 
-/// Returns the time for which this process tries in any case. It is zero if the status shows that an earlier process
-/// has tried: operators that are restarted often must not each begin anew.
+/// Returns the time for which this process tries in any case: zero if the status shows that an earlier process
+/// has tried. Otherwise an operator that restarts often would never release the resource.
 fn grace(flow: &OrderFlow, deadline: Duration) -> Duration {
     let conditions = flow.status.as_ref().map_or(&[][..], |status| &status.conditions);
     let is =

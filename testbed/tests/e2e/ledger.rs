@@ -1,4 +1,4 @@
-//! The orders that were answered 201, and the check that each of them, and no other, exists exactly once in each place.
+//! Records the orders that were answered 201, and checks that each place has exactly these, once each.
 
 use std::{
     collections::BTreeMap,

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 const PAGE: &str = "docs/reference/topics-and-tables.md";
 
-/// In the order of their creation.
+/// Tables in the order of their creation.
 const TABLES: &str = "
     SELECT relname::text FROM pg_class
     WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> '_sqlx_migrations' ORDER BY oid";
@@ -20,7 +20,7 @@ const COLUMNS: &str = "
     FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE a.attrelid = $1::text::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Without NOT NULL, which is a constraint from Postgres 18 on and on the page a property of its column.
+/// Constraints other than NOT NULL, which is a constraint from Postgres 18 on and on the page a property of its column.
 const CONSTRAINTS: &str = "
     SELECT pg_get_constraintdef(oid) FROM pg_constraint
     WHERE conrelid = $1::text::regclass AND contype <> 'n' ORDER BY contype DESC, conname";
