@@ -107,7 +107,7 @@ impl Tail {
         config.set("enable.partition.eof", "true").set("topic.metadata.refresh.interval.ms", "30000");
         let consumer =
             BaseConsumer::from_config_and_context(&config, LogContext::default()).context("make a consumer")?;
-        let partitions = self.partitions(&consumer)?;
+        let partitions = count_partitions(&consumer, &self.topic)?;
         self.locate(&consumer, partitions)?;
         let mut assignment = TopicPartitionList::new();
         for (partition, position) in &self.positions {
@@ -130,15 +130,15 @@ impl Tail {
                 Some(Err(error)) => return Err(error).context("read the notifications"),
             }
             if Instant::now() >= refresh {
-                ensure!(self.partitions(&consumer)? == partitions, "{} has grown by a partition", self.topic);
+                ensure!(
+                    count_partitions(&consumer, &self.topic)? == partitions,
+                    "{} has grown by a partition",
+                    self.topic
+                );
                 refresh = Instant::now() + REFRESH;
             }
         }
         Ok(())
-    }
-
-    fn partitions(&self, consumer: &BaseConsumer<LogContext>) -> anyhow::Result<i32> {
-        Ok(reader::partitions(consumer, &self.topic, CALL_TIMEOUT)?)
     }
 
     /// Determines the position of each partition that has none yet.
@@ -241,6 +241,55 @@ impl Tail {
         if self.beginning.is_none() && !self.pending.is_empty() {
             self.feed.push(&std::mem::replace(&mut self.pending, Pending::new(&self.feed.inner.map)));
             self.due = Instant::now() + CUT;
+        }
+    }
+}
+
+/// Counts the partitions of the topic without polling, which would drop records that the consumer has fetched.
+fn count_partitions(consumer: &BaseConsumer<LogContext>, topic: &str) -> anyhow::Result<i32> {
+    let metadata = consumer.fetch_metadata(Some(topic), CALL_TIMEOUT).context("read the topic's metadata")?;
+    Ok(reader::count_partitions(&metadata, topic)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::{
+        ClientConfig,
+        mocking::MockCluster,
+        producer::{BaseProducer, BaseRecord, Producer},
+    };
+
+    use super::*;
+
+    const TOPIC: &str = "orders.notifications";
+    const RECORDS: i64 = 5;
+
+    /// Uses librdkafka's mock broker: it needs records that were fetched and not read, which no real broker shows.
+    #[test]
+    fn counting_partitions_drops_no_record() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let producer: BaseProducer = config.create().unwrap();
+        for _ in 0..RECORDS {
+            producer.send(BaseRecord::<(), str>::to(TOPIC).partition(0).payload("{}")).unwrap();
+        }
+        producer.flush(Duration::from_secs(60)).unwrap();
+
+        config.set("group.id", "feed");
+        let consumer: BaseConsumer<LogContext> = config.create_with_context(LogContext::default()).unwrap();
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(TOPIC, 0, Offset::Offset(0)).unwrap();
+        consumer.assign(&assignment).unwrap();
+        for expected in 0..RECORDS {
+            assert_eq!(count_partitions(&consumer, TOPIC).unwrap(), 1);
+            // A poll also ends without a record, for other events of the client.
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let record = std::iter::repeat_with(|| consumer.poll(POLL))
+                .find(|polled| polled.is_some() || Instant::now() > deadline)
+                .flatten();
+            assert_eq!(record.expect("a record in time").unwrap().offset(), expected);
         }
     }
 }

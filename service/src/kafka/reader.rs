@@ -12,6 +12,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code},
     message::BorrowedMessage,
+    metadata::Metadata,
 };
 
 use super::{HasLastError, LogContext, explain, fetch_metadata, poll_timeout};
@@ -286,17 +287,27 @@ pub fn partitions<C: ConsumerContext + HasLastError>(
     topic: &str,
     timeout: Duration,
 ) -> Result<i32, Error> {
-    let action = || format!("read the partitions of {topic}");
     let metadata = fetch_metadata(consumer, topic, timeout)
-        .map_err(|unanswered| Error::TimedOut { action: action(), reason: unanswered.to_string() })?;
+        .map_err(|unanswered| Error::TimedOut { action: reading_partitions(topic), reason: unanswered.to_string() })?;
+    count_partitions(&metadata, topic)
+}
+
+/// Returns the number of partitions of a topic in the brokers' answer.
+pub fn count_partitions(metadata: &Metadata, topic: &str) -> Result<i32, Error> {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     match found.map(|found| (found.error().map(Code::from), found.partitions().len())) {
         Some((None, count)) if count > 0 => Ok(count as i32),
         None | Some((None | Some(Code::UnknownTopicOrPartition | Code::UnknownTopic), _)) => {
             Err(Error::Missing(topic.to_owned()))
         }
-        Some((Some(code), _)) => Err(Error::Refused { action: action(), reason: code.to_string(), code: Some(code) }),
+        Some((Some(code), _)) => {
+            Err(Error::Refused { action: reading_partitions(topic), reason: code.to_string(), code: Some(code) })
+        }
     }
+}
+
+fn reading_partitions(topic: &str) -> String {
+    format!("read the partitions of {topic}")
 }
 
 /// Returns true if librdkafka recovers from this error of a poll.
