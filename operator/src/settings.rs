@@ -79,7 +79,8 @@ pub struct Run {
     #[arg(long, env = "PROBE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86400), help_heading = "Reconciling")]
     pub probe_seconds: u32,
 
-    /// Longest time that a deleted resource is kept while its data cannot be removed, in seconds
+    /// Longest time that a deleted resource is kept while its data cannot be removed, in seconds; at least 60 s (or this
+    /// time, if shorter) after the first attempt
     #[arg(long, env = "CLEANUP_SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86400), help_heading = "Reconciling")]
     pub cleanup_seconds: u32,
 

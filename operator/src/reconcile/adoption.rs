@@ -31,7 +31,7 @@ fn among<T: AsRef<Flow>>(others: &[T], flow: &OrderFlow) -> Adoption {
             others.iter().any(|other| is_active(other.as_ref())).then(|| {
                 format!(
                     "{ADOPT_FROM} has no effect while {named} still exists: delete that OrderFlow with deletionPolicy \
-                         Retain, or pause it"
+                         Retain, or scale it to 0 and pause it"
                 )
             })
         }

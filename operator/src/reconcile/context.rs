@@ -24,6 +24,7 @@ pub struct Context {
     pub identity: Arc<str>,
     /// Time between two probes of the backends of a resource without problems.
     pub probe_interval: Duration,
-    /// Time from the deletion of a resource after which it is let go, even if something could not be removed.
+    /// Time from the deletion of a resource after which it is let go, even if something could not be removed. The grace
+    /// after the first attempt may prolong it.
     pub cleanup_deadline: Duration,
 }

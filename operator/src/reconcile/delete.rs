@@ -30,14 +30,14 @@ use super::{
     finalizer,
     outcome::{Error, Requeue},
     provision::{bucket_reason, bucket_settings, claim, shard_reason, topic_reason},
-    resource_state::ResourceState,
+    resource_state::{Removal, ResourceState},
     status::{self, Report},
     validate,
 };
 use crate::{
     build,
     condition::{Class, Kind, Problem, Reason},
-    crd::{DeletionPolicy, OrderFlow, PAUSED, is_set},
+    crd::{DeletionPolicy, OrderFlow, OrderFlowStatus, PAUSED, is_set},
     kubernetes::{as_operator, is_gone},
     pipeline::{Adoption, Identity, Pipeline},
 };
@@ -45,8 +45,8 @@ use crate::{
 /// The interval of the checks whether the pods have ended.
 const PODS: Duration = Duration::from_secs(2);
 
-/// The minimum time for which the first process that tries does so, even if the deadline had passed before it began.
-/// After a pause or an outage of the operator, the first failure must not be the last.
+/// The time that follows the first attempt even if the deadline has passed: for pods in every process, for failures in
+/// the first process that tries. After a pause or an outage of the operator, the first failure must not be the last.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// The interval of the checks for a change of the policy during a step.
@@ -86,7 +86,7 @@ pub async fn delete(
             remove_finalizer(context, flow).await
         }
         Err(Halt::Paused) => {
-            state.trying_until = None;
+            state.removal = None;
             status::write(context, flow, state, &Report::DeletionPaused).await?;
             Ok(Requeue::Probe)
         }
@@ -104,23 +104,27 @@ async fn clean_up(
 ) -> Result<Requeue, Halt> {
     require_wanted(context, flow).await?;
     let deadline = context.cleanup_deadline;
-    let trying_until = *state.trying_until.get_or_insert_with(|| Instant::now() + grace(flow, deadline));
-    let overdue = Instant::now() > trying_until && is_overdue(flow, Timestamp::now(), deadline);
+    let is_first = || !was_tried(&status::last_known(flow, state));
+    let removal = state.removal.unwrap_or_else(|| Removal { began: Instant::now(), is_first: is_first() });
+    state.removal = Some(removal);
+    let overdue = is_overdue(flow, Timestamp::now(), deadline);
+    let has_waited = removal.began.elapsed() > GRACE.min(deadline);
+    let last = overdue && (has_waited || !removal.is_first);
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
-    if pods > 0 && !overdue {
+    if pods > 0 && !(overdue && has_waited) {
         let report = Report::Deleting(format!("{pods} pods still exist"));
         status::write(context, flow, state, &report).await?;
         return Ok(Requeue::In(PODS));
     }
 
-    let mut remaining = remove(context, flow, identity, overdue).await?;
-    if overdue && pods > 0 {
+    let mut remaining = remove(context, flow, identity, last).await?;
+    if pods > 0 {
         remaining.push(Problem::new(Reason::Unreachable, format!("{pods} pods still existed")));
     }
     let message = remaining.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
-    if remaining.iter().any(|problem| problem.class() == Class::Transient) && !overdue {
+    if remaining.iter().any(|problem| problem.class() == Class::Transient) && !last {
         let report = Report::Deleting(format!("not removed yet: {message}"));
         status::write(context, flow, state, &report).await?;
         return Ok(Requeue::Backoff);
@@ -148,15 +152,14 @@ async fn remove_finalizer(context: &Context, flow: &OrderFlow) -> Result<Requeue
     }
 }
 
-/// Returns the time for which this process tries in any case: zero if the status shows that an earlier process
-/// has tried. Otherwise an operator that restarts often would never release the resource.
-fn grace(flow: &OrderFlow, deadline: Duration) -> Duration {
-    let conditions = flow.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let is =
-        |kind: Kind, test: &dyn Fn(&Condition) -> bool| conditions.iter().any(|c| c.type_ == kind.as_str() && test(c));
-    let tried = is(Kind::Ready, &|ready| ready.reason == Reason::Deleting.as_str())
-        && !is(Kind::Paused, &|paused| paused.status == "True");
-    if tried { Duration::ZERO } else { GRACE.min(deadline) }
+/// Returns true if the status shows that an earlier process has tried. An operator that restarts often would otherwise
+/// never release the resource.
+fn was_tried(status: &OrderFlowStatus) -> bool {
+    let is = |kind: Kind, test: &dyn Fn(&Condition) -> bool| {
+        status.conditions.iter().any(|condition| condition.type_ == kind.as_str() && test(condition))
+    };
+    is(Kind::Ready, &|ready| ready.reason == Reason::Deleting.as_str())
+        && !is(Kind::Paused, &|paused| paused.status == "True")
 }
 
 /// Returns true if the deadline has passed since the deletion, by the API server's clock: a deadline that restarts with
@@ -395,23 +398,19 @@ mod tests {
     }
 
     #[test]
-    fn the_first_process_that_tries_has_a_grace() {
-        let deadline = Duration::from_secs(300);
+    fn the_status_shows_whether_an_earlier_process_has_tried() {
         let with = |ready: &str, paused: &str| {
             let condition = |kind: &str, status: &str, reason: &str| {
                 let time = "2026-01-01T00:00:00Z";
                 json!({ "type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": time })
             };
             let conditions = [condition("Ready", "False", ready), condition("Paused", paused, "NotPaused")];
-            let mut flow = flow(&json!({}));
-            flow.status = serde_json::from_value(json!({ "conditions": conditions })).unwrap();
-            flow
+            serde_json::from_value(json!({ "conditions": conditions })).unwrap()
         };
-        assert_eq!(grace(&flow(&json!({})), deadline), GRACE);
-        assert_eq!(grace(&flow(&json!({})), Duration::from_secs(10)), Duration::from_secs(10));
-        assert_eq!(grace(&with("Unreachable", "False"), deadline), GRACE);
-        assert_eq!(grace(&with("Deleting", "True"), deadline), GRACE);
-        assert_eq!(grace(&with("Deleting", "False"), deadline), Duration::ZERO);
+        assert!(!was_tried(&OrderFlowStatus::default()));
+        assert!(!was_tried(&with("Unreachable", "False")));
+        assert!(!was_tried(&with("Deleting", "True")));
+        assert!(was_tried(&with("Deleting", "False")));
     }
 
     #[test]

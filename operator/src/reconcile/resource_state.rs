@@ -25,8 +25,16 @@ pub struct ResourceState {
     /// The last applied children, by kind and name.
     pub applied: HashMap<(&'static str, String), Applied>,
     pub status: Option<Written>,
-    /// The time until which this process tries to remove the data of the deleted resource, even if it is overdue.
-    pub trying_until: Option<Instant>,
+    /// The removal of the deleted resource's data, from this process's first attempt on.
+    pub removal: Option<Removal>,
+}
+
+/// When this process began to remove the data of a deleted resource.
+#[derive(Clone, Copy, Debug)]
+pub struct Removal {
+    pub began: Instant,
+    /// No earlier process has tried.
+    pub is_first: bool,
 }
 
 /// The result of the last probe of databases, bucket and topics.
@@ -88,11 +96,11 @@ impl ResourceState {
         at - now
     }
 
-    /// Resets the memory after a panic, which may have left it half written. Keeps the backoff and the times of the retry
-    /// and of the deletion.
+    /// Resets the memory after a panic, which may have left it half written. Keeps the backoff, the time of the
+    /// retry and the removal.
     pub fn forget(&mut self) {
         let backoff = std::mem::replace(&mut self.backoff, Self::default().backoff);
-        *self = Self { backoff, retry: self.retry, trying_until: self.trying_until, ..Self::default() };
+        *self = Self { backoff, retry: self.retry, removal: self.removal, ..Self::default() };
     }
 
     pub fn record_success(&mut self) {
@@ -110,7 +118,7 @@ impl Default for ResourceState {
             probed: None,
             applied: HashMap::new(),
             status: None,
-            trying_until: None,
+            removal: None,
         }
     }
 }

@@ -62,12 +62,7 @@ pub async fn write(
     state: &mut ResourceState,
     report: &Report<'_>,
 ) -> Result<Requeue, Error> {
-    let version = Version::from_meta(&flow.metadata);
-    let before = match &state.status {
-        // The watch has not yet reported our last write.
-        Some(written) if written.version > version => written.status.clone(),
-        _ => flow.status.clone().unwrap_or_default(),
-    };
+    let before = last_known(flow, state);
     let after = status(flow, &before, report, Timestamp::now());
     if after != before {
         let api: Api<OrderFlow> = Api::namespaced(context.client.clone(), &flow.namespace().unwrap_or_default());
@@ -84,6 +79,15 @@ pub async fn write(
         context.metrics.problem(problem.reason);
     }
     Ok(requeue(problems.iter().map(|problem| problem.class())))
+}
+
+/// Returns the newer of the status in the watch and the one that we wrote last.
+pub fn last_known(flow: &OrderFlow, state: &ResourceState) -> OrderFlowStatus {
+    match &state.status {
+        // The watch has not yet reported our last write.
+        Some(written) if written.version > Version::from_meta(&flow.metadata) => written.status.clone(),
+        _ => flow.status.clone().unwrap_or_default(),
+    }
 }
 
 fn problems<'a>(report: &'a Report<'_>) -> Vec<&'a Problem> {

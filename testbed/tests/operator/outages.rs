@@ -1,6 +1,8 @@
 //! Servers that are down or frozen. The resource names such a server, the rest keeps running, and the resource recovers
 //! without help. Services of a test's own, so few tests, each with many steps.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use orderflow_testbed::{
@@ -153,6 +155,10 @@ async fn without_s3_all_else_is_made() -> Result<()> {
 }
 
 /// A connection that stays open, without a response.
+/// The longest that frozen servers may delay a change. Each check of a server ends after 15 s; without that bound, the
+/// clients' own timeouts add up to more than this.
+const UNBLOCKED: Duration = Duration::from_secs(90);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_servers_do_not_block_a_change() -> Result<()> {
     let world = World::with_own_services().await?;
@@ -167,7 +173,8 @@ async fn frozen_servers_do_not_block_a_change() -> Result<()> {
     world.patch(json!({ "spec": { "producer": { "replicas": 3 }, "consumer": { "replicas": 4 } } })).await?;
     for (component, replicas) in [("producer", 3), ("consumer", 4)] {
         let what = format!("with {replicas} replicas");
-        world.deployment_that(component, &what, |deployment| replicas_of(deployment) == Some(replicas)).await?;
+        let accept = |deployment: &Deployment| replicas_of(deployment) == Some(replicas);
+        world.deployment_within(UNBLOCKED, component, &what, accept).await?;
     }
     for kind in ["ShardsReady", "BucketReady", "TopicReady"] {
         world.wait_for(kind, "False", "Unreachable").await?;

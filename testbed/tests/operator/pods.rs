@@ -163,7 +163,7 @@ pub async fn environment(world: &World, component: &str) -> Result<Environment> 
         };
         environment.insert(name, value);
     }
-    for port in ["PORT", "ADMIN_PORT"] {
+    for port in ["PORT", "INTERNAL_PORT", "ADMIN_PORT"] {
         environment.entry(port.to_owned()).and_modify(|value| "0".clone_into(value));
     }
     Ok(environment.into_iter().collect())

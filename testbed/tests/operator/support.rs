@@ -7,6 +7,7 @@ use std::{
     io::{Read, Seek, SeekFrom},
     path::PathBuf,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -295,7 +296,17 @@ impl World {
         what: &str,
         accept: impl Fn(&Deployment) -> bool,
     ) -> Result<Deployment> {
-        eventually(&format!("a Deployment {component} {what}"), PATIENCE, async || {
+        self.deployment_within(PATIENCE, component, what, accept).await
+    }
+
+    pub async fn deployment_within(
+        &self,
+        patience: Duration,
+        component: &str,
+        what: &str,
+        accept: impl Fn(&Deployment) -> bool,
+    ) -> Result<Deployment> {
+        eventually(&format!("a Deployment {component} {what}"), patience, async || {
             let deployment = self.deployment(component).await?;
             ensure!(accept(&deployment), "{}", serde_json::to_string(&deployment)?);
             Ok(deployment)
