@@ -16,7 +16,7 @@ use crate::home::{self, Claim, Home, Location};
 const STOP_DEADLINE: Duration = Duration::from_secs(150);
 
 pub(super) async fn run(location: &Location) -> Result<ExitCode> {
-    if !home::is_ours(&location.data) {
+    if !home::is_ours(&location.data)? {
         println!("Nothing to remove: {} has no data of orderflow-dev.", location.data.display());
         return Ok(ExitCode::SUCCESS);
     }
@@ -28,12 +28,14 @@ pub(super) async fn run(location: &Location) -> Result<ExitCode> {
         }
     }
     let home = eventually("orderflow-dev up to stop", STOP_DEADLINE, || async {
-        match Home::claim(&location.data)? {
-            Claim::Ours(home) => Ok(home),
-            Claim::Taken(_) => bail!("it still runs"),
+        match Home::claim(&location.data) {
+            Ok(Claim::Ours(home)) => Ok(Ok(home)),
+            Ok(Claim::Taken(_)) => bail!("it still runs"),
+            // It would fail again.
+            Err(error) => Ok(Err(error)),
         }
     })
-    .await?;
+    .await??;
     let folder = home.folder().to_owned();
     home.remove()?;
     println!("Removed the orders, events, topics and logs in {}.", folder.display());

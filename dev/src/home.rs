@@ -4,7 +4,7 @@
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -25,6 +25,13 @@ pub(super) struct Location {
     /// Folder for the data and logs of all services
     #[arg(long, env = "ORDERFLOW_DATA", default_value_os_t = default_folder())]
     pub(super) data: PathBuf,
+}
+
+impl Location {
+    /// Returns true if `make down` uses this folder.
+    pub(super) fn is_default(&self) -> bool {
+        self.data == default_folder()
+    }
 }
 
 /// Returns `/var/lib/orderflow` for root, because the user `postgres` cannot reach root's home; else the user's state
@@ -61,8 +68,12 @@ impl Home {
     /// # Errors
     /// Fails if it contains files that are not ours.
     pub(super) fn claim(folder: &Path) -> Result<Claim> {
-        if !is_ours(folder) {
-            let is_empty = std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none());
+        if !is_ours(folder)? {
+            let is_empty = match std::fs::read_dir(folder) {
+                Ok(mut entries) => entries.next().is_none(),
+                Err(error) if error.kind() == ErrorKind::NotFound => true,
+                Err(error) => return Err(error).with_context(|| unreadable(folder)),
+            };
             ensure!(
                 is_empty,
                 "{} is not empty and was not created by orderflow-dev: choose another folder (ORDERFLOW_DATA)",
@@ -78,7 +89,7 @@ impl Home {
             .write(true)
             .truncate(false)
             .open(&path)
-            .with_context(|| format!("open {}", path.display()))?;
+            .with_context(|| unreadable(&path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -141,17 +152,27 @@ impl Home {
 }
 
 /// Returns whether an `up` has marked the folder as its own.
-pub(super) fn is_ours(folder: &Path) -> bool {
-    folder.join(LOCK).is_file()
+///
+/// # Errors
+/// Fails if that cannot be seen, as in a folder of another user.
+pub(super) fn is_ours(folder: &Path) -> Result<bool> {
+    folder.join(LOCK).try_exists().with_context(|| unreadable(folder))
+}
+
+fn unreadable(path: &Path) -> String {
+    format!(
+        "cannot open {}: run this as the user who started it, or choose another folder (ORDERFLOW_DATA)",
+        path.display()
+    )
 }
 
 /// Returns the pid of the `up` that holds the folder now, if one does.
 pub(super) fn holder(folder: &Path) -> Result<Option<i32>> {
     let path = folder.join(LOCK);
-    if !is_ours(folder) {
+    if !is_ours(folder)? {
         return Ok(None);
     }
-    let mut lock = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    let mut lock = File::open(&path).with_context(|| unreadable(&path))?;
     match lock.try_lock_shared() {
         Ok(()) => Ok(None),
         Err(TryLockError::WouldBlock) => {
@@ -192,7 +213,10 @@ mod tests {
         std::fs::write(folder.join("thesis.txt"), "precious").expect("write");
         let error = Home::claim(&folder).expect_err("claimed a folder with other files").to_string();
         assert!(error.contains("is not empty and was not created by orderflow-dev"), "{error}");
-        assert!(!is_ours(&folder));
+        assert!(!is_ours(&folder).expect("look"));
+        let file = folder.join("thesis.txt");
+        let error = holder(&file).expect_err("took a file for a folder").to_string();
+        assert!(error.contains("choose another folder"), "{error}");
     }
 
     #[test]

@@ -2,16 +2,22 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use hyper::Uri;
 use orderflow_testbed::load::{Load, Orders, Plan, Tally};
-use tokio::time::{MissedTickBehavior, interval_at};
+use tokio::{
+    net::TcpStream,
+    time::{MissedTickBehavior, interval_at, timeout},
+};
 
 use crate::interrupt::Interrupts;
 use display::Display;
 
 mod display;
+
+/// The longest wait for the first connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -38,6 +44,11 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
     let host = options.url.host().context("find the host in --url")?;
     let address = format!("{host}:{}", options.url.port_u16().unwrap_or(80));
 
+    timeout(CONNECT_WITHIN, TcpStream::connect(&address))
+        .await
+        .map_err(|_| anyhow!("no answer in {CONNECT_WITHIN:?}"))
+        .and_then(|connected| Ok(connected?))
+        .with_context(|| format!("connect to {address}: is make up running? (--url, LOAD_URL)"))?;
     let mut interrupts = Interrupts::listen()?;
     let plan = Plan {
         address,
