@@ -43,7 +43,7 @@ pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 pub async fn read(body: Body, memory: &Memory, client: Option<IpAddr>) -> Result<Bytes, Problem> {
     let body = read_bytes(body, memory, client).await?;
     if body.starts_with(BYTE_ORDER_MARK) {
-        return Err(Problem::malformed("Not JSON", "the body must not begin with a byte order mark (U+FEFF)"));
+        return Err(Problem::malformed("the body must not begin with a byte order mark (U+FEFF)"));
     }
     Ok(body)
 }

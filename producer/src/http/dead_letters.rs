@@ -85,9 +85,8 @@ fn through(body: &[u8]) -> Result<i64, Problem> {
         #[serde(borrow)]
         through: &'body RawValue,
     }
-    let malformed = |why: &dyn fmt::Display| {
-        Problem::malformed("Not a replay", format!("the body must be {{\"through\":OFFSET}}: {why}"))
-    };
+    let malformed =
+        |why: &dyn fmt::Display| Problem::malformed(format!("the body must be {{\"through\":OFFSET}}: {why}"));
     let fields: Fields<'_> = json::from_object(body).map_err(|error| malformed(&error))?;
     match number::scaled(fields.through.get(), 0) {
         Ok(offset) if offset >= 0 => Ok(offset),

@@ -152,7 +152,7 @@ impl Problem {
     }
 
     pub fn body_broken() -> Self {
-        Self::malformed("Not an order", "the body ended early")
+        Self::malformed("the body ended early")
     }
 
     pub fn overloaded() -> Self {
@@ -172,8 +172,8 @@ impl Problem {
     }
 
     /// Returns the problem of a body that is not the required JSON.
-    pub fn malformed(title: &'static str, detail: impl Into<String>) -> Self {
-        Self { title, ..Self::new(&kind::MALFORMED, detail) }
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(&kind::MALFORMED, detail)
     }
 
     pub fn kafka_unavailable(reason: &str) -> Self {
@@ -216,11 +216,9 @@ impl Problem {
 
     pub fn shards_unavailable(errors: &[ReadError]) -> Self {
         let names: Vec<String> = errors.iter().map(|error| error.shard.clone()).collect();
-        let down = errors.iter().all(|error| error.is_down);
-        let title = if down { "A shard is down" } else { "A shard could not answer" };
         let joined = |text: fn(&ReadError) -> String| errors.iter().map(text).collect::<Vec<_>>().join("; ");
         let detail = joined(ReadError::without_reason);
-        let problem = Self { title, ..Self::new(&kind::SHARD_UNAVAILABLE, detail) };
+        let problem = Self::new(&kind::SHARD_UNAVAILABLE, detail);
         let is_by_clients = errors.iter().all(|error| error.is_crowded);
         Self { unavailable_shards: names, is_by_clients, ..problem.caused_by(joined(ToString::to_string)) }
     }

@@ -2,11 +2,13 @@
 
 use axum::{
     Router,
-    http::{HeaderValue, header},
+    http::{HeaderValue, StatusCode, header},
     middleware,
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::problem::Problem;
 
 /// The page runs its own files alone and calls this producer alone. Swagger UI shows icons from `data:` URLs and adds one style
 /// element, which its hash allows; the browser test names the hash of another version.
@@ -21,6 +23,9 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let config = Config::from("/openapi.json").validator_url("none");
     let files = Router::from(SwaggerUi::new("/docs").config(config));
     files.layer(middleware::map_response(async |mut response: Response| {
+        if response.status() == StatusCode::NOT_FOUND {
+            response = Problem::not_found("the reference has no such file").into_response();
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_SECURITY_POLICY, POLICY);
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

@@ -36,7 +36,8 @@ pub struct Reader {
 pub enum Deadline {
     /// A point in time. A failed call is not repeated. For requests, which their clients can repeat.
     At(Instant),
-    /// The longest time without progress. A failed call is repeated. For commands, which a person can end.
+    /// The longest time without progress within one call, or one wait for a record. A failed call is repeated, whatever
+    /// failed, except the one for the partitions of a topic. For commands, which a person can end.
     Idle(Duration),
 }
 
@@ -59,7 +60,6 @@ pub struct Records<'reader> {
     /// The ends of the ranges that are not yet read to their end.
     unread: BTreeMap<i32, i64>,
     deadline: Deadline,
-    progressed: Instant,
     waits_out_failures: bool,
 }
 
@@ -144,7 +144,6 @@ impl Reader {
             topic: topic.to_owned(),
             unread: ranges().map(|(partition, (_, end))| (*partition, *end)).collect(),
             deadline,
-            progressed: Instant::now(),
             waits_out_failures: true,
         };
         if !records.is_done() {
@@ -201,15 +200,17 @@ impl<'reader> Records<'reader> {
     /// its followers have answered.
     fn poll(&mut self) -> Result<Option<BorrowedMessage<'reader>>, Error> {
         let consumer = &self.reader.consumer;
+        // The caller's work between two records is no wait.
+        let mut progressed = Instant::now();
         while !self.is_done() {
-            if self.deadline.is_over(self.progressed) {
+            if self.deadline.is_over(progressed) {
                 return Err(self.timed_out());
             }
             match consumer.poll(poll_timeout(self.deadline.call().min(POLL))) {
                 Some(Ok(record)) => {
                     let (partition, offset) = (record.partition(), record.offset());
                     let Some(end) = self.unread.get(&partition).copied() else { continue };
-                    self.progressed = Instant::now();
+                    progressed = Instant::now();
                     if offset + 1 >= end {
                         self.unread.remove(&partition);
                     }
@@ -218,7 +219,7 @@ impl<'reader> Records<'reader> {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.progressed = Instant::now();
+                    progressed = Instant::now();
                     let reached = self.reached(partition)?;
                     self.unread.retain(|unread, end| *unread != partition || reached < *end);
                 }
