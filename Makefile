@@ -28,10 +28,10 @@ help: ## Show this list
 
 # `exec`, so that Ctrl-C reaches orderflow-dev once, from the terminal, and make gets its exit code.
 .PHONY: up
-up: ## Build and run everything on this machine; Ctrl-C stops it and keeps the data
-	@scripts/prepare build
+up: ## Build and run everything on this machine; Ctrl-C stops it and keeps the data [MONITORING=1: with Prometheus]
 	@[ -x $(DEV) ] || echo "make up: fetching Postgres, Kafka and S3, and compiling: about 6 minutes on two cores, once"
-	@scripts/prepare services & services=$$!; $(LAPTOP) || { kill $$services; exit 1; }; wait $$services
+	@scripts/prepare build services $(if $(MONITORING),prometheus)
+	@$(LAPTOP)
 	@exec $(DEV) up
 
 .PHONY: down
@@ -50,7 +50,7 @@ load: $(DEV) ## Send orders to the running stack [RATE=per second] [CONNECTIONS=
 # features that tests need of them.
 .PHONY: test
 test: ## Run all tests against real Postgres, Kafka, S3 and Kubernetes [TEST=part of a name]
-	@scripts/prepare build services browser kubernetes helm s3 go contract
+	@scripts/prepare build services browser kubernetes helm s3 collector prometheus go contract
 	cargo build --locked --workspace --bins --tests $(FAILPOINTS)
 	cargo test --locked --workspace $(FAILPOINTS) $(TEST)
 
@@ -62,7 +62,7 @@ proof: ## Inject faults under load, then verify every order [SEED=n] [MINUTES=n]
 
 .PHONY: bench
 bench: ## Measure each part against its yardstick; a run of all parts writes docs/benchmarks/report.md [ROUNDS=n] [SECONDS=n] [ONLY=part,part]
-	@scripts/prepare build services s3 kubernetes
+	@scripts/prepare build services s3 kubernetes collector
 	$(RELEASE) -p orderflow-bench
 	cargo build --release --locked -p orderflow-operator
 	@exec $(CARGO_TARGET_DIR)/release/orderflow-bench $(if $(ONLY),--only $(ONLY),--report docs/benchmarks/report.md) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))

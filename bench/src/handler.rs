@@ -73,9 +73,9 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     let (mut accepted, mut published, mut receipted, mut theirs) = <(Series, Series, Series, Series)>::default();
     for _ in 0..effort.rounds {
         theirs.push(of_bare_handler(backing, effort.length).await?);
-        accepted.push(measure_producer(backing, SHARDS_ONLY, effort.length).await?);
-        published.push(measure_producer(backing, NO_S3, effort.length).await?);
-        receipted.push(measure_producer(backing, ALL, effort.length).await?);
+        accepted.push(measure_producer(backing, SHARDS_ONLY, &[], effort.length).await?);
+        published.push(measure_producer(backing, NO_S3, &[], effort.length).await?);
+        receipted.push(measure_producer(backing, ALL, &[], effort.length).await?);
     }
     report.head(&["", "µs per order", "over the bare handler's"]);
     report.row(["bare handler".to_owned(), theirs.to_string(), String::new()]);
@@ -90,9 +90,14 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
 }
 
 /// Measures the producer until all that it can reach is done.
-async fn measure_producer(backing: &Backing, reach: Reach, length: Duration) -> Result<f64> {
+pub async fn measure_producer(
+    backing: &Backing,
+    reach: Reach,
+    settings: &[(&str, &str)],
+    length: Duration,
+) -> Result<f64> {
     backing.empty().await?;
-    let producer = backing.producer(reach).await?;
+    let producer = backing.producer_with(reach, settings).await?;
     if reach.kafka {
         post::wait_for_relays(&producer).await?;
     }

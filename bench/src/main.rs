@@ -20,6 +20,7 @@ mod reads;
 mod report;
 mod series;
 mod soak;
+mod traces;
 mod usage;
 mod writer;
 
@@ -71,6 +72,8 @@ enum Part {
     Whole,
     /// CPU of the producer beside a bare handler
     Handler,
+    /// CPU of the producer with every tenth order traced, beside none
+    Traces,
     /// Latency from the 201 to the notification
     Latency,
     /// Three times more orders than can be accepted
@@ -180,6 +183,7 @@ async fn run(settings: Settings) -> Result<()> {
                 Part::Writer => writer::compare(&backing, effort, &mut report).await,
                 Part::Whole => post::whole(&backing, effort, &mut report).await,
                 Part::Handler => handler::compare(&backing, effort, &mut report).await,
+                Part::Traces => traces::compare(&backing, effort, &mut report).await,
                 Part::Latency => latency::measure(&backing, effort, &mut report).await,
                 Part::Overload => overload::measure(&backing, effort, &mut report).await,
                 Part::Hostile => hostile::measure(&backing, effort, &mut report).await,

@@ -12,6 +12,7 @@ mod pipeline;
 mod position;
 mod record;
 mod settings;
+mod spans;
 mod topics;
 
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub async fn run(settings: Settings, admin: TcpListener, stop: CancellationToken
     let metrics = Metrics::register(&mut registry);
     let supervisor = Supervisor::new(&mut registry, stop.clone());
     let (consuming, administering) = (supervisor.stage(), supervisor.stage());
-    admin::serve(&administering, &supervisor, admin, dependencies, registry);
+    admin::serve(&administering, &supervisor, admin, dependencies, registry, "consumer");
 
     // librdkafka's calls block, so the loop has a thread of its own.
     consuming.run_blocking("pipeline", move |stop| {

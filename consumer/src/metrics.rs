@@ -2,14 +2,10 @@
 
 use std::sync::atomic::AtomicU64;
 
+use orderflow_service::metrics::{Exemplar, LATENCIES};
 use orderflow_service::prometheus::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, exemplar::HistogramWithExemplars, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
@@ -31,7 +27,7 @@ pub struct Metrics {
     /// `orderflow_consumer_last_commit_timestamp_seconds`: Unix time of the last commit, 0 before the first.
     pub last_commit: Gauge<f64, AtomicU64>,
     /// `orderflow_consumer_end_to_end_seconds`: time from the acceptance of an order to its notification.
-    pub end_to_end: Histogram,
+    pub end_to_end: HistogramWithExemplars<Exemplar>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -74,14 +70,13 @@ impl Metrics {
         let metrics = Self {
             events: Family::default(),
             batches: Counter::default(),
-            // 1 ms to 16 s.
-            transaction: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            transaction: Histogram::new(LATENCIES),
             aborts: Counter::default(),
             rejoins: Family::default(),
             assigned_partitions: Gauge::default(),
             last_commit: Gauge::default(),
-            // 10 ms to about 40 hours: an event may wait for the end of an outage.
-            end_to_end: Histogram::new(exponential_buckets(0.01, 3.0, 16)),
+            // An event may wait for the end of an outage.
+            end_to_end: HistogramWithExemplars::new(LATENCIES.into_iter().chain([30.0, 60.0, 300.0, 3600.0])),
         };
         registry.register("events", "Events settled, by outcome", metrics.events.clone());
         registry.register("batches", "Committed transactions", metrics.batches.clone());

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use orderflow_core::{Timestamp, Topics};
+use orderflow_core::{Timestamp, Topics, event};
 use orderflow_dead_letters::{DeadLetter, letter};
 use orderflow_service::{
     Backoff, Dependency,
@@ -17,12 +17,13 @@ use orderflow_service::{
         transaction::{Failure, Outgoing, Transactions},
     },
     shutdown::CancellationToken,
+    traces::{self, Context},
 };
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer},
     error::KafkaResult,
-    message::BorrowedMessage,
+    message::{BorrowedMessage, Header, OwnedHeaders},
 };
 
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
     metrics::{Metrics, OutcomeLabel, OutcomeValue, RejoinLabel, RejoinReason},
     position::{self, Group, LostPosition, Unresolved},
     record::{self, Outcome},
+    spans::Spans,
     topics::Partitions,
 };
 
@@ -224,45 +226,65 @@ impl Pipeline {
         let notified_at = Timestamp::now();
         let outcomes = batch.iter().map(|record| record::read(record, notified_at)).collect();
         let settled = Settled { outcomes, notified_at };
-        let outgoing = batch.iter().zip(&settled.outcomes).map(|(record, outcome)| match outcome {
-            Outcome::Notified { key, value, .. } => Outgoing {
-                topic: &self.topics.notifications,
-                partition: record.partition(),
-                key: Some(key.as_bytes()),
-                value: Some(value),
-                headers: None,
-            },
-            Outcome::DeadLetter { reason } => {
-                let limit = self.dead_letter_limit;
-                let DeadLetter { key, value, headers } =
-                    DeadLetter::new(record, reason, &self.group.name, notified_at, limit);
-                Outgoing {
-                    topic: &self.topics.dead_letters,
-                    partition: partitions.dead_letter_for(record.partition()),
-                    key,
-                    value,
-                    headers: Some(headers),
+        let mut spans = Spans::start(batch, &self.topics.orders, &self.group.name);
+        let settling = &mut spans;
+        let outgoing =
+            batch.iter().zip(&settled.outcomes).enumerate().map(move |(position, (record, outcome))| match outcome {
+                Outcome::Notified { key, value, order_id, .. } => {
+                    settling.order(position, order_id);
+                    let traceparent = settling.publish(position, &self.topics.notifications, record.partition());
+                    Outgoing {
+                        topic: &self.topics.notifications,
+                        partition: record.partition(),
+                        key: Some(key.as_bytes()),
+                        value: Some(value),
+                        headers: traceparent.map(|value| {
+                            let header = Header { key: event::header::TRACEPARENT, value: Some(&value) };
+                            OwnedHeaders::new_with_capacity(1).insert(header)
+                        }),
+                    }
                 }
-            }
-        });
+                Outcome::DeadLetter { reason } => {
+                    settling.unreadable(position, reason);
+                    // A letter keeps the headers of its event.
+                    settling.publish(
+                        position,
+                        &self.topics.dead_letters,
+                        partitions.dead_letter_for(record.partition()),
+                    );
+                    let limit = self.dead_letter_limit;
+                    let DeadLetter { key, value, headers } =
+                        DeadLetter::new(record, reason, &self.group.name, notified_at, limit);
+                    Outgoing {
+                        topic: &self.topics.dead_letters,
+                        partition: partitions.dead_letter_for(record.partition()),
+                        key,
+                        value,
+                        headers: Some(headers),
+                    }
+                }
+            });
         let offsets = offsets(&self.topics.orders, &batch::next_offsets(batch));
         let offsets = offsets.map_err(|error| Failure::Broken(error.to_string()))?;
-        transactions.run(outgoing, &offsets, &assignment.group)?;
+        let committed = transactions.run(outgoing, &offsets, &assignment.group);
+        committed.inspect_err(|failure| spans.fail(failure.reason()))?;
         self.metrics.transaction.observe(began.elapsed().as_secs_f64());
-        self.record_settled(batch, &settled);
+        self.record_settled(batch, &settled, &spans);
         Ok(())
     }
 
     /// Counts and logs what was committed.
-    fn record_settled(&self, batch: &[BorrowedMessage<'_>], settled: &Settled) {
+    fn record_settled(&self, batch: &[BorrowedMessage<'_>], settled: &Settled, spans: &Spans) {
         let counter = |outcome| self.metrics.events.get_or_create(&OutcomeLabel { outcome }).clone();
         let (notified, dead) = (counter(OutcomeValue::notified), counter(OutcomeValue::dead_letter));
-        for (record, outcome) in batch.iter().zip(&settled.outcomes) {
+        for (position, (record, outcome)) in batch.iter().zip(&settled.outcomes).enumerate() {
+            let context = spans.log_context(position);
+            let _logged_in = context.map(Context::attach);
             match outcome {
                 Outcome::Notified { event_id, order_id, accepted_at, .. } => {
                     notified.inc();
                     let waited = settled.notified_at.unix_microseconds() - accepted_at.unix_microseconds();
-                    self.metrics.end_to_end.observe(waited as f64 / 1e6);
+                    self.metrics.end_to_end.observe(waited as f64 / 1e6, traces::exemplar(), None);
                     if self.log_notifications {
                         let (partition, offset) = (record.partition(), record.offset());
                         tracing::info!(%order_id, %event_id, partition, offset, "notified");

@@ -1,7 +1,7 @@
 //! The settings of the consumer. Each has a flag, an environment variable, a default and a help text.
 
 use clap::{ArgAction, Args};
-use orderflow_service::{admin, kafka, secret::Secrets, telemetry};
+use orderflow_service::{admin, kafka, secret::Secrets, telemetry, traces};
 
 /// The settings of a consumer.
 #[derive(Args, Clone, Debug)]
@@ -35,6 +35,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub telemetry: telemetry::Settings,
+
+    #[command(flatten)]
+    pub traces: traces::Settings,
 }
 
 impl Secrets for Settings {

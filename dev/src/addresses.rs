@@ -17,7 +17,7 @@ pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
     let Addresses { producer: url, producer_admin: admin_url, consumer_admin: consumer_admin_url, controls } =
         &running.addresses;
     let (endpoint, bootstrap) = (running.localstack.endpoint(), running.kafka.bootstrap());
-    let rows = [
+    let mut rows = vec![
         row("Dashboard", format!("{url}/")),
         row("API", format!("{url}/api/orders")),
         row("Health, metrics", format!("{admin_url}/readyz  {admin_url}/metrics")),
@@ -37,6 +37,10 @@ pub(super) fn table(running: &Running, home: &Home) -> Result<String> {
         row("Logs", shown(&home.logs())),
         row("Data", shown(&home.folder().join("data"))),
     ];
+    if let Some(prometheus) = &running.prometheus {
+        let address = prometheus.address();
+        rows.insert(4, row("Prometheus", format!("{address}/graph  {address}/alerts")));
+    }
     Ok(format!(
         "\n{}\n  Kept when this stops: orders (Postgres) and events (Kafka). Receipts are written again at the next start, because\n  \
          LocalStack keeps its objects in memory.\n  Ctrl-C stops everything; make down also removes the data.\n",

@@ -16,6 +16,7 @@ mod environment;
 mod home;
 mod interrupt;
 mod load;
+mod monitoring;
 mod ports;
 mod progress;
 mod receipts;

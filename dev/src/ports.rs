@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{ArgAction, Args, builder::FalseyValueParser};
 use orderflow_testbed::port;
 
 #[derive(Debug, Clone, Args)]
@@ -35,6 +35,12 @@ pub(super) struct Ports {
     /// Port of S3
     #[arg(long, env = "S3_PORT", default_value_t = 4566)]
     pub(super) s3_port: u16,
+    /// Port of Prometheus, which runs with MONITORING=1
+    #[arg(long, env = "PROMETHEUS_PORT", default_value_t = 9090)]
+    pub(super) prometheus_port: u16,
+    /// Run a Prometheus with the alerts of the chart orderflow-monitoring
+    #[arg(long, env = "MONITORING", value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue, help_heading = "Monitoring")]
+    pub(super) monitoring: bool,
 }
 
 impl Ports {
@@ -57,8 +63,8 @@ impl Ports {
         Ok(())
     }
 
-    fn named(&self) -> [(&'static str, u16); 8] {
-        [
+    fn named(&self) -> Vec<(&'static str, u16)> {
+        let mut named = vec![
             ("PORT", self.port),
             ("ADMIN_PORT", self.admin_port),
             ("CONSUMER_ADMIN_PORT", self.consumer_admin_port),
@@ -67,7 +73,11 @@ impl Ports {
             ("PG_SHARD2_PORT", self.pg_shard2_port),
             ("KAFKA_PORT", self.kafka_port),
             ("S3_PORT", self.s3_port),
-        ]
+        ];
+        if self.monitoring {
+            named.push(("PROMETHEUS_PORT", self.prometheus_port));
+        }
+        named
     }
 }
 
@@ -107,6 +117,8 @@ mod tests {
             pg_shard2_port: twice,
             kafka_port: free(),
             s3_port: 0,
+            prometheus_port: busy,
+            monitoring: false,
         };
         let error = ports.check().expect_err("busy ports were accepted").to_string();
         assert!(error.contains(&format!("PORT: port {busy} is held by")), "{error}");

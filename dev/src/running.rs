@@ -14,13 +14,14 @@ use std::{
 use anyhow::Result;
 use futures_util::future::{BoxFuture, Either, select};
 use orderflow_testbed::{
-    Consumer, Kafka, LocalStack, Postgres, Producer, Service, localstack, product::Environment, provision,
+    Consumer, Kafka, LocalStack, Postgres, Producer, Prometheus, Service, localstack, product::Environment, provision,
 };
 
 use crate::{
     control::Control,
     controls,
     environment::{database, environment},
+    monitoring,
     ports::Ports,
     progress::Progress,
     receipts,
@@ -37,6 +38,8 @@ pub(super) struct Running {
     pub(super) localstack: Arc<LocalStack>,
     pub(super) producer: Arc<Producer>,
     pub(super) consumer: Arc<Consumer>,
+    /// With `MONITORING=1`.
+    pub(super) prometheus: Option<Arc<Prometheus>>,
     pub(super) addresses: Addresses,
     controls: [Arc<Control>; 5],
     folder: PathBuf,
@@ -117,7 +120,15 @@ impl Running {
             consumer_admin: consumer.admin_url()?,
             controls: controls::url(ports),
         };
+        let prometheus = if ports.monitoring {
+            let admin_urls = [addresses.producer_admin.as_str(), addresses.consumer_admin.as_str()];
+            let start = monitoring::start(folder, ports.prometheus_port, admin_urls);
+            Some(Arc::new(progress.part("Prometheus", start).await?))
+        } else {
+            None
+        };
         Ok(Self {
+            prometheus,
             postgres: [postgres1, postgres2],
             kafka: Arc::new(kafka),
             localstack: Arc::new(localstack),
@@ -141,16 +152,18 @@ impl Running {
     }
 
     /// Returns every process, in the order in which they are stopped.
-    pub(super) fn parts(&self) -> [Part; 6] {
+    pub(super) fn parts(&self) -> Vec<Part> {
         let [s3, kafka, shard1, shard2, consumer] = self.controls.clone();
-        [
+        let mut parts = vec![
             Part { service: self.producer.clone(), control: None },
             Part { service: self.consumer.clone(), control: Some(consumer) },
             Part { service: self.localstack.clone(), control: Some(s3) },
             Part { service: self.kafka.clone(), control: Some(kafka) },
             Part { service: self.postgres[0].clone(), control: Some(shard1) },
             Part { service: self.postgres[1].clone(), control: Some(shard2) },
-        ]
+        ];
+        parts.extend(self.prometheus.clone().map(|prometheus| Part { service: prometheus, control: None }));
+        parts
     }
 
     /// Returns the parts that the controls can switch off and on.
@@ -168,7 +181,7 @@ impl Running {
         };
         let ready = |admin_url: &String| Probe::Ready { admin_url: admin_url.clone() };
         let (bootstrap, endpoint) = (self.kafka.bootstrap(), self.localstack.endpoint());
-        let processes = vec![
+        let mut processes = vec![
             entry(&*self.producer, None, producer, ready(producer_admin)),
             entry(&*self.consumer, Some(consumer), consumer_admin, ready(consumer_admin)),
             postgres(&self.postgres[0], shard1, 1),
@@ -176,6 +189,10 @@ impl Running {
             entry(&*self.kafka, Some(kafka), &bootstrap, Probe::Kafka { bootstrap: bootstrap.clone() }),
             entry(&*self.localstack, Some(s3), &endpoint, Probe::LocalStack { endpoint: endpoint.clone() }),
         ];
+        processes.extend(self.prometheus.as_ref().map(|prometheus| {
+            let address = prometheus.address();
+            entry(&**prometheus, None, &address, Probe::Prometheus { address: address.clone() })
+        }));
         State { pid: std::process::id(), controls: controls.clone(), processes }
     }
 

@@ -33,6 +33,7 @@ pub(super) enum Probe {
     Kafka { bootstrap: String },
     LocalStack { endpoint: String },
     Ready { admin_url: String },
+    Prometheus { address: String },
 }
 
 impl Probe {
@@ -42,6 +43,7 @@ impl Probe {
             Self::Kafka { bootstrap } => kafka::probe(bootstrap).await,
             Self::LocalStack { endpoint } => localstack::probe(endpoint).await,
             Self::Ready { admin_url } => product::probe(admin_url, "/readyz").await,
+            Self::Prometheus { address } => product::probe(address, "/-/ready").await,
         }
     }
 }

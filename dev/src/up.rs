@@ -45,7 +45,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
         home.remove_state();
     }
     options.ports.check()?;
-    check_programs()?;
+    check_programs(options.ports.monitoring)?;
     let controls = Controls::listen(&options.ports).await?;
     home.rotate_logs();
 
@@ -80,7 +80,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode> {
 }
 
 /// Checks all programs at once, so that a first `up` does not fail at the last of them.
-fn check_programs() -> Result<()> {
+fn check_programs(monitoring: bool) -> Result<()> {
     let found = [
         tools::postgres_program("postgres").map(drop),
         tools::java().map(drop),
@@ -90,7 +90,8 @@ fn check_programs() -> Result<()> {
         tools::product_binary("orderflow-producer").map(drop),
         tools::product_binary("orderflow-consumer").map(drop),
     ];
-    let missing: Vec<String> = found.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+    let found = found.into_iter().chain(monitoring.then(|| tools::prometheus_program().map(drop)));
+    let missing: Vec<String> = found.filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     if !missing.is_empty() {
         bail!("nothing was started:\n  {}", missing.join("\n  "));
     }
@@ -98,7 +99,7 @@ fn check_programs() -> Result<()> {
 }
 
 fn already_running(location: &home::Location, pid: Option<i32>) -> String {
-    let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+    let shown = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
     let addresses = match home::read_state(&location.data) {
         Some(state) => {
             let rows: Vec<_> = state.processes.into_iter().map(|process| [process.name, process.address]).collect();
@@ -107,7 +108,13 @@ fn already_running(location: &home::Location, pid: Option<i32>) -> String {
         None => "  still starting\n".to_owned(),
     };
     format!(
-        "already running{pid} in {}:\n{addresses}stop it with Ctrl-C there, or run make down",
-        location.data.display()
+        "already running{shown} in {}:\n{addresses}stop it with Ctrl-C there{}; {} also removes the data",
+        location.data.display(),
+        pid.map_or_else(String::new, |pid| format!(", or with kill {pid}")),
+        if location.is_default() {
+            "make down".to_owned()
+        } else {
+            format!("orderflow-dev down --data {}", location.data.display())
+        },
     )
 }

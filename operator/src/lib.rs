@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api_requests;
 pub mod build;
 pub mod cache;
 pub mod check;

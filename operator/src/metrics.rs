@@ -8,17 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use orderflow_service::metrics::LATENCIES;
 use orderflow_service::prometheus::{
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
-use crate::condition::Reason;
+use crate::{api_requests::Requests, condition::Reason};
 
 /// The longest time between two heartbeats. No slow answer exceeds it, because the Lease's duration bounds each.
 pub const LONGEST_SILENCE: Duration = Duration::from_secs(120);
@@ -31,6 +27,9 @@ pub struct Metrics {
     duration: Histogram,
     ready: Family<ResourceLabels, Gauge>,
     pub leader: Gauge,
+    pub workqueue_depth: Gauge,
+    pub api_requests: Requests,
+    errors: Family<ReasonLabel, Counter>,
 }
 
 type ReasonLabel = [(&'static str, &'static str); 1];
@@ -43,9 +42,12 @@ impl Metrics {
             reconciles: Counter::default(),
             panics: Counter::default(),
             problems: Family::default(),
-            duration: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
+            duration: Histogram::new(LATENCIES.into_iter().chain([30.0, 60.0, 120.0])),
             ready: Family::default(),
             leader: Gauge::default(),
+            workqueue_depth: Gauge::default(),
+            api_requests: Family::default(),
+            errors: Family::default(),
         };
         registry.register("reconciles", "Finished reconciles", metrics.reconciles.clone());
         registry.register(
@@ -59,6 +61,17 @@ impl Metrics {
             metrics.problems.clone(),
         );
         registry.register("reconcile_duration_seconds", "Time that a reconcile took", metrics.duration.clone());
+        registry.register("workqueue_depth", "OrderFlows that wait for a reconcile", metrics.workqueue_depth.clone());
+        registry.register(
+            "api_requests",
+            "Requests to the API server, by method and status; none: no answer",
+            metrics.api_requests.clone(),
+        );
+        registry.register(
+            "reconcile_errors",
+            "Reconciles that ended with an error, by the step that failed; each is retried with backoff",
+            metrics.errors.clone(),
+        );
         registry.register(
             "ready",
             "1 if the OrderFlow is ready, else 0; only the leader has it",
@@ -75,6 +88,11 @@ impl Metrics {
     pub fn reconciled(&self, began: Instant) {
         self.reconciles.inc();
         self.duration.observe(began.elapsed().as_secs_f64());
+    }
+
+    /// Counts a reconcile that ended with an error.
+    pub fn failed(&self, step: &'static str) {
+        self.errors.get_or_create(&[("reason", step)]).inc();
     }
 
     pub fn panicked(&self) {

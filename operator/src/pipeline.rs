@@ -39,6 +39,7 @@ pub struct Pipeline {
     pub producer: Producer,
     pub consumer: Consumer,
     /// The peers of the NetworkPolicies, unless the spec turns policies off.
+    pub traces: Option<Traces>,
     pub network_policy: Option<Peers>,
 }
 
@@ -133,6 +134,15 @@ pub struct Consumer {
     pub log_notifications: bool,
 }
 
+/// The receiver of traces.
+pub struct Traces {
+    pub endpoint: String,
+    pub port: u16,
+    /// The share of the orders that are recorded, from 0 to 1.
+    pub ratio: f64,
+    pub url_template: Option<String>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     Fixed(i32),
@@ -140,7 +150,8 @@ pub enum Scale {
 }
 
 /// The peers of the pods' connections. Without `clients`, `internal` or `metrics`, those of the own namespace. `dns`
-/// adds to the cluster's name servers. Without `kafka`, `postgres` or `s3`, any address.
+/// adds to the cluster's name servers. Without `kafka`, `postgres`, `s3` or `traces`, any
+/// address.
 #[derive(Clone, Debug, Default)]
 pub struct Peers {
     pub clients: Vec<NetworkPolicyPeer>,
@@ -150,6 +161,7 @@ pub struct Peers {
     pub kafka: Vec<NetworkPolicyPeer>,
     pub postgres: Vec<NetworkPolicyPeer>,
     pub s3: Vec<NetworkPolicyPeer>,
+    pub traces: Vec<NetworkPolicyPeer>,
 }
 
 /// The images for resources that name none.

@@ -66,6 +66,7 @@ pub fn reconcile(
             Ok(requeue) => requeue,
             Err(Error::Status(error) | Error::Finalizer(error)) if is_conflict(&error) => Requeue::In(Duration::ZERO),
             Err(error) => {
+                context.metrics.failed(error.step());
                 let delay = state.retry_delay();
                 tracing::warn!(%error, retry_ms = delay.as_millis() as u64, "reconcile failed");
                 return Ok(Action::requeue(delay));

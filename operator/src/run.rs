@@ -3,12 +3,13 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use kube::{Api, Client};
+use kube::{Api, Client, client::ClientBuilder};
 use orderflow_service::{
     Dependencies, Need, Stage, Supervisor, admin, prometheus::registry::Registry, s3, shutdown::CancellationToken,
 };
 
 use crate::{
+    api_requests::RequestCounter,
     build::config_hash::Key,
     cache::Stores,
     controller::{self, Queue, watch},
@@ -40,7 +41,7 @@ pub async fn run(settings: Run, stop: CancellationToken) -> anyhow::Result<()> {
                 .then(|| format!("the loop of the Lease has been stuck for {} s", silence.as_secs()))
         }
     };
-    admin::serve_with(&administering, &supervisor, listener, dependencies.clone(), registry, stuck);
+    admin::serve_with(&administering, &supervisor, listener, dependencies.clone(), registry, "operator", stuck);
 
     let mut leading = pin!(lead(&settings, &metrics, &dependencies, &watching, &pulse, &stop));
     let result = tokio::select! {
@@ -78,7 +79,8 @@ async fn lead(
     let (own, scope) =
         (settings.cluster.own_namespace(&config.default_namespace), settings.cluster.scope(&config.default_namespace));
     let backends = settings.backends(&config);
-    let client = Client::try_from(config).context("create a client of the cluster")?;
+    let client = ClientBuilder::try_from(config).context("create a client of the cluster")?;
+    let client = client.with_layer(&RequestCounter::new(metrics.api_requests.clone())).build();
     let identity = settings.identity();
     tracing::info!(identity, namespace = own, ?scope, "starting");
 
@@ -99,7 +101,7 @@ async fn lead(
     metrics.leader.set(1);
 
     let work = async {
-        let queue = Queue::default();
+        let queue = Queue::new(metrics.workqueue_depth.clone());
         let key = key::read_or_create(&client, &own, &settings.cluster.lease_name).await?;
         let stores = watch::start(&client, &scope, &queue, dependencies, watching);
         control(settings, client.clone(), backends, stores, queue, identity, key, metrics.clone(), stop.clone()).await;

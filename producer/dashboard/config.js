@@ -7,6 +7,7 @@ const listeners = new Listeners();
 let known = null;
 let current = {
   controls_url: null,
+  trace_url_template: null,
   dead_letter_replay: false,
   limits: { user_id: 100, product_name: 255, quantity: 2_147_483_647, price_cents: 9_999_999_999, total_cents: 1_000_000_000_000_000 },
 };

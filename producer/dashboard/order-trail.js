@@ -1,6 +1,7 @@
 // The trail of one order, in a dialog: accepted, stored, receipt, published, notified; when each step was done and how long it
 // took. The trail is fetched again until all steps are done; notifications of the feed are shown at once.
 
+import * as config from './config.js';
 import { $, h, setText, show } from './dom.js';
 import { count, millis, utc } from './format.js';
 import { amounts, formatCents } from './money.js';
@@ -131,12 +132,24 @@ function draw({ trail, receiptText }) {
   steps.receipt.set(...receiptWords(paper), paper?.at, from && paper?.at ? roughly(from, paper.at) : null);
   steps.published.set(...publishedWords(published, note), published?.at, since(from, published?.at, 'accepted'));
   steps.notified.set(...notifiedWords(notified, published, note), notified?.at, since(from, notified?.at, 'accepted'), since(published?.at, notified?.at, 'published'));
+  drawTrace(trail?.trace_id);
   if (receiptText === null) setText(receipt, paper?.state === 'missing' ? 'It was written once, but S3 no longer has it.' : paper?.state === 'stored' ? 'Loading…' : 'Shown here once it is written.');
 }
 
 function drawOrder(order) {
   const { total } = amounts(order);
   $('trail-order').replaceChildren(`${count(order.quantity)} × `, named(order.product_name), ' for ', h('b', {}, named(order.user_id)), `: ${formatCents(total)}`);
+}
+
+/** The trace of the order, with a link if this installation has an address for traces. */
+function drawTrace(id) {
+  const place = $('trail-trace');
+  place.hidden = !id;
+  if (!id || place.dataset.id === id) return;
+  place.dataset.id = id;
+  const template = config.value().trace_url_template;
+  const text = h('code', {}, id);
+  place.replaceChildren('Trace ', template ? h('a', { href: template.replaceAll('{trace_id}', id), target: '_blank', rel: 'noopener' }, text) : text);
 }
 
 function receiptWords(paper) {

@@ -21,6 +21,7 @@ mod progress;
 mod receipt;
 mod reference;
 pub mod server;
+mod span;
 mod stats;
 mod trail;
 mod view;
@@ -37,6 +38,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use orderflow_service::traces;
 use serde::Serialize;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -48,7 +50,7 @@ use uuid::Uuid;
 
 use crate::{
     Settings,
-    metrics::{RequestLabels, Requests},
+    metrics::{Counted, Metrics, RequestLabels, RouteLabels},
 };
 pub use app::{App, Exposure, Shared};
 pub use known_names::KnownNames;
@@ -95,7 +97,7 @@ pub fn router(app: Shared, settings: &Settings, exposure: Exposure) -> anyhow::R
     // All readers share these bytes, however slowly they read.
     let document = Bytes::from(document.to_json().context("encode the OpenAPI document")?);
     let openapi = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
-    let requests = app.metrics.requests.clone();
+    let metrics = app.metrics.clone();
     let dashboard = match exposure {
         Exposure::Public => Router::new(),
         Exposure::Internal => dashboard::routes(&app, settings.controls_url.as_deref())?.merge(reference::routes()),
@@ -110,7 +112,7 @@ pub fn router(app: Shared, settings: &Settings, exposure: Exposure) -> anyhow::R
         .layer(Extension(exposure))
         .layer(middleware::from_fn_with_state(app, within_deadline))
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
-        .layer(middleware::from_fn_with_state(requests, observe));
+        .layer(middleware::from_fn_with_state(metrics, observe));
     // Even a layer that allows nothing would answer every OPTIONS with 200.
     Ok(if cors_origins.is_empty() { router } else { router.layer(cors(cors_origins)?) })
 }
@@ -177,16 +179,27 @@ async fn within_deadline(State(app): State<Shared>, request: Request, next: Next
 /// Counts each response, adds the request's id, and logs errors of the server (at level `debug` those that clients
 /// caused, since they could flood the log). Keeps browsers from guessing content types.
 async fn observe(
-    State(requests): State<Requests>,
+    State(metrics): State<Metrics>,
     route: Option<MatchedPath>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let request_id = request_id(&request);
     let route = route.map_or("none".to_owned(), |route| route.as_str().to_owned());
-    let mut response = next.run(request).await;
+    let in_flight = RouteLabels { method: method_label(&method), route: route.clone() };
+    let in_flight = Counted::new(&metrics.requests_in_flight.get_or_create_owned(&in_flight));
+    let span = span::start(&mut request, &method, &route);
+    let logged_in = span.as_ref().map(|span| traces::log_context(span.context()));
+    let answered = next.run(request);
+    let mut response = match &logged_in {
+        Some(context) => traces::FutureExt::with_context(answered, context.clone()).await,
+        None => answered.await,
+    };
+    drop(in_flight);
+    // The lines below are about this request, too.
+    let _logged_in = logged_in.map(traces::Context::attach);
     let status = response.status();
     if status.is_server_error() {
         let (status, request_id) = (status.as_u16(), request_id.to_str().unwrap_or_default());
@@ -201,7 +214,11 @@ async fn observe(
         }
     }
     let labels = RequestLabels { method: method_label(&method), route, status: status.as_u16() };
-    requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
+    let exemplar = traces::exemplar();
+    metrics.requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64(), exemplar, None);
+    if let Some(span) = span {
+        span::end(span, status);
+    }
     response.headers_mut().insert(REQUEST_ID, request_id);
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

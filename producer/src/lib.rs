@@ -9,6 +9,7 @@ mod dead_letters;
 mod feed;
 mod http;
 mod kafka_query;
+mod lag;
 pub mod metrics;
 mod probe;
 mod purge;
@@ -140,6 +141,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         consumer: GroupProgress::new(&settings.kafka, &settings.kafka_group_id, &topics),
         dead_letters: dead_letters.clone(),
     };
+    let stats = Stats::new(sources);
+    let (measured, lag) = (stats.clone(), metrics.clone());
+    observing.run("lag", move |stop| done(lag::watch(measured.clone(), lag.clone(), stop)));
     let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone(), share);
     let app = Arc::new(http::App {
         map: settings.shards.clone(),
@@ -150,7 +154,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         feed,
         feeds: Quota::new(settings.max_feeds, share),
         memory: http::Memory::new(settings.body_memory_mb, share),
-        stats: Stats::new(sources),
+        stats,
         trails: Arc::new(trails),
         config: http::Config::new(&settings),
         parameters: http::KnownNames::from_document(&http::openapi()),
@@ -165,7 +169,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         Some(port) => Some(admin::bind("internal", SocketAddr::new(settings.admin.host, port)).await?),
         None => None,
     };
-    admin::serve(&administering, &supervisor, admin, dependencies, registry);
+    admin::serve(&administering, &supervisor, admin, dependencies, registry, "producer");
 
     let exposure = if internal.is_some() { Exposure::Public } else { Exposure::Internal };
     // Separate bounds: clients that hold all connections must not keep operators out.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use orderflow_producer::{Cli, Command, Settings, run, verify};
-use orderflow_service::{install_tls, settings, shutdown, telemetry};
+use orderflow_service::{install_tls, settings, shutdown, telemetry, traces};
 
 fn main() -> ExitCode {
     install_tls();
@@ -47,5 +47,6 @@ fn main() -> ExitCode {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let _flush_spans = traces::start(settings.traces, "orderflow-producer")?;
     shutdown::until_signal(|stop| run(settings, stop)).await
 }

@@ -23,6 +23,7 @@ use orderflow_service::{
     postgres::Pool,
     s3,
     shutdown::CancellationToken,
+    traces::{self, Builder, KeyValue, Span, SpanKind},
 };
 use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use tokio::{
@@ -248,13 +249,36 @@ impl Receipts {
             .key(&job.order.receipt_s3_key)
             .content_type("text/plain; charset=utf-8")
             .body(ByteStream::from(text.into_bytes()));
+        let mut span = self.span(job);
         match put.send().await {
             Ok(_) => {
                 self.dependency.up();
                 Ok(())
             }
-            Err(error) => Err(s3::explain(&error)),
+            Err(error) => {
+                let reason = s3::explain(&error);
+                if let Some(span) = &mut span {
+                    span.fail("s3", &reason);
+                }
+                Err(reason)
+            }
         }
+    }
+
+    /// Starts the span of a PUT. `None` if the order is not recorded.
+    fn span(&self, job: &Job) -> Option<Span> {
+        let order = traces::recorded(job.traceparent.as_deref())?;
+        let mut span = Builder::continuation("put receipt".to_owned(), SpanKind::Client, order).start()?;
+        span.set([
+            KeyValue::new("rpc.system", "aws-api"),
+            KeyValue::new("rpc.service", "S3"),
+            KeyValue::new("rpc.method", "PutObject"),
+            KeyValue::new("aws.s3.bucket", self.bucket.clone()),
+            KeyValue::new("orderflow.order.id", job.order.id.to_string()),
+            KeyValue::new("orderflow.shard", self.shard.name.clone()),
+            KeyValue::new("orderflow.attempt", i64::from(job.attempts)),
+        ]);
+        Some(span)
     }
 
     /// Claims the jobs that have waited longest, by moving them into the future: other workers see them again only
@@ -267,10 +291,10 @@ impl Receipts {
              ), claimed AS ( \
                UPDATE receipt_jobs SET available_at = now() + $2 * interval '1 second', attempts = attempts + 1 \
                FROM due WHERE receipt_jobs.order_id = due.order_id \
-               RETURNING receipt_jobs.order_id, receipt_jobs.attempts \
+               RETURNING receipt_jobs.order_id, receipt_jobs.attempts, receipt_jobs.traceparent \
              ) SELECT ",
             order_columns!(),
-            ", claimed.attempts FROM claimed JOIN orders ON orders.id = claimed.order_id"
+            ", claimed.attempts, claimed.traceparent FROM claimed JOIN orders ON orders.id = claimed.order_id"
         );
         let lease = self.lease.as_secs_f64();
         self.ask(async |connection| {
@@ -318,11 +342,16 @@ impl Receipts {
 struct Job {
     order: Order,
     attempts: i32,
+    traceparent: Option<String>,
 }
 
 impl FromRow<'_, PgRow> for Job {
-    /// Reads the columns of [`StoredOrder`], and after them the attempts.
+    /// Reads the columns of [`StoredOrder`], and after them those of the job.
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { order: StoredOrder::from_row(row)?.order, attempts: row.try_get("attempts")? })
+        Ok(Self {
+            order: StoredOrder::from_row(row)?.order,
+            attempts: row.try_get("attempts")?,
+            traceparent: row.try_get("traceparent")?,
+        })
     }
 }

@@ -13,6 +13,7 @@ mod outbox;
 mod progress;
 mod publisher;
 mod session;
+mod spans;
 
 use std::{sync::Arc, time::Duration};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::Args;
 use orderflow_core::ShardMap;
-use orderflow_service::{admin, kafka, s3, secret::Secrets, telemetry};
+use orderflow_service::{admin, kafka, s3, secret::Secrets, telemetry, traces};
 
 /// The settings of a producer. [`Settings::check`] refuses combinations that cannot work.
 #[derive(Args, Clone, Debug)]
@@ -56,6 +56,11 @@ pub struct Settings {
     #[arg(long, env = "CONTROLS_URL", value_name = "ORIGIN", help_heading = "Dashboard")]
     pub controls_url: Option<String>,
 
+    /// Address of a trace in Jaeger, Tempo or Grafana, as in http://jaeger.example/trace/{trace_id}; an order's trail then
+    /// links to it
+    #[arg(long, env = "TRACE_URL_TEMPLATE", value_name = "URL", help_heading = "Dashboard")]
+    pub trace_url_template: Option<String>,
+
     /// The shards and the first letters of their users; users outside all ranges go to the last shard
     #[arg(long, env = "SHARDS", default_value = "shard1=A-M,shard2=N-Z", help_heading = "Shards")]
     pub shards: ShardMap,
@@ -68,7 +73,7 @@ pub struct Settings {
     #[arg(long, env = "SHARD_WRITERS", default_value_t = 1, help_heading = "Shards")]
     pub shard_writers: usize,
 
-    /// Connections for reading per shard
+    /// Connections for reading per shard; at 2, receipts get a third one of their own
     #[arg(long, env = "SHARD_READERS", default_value_t = 8, help_heading = "Shards")]
     pub shard_readers: usize,
 
@@ -88,6 +93,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub telemetry: telemetry::Settings,
+
+    #[command(flatten)]
+    pub traces: traces::Settings,
 }
 
 impl Secrets for Settings {
@@ -127,6 +135,13 @@ impl Settings {
             ensure!(
                 host.is_some_and(|host| !host.is_empty()),
                 "S3_ENDPOINT: must be a URL, as in http://localhost:4566"
+            );
+        }
+        if let Some(template) = &self.trace_url_template {
+            let is_web = template.starts_with("http://") || template.starts_with("https://");
+            ensure!(
+                is_web && template.contains("{trace_id}"),
+                "TRACE_URL_TEMPLATE: {template:?} is not an http:// or https:// address with {{trace_id}} in it"
             );
         }
         if let Some(url) = &self.controls_url {

@@ -7,6 +7,7 @@ pub(crate) mod meta;
 mod order_row;
 mod queue;
 mod reader;
+mod spans;
 mod statement;
 mod writer;
 
@@ -19,7 +20,7 @@ use std::{
 };
 
 use orderflow_core::{Fingerprint, IdempotencyKey, NewOrder, Order, OrderCreated, OrderId, ShardMap, Timestamp};
-use orderflow_service::{Dependency, postgres::Pool};
+use orderflow_service::{Dependency, postgres::Pool, prometheus::metrics::gauge::Gauge};
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
     sync::{Notify, Semaphore, mpsc, oneshot},
@@ -50,6 +51,8 @@ struct Inner {
     /// One permit for each concurrent query of a request.
     readers: Arc<Semaphore>,
     metrics: Metrics,
+    /// The number of orders in the queue.
+    write_queue: Gauge,
 }
 
 /// The state of the shard's database, as writers and readers know it.
@@ -129,7 +132,8 @@ impl Shard {
             })
             .collect();
         let order_timeout = settings.order_timeout();
-        let inner = Inner { shard, queue, order_timeout, health, pool, readers, metrics: metrics.clone() };
+        let (metrics, write_queue) = (metrics.clone(), metrics.shard(&shard.name).write_queue);
+        let inner = Inner { shard, queue, order_timeout, health, pool, readers, metrics, write_queue };
         (Self { inner: Arc::new(inner) }, writers)
     }
 
@@ -163,15 +167,26 @@ impl Shard {
         let order = new.into_order(id, Timestamp::now());
         let event = OrderCreated::new(&order, &inner.shard);
         let (payload, traceparent) = (event.encode(), traceparent.unwrap_or_else(|| event.traceparent()));
-        let deadline = Instant::now() + inner.order_timeout;
+        let queued = Instant::now();
+        let deadline = queued + inner.order_timeout;
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
-        let submission =
-            Submission { order, key, fingerprint, payload, traceparent, deadline, ticket: ticket.clone(), reply };
+        let submission = Submission {
+            order,
+            key,
+            fingerprint,
+            payload,
+            traceparent,
+            queued,
+            deadline,
+            ticket: ticket.clone(),
+            reply,
+        };
         if inner.queue.try_send(submission).is_err() {
             inner.metrics.queue_full.inc();
             return Err(PlaceError::QueueFull(self.name().to_owned()));
         }
+        inner.write_queue.set((inner.queue.max_capacity() - inner.queue.capacity()) as i64);
         // If it is dropped before the answer (the client disconnected), it withdraws an order that still waits in the
         // queue.
         let withdrawal = ticket.withdraw_on_drop();

@@ -26,7 +26,7 @@ use crate::{
 };
 use group::{Answer, Reach};
 pub use group::{GroupProgress, Unhandled};
-use snapshot::{DeadLetterCounts, Dependency, Notifications, ShardFigures};
+use snapshot::{DeadLetterCounts, Dependency, Notifications, Partition, ShardFigures};
 
 pub use snapshot::Snapshot;
 
@@ -78,10 +78,21 @@ pub struct GroupState {
     pub published_through: Vec<Option<Timestamp>>,
 }
 
+/// The events of a partition that are not notified yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Lag {
+    pub partition: i32,
+    /// Number of events; `None` if unknown.
+    pub events: Option<i64>,
+    /// Age of the oldest one, in seconds; `None` if unknown.
+    pub seconds: Option<f64>,
+}
+
 struct Round {
     ended: Instant,
     snapshot: Snapshot,
     group: Option<GroupState>,
+    lag: Option<Vec<Lag>>,
 }
 
 /// The end offsets of the partitions in one round, and the moments up to which orders had been published by then.
@@ -115,6 +126,11 @@ impl Stats {
             None => self.await_round(GROUP_TIMEOUT).await.or_else(|| done(STALE))?,
         };
         round.group.clone()
+    }
+
+    /// Returns the lag of the consumer group in each partition, or `None` while Kafka does not report it.
+    pub async fn lag(&self) -> Option<Vec<Lag>> {
+        self.await_round(LONGEST).await?.lag.clone()
     }
 
     async fn await_round(&self, longest: Duration) -> Option<Arc<Round>> {
@@ -163,6 +179,7 @@ impl Sources {
             .map(|(shard, figures)| published_through(shard, figures.as_ref()?.as_ref().ok()?, at))
             .collect();
         let (total, per_second) = self.feed.figures();
+        let lag = group.as_ref().ok().map(lags);
         let (kafka, consumer, partitions, group) = match group {
             Ok(Answer { consumer, partitions, reach }) => {
                 let group =
@@ -187,7 +204,7 @@ impl Sources {
                 total: dead_letters.map(|counts| counts.total),
             },
         };
-        Round { ended: Instant::now(), snapshot, group }
+        Round { ended: Instant::now(), snapshot, group, lag }
     }
 
     async fn bucket(&self) -> Dependency {
@@ -212,6 +229,16 @@ const FAULT: &str = "internal error of the producer: its log has the backtrace";
 /// wait for it.
 async fn catch_panic<T>(query: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(query).catch_unwind().await.ok()
+}
+
+fn lags(Answer { partitions, reach, .. }: &Answer) -> Vec<Lag> {
+    let now = Timestamp::now();
+    let lag = |(partition, reach): (&Partition, &Reach)| {
+        let age = |oldest: Timestamp| (now.unix_microseconds() - oldest.unix_microseconds()).max(0) as f64 / 1e6;
+        let seconds = if partition.lag == Some(0) { Some(0.0) } else { reach.oldest.map(age) };
+        Lag { partition: partition.partition, events: partition.lag, seconds }
+    };
+    std::iter::zip(partitions, reach).map(lag).collect()
 }
 
 /// Returns the moment up to which the shard's orders had been published when its outbox was read. `at` is just before
@@ -291,7 +318,9 @@ mod tests {
     #[test]
     fn events_published_before_a_passed_end_offset_are_handled() {
         let moment = |seconds: i64| Timestamp::from_unix_microseconds(seconds * 1_000_000);
-        let reach = |position, high| vec![Reach { position: Some(position), high, unhandled: Unhandled::default() }];
+        let reach = |position, high| {
+            vec![Reach { position: Some(position), high, unhandled: Unhandled::default(), oldest: None }]
+        };
         let mut before = VecDeque::new();
         let handled = |before: &mut VecDeque<Ends>, at, reach| {
             remember(before, &[moment(at), None], reach)[0].handled_through.clone()
@@ -303,7 +332,7 @@ mod tests {
         assert_eq!(handled(&mut before, 40, reach(1000, 9000)), [moment(20), None]);
         // The topic has one more partition: earlier rounds do not show where its events are.
         // Skipped or lost offsets prove nothing.
-        let lost = vec![Reach { position: None, high: 9000, unhandled: Unhandled::default() }];
+        let lost = vec![Reach { position: None, high: 9000, unhandled: Unhandled::default(), oldest: None }];
         assert_eq!(handled(&mut before, 45, lost), [None, None]);
         let grown = [reach(1000, 9000), reach(0, 0)].concat();
         assert_eq!(remember(&mut before, &[moment(50), None], grown)[1].handled_through, [moment(50), None]);

@@ -15,8 +15,8 @@ use crate::{
     quota::{Held, Quota},
     shard::Queued,
 };
-use orderflow_core::{Notification, Order, OrderCreated, OrderId, Timestamp, Topics, json};
-use orderflow_service::kafka;
+use orderflow_core::{Notification, Order, OrderCreated, OrderId, Timestamp, Topics, event, json};
+use orderflow_service::kafka::{self, header};
 use rdkafka::{ClientConfig, Message, message::BorrowedMessage};
 
 /// Concurrent searches; each may hold a Kafka client and read megabytes.
@@ -24,6 +24,9 @@ const AT_ONCE: usize = 4;
 
 /// Longest search in Kafka.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest wait for the trace of an order, which is shown beside its trail.
+const TRACE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Most records that are read of each of the two topics. An event is usually notified within a tenth of a second, in
 /// which far fewer other events are.
@@ -76,6 +79,21 @@ impl Trails {
         self.places.try_take(1, client)
     }
 
+    /// Returns the `traceparent` that a published event carries. It is read from the event's place in the topic.
+    pub async fn traceparent(&self, published: &Published) -> Option<String> {
+        let (topic, range) = (self.topics.orders.clone(), (published.offset, published.offset + 1));
+        let ranges = BTreeMap::from([(published.partition, range)]);
+        let find = move |query: &mut Query<'_, ()>| {
+            let mut found = None;
+            query.read(&topic, &ranges, |record| {
+                found = header::last_text(record.headers(), event::header::TRACEPARENT).map(str::to_owned);
+                false
+            })?;
+            Ok(found)
+        };
+        self.query(TRACE_TIMEOUT, find).await.ok().flatten()
+    }
+
     /// Returns the state of an order's event. `queued`: its state in the queue tables, read before.
     pub async fn follow(&self, order: &Order, queued: Option<Queued>) -> EventState {
         if let Some(notification) = self.feed.notification(order.id) {
@@ -86,12 +104,24 @@ impl Trails {
             Some(Queued { in_outbox: true, .. }) => return EventState::Waiting,
             _ => {}
         }
+        let (topics, id, accepted_at) = (self.topics.clone(), order.id, order.created_at);
+        let found = self.query(TIMEOUT, move |query| find_event(query, &topics, id, accepted_at)).await;
+        found.unwrap_or_else(|reason| EventState::Unknown(format!("cannot search Kafka: {reason}")))
+    }
+}
+
+impl Trails {
+    /// Runs a query on an idle client, or a new one.
+    async fn query<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        query: impl FnOnce(&mut Query<'_, ()>) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let queries = idle().pop().unwrap_or_else(|| Queries::new(self.config.clone()));
-        let (topics, id, accepted_at) = (self.topics.clone(), order.id, order.created_at);
-        let found = queries.run(TIMEOUT, move |query| find_event(query, &topics, id, accepted_at)).await;
+        let found = queries.run(timeout, query).await;
         idle().push(queries);
-        found.unwrap_or_else(|reason| EventState::Unknown(format!("cannot search Kafka: {reason}")))
+        found
     }
 }
 

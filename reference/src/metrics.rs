@@ -38,7 +38,7 @@ pub fn page(programs: &[Program]) -> String {
     let mut text = head(
         "Metrics",
         "For anyone who writes alerts or dashboards. Every process serves its metrics as `/metrics` on its admin port \
-         (`ADMIN_PORT`), as OpenMetrics text. [How to monitor](../how-to/monitor.md) has the alerts.",
+         (`ADMIN_PORT`), as OpenMetrics text. [Observe OrderFlow](../how-to/observe.md) has the alerts.",
     );
     text.push_str(
         "\nA histogram has the suffixes `_bucket`, `_sum` and `_count`. Times are in seconds. A counter with a \

@@ -28,8 +28,8 @@ pub struct Variable {
     pub meaning: String,
 }
 
-/// Returns the whole page. The AWS SDK reads the variables `aws`.
-pub fn page(programs: &[Program], variables: &[Variable], aws: &[String]) -> String {
+/// Returns the whole page. The AWS SDK reads the variables `aws`, and traces read `opentelemetry`.
+pub fn page(programs: &[Program], variables: &[Variable], aws: &[String], opentelemetry: &[String]) -> String {
     let mut text = head(
         "Settings",
         "For anyone who configures a program or reads the environment of a pod. The operator sets these variables in the pods \
@@ -43,7 +43,7 @@ pub fn page(programs: &[Program], variables: &[Variable], aws: &[String]) -> Str
     for program in programs {
         section(&mut text, program, &program.command, &[]);
     }
-    outside(&mut text, variables, aws);
+    outside(&mut text, variables, aws, opentelemetry);
     text
 }
 
@@ -167,7 +167,7 @@ fn range_in(error: &str) -> Option<(u64, u64)> {
     Some((number(rest)?, number(most)?))
 }
 
-fn outside(text: &mut String, variables: &[Variable], aws: &[String]) {
+fn outside(text: &mut String, variables: &[Variable], aws: &[String], opentelemetry: &[String]) {
     text.push_str(
         "\n## Secrets and variables without a flag\n\nEverybody on a machine can read a command line, so secrets have no flag. \
          Where the table says so, `NAME_FILE` may name a file with the value instead; set one of the two, not both. A newline at \
@@ -184,6 +184,13 @@ fn outside(text: &mut String, variables: &[Variable], aws: &[String]) {
         "\nProducer, provision and operator use the AWS SDK. Without access keys it looks for credentials in its default chain \
          and reads these variables: {}.\n",
         aws.join(", ")
+    );
+    let opentelemetry: Vec<String> = opentelemetry.iter().map(code).collect();
+    let _ = write!(
+        text,
+        "\nProducer and consumer send [traces](../how-to/observe.md#traces) if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. These variables \
+         mean what the OpenTelemetry SDK's specification says: {}.\n",
+        opentelemetry.join(", ")
     );
 }
 
@@ -216,7 +223,7 @@ mod tests {
             value => Some(format!("{value} is not in 0..=65535")),
         };
         let program = Program { command, refusal: Box::new(refusal) };
-        let page = page(&[program], &[], &[]);
+        let page = page(&[program], &[], &[], &[]);
         for part in [
             "\n## program\n\nDoes it.\n",
             "\n### program: Addresses\n",

@@ -276,3 +276,46 @@ fn a_document_is_read_with_its_headings_links_and_code() {
     assert_eq!(document.code, ["b", "make it"]);
     assert_eq!(document.blocks, ["make up"]);
 }
+
+/// Each alert names the entry of the runbook that says what to do.
+#[test]
+fn every_entry_of_the_runbook_that_an_alert_names_exists() {
+    const RULES: &str = "charts/orderflow-monitoring/files/rules.yaml";
+    let anchors = Document::read(&common::read("docs/runbook.md")).anchors;
+    let (mut alerts, mut links, mut problems) = (0, 0, Vec::new());
+    for line in common::read(RULES).lines().map(str::trim) {
+        alerts += usize::from(line.starts_with("- alert: "));
+        let Some(link) = line.strip_prefix("runbook_url: ") else { continue };
+        links += 1;
+        let anchor = link.split_once("/runbook.html#").map_or("", |(_, anchor)| anchor);
+        if !anchors.contains(anchor) {
+            problems.push(format!("{RULES}: {link} is no entry of docs/runbook.md"));
+        }
+    }
+    fail(&problems);
+    assert!(alerts > 20 && links == alerts, "{links} links for {alerts} alerts");
+}
+
+/// A metric that was renamed would leave a silent alert and an empty panel.
+#[test]
+fn every_metric_that_the_monitoring_names_is_on_the_page() {
+    let page = common::read("docs/reference/metrics.md");
+    let is_known = |name: &str| {
+        let base = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+        [Some(name), base].into_iter().flatten().any(|name| page.contains(&format!("`{name}`")))
+    };
+    let mut problems = BTreeSet::new();
+    let files = common::files("charts/orderflow-monitoring/files");
+    assert!(files.len() > 5, "{files:?}");
+    for file in files {
+        let text = common::read(&file);
+        let is_part = |character: char| character.is_ascii_alphanumeric() || "_:.-".contains(character);
+        for word in text.split(|character| !is_part(character)) {
+            let is_metric = word.starts_with("orderflow_") || word.starts_with("process_");
+            if is_metric && !word.contains([':', '.', '-']) && !is_known(word) {
+                problems.insert(format!("{file}: {word} is no metric of docs/reference/metrics.md"));
+            }
+        }
+    }
+    fail(&problems.into_iter().collect::<Vec<_>>());
+}

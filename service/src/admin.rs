@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -24,12 +23,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
-    registry::Registry,
-};
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
@@ -38,12 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Dependencies, Stage, Supervisor,
-    dependency::{Readiness, State as DependencyState},
-    supervisor::TaskState,
-    telemetry,
-};
+use crate::{Dependencies, Stage, Supervisor, dependency::Readiness, metrics, supervisor::TaskState};
 
 /// The most connections served at once. A further one ends the oldest, so that clients cannot block the probes by
 /// holding connections.
@@ -87,8 +76,9 @@ pub fn serve(
     listener: TcpListener,
     dependencies: Dependencies,
     registry: Registry,
+    program: &'static str,
 ) {
-    serve_with(stage, supervisor, listener, dependencies, registry, || None);
+    serve_with(stage, supervisor, listener, dependencies, registry, program, || None);
 }
 
 /// Serves the admin port as [`serve`] does, for a process that can detect that it is stuck. `/livez` fails with the
@@ -99,9 +89,10 @@ pub fn serve_with(
     listener: TcpListener,
     dependencies: Dependencies,
     mut registry: Registry,
+    program: &'static str,
     stuck: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
 ) {
-    register(&mut registry, &dependencies);
+    metrics::register(&mut registry, &dependencies, program);
     let supervisor = supervisor.clone();
     let livez = move || async move {
         match stuck() {
@@ -114,7 +105,7 @@ pub fn serve_with(
         let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, Json(Ready { readiness, tasks }))
     };
-    let app = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/metrics", get(metrics));
+    let app = Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/metrics", get(export));
     #[cfg(feature = "failpoints")]
     let app = app.merge(crate::failpoint::routes());
     let app = app.with_state(Arc::new(registry));
@@ -127,13 +118,6 @@ pub fn serve_with(
             Ok(())
         }
     });
-}
-
-/// Registers the metrics that every process has, beside those of its supervisor.
-pub fn register(registry: &mut Registry, dependencies: &Dependencies) {
-    registry.register_collector(Box::new(Up(dependencies.clone())));
-    registry.register_collector(Box::new(Panics));
-    registry.register_collector(Box::new(DroppedLines));
 }
 
 /// Serves the connections of `listener` until `stop`.
@@ -176,52 +160,7 @@ struct Ready {
     tasks: BTreeMap<String, TaskState>,
 }
 
-/// A collector for the number of panics in the process.
-#[derive(Debug)]
-struct Panics;
-
-impl Collector for Panics {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "Panics, each of which ended one request, one reconcile or one run of a task";
-        let counter = ConstCounter::new(telemetry::panics());
-        let encoder = encoder.encode_descriptor("orderflow_panics", help, None, MetricType::Counter)?;
-        counter.encode(encoder)
-    }
-}
-
-/// A collector for the number of log lines that were dropped.
-#[derive(Debug)]
-struct DroppedLines;
-
-impl Collector for DroppedLines {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "Log lines that were dropped: rate_limit (one place in the code logged more than 10 warnings or errors per second, \
-                    after 100 at once) or slow_output (stdout did not take them)";
-        let mut family = encoder.encode_descriptor("orderflow_log_lines_dropped", help, None, MetricType::Counter)?;
-        for (reason, count) in telemetry::dropped_lines() {
-            ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
-        }
-        Ok(())
-    }
-}
-
-/// A collector for the state of each dependency, as in `/readyz`.
-#[derive(Debug)]
-struct Up(Dependencies);
-
-impl Collector for Up {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let help = "1 if the dependency is up, as in /readyz: a shard by its name, kafka, s3, the Lease or a watch";
-        let mut family = encoder.encode_descriptor("orderflow_dependency_up", help, None, MetricType::Gauge)?;
-        for (name, state) in self.0.readiness().dependencies {
-            let up = i64::from(state == DependencyState::Up);
-            ConstGauge::new(up).encode(family.encode_family(&[("dependency", name)])?)?;
-        }
-        Ok(())
-    }
-}
-
-async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+async fn export(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)

@@ -20,7 +20,9 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::secret::{self, Secrets};
 
-pub use broker_error::{BrokerError, HasLastError, LastError, Unanswered, diagnose, explain, fetch_metadata};
+pub use broker_error::{
+    BrokerError, HasLastError, LastError, Unanswered, diagnose, error_counts, explain, fetch_metadata,
+};
 pub use reader::is_transient;
 
 const PASSWORD: &str = "KAFKA_SASL_PASSWORD";

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod backoff;
 pub mod dependency;
 pub mod failpoint;
+pub mod metrics;
 mod plain;
 pub mod secret;
 pub mod settings;
@@ -18,6 +19,8 @@ pub mod kafka;
 pub mod postgres;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "traces")]
+pub mod traces;
 
 pub use backoff::Backoff;
 pub use dependency::{Dependencies, Dependency, Need};
@@ -27,7 +30,7 @@ pub use supervisor::{Stage, Supervisor};
 
 /// Chooses the TLS implementation of the whole process. Call it first in `main` and in tests: without it, the first
 /// handshake panics if more than one rustls provider is linked.
-#[cfg(any(feature = "postgres", feature = "s3"))]
+#[cfg(any(feature = "postgres", feature = "s3", feature = "traces"))]
 pub fn install_tls() {
     // An error means that a provider is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

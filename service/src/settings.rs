@@ -29,6 +29,34 @@ const READ_BY_AWS_SDK: [&str; 17] = [
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 ];
 
+/// The variables of traces, which the OpenTelemetry SDK and [`crate::traces`] read without clap. Headers may be secret.
+const READ_BY_OPENTELEMETRY: [&str; 24] = [
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SDK_DISABLED",
+    "OTEL_SEMCONV_STABILITY_OPT_IN",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+];
+
 /// Returns the settings, or ends the process with exit code 2 and an error that names the wrong setting.
 pub fn parse<T: Parser + Secrets>() -> T {
     let refuse = |error: String| -> ! {
@@ -91,9 +119,11 @@ fn check_environment<'a>(
 }
 
 fn check_libraries<'a>(mut environment: impl Iterator<Item = (&'a OsStr, &'a OsStr)>) -> Result<(), String> {
-    environment.try_for_each(|(name, value)| match READ_BY_AWS_SDK.iter().find(|read| name == **read) {
-        Some(name) if cfg!(feature = "s3") => check(name, value, true),
-        _ => Ok(()),
+    let aws = if cfg!(feature = "s3") { &READ_BY_AWS_SDK[..] } else { &[] };
+    let traces = if cfg!(feature = "traces") { &READ_BY_OPENTELEMETRY[..] } else { &[] };
+    environment.try_for_each(|(name, value)| match aws.iter().chain(traces).find(|read| name == **read) {
+        Some(name) => check(name, value, true),
+        None => Ok(()),
     })
 }
 

@@ -5,6 +5,7 @@ mod rate_limit;
 
 use std::{
     backtrace::Backtrace,
+    fmt,
     io::{IsTerminal, Write, stderr, stdout},
     panic::{self, PanicHookInfo},
     sync::{
@@ -14,8 +15,18 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{JsonFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
 
 use rate_limit::RateLimit;
 
@@ -68,11 +79,35 @@ fn start_on(output: impl Write + IsTerminal + Send + 'static, settings: &Setting
     match settings.log_format {
         Format::Text => lines.with_ansi(is_terminal).with_target(false).finish().with(limit).init(),
         Format::Json => {
-            lines.json().flatten_event(true).with_current_span(true).with_span_list(false).finish().with(limit).init();
+            let format = tracing_subscriber::fmt::format().json();
+            let format = format.flatten_event(true).with_current_span(true).with_span_list(false);
+            let lines = lines.fmt_fields(JsonFields::new()).event_format(WithTraceIds(format));
+            lines.finish().with(limit).init();
         }
     }
     panic::set_hook(Box::new(log_panic));
     Ok(guard)
+}
+
+/// Formats a line as JSON, which begins with the ids of the current trace and span, if there are any.
+struct WithTraceIds<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithTraceIds<F>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        #[cfg(feature = "traces")]
+        if let Some((trace_id, span_id)) = crate::traces::current_ids() {
+            let mut line = String::new();
+            self.0.format_event(context, Writer::new(&mut line), event)?;
+            let rest = line.strip_prefix('{').ok_or(fmt::Error)?;
+            return write!(writer, "{{\"trace_id\":\"{trace_id}\",\"span_id\":\"{span_id}\",{rest}");
+        }
+        self.0.format_event(context, writer.by_ref(), event)
+    }
 }
 
 fn buffered(output: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The files with places that start a task or thread, the number of these places, and their owners.
-const AWAITED: [(&str, usize, &str); 14] = [
+const AWAITED: [(&str, usize, &str); 15] = [
     ("operator/src/controller.rs", 1, "one reconcile, awaited by the controller, which sees its panic"),
     ("producer/src/dead_letters.rs", 1, "one query of Kafka, awaited with a deadline"),
     ("producer/src/http/server.rs", 1, "one connection, awaited by the graceful shutdown"),
@@ -30,6 +30,7 @@ const AWAITED: [(&str, usize, &str); 14] = [
     ("provision/src/topics/cluster.rs", 5, "one call of librdkafka each, awaited, and the drop of a client"),
     ("provision/src/topics/owner.rs", 2, "one reading or writing of the owner's records each, awaited"),
     ("service/src/admin.rs", 1, "one connection, joined by the admin task, and aborted at its end"),
+    ("service/src/traces/export.rs", 1, "one request to the collector, awaited by the thread that exports"),
     ("service/src/kafka/transaction/offsets.rs", 1, "one transaction's offsets, joined by it"),
 ];
 

@@ -1,5 +1,5 @@
-//! The real services that OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack, versitygw and the
-//! product's own processes.
+//! The real services that OrderFlow runs on, started on loopback: Postgres, Kafka, LocalStack, versitygw, an
+//! OpenTelemetry Collector, Prometheus and the product's own processes.
 //!
 //! Every integration test starts from a [`Stack`]. `orderflow-dev` uses the services alone, without the features
 //! `stack` and `kubernetes`. Nothing here is imitated: a test that kills Kafka kills a Kafka. The testbed observes the
@@ -31,7 +31,9 @@
 pub mod api;
 pub mod browser;
 pub mod certificates;
+pub mod collector;
 pub mod command;
+pub mod dashboards;
 pub mod disk;
 pub mod folder;
 #[cfg(feature = "kubernetes")]
@@ -49,6 +51,7 @@ pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod product;
+pub mod prometheus;
 pub mod proxy;
 pub mod s3;
 pub mod service;
@@ -64,6 +67,7 @@ mod process_tree;
 pub use browser::Browser;
 #[cfg(feature = "stack")]
 pub use certificates::Authority;
+pub use collector::{Collector, Span};
 pub use disk::SmallDisk;
 #[cfg(feature = "kubernetes")]
 pub use helm::Helm;
@@ -77,6 +81,7 @@ pub use operator::Operator;
 pub use postgres::Postgres;
 pub use process::{Launch, Process};
 pub use product::{Consumer, Producer, provision};
+pub use prometheus::Prometheus;
 pub use proxy::{Link, Proxy};
 pub use service::Service;
 #[cfg(feature = "stack")]

@@ -1,7 +1,8 @@
 //! The programs of the services on this machine.
 //!
-//! Postgres and Chromium come from the system's packages; Kafka, LocalStack, versitygw and Kubernetes from the cache
-//! folder that `scripts/prepare` fills. If one is missing, the error names that script.
+//! Postgres, Prometheus and Chromium come from the system's packages; Kafka, LocalStack, versitygw, the OpenTelemetry
+//! Collector and Kubernetes from the cache folder that `scripts/prepare` fills. If one is missing, the error names that
+//! script.
 
 use std::{
     ffi::OsString,
@@ -32,6 +33,9 @@ pub const AXE_VERSION: &str = "4.14.1";
 
 /// The version of versitygw, which keeps objects on disk.
 pub const VERSITYGW_VERSION: &str = "1.8.0";
+
+/// The version of the OpenTelemetry Collector, which receives traces.
+pub const COLLECTOR_VERSION: &str = "0.161.0";
 
 /// The version of Schemathesis, which tests the API against its OpenAPI document.
 pub const SCHEMATHESIS_VERSION: &str = "4.32.5";
@@ -148,6 +152,26 @@ pub fn versitygw() -> Result<PathBuf> {
         bail!("{} s3", missing(&format!("versitygw {VERSITYGW_VERSION} ({})", program.display())));
     }
     Ok(program)
+}
+
+/// Returns the OpenTelemetry Collector.
+pub fn collector() -> Result<PathBuf> {
+    let program = cache()?.join(format!("collector-{COLLECTOR_VERSION}/collector"));
+    if !program.is_file() {
+        let what = format!("OpenTelemetry Collector {COLLECTOR_VERSION} ({})", program.display());
+        bail!("{} collector", missing(&what));
+    }
+    Ok(program)
+}
+
+/// Finds the Prometheus server.
+pub fn prometheus_program() -> Result<PathBuf> {
+    on_path("prometheus").with_context(|| format!("{} prometheus", missing("Prometheus")))
+}
+
+/// Finds the program that checks and tests Prometheus rules.
+pub fn promtool() -> Result<PathBuf> {
+    on_path("promtool").with_context(|| format!("{} prometheus", missing("promtool")))
 }
 
 /// Finds Helm: the program that `HELM` names, else a Helm 4 on `PATH`, else the one that was built from source.

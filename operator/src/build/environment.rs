@@ -11,7 +11,7 @@ use orderflow_service::postgres;
 use super::ports::{HTTP_PORT, INTERNAL_PORT, METRICS_PORT};
 use crate::{
     crd::SecretKey,
-    pipeline::{Bucket, Pipeline, Shard, Topic, Username},
+    pipeline::{Bucket, Identity, Pipeline, Shard, Topic, Username},
 };
 
 /// The folder of the files from Secrets, each in a folder of its own.
@@ -40,6 +40,10 @@ pub fn producer(pipeline: &Pipeline) -> Environment {
     // Producers show and verify the progress of the consumers.
     environment.value("KAFKA_GROUP_ID", &pipeline.consumer.group);
     environment.bucket(&pipeline.bucket);
+    environment.traces(pipeline);
+    if let Some(template) = pipeline.traces.as_ref().and_then(|traces| traces.url_template.as_ref()) {
+        environment.value("TRACE_URL_TEMPLATE", template);
+    }
     environment
 }
 
@@ -53,6 +57,7 @@ pub fn consumer(pipeline: &Pipeline) -> Environment {
     // The pod's name is unique among live pods, and a restarted container keeps it. So the container at once settles
     // the transaction that it left open.
     environment.field("INSTANCE", "metadata.name");
+    environment.traces(pipeline);
     environment
 }
 
@@ -60,6 +65,16 @@ impl Environment {
     fn every_program(&mut self) {
         self.value("ADMIN_PORT", &METRICS_PORT);
         self.value("LOG_FORMAT", &"json");
+    }
+
+    fn traces(&mut self, pipeline: &Pipeline) {
+        let Some(traces) = &pipeline.traces else { return };
+        self.value("OTEL_EXPORTER_OTLP_ENDPOINT", &traces.endpoint);
+        self.value("OTEL_TRACES_SAMPLER", &"parentbased_traceidratio");
+        self.value("OTEL_TRACES_SAMPLER_ARG", &traces.ratio);
+        let Identity { namespace, name, .. } = &pipeline.identity;
+        let resource = format!("k8s.namespace.name={namespace},orderflow.pipeline={name}");
+        self.value("OTEL_RESOURCE_ATTRIBUTES", &resource);
     }
 
     fn shard(&mut self, pipeline: &Pipeline, shard: &Shard) {
@@ -308,6 +323,11 @@ mod tests {
             "AWS_SESSION_TOKEN",
             "INSTANCE",
             "LOG_NOTIFICATIONS",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_RESOURCE_ATTRIBUTES",
+            "OTEL_TRACES_SAMPLER",
+            "OTEL_TRACES_SAMPLER_ARG",
+            "TRACE_URL_TEMPLATE",
         ];
         let known: BTreeSet<&str> = shared.chain(program_settings).collect();
         let pipeline = fixture::everything();

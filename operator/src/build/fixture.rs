@@ -68,6 +68,11 @@ pub fn everything_changes() -> Value {
             "autoscaling": {"min": 2, "max": 5},
             "serviceAccount": {"annotations": {"example.com/role": "producer"}},
         },
+        "traces": {
+            "endpoint": "http://otel-collector.monitoring:4318/",
+            "samplePercent": 25,
+            "urlTemplate": "https://jaeger.example.com/trace/{trace_id}",
+        },
         "networkPolicy": {
             "kafka": [{"podSelector": {"matchLabels": {"strimzi.io/cluster": "orderflow"}}}],
             "postgres": [{"ipBlock": {"cidr": "10.1.0.0/16"}}],

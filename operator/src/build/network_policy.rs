@@ -41,6 +41,7 @@ pub fn producer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
         reach(postgres.collect(), &peers.postgres),
         reach(pipeline.topic.ports.clone(), &peers.kafka),
         reach(s3.collect(), &peers.s3),
+        reach(traces(pipeline), &peers.traces),
     ];
     // Each port that the pods listen on has its line here. A port without one is closed.
     let ingress = [
@@ -52,8 +53,13 @@ pub fn producer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
 }
 
 pub fn consumer(pipeline: &Pipeline, peers: &Peers) -> NetworkPolicy {
-    let egress = reach(pipeline.topic.ports.clone(), &peers.kafka);
-    policy(pipeline, Component::Consumer, &peers.dns, vec![accept(METRICS_PORT, &peers.metrics)], egress.into_iter())
+    let egress = [reach(pipeline.topic.ports.clone(), &peers.kafka), reach(traces(pipeline), &peers.traces)];
+    let ingress = vec![accept(METRICS_PORT, &peers.metrics)];
+    policy(pipeline, Component::Consumer, &peers.dns, ingress, egress.into_iter().flatten())
+}
+
+fn traces(pipeline: &Pipeline) -> BTreeSet<u16> {
+    pipeline.traces.iter().map(|traces| traces.port).collect()
 }
 
 /// Builds a policy for both directions, so that everything that no rule allows is denied.

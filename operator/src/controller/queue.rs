@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{Stream, stream};
 use kube::runtime::{controller::ReconcileRequest, reflector::ObjectRef};
-use orderflow_service::shutdown::CancellationToken;
+use orderflow_service::{prometheus::metrics::gauge::Gauge, shutdown::CancellationToken};
 use tokio::sync::Notify;
 
 use crate::cache::Flow;
@@ -24,13 +24,20 @@ pub struct Queue {
 struct Inner {
     waiting: Mutex<HashSet<ObjectRef<Flow>>>,
     added: Notify,
+    depth: Gauge,
 }
 
 impl Queue {
+    /// Creates a queue that keeps its length in `depth`.
+    pub fn new(depth: Gauge) -> Self {
+        Self { inner: Arc::new(Inner { depth, ..Inner::default() }) }
+    }
+
     pub fn add(&self, resources: impl IntoIterator<Item = ObjectRef<Flow>>) {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let before = waiting.len();
         waiting.extend(resources);
+        self.inner.depth.set(waiting.len() as i64);
         if waiting.len() > before {
             self.inner.added.notify_one();
         }
@@ -39,7 +46,9 @@ impl Queue {
     fn take(&self) -> Option<ObjectRef<Flow>> {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let next = waiting.iter().next().cloned()?;
-        waiting.take(&next)
+        let taken = waiting.take(&next);
+        self.inner.depth.set(waiting.len() as i64);
+        taken
     }
 
     /// Returns the waiting resources and those that are added, until `stop` is cancelled. Supports one reader only.

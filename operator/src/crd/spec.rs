@@ -57,6 +57,10 @@ pub struct OrderFlowSpec {
     #[serde(default)]
     pub consumer: Consumer,
 
+    /// The receiver of traces. Default: no traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<Traces>,
+
     /// Peers that may connect to the pods, and peers that the pods may connect to.
     #[serde(default)]
     pub network_policy: NetworkPolicy,
@@ -281,6 +285,31 @@ pub struct Consumer {
     pub service_account: ServiceAccount,
 }
 
+/// The receiver of traces, and which orders are recorded.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traces {
+    /// Address of an OTLP receiver over HTTP, without a path, such as `http://otel-collector.monitoring:4318`.
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^/\s]+/?$"))]
+    pub endpoint: String,
+
+    /// Percent of the orders that are recorded. A client that sends a trace context decides itself.
+    #[serde(default = "Traces::default_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub sample_percent: i32,
+
+    /// Address of a trace in Jaeger, Tempo or Grafana, with `{trace_id}` in it. The dashboard links to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://\S*\{trace_id\}\S*$"))]
+    pub url_template: Option<String>,
+}
+
+impl Traces {
+    fn default_percent() -> i32 {
+        10
+    }
+}
+
 /// Bounds of the autoscaler.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -332,8 +361,8 @@ pub struct ServiceAccount {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Peers that may connect to the pods, and peers that the pods may connect to. Without peers in `kafka`, `postgres` or
-/// `s3`, the pods may connect to that port at any address.
+/// Peers that may connect to the pods, and peers that the pods may connect to. Without peers in `kafka`, `postgres`,
+/// `s3` or `traces`, the pods may connect to that port at any address.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkPolicy {
@@ -376,6 +405,11 @@ pub struct NetworkPolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub s3: Vec<NetworkPolicyPeer>,
+
+    /// Peers of the receiver of traces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub traces: Vec<NetworkPolicyPeer>,
 }
 
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -426,6 +460,7 @@ impl Default for NetworkPolicy {
             kafka: Vec::new(),
             postgres: Vec::new(),
             s3: Vec::new(),
+            traces: Vec::new(),
         }
     }
 }

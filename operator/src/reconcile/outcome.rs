@@ -22,6 +22,19 @@ pub enum Error {
     Deadline,
 }
 
+impl Error {
+    /// Returns the name of the step, for a metric.
+    pub fn step(&self) -> &'static str {
+        match self {
+            Self::Dereference(_) => "dereference",
+            Self::Finalizer(_) => "finalizer",
+            Self::Delete(_) => "delete",
+            Self::Status(_) => "status",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
 /// The time of the next reconcile, if nothing changes before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {

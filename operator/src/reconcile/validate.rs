@@ -1,4 +1,4 @@
-//! Turns a spec and its Secrets into a [`Pipeline`], after which no step reads the resource again. An invalid spec is
+//! Turns a spec and its Secrets into a [`Pipeline`], after which no step reads the spec again. An invalid spec is
 //! an error. An invalid part has a [`Problem`], and the other parts are not affected.
 
 use std::{
@@ -10,6 +10,7 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::r
 use orderflow_core::{ShardMap, Topics, plain};
 use orderflow_service::{kafka, postgres, s3, secrecy::SecretString};
 use serde_json::Value;
+use url::Url;
 
 use super::{
     backends::{self, Backends},
@@ -20,7 +21,7 @@ use crate::{
     crd::{self, OrderFlowSpec, SecretKey},
     pipeline::{
         Adoption, Bucket, BucketAccess, Consumer, Identity, Images, Part, Peers, Pipeline, Pods, Producer, Sasl, Scale,
-        Shard, ShardAccess, Tls, Topic, TopicAccess, Username,
+        Shard, ShardAccess, Tls, Topic, TopicAccess, Traces, Username,
     },
 };
 
@@ -72,6 +73,7 @@ pub fn validate(
                 service_account_annotations: spec.consumer.service_account.annotations.clone(),
             },
         },
+        traces: spec.traces.as_ref().map(traces).transpose()?,
         network_policy: spec.network_policy.enabled.then(|| Peers {
             clients: spec.network_policy.clients.clone(),
             internal: spec.network_policy.internal.clone(),
@@ -80,8 +82,20 @@ pub fn validate(
             kafka: spec.network_policy.kafka.clone(),
             postgres: spec.network_policy.postgres.clone(),
             s3: spec.network_policy.s3.clone(),
+            traces: spec.network_policy.traces.clone(),
         }),
         identity,
+    })
+}
+
+fn traces(spec: &crd::Traces) -> Result<Traces, Problem> {
+    let address = Url::parse(&spec.endpoint).map_err(|error| invalid(format!("traces.endpoint: {error}")))?;
+    let port = address.port_or_known_default();
+    Ok(Traces {
+        endpoint: spec.endpoint.trim_end_matches('/').to_owned(),
+        port: port.ok_or_else(|| invalid("traces.endpoint: it has no port"))?,
+        ratio: f64::from(spec.sample_percent) / 100.0,
+        url_template: spec.url_template.clone(),
     })
 }
 

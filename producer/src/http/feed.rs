@@ -11,7 +11,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::{StreamExt, stream};
-use orderflow_service::prometheus::metrics::gauge::Gauge;
 use utoipa::ToSchema;
 
 use super::{
@@ -19,6 +18,7 @@ use super::{
     connection::{Connection, Peer},
     problem::{Problem, declare_responses},
 };
+use crate::metrics::Counted;
 
 /// Time between two keep-alive comments, shorter than the usual timeouts of proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -79,7 +79,7 @@ pub async fn get_feed(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let place = app.feeds.try_take(1, peer).ok_or_else(Problem::too_many_feeds)?;
-    let counted = Counted::new(app.metrics.feeds.clone());
+    let counted = Counted::new(&app.metrics.feeds);
     // An id that is no text is treated like one that cannot be parsed.
     let last_event_id = headers.get("last-event-id").map(|id| id.to_str().unwrap_or_default());
     let stream = app.feed.stream(last_event_id);
@@ -112,19 +112,4 @@ pub async fn get_feed(
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     Ok((headers, Body::from_stream(events)).into_response())
-}
-
-struct Counted(Gauge);
-
-impl Counted {
-    fn new(open: Gauge) -> Self {
-        open.inc();
-        Self(open)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }

@@ -9,6 +9,9 @@ pub struct Config {
     /// Origin of the controls that stop and start the services of a local stack; null without such a stack
     #[schema(example = "http://127.0.0.1:8082")]
     controls_url: Option<String>,
+    /// Address of a trace, with `{trace_id}` in it; null if none is configured
+    #[schema(example = "http://jaeger.example/trace/{trace_id}")]
+    trace_url_template: Option<String>,
     /// True if this process may replay dead letters
     dead_letter_replay: bool,
     limits: Limits,
@@ -38,6 +41,7 @@ impl Config {
     pub fn new(settings: &crate::Settings) -> Self {
         Self {
             controls_url: settings.controls_url.clone(),
+            trace_url_template: settings.trace_url_template.clone(),
             dead_letter_replay: settings.dead_letter_replay,
             limits: Limits {
                 user_id: UserId::MAX_CHARACTERS,

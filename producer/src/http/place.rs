@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use orderflow_core::{IdempotencyKey, NewOrder, Order};
-use orderflow_service::failpoint;
+use orderflow_service::{failpoint, traces};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -17,6 +17,7 @@ use super::{
     body,
     connection::Peer,
     problem::{Problem, declare_responses},
+    span::TRACEPARENT,
     view::{OrderView, PENDING},
 };
 use crate::{
@@ -26,7 +27,6 @@ use crate::{
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 // Parsed by hand, for exact money and errors that name the field.
 /// An order to place. Unknown fields are ignored.
@@ -148,14 +148,5 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
 /// Returns a trace context of version 00, which is passed on; any other is dropped.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(TRACEPARENT)?.to_str().ok()?;
-    let lengths = [2, 32, 16, 2];
-    let parts: Vec<&str> = value.split('-').collect();
-    let hexadecimal = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let all_zero = |part: &str| part.bytes().all(|byte| byte == b'0');
-    let valid = parts.len() == 4
-        && parts[0] == "00"
-        && parts.iter().zip(lengths).all(|(part, length)| part.len() == length && hexadecimal(part))
-        && !all_zero(parts[1])
-        && !all_zero(parts[2]);
-    valid.then(|| value.to_owned())
+    traces::parse(value).map(|_| value.to_owned())
 }

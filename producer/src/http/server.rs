@@ -22,7 +22,7 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 
 use super::connection::{Connection, Watched};
-use crate::quota::Quota;
+use crate::{metrics::Counted, quota::Quota};
 
 /// Longest wait for the head of a request; also how long an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,22 +44,6 @@ pub struct Connections {
     pub places: Quota,
     pub open: Gauge,
     pub refused: Counter,
-}
-
-/// Counts a connection as open until it is dropped.
-struct Open(Gauge);
-
-impl Open {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 /// Serves until `stop`, then lets requests in flight end for at most `drain`.
@@ -107,7 +91,7 @@ pub async fn serve(
         let stream = Connection::new(stream, peer);
         let service = answer(router.clone(), stream.clone());
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
-        let open = Open::new(&bound.open);
+        let open = Counted::new(&bound.open);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");

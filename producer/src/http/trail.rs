@@ -3,6 +3,7 @@
 use axum::{Json, extract::State};
 use futures_util::future::join;
 use orderflow_core::Timestamp;
+use orderflow_service::traces;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -15,7 +16,7 @@ use super::{
     view::{MISSING, OrderView, PENDING, STORED, receipt_status},
 };
 use crate::{
-    shard::{Queued, StoredOrder},
+    shard::StoredOrder,
     trail::{EventState, Published},
 };
 
@@ -32,6 +33,9 @@ pub struct TrailView {
     receipt: Receipt,
     published: Publication,
     notified: Notified,
+    /// Id of the trace that its steps were recorded in; null if it was not recorded, or its event is no longer in Kafka
+    #[schema(example = "0af7651916cd43dd8448eb211c80319c")]
+    trace_id: Option<String>,
     /// Records that were searched, if a state is unknown
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -99,14 +103,25 @@ pub async fn get_trail(
     let place = app.trails.begin(peer).ok_or_else(Problem::too_many_look_ups)?;
     let (stored, shard) = orders::find(&app, id).await?;
     let queued = shard.queued(id).await.ok();
+    let attempts = queued.as_ref().and_then(|queued| queued.receipt_attempts);
     let (trails, order) = (app.trails.clone(), stored.order.clone());
     // A task of its own: if the client disconnects, the search in Kafka goes on and keeps its place until it ends.
     let event = tokio::spawn(async move {
         let _place = place;
-        trails.follow(&order, queued).await
+        let traceparent = queued.as_ref().and_then(|queued| queued.traceparent.clone());
+        let event = trails.follow(&order, queued).await;
+        let traceparent = match (&event, traceparent) {
+            (_, Some(stored)) => Some(stored),
+            (EventState::Published(published) | EventState::Notified(published, _), None) => {
+                trails.traceparent(published).await
+            }
+            _ => None,
+        };
+        (event, traceparent)
     });
-    let (receipt, event) = join(receipt(&app, &stored, queued), event).await;
-    let event = event.map_err(|_| Problem::internal())?;
+    let (receipt, event) = join(receipt(&app, &stored, attempts), event).await;
+    let (event, traceparent) = event.map_err(|_| Problem::internal())?;
+    let trace = traceparent.and_then(|text| traces::parse(&text)).filter(traces::SpanContext::is_sampled);
     let (published, notified, note) = steps(event);
     let shard = shard.name().to_owned();
     Ok(Json(TrailView {
@@ -117,13 +132,13 @@ pub async fn get_trail(
         receipt,
         published,
         notified,
+        trace_id: trace.map(|trace| trace.trace_id().to_string()),
         note,
     }))
 }
 
-async fn receipt(app: &App, stored: &StoredOrder, queued: Option<Queued>) -> Receipt {
+async fn receipt(app: &App, stored: &StoredOrder, attempts: Option<i32>) -> Receipt {
     if stored.receipt_pending {
-        let attempts = queued.and_then(|queued| queued.receipt_attempts);
         return Receipt { state: PENDING, at: None, attempts };
     }
     let head = app.s3.head_object().bucket(&*app.bucket).key(&stored.order.receipt_s3_key).send().await;

@@ -19,7 +19,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
 };
 
-use super::{outbox::OutboxRow, progress::Progress};
+use super::{outbox::OutboxRow, progress::Progress, spans::Spans};
 
 /// Longest time for the first answer of the transaction coordinator: it may first have to end a predecessor's
 /// transaction.
@@ -93,10 +93,22 @@ impl Publisher {
     /// Publishes a batch and its progress record in one transaction. `Err`: its outcome is unknown, and this publisher
     /// is unusable.
     pub fn publish(&self, batch: &[OutboxRow]) -> anyhow::Result<Published> {
+        let mut spans = Spans::start(&self.topics.orders, batch);
+        let published = self.publish_with(batch, &spans);
+        match &published {
+            Ok(Published::All) => {}
+            Ok(Published::Refused { reason, .. }) => spans.fail("refused", reason),
+            Ok(Published::TooMany) => spans.fail("refused", "the progress record is too large"),
+            Err(error) => spans.fail("transaction", &format!("{error:#}")),
+        }
+        published
+    }
+
+    fn publish_with(&self, batch: &[OutboxRow], spans: &Spans) -> anyhow::Result<Published> {
         let deadline = Instant::now() + TRANSACTION_TIMEOUT;
         self.reports().clear();
         self.producer().begin_transaction().context("begin a transaction")?;
-        let sent = self.produce(batch, deadline);
+        let sent = self.produce(batch, spans, deadline);
         // Also after a failed send: a record that Kafka refuses makes all unsent ones fail too, and only the reports
         // show which one it is.
         let drained = drain(self.producer(), deadline);
@@ -116,9 +128,11 @@ impl Publisher {
     }
 
     /// Hands a batch and its progress record to the client.
-    fn produce(&self, batch: &[OutboxRow], deadline: Instant) -> Result<(), Failed> {
+    fn produce(&self, batch: &[OutboxRow], spans: &Spans, deadline: Instant) -> Result<(), Failed> {
         for (position, row) in batch.iter().enumerate() {
-            self.produce_event(position, row, deadline).map_err(|error| (position, error))?;
+            let traceparent = spans.traceparent(position);
+            let traceparent = traceparent.as_deref().or(row.traceparent.as_deref());
+            self.produce_event(position, row, traceparent, deadline).map_err(|error| (position, error))?;
         }
         let progress = serde_json::to_vec(&Progress::new(batch)).expect("a list of ids is JSON");
         let record = BaseRecord::with_opaque_to(&self.topics.relay, PROGRESS)
@@ -128,12 +142,18 @@ impl Publisher {
         self.send(record, deadline).map_err(|error| (PROGRESS, error))
     }
 
-    fn produce_event(&self, position: usize, row: &OutboxRow, deadline: Instant) -> KafkaResult<()> {
+    fn produce_event(
+        &self,
+        position: usize,
+        row: &OutboxRow,
+        traceparent: Option<&str>,
+        deadline: Instant,
+    ) -> KafkaResult<()> {
         let event_id = row.event_id.hyphenated().to_string();
         let mut headers = OwnedHeaders::new_with_capacity(3)
             .insert(Header { key: header::EVENT_ID, value: Some(&event_id) })
             .insert(Header { key: header::SCHEMA_VERSION, value: Some(OrderCreated::SCHEMA_VERSION) });
-        if let Some(traceparent) = &row.traceparent {
+        if let Some(traceparent) = traceparent {
             headers = headers.insert(Header { key: header::TRACEPARENT, value: Some(traceparent) });
         }
         let record = BaseRecord::with_opaque_to(&self.topics.orders, position)

@@ -28,6 +28,7 @@ to_publish AS (
     SELECT id, id, user_id, payload, traceparent, created_at FROM input WHERE id IN (SELECT id FROM stored)
 ),
 to_receipt AS (
-    INSERT INTO receipt_jobs (order_id, available_at) SELECT id, now() FROM stored
+    INSERT INTO receipt_jobs (order_id, traceparent, available_at)
+    SELECT id, traceparent, now() FROM input WHERE id IN (SELECT id FROM stored)
 )
 SELECT id FROM stored

@@ -23,6 +23,8 @@ pub struct Submission {
     pub payload: Vec<u8>,
     /// W3C trace context.
     pub traceparent: String,
+    /// The time at which it was queued.
+    pub queued: Instant,
     /// The time at which its request gives up.
     pub deadline: Instant,
     pub ticket: Ticket,

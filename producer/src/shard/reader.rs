@@ -59,13 +59,15 @@ pub struct Figures {
 }
 
 /// The work that a shard still has to do for one order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
 pub struct Queued {
     /// Tries so far to write its receipt; `None` if it is written.
     pub receipt_attempts: Option<i32>,
     pub in_outbox: bool,
     /// The time at which Kafka refused its event for good.
     pub refused_since: Option<OffsetDateTime>,
+    /// The trace context of its request; `None` if it is in none of the tables any more.
+    pub traceparent: Option<String>,
 }
 
 /// The result of a search for the events of some orders in the shard's queue tables.
@@ -123,7 +125,10 @@ impl Shard {
         // query.
         const QUEUED: &str = "SELECT (SELECT attempts FROM receipt_jobs WHERE order_id = $1) AS receipt_attempts, \
                               EXISTS (SELECT FROM outbox WHERE event_id = $1) AS in_outbox, \
-                              (SELECT died_at FROM outbox_dead WHERE event_id = $1) AS refused_since";
+                              (SELECT died_at FROM outbox_dead WHERE event_id = $1) AS refused_since, \
+                              coalesce((SELECT traceparent FROM receipt_jobs WHERE order_id = $1), \
+                                       (SELECT traceparent FROM outbox WHERE event_id = $1 LIMIT 1), \
+                                       (SELECT traceparent FROM outbox_dead WHERE event_id = $1)) AS traceparent";
         self.read(move |connection| Box::pin(sqlx::query_as(QUEUED).bind(id).fetch_one(connection))).await
     }
 

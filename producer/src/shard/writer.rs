@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use orderflow_service::{Backoff, failpoint::defect, postgres, shutdown::CancellationToken};
+use orderflow_service::{Backoff, failpoint::defect, postgres, shutdown::CancellationToken, traces::Span};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::{
     sync::oneshot,
@@ -17,6 +17,7 @@ use super::{
     durability,
     meta::{Expected, MetaError},
     queue::{Submission, Submissions},
+    spans,
     statement::{self, Outcomes},
 };
 use crate::metrics::ShardMetrics;
@@ -162,7 +163,9 @@ impl Writer {
                     if defect("writer::answers-before-commit") {
                         answer_early(&mut batch);
                     }
-                    let refused = self.store_and_answer(&mut connection, batch, suspects).await;
+                    let mut span = spans::of_batch(&batch, self.expected.shard_name(), &self.options);
+                    let refused = self.store_and_answer(&mut connection, batch, suspects, &mut span).await;
+                    drop(span);
                     self.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
                     if refused {
                         return Served::Refused;
@@ -174,12 +177,21 @@ impl Writer {
 
     async fn gather(&self) -> Gathered {
         let mut batch = Vec::new();
-        let received = timeout(IDLE, async { self.submissions.lock().await.recv_many(&mut batch, BATCH).await }).await;
+        let receive = async {
+            let mut submissions = self.submissions.lock().await;
+            let count = submissions.recv_many(&mut batch, BATCH).await;
+            self.metrics.write_queue.set(submissions.len() as i64);
+            count
+        };
+        let received = timeout(IDLE, receive).await;
         match received {
             Err(_) => Gathered::Nothing,
             Ok(0) => Gathered::Closed,
             Ok(_) => {
                 batch.retain(|submission| submission.ticket.take());
+                for submission in &batch {
+                    self.metrics.write_queue_seconds.observe(submission.queued.elapsed().as_secs_f64());
+                }
                 if batch.is_empty() { Gathered::Nothing } else { Gathered::Batch(batch) }
             }
         }
@@ -193,6 +205,7 @@ impl Writer {
         connection: &mut Option<Connection>,
         mut batch: Vec<Submission>,
         suspects: &mut VecDeque<Refused>,
+        span: &mut Option<Span>,
     ) -> bool {
         let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
         // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
@@ -207,6 +220,7 @@ impl Writer {
                     Ok(Ok(mut outcomes)) => {
                         let refusal = findings.conclude(suspects);
                         if let Some(reason) = &refusal {
+                            fail(span, "refused", reason);
                             // Only writing is down; reading goes on.
                             self.health.dependency.down(reason);
                             bisect::take_back(&mut outcomes, reason);
@@ -235,6 +249,7 @@ impl Writer {
                 }
             }
             if Instant::now() >= deadline {
+                fail(span, "outcome_unknown", "the shard did not answer in time");
                 let outcomes = batch.iter().map(|submission| Some(Err(outcome_unknown(submission)))).collect();
                 self.answer(batch, outcomes, unknown);
                 return false;
@@ -260,6 +275,12 @@ impl Writer {
             // This fails if the request has given up.
             let _ = submission.reply.send(outcome);
         }
+    }
+}
+
+fn fail(span: &mut Option<Span>, kind: &'static str, reason: &str) {
+    if let Some(span) = span {
+        span.fail(kind, reason);
     }
 }
 

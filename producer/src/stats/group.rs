@@ -63,6 +63,8 @@ pub struct Reach {
     /// The high-water mark: everything published so far is before it, committed or not.
     pub high: i64,
     pub unhandled: Unhandled,
+    /// The time of publication of the first unhandled event. `None`: there is none, or it was not read in time.
+    pub oldest: Option<Timestamp>,
 }
 
 /// The members, if Kafka reports them; the partitions; and the group's progress in each.
@@ -125,7 +127,7 @@ fn explain(error: reader::Error) -> String {
             | Code::NotCoordinator
             | Code::WaitingForCoordinator,
         ) => {
-            tracing::debug!(%error, "the group's coordinator is not available yet");
+            tracing::debug!(reason = %error, "the group's coordinator is not available yet");
             "Kafka's group coordinator is not available yet".to_owned()
         }
         _ => error.into(),
@@ -156,6 +158,7 @@ fn read(
             position: is_certain.then_some(position),
             high,
             unhandled: Unhandled { is_complete: is_certain && position >= high, ..Unhandled::default() },
+            oldest: None,
         });
     }
     let mut found = read_first(query, topic, &behind);
@@ -167,6 +170,7 @@ fn read(
             partition.lag = found.as_ref().map(|found| found.count);
         }
         let Some(Found { count, ids, first_at }) = found else { continue };
+        reach.oldest = first_at;
         let is_complete = is_counted && partition.end >= reach.high && reach.position.is_some();
         if is_counted && count == 0 {
             // Only transaction markers follow the group's position.

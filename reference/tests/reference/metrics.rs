@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use orderflow_consumer::metrics::{OutcomeLabel, OutcomeValue, RejoinLabel, RejoinReason};
 use orderflow_operator::condition::Reason;
-use orderflow_producer::metrics::{OrderOutcome, RequestLabels};
+use orderflow_producer::metrics::{RequestLabels, RouteLabels};
 use orderflow_reference::metrics::{self, Label, Program};
 use orderflow_service::{
-    Dependencies, Need, Supervisor, admin,
+    Dependencies, Need, Supervisor, metrics as common_metrics,
     prometheus::{encoding::text::encode, registry::Registry},
     shutdown::CancellationToken,
 };
@@ -27,8 +27,9 @@ fn programs() -> [Program; 3] {
             metrics.shard("shard1").unsafe_settings.replace(BTreeSet::new());
             let (method, route) = ("GET".to_owned(), "/api/orders".to_owned());
             let _ = metrics.requests.get_or_create(&RequestLabels { method, route, status: 200 });
-            let outcome = orderflow_producer::metrics::OutcomeLabel { outcome: OrderOutcome::created };
-            let _ = metrics.orders.get_or_create(&outcome);
+            let (method, route) = ("GET".to_owned(), "/api/orders".to_owned());
+            let _ = metrics.requests_in_flight.get_or_create(&RouteLabels { method, route });
+            metrics.set_lag(0, 0.0, 0.0);
         }),
         program("Consumer", "consumer/src/metrics.rs", "", |registry| {
             let metrics = orderflow_consumer::metrics::Metrics::register(registry);
@@ -44,6 +45,9 @@ fn programs() -> [Program; 3] {
                 let metrics = orderflow_operator::metrics::Metrics::new(registry);
                 metrics.problem(Reason::Unreachable);
                 metrics.ready("shop", "orderflow", true);
+                metrics.failed("status");
+                let request = [("method", "GET".to_owned()), ("status", "200".to_owned())];
+                let _ = metrics.api_requests.get_or_create(&request);
             },
         ),
     ]
@@ -54,7 +58,7 @@ fn program(name: &'static str, file: &str, note: &'static str, register: impl Fn
     register(&mut registry);
     let dependencies = Dependencies::new(CancellationToken::new());
     dependencies.register("kafka", Need::Always);
-    admin::register(&mut registry, &dependencies);
+    common_metrics::register(&mut registry, &dependencies, "program");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let text = runtime.block_on(async {
         let stage = Supervisor::new(&mut registry, CancellationToken::new()).stage();

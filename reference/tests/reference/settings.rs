@@ -17,7 +17,8 @@ pub fn page() -> String {
         program(|_: &orderflow_provision::Settings| Ok(())),
         program(|_: &orderflow_operator::Settings| Ok(())),
     ];
-    settings::page(&programs, &variables(), &common::strings("service/src/settings.rs", "READ_BY_AWS_SDK"))
+    let read_by = |library: &str| common::strings("service/src/settings.rs", &format!("READ_BY_{library}"));
+    settings::page(&programs, &variables(), &read_by("AWS_SDK"), &read_by("OPENTELEMETRY"))
 }
 
 fn program<T: CommandFactory + FromArgMatches + 'static>(check: fn(&T) -> Result<(), String>) -> Program {
@@ -142,8 +143,15 @@ fn every_variable_that_is_read_past_clap_is_listed() {
         found.insert("KAFKA_SASL_PASSWORD".to_owned());
     }
     assert_eq!(found, listed, "list the variable in {}", file!());
-    // The DSNs, the secrets, and the check of all variables.
-    let known = ["service/src/secret.rs", "service/src/settings.rs", "service/src/postgres.rs"];
+    // The DSNs, the secrets, the check of all variables, and those of OpenTelemetry, which have a list.
+    let known = [
+        "service/src/secret.rs",
+        "service/src/settings.rs",
+        "service/src/postgres.rs",
+        "service/src/traces.rs",
+        "service/src/traces/export.rs",
+        "service/src/traces/messaging.rs",
+    ];
     for reader in readers {
         assert!(known.contains(&reader.as_str()), "{reader} reads the environment: list its variables in {}", file!());
     }

@@ -3,6 +3,7 @@
 //! converts them to a few texts for people, without any part that changes from one try to the next.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -121,6 +122,25 @@ fn login_message(text: &str) -> &str {
 #[derive(Debug, Default)]
 pub struct LastError(Mutex<Option<(Instant, BrokerError)>>);
 
+/// Errors by librdkafka's name of their code, of all clients since the start of the process. The names bound it.
+static COUNTS: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
+
+/// The codes of an unusable broker. Their series exist from the start, so that `increase` sees the first error of each.
+const USUAL: [Code; 5] =
+    [Code::AllBrokersDown, Code::Authentication, Code::BrokerTransportFailure, Code::Resolve, Code::SSL];
+
+fn count(error: &KafkaError) {
+    let code = error.rdkafka_error_code().map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
+    *COUNTS.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+}
+
+/// Returns the number of errors that librdkafka has reported, by its name of their code.
+pub fn error_counts() -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<String, u64> = USUAL.iter().map(|code| (format!("{code:?}"), 0)).collect();
+    counts.extend(COUNTS.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    counts
+}
+
 /// A client's context with a [`LastError`].
 pub trait HasLastError {
     fn last_error(&self) -> &LastError;
@@ -129,6 +149,7 @@ pub trait HasLastError {
 impl LastError {
     /// Records an error. The client's [`rdkafka::ClientContext::error`] has to call this.
     pub fn record(&self, error: &KafkaError, text: &str) {
+        count(error);
         if let Some(error) = BrokerError::from_event(error, text) {
             self.set(error);
         }

@@ -57,6 +57,15 @@ pub enum Failure {
     Fenced(String),
 }
 
+impl Failure {
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Aborted(cause) => &cause.reason,
+            Self::Broken(reason) | Self::Fenced(reason) => reason,
+        }
+    }
+}
+
 /// The reason of an abort.
 #[derive(Clone, Debug)]
 pub struct Cause {

@@ -67,6 +67,12 @@ impl Pool {
         Self(pool.expect("without timeouts of its own a pool needs no runtime"))
     }
 
+    /// Returns the number of connections in use, and of idle ones.
+    pub fn occupancy(&self) -> (usize, usize) {
+        let status = self.0.status();
+        (status.size.saturating_sub(status.available), status.available)
+    }
+
     /// Runs a query on one of the connections within `longest`, including the wait for the connection. A connection
     /// whose query was cancelled or failed is not used again, because an answer may still arrive over it. A query with
     /// a stale plan, which the server refused before it ran because of a migration, is repeated once.

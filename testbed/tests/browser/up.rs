@@ -35,8 +35,8 @@ impl Up {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let up = Self { process: Process::start(launch)?, api: url(api), controls: url(controls) };
         eventually("orderflow-dev up to show its addresses", PATIENCE, async || {
-            ensure!(up.process.exit_status().is_none(), "it has exited");
             let log = up.process.log_since_start();
+            ensure!(up.process.exit_status().is_none(), "it has exited: {log}");
             ensure!(log.contains(&format!("{}/controls", up.controls)), "{log}");
             Ok(())
         })

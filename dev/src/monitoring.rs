@@ -1,0 +1,27 @@
+//! The Prometheus of `MONITORING=1`: it scrapes the producer and the consumer, and evaluates the rules that the chart
+//! orderflow-monitoring ships.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+use orderflow_testbed::{
+    Prometheus,
+    prometheus::{Scrape, Target},
+};
+
+/// Time between two scrapes: short, so that a person who has just stopped a part sees it.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+const RULES: &str = include_str!("../../charts/orderflow-monitoring/files/rules.yaml");
+
+/// Starts it below `folder`, with the two programs at these addresses as its targets.
+pub(super) async fn start(folder: &Path, port: u16, admin_urls: [&str; 2]) -> Result<Prometheus> {
+    let rules = folder.join("data").join("rules.yaml");
+    std::fs::write(&rules, RULES).with_context(|| format!("write {}", rules.display()))?;
+    let target = |url: &str| {
+        let address = url.trim_start_matches("http://").to_owned();
+        Target::new("orderflow", address).label("namespace", "laptop").label("pipeline", "laptop")
+    };
+    let scrape = Scrape { interval: INTERVAL, targets: admin_urls.map(target).into(), rules: vec![rules] };
+    Prometheus::start_on(folder, "prometheus", port, &scrape).await
+}
