@@ -45,7 +45,8 @@ impl Spans {
             spans.events.insert(position, Event { process, publish: None });
         }
         if !published.is_empty() {
-            spans.batch = Builder::batch("settle batch".to_owned(), SpanKind::Internal, &published).start();
+            spans.batch =
+                Builder::batch_continuation("settle batch".to_owned(), SpanKind::Internal, &published).start();
             if let Some(span) = &mut spans.batch {
                 span.set([messaging::batch(batch.len())]);
                 span.set(messaging::group(group));
@@ -65,9 +66,9 @@ impl Spans {
         let mut publish = publish.start()?;
         publish.set(messaging::of_topic(Operation::Publish, topic));
         publish.set(messaging::place(partition, None));
-        let traceparent = traces::format(publish.context());
+        let traceparent = publish.is_recorded().then(|| traces::format(publish.context()));
         event.publish = Some(publish);
-        Some(traceparent)
+        traceparent
     }
 
     /// Adds the order of an event that could be read.

@@ -48,16 +48,28 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (method, requests) = (request.method().to_string(), self.requests.clone());
-        self.service
-            .call(request)
-            .map(move |answer| {
-                let status = match &answer {
-                    Ok(response) => response.status().as_u16().to_string(),
-                    Err(_) => "none".to_owned(),
-                };
-                requests.get_or_create(&[("method", method), ("status", status)]).inc();
-                answer
-            })
-            .boxed()
+        let answered = self.service.call(request);
+        async move {
+            let mut count = Count { method, status: None, requests };
+            let answer = answered.await;
+            count.status = answer.as_ref().ok().map(|response| response.status().as_u16());
+            drop(count);
+            answer
+        }
+        .boxed()
+    }
+}
+
+/// Counts a request when it ends, even if its caller no longer waits for the answer.
+struct Count {
+    method: String,
+    status: Option<u16>,
+    requests: Requests,
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        let status = self.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+        self.requests.get_or_create(&[("method", self.method.clone()), ("status", status)]).inc();
     }
 }

@@ -9,7 +9,10 @@ use std::{collections::HashSet, convert::Infallible, future::Future, sync::Arc, 
 use futures_util::StreamExt;
 use kube::{
     ResourceExt,
-    runtime::controller::{Action, Config, Error, applier},
+    runtime::{
+        controller::{Action, Config, Error, applier},
+        reflector::ObjectRef,
+    },
 };
 use orderflow_service::shutdown::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,16 +35,21 @@ pub async fn run(context: Arc<Context>, queue: Queue, concurrency: u16, stop: Ca
         () = stop.cancelled() => return,
     }
     tracing::info!(resources = stores.flows.len(), "caches synced");
-    let requests = queue.requests(stop);
+    let requests = queue.clone().requests(stop);
     let store = stores.flows.clone();
     let config = Config::default().concurrency(concurrency);
-    let reconciler = |flow, context| Box::pin(on_own_task(flow, context));
+    let reconciler = |flow: Arc<Flow>, context| {
+        queue.started(&ObjectRef::from_obj(&*flow));
+        Box::pin(on_own_task(flow, context))
+    };
     applier(reconciler, reconcile::retry, Arc::clone(&context), store, requests, config)
         .for_each(|outcome| async {
             match outcome {
                 // Failures are logged where they are handled.
                 Ok(_) | Err(Error::ReconcilerFailed(..)) => {}
                 Err(Error::ObjectNotFound(gone)) => {
+                    let namespace = gone.namespace.clone().unwrap_or_default();
+                    queue.started(&ObjectRef::new(&gone.name).within(&namespace));
                     context.metrics.remove(gone.namespace.as_deref().unwrap_or_default(), &gone.name);
                     let existing: HashSet<_> =
                         context.stores.flows.state().iter().filter_map(|flow| flow.uid()).collect();

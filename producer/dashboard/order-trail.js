@@ -145,9 +145,10 @@ function drawOrder(order) {
 function drawTrace(id) {
   const place = $('trail-trace');
   place.hidden = !id;
-  if (!id || place.dataset.id === id) return;
-  place.dataset.id = id;
   const template = config.value().trace_url_template;
+  const shownNow = `${id} ${template}`;
+  if (!id || place.dataset.shown === shownNow) return;
+  place.dataset.shown = shownNow;
   const text = h('code', {}, id);
   place.replaceChildren('Trace ', template ? h('a', { href: template.replaceAll('{trace_id}', id), target: '_blank', rel: 'noopener' }, text) : text);
 }

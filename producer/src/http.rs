@@ -188,10 +188,12 @@ async fn observe(
     let method = request.method().clone();
     let request_id = request_id(&request);
     let route = route.map_or("none".to_owned(), |route| route.as_str().to_owned());
-    let in_flight = RouteLabels { method: method_label(&method), route: route.clone() };
+    let label = method_label(&method);
+    let in_flight = RouteLabels { method: label.clone(), route: route.clone() };
     let in_flight = Counted::new(&metrics.requests_in_flight.get_or_create_owned(&in_flight));
-    let span = span::start(&mut request, &method, &route);
-    let logged_in = span.as_ref().map(|span| traces::log_context(span.context()));
+    let span = span::start(&mut request, &label, &route);
+    let recorded = span.as_ref().filter(|span| span.is_recorded());
+    let logged_in = recorded.map(|span| traces::log_context(span.context()));
     let answered = next.run(request);
     let mut response = match &logged_in {
         Some(context) => traces::FutureExt::with_context(answered, context.clone()).await,
@@ -213,7 +215,7 @@ async fn observe(
             tracing::warn!(%method, route, status, request_id, cause, "answered with an internal error");
         }
     }
-    let labels = RequestLabels { method: method_label(&method), route, status: status.as_u16() };
+    let labels = RequestLabels { method: label, route, status: status.as_u16() };
     let exemplar = traces::exemplar();
     metrics.requests.get_or_create(&labels).observe(started.elapsed().as_secs_f64(), exemplar, None);
     if let Some(span) = span {
@@ -237,7 +239,7 @@ fn request_id(request: &Request) -> HeaderValue {
 /// Returns the label of a method, which can be any word: each one that became a label would be kept for ever.
 fn method_label(method: &Method) -> String {
     let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
-    if known.contains(method) { method.to_string() } else { "other".to_owned() }
+    if known.contains(method) { method.to_string() } else { span::OTHER_METHOD.to_owned() }
 }
 
 fn cors(origins: &[String]) -> anyhow::Result<CorsLayer> {

@@ -142,8 +142,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         dead_letters: dead_letters.clone(),
     };
     let stats = Stats::new(sources);
-    let (measured, lag) = (stats.clone(), metrics.clone());
-    observing.run("lag", move |stop| done(lag::watch(measured.clone(), lag.clone(), stop)));
+    let group = Arc::new(GroupProgress::new(&settings.kafka, &settings.kafka_group_id, &topics));
+    let measured = metrics.clone();
+    observing.run("lag", move |stop| {
+        let (group, metrics) = (group.clone(), measured.clone());
+        async move {
+            lag::watch(&group, &metrics, &stop).await;
+            Ok(())
+        }
+    });
     let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone(), share);
     let app = Arc::new(http::App {
         map: settings.shards.clone(),

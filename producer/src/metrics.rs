@@ -264,8 +264,8 @@ impl Metrics {
             "receipt_jobs" "Receipts that are not written, counted up to 10000, read every 15 s; NaN: the shard does not answer" receipt_jobs;
             "receipt_jobs_oldest_seconds" "Age of the oldest order whose receipt is not written, read every 15 s; 0: none waits, NaN: the shard does not answer" receipt_jobs_oldest;
             "pool_connections" "Connections for reading, by state, read every 15 s" pool_connections;
-            "consumer_lag_events" "Events of the partition that are not notified yet, read every 15 s; exact up to 100, beyond that offsets; NaN: Kafka does not answer. Each producer reports the same" consumer_lag_events;
-            "consumer_lag_seconds" "Age of the oldest event of the partition that is not notified yet, read every 15 s; 0: none waits, NaN: Kafka does not answer. Each producer reports the same" consumer_lag_seconds;
+            "consumer_lag_events" "Events of the partition that are not notified yet, read every 15 s; exact up to 100, beyond that offsets; NaN: it could not be read. Each producer reports the same" consumer_lag_events;
+            "consumer_lag_seconds" "Age of the oldest event of the partition that is not notified yet, read every 15 s; 0: none waits, NaN: it could not be read. Each producer reports the same" consumer_lag_seconds;
             "unsafe_setting" "1 if this setting of the shard's Postgres can lose acknowledged orders (fsync, full_page_writes, or with a standby synchronous_standby_names); read at each connect" unsafe_setting;
         }
         // From the start, so that `increase` sees the first of each.

@@ -24,9 +24,9 @@ use crate::{
     feed::Feed,
     shard::{Figures, MOST_COUNTED, ReadError, Shard},
 };
-use group::{Answer, Reach};
-pub use group::{GroupProgress, Unhandled};
-use snapshot::{DeadLetterCounts, Dependency, Notifications, Partition, ShardFigures};
+use group::Reach;
+pub use group::{Answer, GroupProgress, Unhandled};
+use snapshot::{DeadLetterCounts, Dependency, Notifications, ShardFigures};
 
 pub use snapshot::Snapshot;
 
@@ -34,7 +34,7 @@ pub use snapshot::Snapshot;
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Longest wait for S3, and for Kafka. Shards have a deadline of their own.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest wait for a round of queries. It exceeds all deadlines in the round.
 pub const LONGEST: Duration = Duration::from_secs(8);
@@ -78,21 +78,10 @@ pub struct GroupState {
     pub published_through: Vec<Option<Timestamp>>,
 }
 
-/// The events of a partition that are not notified yet.
-#[derive(Clone, Copy, Debug)]
-pub struct Lag {
-    pub partition: i32,
-    /// Number of events; `None` if unknown.
-    pub events: Option<i64>,
-    /// Age of the oldest one, in seconds; `None` if unknown.
-    pub seconds: Option<f64>,
-}
-
 struct Round {
     ended: Instant,
     snapshot: Snapshot,
     group: Option<GroupState>,
-    lag: Option<Vec<Lag>>,
 }
 
 /// The end offsets of the partitions in one round, and the moments up to which orders had been published by then.
@@ -126,11 +115,6 @@ impl Stats {
             None => self.await_round(GROUP_TIMEOUT).await.or_else(|| done(STALE))?,
         };
         round.group.clone()
-    }
-
-    /// Returns the lag of the consumer group in each partition, or `None` while Kafka does not report it.
-    pub async fn lag(&self) -> Option<Vec<Lag>> {
-        self.await_round(LONGEST).await?.lag.clone()
     }
 
     async fn await_round(&self, longest: Duration) -> Option<Arc<Round>> {
@@ -179,7 +163,6 @@ impl Sources {
             .map(|(shard, figures)| published_through(shard, figures.as_ref()?.as_ref().ok()?, at))
             .collect();
         let (total, per_second) = self.feed.figures();
-        let lag = group.as_ref().ok().map(lags);
         let (kafka, consumer, partitions, group) = match group {
             Ok(Answer { consumer, partitions, reach }) => {
                 let group =
@@ -204,7 +187,7 @@ impl Sources {
                 total: dead_letters.map(|counts| counts.total),
             },
         };
-        Round { ended: Instant::now(), snapshot, group, lag }
+        Round { ended: Instant::now(), snapshot, group }
     }
 
     async fn bucket(&self) -> Dependency {
@@ -229,16 +212,6 @@ const FAULT: &str = "internal error of the producer: its log has the backtrace";
 /// wait for it.
 async fn catch_panic<T>(query: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(query).catch_unwind().await.ok()
-}
-
-fn lags(Answer { partitions, reach, .. }: &Answer) -> Vec<Lag> {
-    let now = Timestamp::now();
-    let lag = |(partition, reach): (&Partition, &Reach)| {
-        let age = |oldest: Timestamp| (now.unix_microseconds() - oldest.unix_microseconds()).max(0) as f64 / 1e6;
-        let seconds = if partition.lag == Some(0) { Some(0.0) } else { reach.oldest.map(age) };
-        Lag { partition: partition.partition, events: partition.lag, seconds }
-    };
-    std::iter::zip(partitions, reach).map(lag).collect()
 }
 
 /// Returns the moment up to which the shard's orders had been published when its outbox was read. `at` is just before

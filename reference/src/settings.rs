@@ -189,7 +189,7 @@ fn outside(text: &mut String, variables: &[Variable], aws: &[String], openteleme
     let _ = write!(
         text,
         "\nProducer and consumer send [traces](../how-to/observe.md#traces) if `OTEL_EXPORTER_OTLP_ENDPOINT` is set. These variables \
-         mean what the OpenTelemetry SDK's specification says: {}.\n",
+         mean what the OpenTelemetry SDK's specification says, but a value that cannot be read ends the program: {}.\n",
         opentelemetry.join(", ")
     );
 }

@@ -15,10 +15,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 pub use opentelemetry::{
-    Context, ContextGuard, KeyValue,
+    Context, ContextGuard, Key, KeyValue,
     trace::{FutureExt, SpanContext, SpanKind},
 };
 use opentelemetry::{
@@ -30,11 +29,11 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{
     Resource,
-    trace::{Config, SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample},
+    trace::{SamplingDecision, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample},
 };
 
 /// The longest wait at the end of the process for the collector to take the last spans.
-const FLUSH: Duration = Duration::from_secs(2);
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// The most links of one span, which is that of a batch: an order beyond them links to the batch, but not back.
 const MOST_LINKS: u32 = 512;
@@ -72,16 +71,12 @@ pub fn start(settings: Settings, service: &'static str) -> anyhow::Result<Flush>
     if !is_configured(|name| std::env::var(name).ok()) {
         return Ok(Flush(None));
     }
-    let mut resource = Resource::builder();
-    if std::env::var_os("OTEL_SERVICE_NAME").is_none_or(|name| name.is_empty()) {
-        resource = resource.with_service_name(service);
-    }
-    let resource = resource.with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION"))).build();
+    let sampler = export::sampler()?;
     let provider = SdkTracerProvider::builder()
-        .with_sampler(FollowLinks(Config::default().sampler))
+        .with_sampler(FollowLinks(sampler))
         .with_max_links_per_span(MOST_LINKS)
-        .with_resource(resource)
-        .with_span_processor(export::processor().context("OTEL_EXPORTER_OTLP_ENDPOINT")?)
+        .with_resource(resource(service))
+        .with_span_processor(export::processor()?)
         .build();
     let tracer = provider.tracer_with_scope(
         InstrumentationScope::builder("orderflow")
@@ -91,6 +86,18 @@ pub fn start(settings: Settings, service: &'static str) -> anyhow::Result<Flush>
     );
     let _ = TRACES.set(Traces { tracer, continues_by_links: settings.otel_async == Async::Links });
     Ok(Flush(Some(provider)))
+}
+
+/// Returns the resource that the environment describes, with what it leaves out.
+fn resource(service: &'static str) -> Resource {
+    let given = Resource::builder().build();
+    let has = |key: &'static str| {
+        // The SDK's own default for a name that is not given.
+        given.get(&Key::from_static_str(key)).is_some_and(|value| !value.as_str().starts_with("unknown_service"))
+    };
+    let defaults = [("service.name", service), ("service.version", env!("CARGO_PKG_VERSION"))];
+    let missing = defaults.into_iter().filter(|(key, _)| !has(key));
+    Resource::builder().with_attributes(missing.map(|(key, value)| KeyValue::new(key, value))).build()
 }
 
 /// Returns whether the environment asks for traces, as the specification of the OpenTelemetry SDK defines it.
@@ -136,7 +143,8 @@ pub fn parse(traceparent: &str) -> Option<SpanContext> {
     let context = SpanContext::new(
         TraceId::from_hex(trace_id).ok()?,
         SpanId::from_hex(span_id).ok()?,
-        TraceFlags::new(u8::from_str_radix(flags, 16).ok()?),
+        // Of the flags, only this one is known; W3C asks not to pass on the others.
+        TraceFlags::new(u8::from_str_radix(flags, 16).ok()? & 1),
         true,
         TraceState::NONE,
     );
@@ -152,7 +160,8 @@ pub fn format(context: &SpanContext) -> String {
 pub fn recorded(traceparent: Option<&str>) -> Option<SpanContext> {
     TRACES.get()?;
     // The flag is the last bit of the last digit; most orders are not recorded.
-    let traceparent = traceparent.filter(|text| text.as_bytes().last().is_some_and(|digit| digit & 1 == 1))?;
+    let is_odd = |digit: char| digit.to_digit(16).is_some_and(|digit| digit % 2 == 1);
+    let traceparent = traceparent.filter(|text| text.ends_with(is_odd))?;
     parse(traceparent).filter(SpanContext::is_sampled)
 }
 
@@ -189,6 +198,13 @@ impl Builder {
     pub fn batch(name: String, kind: SpanKind, orders: &[SpanContext]) -> Self {
         let links = orders.iter().cloned().map(link).collect();
         Self { builder: SpanBuilder::from_name(name).with_kind(kind), parent: orders.first().cloned(), links }
+    }
+
+    /// Starts to describe a step that several orders share after they left their processes.
+    pub fn batch_continuation(name: String, kind: SpanKind, orders: &[SpanContext]) -> Self {
+        let by_links = TRACES.get().is_some_and(|traces| traces.continues_by_links);
+        let batch = Self::batch(name, kind, orders);
+        if by_links { Self { parent: None, ..batch } } else { batch }
     }
 
     #[must_use]
@@ -304,6 +320,10 @@ mod tests {
         assert_eq!(format(&context), TRACEPARENT);
         let unsampled = TRACEPARENT.replace("-01", "-00");
         assert_eq!(format(&parse(&unsampled).unwrap()), unsampled);
+        // Flags that version 00 does not know are not passed on.
+        for flags in ["-ff", "-0b", "-d1"] {
+            assert_eq!(format(&parse(&TRACEPARENT.replace("-01", flags)).unwrap()), TRACEPARENT);
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn queries(names: &[&str]) -> Result<Vec<Query>> {
                 let text =
                     target["expr"].as_str().with_context(|| format!("{name}: a target without expr: {target}"))?;
                 let panel = panel["title"].as_str().unwrap_or_default().to_owned();
-                queries.push(Query { dashboard: name.clone(), panel, expression: expanded(text) });
+                queries.push(Query { dashboard: name.clone(), panel, expression: expanded(&dashboard, text) });
             }
         }
     }
@@ -62,10 +62,14 @@ pub fn queries(names: &[&str]) -> Result<Vec<Query>> {
 }
 
 /// Sets the variables of an expression as Grafana does, with all values chosen and a short interval.
-fn expanded(expression: &str) -> String {
-    let values =
-        [("__rate_interval", "1m"), ("__interval", "10s"), ("__range", "15m"), ("namespace", ".*"), ("pipeline", ".*")];
-    values.iter().fold(expression.to_owned(), |text, (name, value)| {
+fn expanded(dashboard: &Value, expression: &str) -> String {
+    let own = dashboard["templating"]["list"].as_array().into_iter().flatten();
+    let mut own: Vec<&str> = own.filter_map(|variable| variable["name"].as_str()).collect();
+    // The longest first: one name may begin with another.
+    own.sort_by_key(|name| std::cmp::Reverse(name.len()));
+    let values = [("__rate_interval", "1m"), ("__interval", "10s"), ("__range", "15m")];
+    let values = values.into_iter().chain(own.into_iter().map(|name| (name, ".*")));
+    values.fold(expression.to_owned(), |text, (name, value)| {
         text.replace(&format!("${{{name}}}"), value).replace(&format!("${name}"), value)
     })
 }

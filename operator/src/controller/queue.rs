@@ -24,20 +24,28 @@ pub struct Queue {
 struct Inner {
     waiting: Mutex<HashSet<ObjectRef<Flow>>>,
     added: Notify,
+    /// Resources whose reconcile has not started: the controller takes all from `waiting` at once and starts as many as
+    /// may run at the same time.
+    unstarted: Mutex<HashSet<ObjectRef<Flow>>>,
     depth: Gauge,
 }
 
 impl Queue {
-    /// Creates a queue that keeps its length in `depth`.
+    /// Creates a queue that keeps the number of resources that wait in `depth`.
     pub fn new(depth: Gauge) -> Self {
         Self { inner: Arc::new(Inner { depth, ..Inner::default() }) }
     }
 
     pub fn add(&self, resources: impl IntoIterator<Item = ObjectRef<Flow>>) {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unstarted = self.inner.unstarted.lock().unwrap_or_else(PoisonError::into_inner);
         let before = waiting.len();
-        waiting.extend(resources);
-        self.inner.depth.set(waiting.len() as i64);
+        for resource in resources {
+            unstarted.insert(resource.clone());
+            waiting.insert(resource);
+        }
+        self.inner.depth.set(unstarted.len() as i64);
+        drop(unstarted);
         if waiting.len() > before {
             self.inner.added.notify_one();
         }
@@ -46,9 +54,14 @@ impl Queue {
     fn take(&self) -> Option<ObjectRef<Flow>> {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let next = waiting.iter().next().cloned()?;
-        let taken = waiting.take(&next);
-        self.inner.depth.set(waiting.len() as i64);
-        taken
+        waiting.take(&next)
+    }
+
+    /// Records that the reconcile of a resource starts, or that there is nothing to reconcile.
+    pub fn started(&self, resource: &ObjectRef<Flow>) {
+        let mut unstarted = self.inner.unstarted.lock().unwrap_or_else(PoisonError::into_inner);
+        unstarted.remove(resource);
+        self.inner.depth.set(unstarted.len() as i64);
     }
 
     /// Returns the waiting resources and those that are added, until `stop` is cancelled. Supports one reader only.

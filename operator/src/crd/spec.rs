@@ -290,7 +290,7 @@ pub struct Consumer {
 #[serde(rename_all = "camelCase")]
 pub struct Traces {
     /// Address of an OTLP receiver over HTTP, without a path, such as `http://otel-collector.monitoring:4318`.
-    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^/\s]+/?$"))]
+    #[schemars(length(max = 1024), regex(pattern = r"^https?://[^/?#@\s]+/?$"))]
     pub endpoint: String,
 
     /// Percent of the orders that are recorded. A client that sends a trace context decides itself.

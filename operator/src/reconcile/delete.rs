@@ -108,12 +108,15 @@ async fn clean_up(
     let removal = state.removal.unwrap_or_else(|| Removal { began: Instant::now(), is_first: is_first() });
     state.removal = Some(removal);
     let overdue = is_overdue(flow, Timestamp::now(), deadline);
-    let has_waited = removal.began.elapsed() > GRACE.min(deadline);
+    let grace = GRACE.min(deadline);
+    let has_waited = removal.began.elapsed() > grace;
     let last = overdue && (has_waited || !removal.is_first);
 
     stop_pods(context, &identity).await.map_err(Error::Delete)?;
     let pods = pods(context, &identity).await.map_err(Error::Delete)?;
-    if pods > 0 && !(overdue && has_waited) {
+    // Processes that live shortly do not prolong it for ever.
+    let is_pods_time_over = has_waited || is_overdue(flow, Timestamp::now(), deadline + 2 * grace);
+    if pods > 0 && !(overdue && is_pods_time_over) {
         let report = Report::Deleting(format!("{pods} pods still exist"));
         status::write(context, flow, state, &report).await?;
         return Ok(Requeue::In(PODS));

@@ -89,11 +89,21 @@ pub fn validate(
 }
 
 fn traces(spec: &crd::Traces) -> Result<Traces, Problem> {
-    let address = Url::parse(&spec.endpoint).map_err(|error| invalid(format!("traces.endpoint: {error}")))?;
-    let port = address.port_or_known_default();
+    let wrong = |rule: &str| invalid(format!("traces.endpoint: {rule}"));
+    let address = Url::parse(&spec.endpoint).map_err(|error| wrong(&error.to_string()))?;
+    let is_plain = address.username().is_empty()
+        && address.password().is_none()
+        && address.path() == "/"
+        && address.query().is_none()
+        && address.fragment().is_none();
+    // The programs read it by this type, which takes no international names.
+    if !is_plain || spec.endpoint.parse::<http::Uri>().is_err() {
+        return Err(wrong("must be http:// or https:// with an ASCII host and at most a port"));
+    }
+    let port = address.port_or_known_default().filter(|port| *port > 0);
     Ok(Traces {
         endpoint: spec.endpoint.trim_end_matches('/').to_owned(),
-        port: port.ok_or_else(|| invalid("traces.endpoint: it has no port"))?,
+        port: port.ok_or_else(|| wrong("must not have port 0"))?,
         ratio: f64::from(spec.sample_percent) / 100.0,
         url_template: spec.url_template.clone(),
     })
@@ -375,6 +385,10 @@ mod tests {
             (json!({ "topic": { "name": "orders\r" } }), "topic.name: must have no control or invisible characters"),
             (json!({ "bucket": { "region": "us-east-1 " } }), r#"as character 10: "us-east-1 ""#),
             (json!({ "consumer": { "image": "a\u{200b}b" } }), r#""a\u{200b}b""#),
+            (json!({ "traces": { "endpoint": "http://user:secret@collector:4318" } }), "traces.endpoint"),
+            (json!({ "traces": { "endpoint": "http://collector:4318?x=1" } }), "traces.endpoint"),
+            (json!({ "traces": { "endpoint": "http://münchen:4318" } }), "traces.endpoint"),
+            (json!({ "traces": { "endpoint": "http://collector:0" } }), "traces.endpoint"),
         ] {
             let problem = problem_of(&changes).unwrap_or_else(|| panic!("{changes} was not refused"));
             assert_eq!(problem.reason, Reason::SpecInvalid, "{changes}");

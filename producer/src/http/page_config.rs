@@ -38,6 +38,10 @@ struct Limits {
 }
 
 impl Config {
+    pub fn links_to_traces(&self) -> bool {
+        self.trace_url_template.is_some()
+    }
+
     pub fn new(settings: &crate::Settings) -> Self {
         Self {
             controls_url: settings.controls_url.clone(),

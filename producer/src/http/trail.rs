@@ -33,7 +33,7 @@ pub struct TrailView {
     receipt: Receipt,
     published: Publication,
     notified: Notified,
-    /// Id of the trace that its steps were recorded in; null if it was not recorded, or its event is no longer in Kafka
+    /// Id of its trace; null if it was not recorded, its event is no longer in Kafka, or this producer knows of no traces
     #[schema(example = "0af7651916cd43dd8448eb211c80319c")]
     trace_id: Option<String>,
     /// Records that were searched, if a state is unknown
@@ -105,12 +105,15 @@ pub async fn get_trail(
     let queued = shard.queued(id).await.ok();
     let attempts = queued.as_ref().and_then(|queued| queued.receipt_attempts);
     let (trails, order) = (app.trails.clone(), stored.order.clone());
+    let shows_trace = traces::is_on() || app.config.links_to_traces();
     // A task of its own: if the client disconnects, the search in Kafka goes on and keeps its place until it ends.
     let event = tokio::spawn(async move {
         let _place = place;
         let traceparent = queued.as_ref().and_then(|queued| queued.traceparent.clone());
         let event = trails.follow(&order, queued).await;
         let traceparent = match (&event, traceparent) {
+            // Without traces nobody asks, and Kafka need not answer.
+            _ if !shows_trace => None,
             (_, Some(stored)) => Some(stored),
             (EventState::Published(published) | EventState::Notified(published, _), None) => {
                 trails.traceparent(published).await

@@ -31,7 +31,8 @@ impl Spans {
             return Self::default();
         }
         let contexts: Vec<_> = recorded.iter().map(|(.., order)| order.clone()).collect();
-        let mut sent = Builder::batch(messaging::name(Operation::Send, topic), SpanKind::Client, &contexts).start();
+        let mut sent =
+            Builder::batch_continuation(messaging::name(Operation::Send, topic), SpanKind::Client, &contexts).start();
         if let Some(sent) = &mut sent {
             sent.set(messaging::of_topic(Operation::Send, topic));
             sent.set([messaging::batch(batch.len())]);
@@ -54,7 +55,7 @@ impl Spans {
 
     /// Returns the context that the event at `position` carries, if it is another than the stored one.
     pub fn traceparent(&self, position: usize) -> Option<String> {
-        self.orders.get(&position).map(|span| traces::format(span.context()))
+        self.orders.get(&position).filter(|span| span.is_recorded()).map(|span| traces::format(span.context()))
     }
 
     /// Marks all as failed: nothing was published, or that is not known.

@@ -29,6 +29,7 @@ to_publish AS (
 ),
 to_receipt AS (
     INSERT INTO receipt_jobs (order_id, traceparent, available_at)
-    SELECT id, traceparent, now() FROM input WHERE id IN (SELECT id FROM stored)
+    -- Only of an order that is recorded: the span of its receipt is all that needs it.
+    SELECT id, CASE WHEN traceparent LIKE '%-01' THEN traceparent END, now() FROM input WHERE id IN (SELECT id FROM stored)
 )
 SELECT id FROM stored

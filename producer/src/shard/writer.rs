@@ -185,7 +185,11 @@ impl Writer {
         };
         let received = timeout(IDLE, receive).await;
         match received {
-            Err(_) => Gathered::Nothing,
+            Err(_) => {
+                // A request sets it as well, and may have done so after the queue was emptied.
+                self.metrics.write_queue.set(0);
+                Gathered::Nothing
+            }
             Ok(0) => Gathered::Closed,
             Ok(_) => {
                 batch.retain(|submission| submission.ticket.take());

@@ -7,13 +7,14 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use async_trait::async_trait;
+use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry::Context;
@@ -22,7 +23,9 @@ use opentelemetry_otlp::{SpanExporter as Otlp, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     error::OTelSdkResult,
-    trace::{BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
+    trace::{
+        BatchConfigBuilder, BatchSpanProcessor, Sampler, ShouldSample, Span, SpanData, SpanExporter, SpanProcessor,
+    },
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -32,8 +35,8 @@ use tokio::runtime::Handle;
 
 use super::DROPPED;
 
-/// The most spans that wait for the export, unless `OTEL_BSP_MAX_QUEUE_SIZE` says another number.
-const QUEUE: usize = 2048;
+/// The most spans that wait for the export: those of a full batch of the relay, twice. Unless `OTEL_BSP_MAX_QUEUE_SIZE` says another number.
+const QUEUE: usize = 8192;
 
 /// The longest time of one export, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says another, in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,14 +54,68 @@ pub(super) fn processor() -> anyhow::Result<Counting> {
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls()?).https_or_http().enable_http1();
     let client = HyperClient::new(connector.wrap_connector(http), timeout, None);
     let client = OnRuntime { client, runtime: Handle::current() };
-    let exporter = Otlp::builder().with_http().with_http_client(client).build()?;
+    for name in ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"] {
+        require_endpoint(name)?;
+    }
+    for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
+        let protocol = text(name).unwrap_or_default();
+        ensure!(["", "http/protobuf"].contains(&protocol.as_str()), "{name}: only http/protobuf is supported");
+    }
+    // Its errors may show the whole address, or a header.
+    let exporter = Otlp::builder().with_http().with_http_client(client).build();
+    let exporter = exporter.map_err(|_| anyhow!("OTEL_EXPORTER_OTLP_*: no exporter can be made of these variables"))?;
     let waiting = Arc::new(AtomicUsize::new(0));
-    let exporter = CountingExporter { exporter, waiting: waiting.clone() };
-    Ok(Counting { processor: BatchSpanProcessor::builder(exporter).build(), waiting, queue })
+    let exporter = CountingExporter { exporter, waiting: waiting.clone(), is_failing: AtomicBool::new(false) };
+    let config = BatchConfigBuilder::default().with_max_queue_size(queue).build();
+    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
+    Ok(Counting { processor, waiting, queue })
+}
+
+/// Returns the sampler that the environment asks for.
+pub(super) fn sampler() -> anyhow::Result<Box<dyn ShouldSample>> {
+    let name = text("OTEL_TRACES_SAMPLER").unwrap_or_else(|| "parentbased_always_on".to_owned());
+    let ratio = || {
+        let ratio = text("OTEL_TRACES_SAMPLER_ARG").unwrap_or_else(|| "1".to_owned());
+        let number = ratio.parse::<f64>().ok().filter(|number| (0.0..=1.0).contains(number));
+        number.with_context(|| format!("OTEL_TRACES_SAMPLER_ARG: {ratio:?} is not a number from 0 to 1"))
+    };
+    let root = match name.trim_start_matches("parentbased_") {
+        "always_on" => Sampler::AlwaysOn,
+        "always_off" => Sampler::AlwaysOff,
+        "traceidratio" => Sampler::TraceIdRatioBased(ratio()?),
+        _ => bail!(
+            "OTEL_TRACES_SAMPLER: {name:?} is not always_on, always_off or traceidratio, with or without parentbased_ \
+             before it"
+        ),
+    };
+    let is_parent_based = name.starts_with("parentbased_");
+    Ok(if is_parent_based { Box::new(Sampler::ParentBased(Box::new(root))) } else { Box::new(root) })
+}
+
+fn text(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
+}
+
+/// Requires that an endpoint, if it is set, can be used. The error does not show it, since it may have a password.
+fn require_endpoint(name: &str) -> anyhow::Result<()> {
+    let Some(endpoint) = text(name) else { return Ok(()) };
+    let address: Option<Uri> = endpoint.parse().ok();
+    let is_usable = address.is_some_and(|address| {
+        let authority = address.authority().map(http::uri::Authority::as_str);
+        matches!(address.scheme_str(), Some("http" | "https"))
+            && authority.is_some_and(|authority| !authority.contains('@'))
+            && address.query().is_none()
+    });
+    ensure!(
+        is_usable,
+        "{name}: must be an http:// or https:// address without user and query; \
+         credentials belong into OTEL_EXPORTER_OTLP_HEADERS"
+    );
+    Ok(())
 }
 
 fn number(name: &str) -> anyhow::Result<Option<u64>> {
-    let Some(text) = std::env::var(name).ok().filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = text(name) else { return Ok(None) };
     let number = text.parse().ok().filter(|number| *number > 0);
     Ok(Some(number.with_context(|| format!("{name}: {text:?} is not a number above 0"))?))
 }
@@ -184,6 +241,8 @@ impl SpanProcessor for Counting {
 struct CountingExporter {
     exporter: Otlp,
     waiting: Arc<AtomicUsize>,
+    /// True since an export failed, until one succeeds.
+    is_failing: AtomicBool,
 }
 
 impl SpanExporter for CountingExporter {
@@ -193,7 +252,11 @@ impl SpanExporter for CountingExporter {
         let exported = self.exporter.export(batch).await;
         if let Err(error) = &exported {
             DROPPED.fetch_add(count as u64, Ordering::Relaxed);
-            tracing::debug!(%error, spans = count, "the collector did not take spans");
+            if !self.is_failing.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "the collector takes no spans: they are dropped and counted until it does");
+            }
+        } else if self.is_failing.swap(false, Ordering::Relaxed) {
+            tracing::info!("the collector takes spans again");
         }
         exported
     }

@@ -20,4 +20,5 @@ mod reference;
 mod screenshots;
 mod search;
 mod support;
+mod trace;
 mod up;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 pub const OPERATOR: &str = "orderflow-operator";
 pub const BACKING: &str = "orderflow-backing";
+pub const MONITORING: &str = "orderflow-monitoring";
 
 /// Returns `Kind/name`.
 pub fn title(object: &Value) -> String {

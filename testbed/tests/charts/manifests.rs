@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     control_plane::has_strimzi,
-    files::{BACKING, OPERATOR, chart, objects, pod_template, repository, title},
+    files::{BACKING, MONITORING, OPERATOR, chart, objects, pod_template, repository, title},
     site::Site,
     values,
 };
@@ -57,12 +57,27 @@ async fn backing() -> Result<&'static [Rendered]> {
     Ok(rendered.await?)
 }
 
+/// Renders the chart of the monitoring for all cases.
+async fn monitoring() -> Result<&'static [Rendered]> {
+    static RENDERED: OnceCell<Vec<Rendered>> = OnceCell::const_new();
+    let rendered = RENDERED.get_or_try_init(async || {
+        let site = Site::new().await?;
+        let (site, chart) = (&site, &chart(MONITORING));
+        stream::iter(values::monitoring())
+            .map(|(case, values)| async move { read(case, &site.helm.render(MONITORING, chart, &values).await?) })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
+    });
+    Ok(rendered.await?)
+}
+
 fn read(case: &'static str, release: &Release) -> Result<Rendered> {
     Ok(Rendered { case, objects: objects(&release.manifests()).context(case)?, notes: release.info.notes.clone() })
 }
 
-async fn both() -> Result<impl Iterator<Item = &'static Rendered>> {
-    Ok(operator().await?.iter().chain(backing().await?))
+async fn every() -> Result<impl Iterator<Item = &'static Rendered>> {
+    Ok(operator().await?.iter().chain(backing().await?).chain(monitoring().await?))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,6 +88,20 @@ async fn the_api_server_accepts_all_that_the_operators_chart_renders() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_server_accepts_all_that_the_chart_of_the_backing_services_renders() -> Result<()> {
     accepts(backing().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_accepts_all_that_the_chart_of_the_monitoring_renders() -> Result<()> {
+    accepts(monitoring().await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_links_to_the_runbook_can_be_set() -> Result<()> {
+    let rendered = monitoring().await?.iter().find(|rendered| rendered.case == "everything else").context("no case")?;
+    let text: String = rendered.objects.iter().map(ToString::to_string).collect();
+    ensure!(text.contains("https://docs.example.com/runbook.html#"), "the address is not used");
+    ensure!(!text.contains("orderflow.dev/runbook"), "the default address is left");
+    Ok(())
 }
 
 async fn accepts(rendered: &'static [Rendered]) -> Result<()> {
@@ -116,7 +145,7 @@ async fn takes_the_pods(level: &str, rendered: &'static [Rendered], kinds: &[&st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_object_has_the_recommended_labels() -> Result<()> {
-    for Rendered { case, objects, .. } in both().await? {
+    for Rendered { case, objects, .. } in every().await? {
         for object in objects {
             let labels = &object["metadata"]["labels"];
             for label in ["name", "instance", "part-of", "managed-by"] {
@@ -133,7 +162,7 @@ async fn each_object_has_the_recommended_labels() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_namespaced_object_names_its_namespace() -> Result<()> {
-    for Rendered { case, objects, .. } in both().await? {
+    for Rendered { case, objects, .. } in every().await? {
         for object in objects {
             let kind = object["kind"].as_str().unwrap_or_default();
             let in_the_cluster = kind.starts_with("Cluster") || kind == "CustomResourceDefinition";
@@ -147,7 +176,7 @@ async fn each_namespaced_object_names_its_namespace() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_container_has_a_versioned_image_and_resource_requests() -> Result<()> {
-    for Rendered { case, objects, .. } in both().await? {
+    for Rendered { case, objects, .. } in every().await? {
         for object in objects {
             for container in containers(object) {
                 let image = container["image"].as_str().unwrap_or_default();
@@ -218,7 +247,7 @@ async fn images_come_from_the_registry_that_is_given() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_charts_have_the_version_of_the_workspace() -> Result<()> {
     let site = Site::new().await?;
-    for name in [OPERATOR, BACKING] {
+    for name in [OPERATOR, BACKING, MONITORING] {
         let shown = site.helm.run(&["show", "chart", &chart(name).display().to_string()]).await?;
         let shown = objects(&shown)?.remove(0);
         for field in ["version", "appVersion"] {
@@ -230,7 +259,7 @@ async fn the_charts_have_the_version_of_the_workspace() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_notes_of_an_installation_name_existing_files() -> Result<()> {
-    for Rendered { case, notes, .. } in both().await? {
+    for Rendered { case, notes, .. } in every().await? {
         let words = notes.split(|letter: char| letter.is_whitespace() || letter == ',');
         let files: BTreeSet<&str> = words
             .filter(|word| word.starts_with("examples/") || word.starts_with("charts/"))

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    files::{BACKING, OPERATOR, chart},
+    files::{BACKING, MONITORING, OPERATOR, chart},
     site::Site,
     values,
 };
@@ -15,7 +15,8 @@ const FREE: [&str; 2] = ["requests", "limits"];
 #[tokio::test(flavor = "multi_thread")]
 async fn helm_lint_passes() -> Result<()> {
     let site = Site::new().await?;
-    for (name, table) in [(OPERATOR, values::operator()), (BACKING, values::backing())] {
+    let tables = [(OPERATOR, values::operator()), (BACKING, values::backing()), (MONITORING, values::monitoring())];
+    for (name, table) in tables {
         // With many values, because a linter sees only the templates that they render.
         for (case, values) in table {
             site.helm.lint(&chart(name), &values).await.with_context(|| format!("{name}, {case}"))?;
@@ -27,7 +28,7 @@ async fn helm_lint_passes() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misspelled_value_is_refused_on_each_level() -> Result<()> {
     let site = Site::new().await?;
-    for name in [OPERATOR, BACKING] {
+    for name in [OPERATOR, BACKING, MONITORING] {
         let defaults = values::defaults(&site, name).await?;
         let levels = levels(&defaults, "");
         ensure!(levels.len() > 5, "{name}: only {levels:?}");
@@ -50,7 +51,7 @@ async fn a_misspelled_value_is_refused_on_each_level() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_of_another_type_is_refused() -> Result<()> {
     let site = Site::new().await?;
-    for name in [OPERATOR, BACKING] {
+    for name in [OPERATOR, BACKING, MONITORING] {
         let defaults = values::defaults(&site, name).await?;
         let mut wrong = json!({});
         let mut paths = Vec::new();
@@ -109,7 +110,13 @@ async fn a_value_that_cannot_work_is_refused() -> Result<()> {
         (json!({ "s3": { "accessKeyId": "" } }), "/s3/accessKeyId"),
         (json!({ "imagePullSecrets": [{}] }), "/imagePullSecrets/0"),
     ];
-    for (name, cases) in [(OPERATOR, &operator[..]), (BACKING, &backing)] {
+    let monitoring = [
+        (json!({ "runbookUrl": "runbook.html" }), "/runbookUrl"),
+        (json!({ "podMonitors": { "interval": "30" } }), "/podMonitors/interval"),
+        (json!({ "podMonitors": { "pipelines": { "namespaces": ["Upper"] } } }), "/podMonitors/pipelines/namespaces/0"),
+        (json!({ "prometheusRule": { "labels": { "release": true } } }), "/prometheusRule/labels/release"),
+    ];
+    for (name, cases) in [(OPERATOR, &operator[..]), (BACKING, &backing), (MONITORING, &monitoring)] {
         for (values, named) in cases {
             let refused = site.helm.render_alone(name, &chart(name), values).await.err();
             let refused = format!("{:#}", refused.with_context(|| format!("{name} took {values}"))?);

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
-    files::{BACKING, OPERATOR, chart, objects},
+    files::{BACKING, MONITORING, OPERATOR, chart, objects},
     site::Site,
 };
 
@@ -153,6 +153,33 @@ pub fn backing() -> Vec<Case> {
     ]
 }
 
+pub fn monitoring() -> Vec<Case> {
+    let off = json!({ "enabled": false });
+    vec![
+        ("defaults", json!({})),
+        ("rules alone", json!({ "podMonitors": { "pipelines": off, "operator": off }, "dashboards": off })),
+        ("without rules", json!({ "prometheusRule": off })),
+        (
+            "everything else",
+            json!({
+                "runbookUrl": "https://docs.example.com/runbook.html",
+                "podMonitors": {
+                    "pipelines": { "namespaces": ["shop", "store"] },
+                    "operator": { "namespaces": ["orderflow-system"] },
+                    "labels": { "release": "prometheus" },
+                    "interval": "30s",
+                },
+                "prometheusRule": { "labels": { "release": "prometheus" } },
+                "dashboards": {
+                    "label": "dashboard", "labelValue": "yes", "folder": "OrderFlow", "folderAnnotation": "folder",
+                },
+            }),
+        ),
+        ("another name", json!({ "nameOverride": "other" })),
+        ("another whole name", json!({ "fullnameOverride": "n".repeat(52) })),
+    ]
+}
+
 pub fn needs_strimzi(values: &Value) -> bool {
     values["kafka"]["enabled"] != false
 }
@@ -167,7 +194,7 @@ pub async fn defaults(site: &Site, name: &str) -> Result<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_value_of_the_charts_is_in_the_table() -> Result<()> {
     let site = Site::new().await?;
-    for (name, table) in [(OPERATOR, operator()), (BACKING, backing())] {
+    for (name, table) in [(OPERATOR, operator()), (BACKING, backing()), (MONITORING, monitoring())] {
         let defaults = defaults(&site, name).await?;
         let missing: Vec<String> = leaves(&defaults, "")
             .into_iter()

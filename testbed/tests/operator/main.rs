@@ -7,6 +7,7 @@ mod deletion;
 mod drift;
 mod lifecycle;
 mod measurements;
+mod monitoring;
 mod outages;
 mod ownership;
 mod pausing;

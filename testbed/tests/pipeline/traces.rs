@@ -4,11 +4,12 @@
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use orderflow_testbed::{
-    Collector, Consumer, Isolation, Producer, Record, Service, Stack,
+    Collector, Consumer, Isolation, Launch, Process, Producer, Record, Service, Stack,
     api::{Acked, Api},
     collector::{Kind, Span},
     eventually, folder, http,
     product::Builder,
+    tools,
     wait::PATIENCE,
 };
 use rdkafka::message::{Header, OwnedHeaders};
@@ -182,20 +183,32 @@ async fn metrics(producer: &Producer) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_and_each_of_its_orders_link_to_one_another() -> Result<()> {
-    let world = World::start("batch").await?;
-    let producer = world.producer().await?;
+    let collector = Collector::start(folder::for_test_process()?, "collector-batch").await?;
+    let world = World { stack: Stack::builder().own().start().await?, collector };
+    let producer = world.traced(world.stack.producer()).env("ORDER_TIMEOUT_MS", "60000").start().await?;
+    producer.ready(PATIENCE).await?;
     let api = Api::new(&producer)?;
-    // While the shard is frozen, orders gather in the queue.
     let trace = |number: usize| format!("{number:032x}");
+    // While the shard is frozen, the first order is with the writer and the others gather in the queue.
+    world.stack.postgres(1).pause();
     let orders = (1..=20).map(|number| {
         let (api, parent) = (api.clone(), traceparent((&trace(number), CLIENT.1)));
         async move { place(&api, "alice", &parent).await }
     });
-    for order in join_all(orders).await {
-        order?;
-    }
-    let inserts = world.spans(None, "INSERT orders", 1).await?;
-    ensure!(inserts.len() < 20, "no two orders shared a statement");
+    let gathered = async {
+        eventually("the orders to gather", PATIENCE, async || {
+            let metrics = metrics(&producer).await?;
+            ensure!(metrics.contains("orderflow_write_queue{shard=\"shard1\"} 19\n"), "not yet");
+            Ok(())
+        })
+        .await?;
+        world.stack.postgres(1).resume();
+        anyhow::Ok(())
+    };
+    let (orders, gathered) = tokio::join!(join_all(orders), gathered);
+    gathered?;
+    orders.into_iter().collect::<Result<Vec<_>>>()?;
+
     for number in 1..=20 {
         let server = world.span(&trace(number), "POST /api/orders").await?;
         let wait = world.span(&trace(number), "wait in queue").await?;
@@ -208,6 +221,10 @@ async fn a_batch_and_each_of_its_orders_link_to_one_another() -> Result<()> {
         .await?;
         links_to(&insert, &server)?;
     }
+    let inserts = world.spans(None, "INSERT orders", 2).await?;
+    let links = inserts.iter().map(|insert| insert.links.len());
+    ensure!(inserts.len() == 2 && links.sum::<usize>() == 20, "{inserts:?}");
+    ensure!(inserts.iter().any(|insert| has(insert, &[("db.operation.batch.size", "19")]).is_ok()), "{inserts:?}");
     Ok(())
 }
 
@@ -226,7 +243,10 @@ async fn with_links_each_part_is_a_trace_that_links_to_the_one_before() -> Resul
     let server = world.span(CLIENT.0, "POST /api/orders").await?;
     let (publish, process) = (only(format!("publish {topic}")).await?, only(format!("process {topic}")).await?);
     let receipt = only("put receipt".to_owned()).await?;
-    for (span, before) in [(&publish, &server), (&process, &publish), (&receipt, &server)] {
+    let (sent, settled) = (only(format!("send {topic}")).await?, only("settle batch".to_owned()).await?);
+    let steps =
+        [(&publish, &server), (&process, &publish), (&receipt, &server), (&sent, &server), (&settled, &publish)];
+    for (span, before) in steps {
         ensure!(span.parent_span_id.is_none() && span.trace_id != before.trace_id, "{span:?}");
         links_to(span, before)?;
     }
@@ -266,12 +286,16 @@ async fn a_replayed_dead_letter_stays_in_its_trace() -> Result<()> {
             .insert(Header { key: "schema_version", value: Some(version) })
     };
     send(&world.stack, &topic, event(1).as_bytes(), headers("9")).await?;
-    let _consumer = world.consumer().await?;
+    let consumer = world.consumer().await?;
     let name = format!("process {topic}");
     let failed = world.span(CLIENT.0, &name).await?;
     ensure!(failed.error.as_ref().is_some_and(|reason| reason.contains("schema_version")), "{failed:?}");
     let letter = world.span(CLIENT.0, &format!("publish {topic}.dlq")).await?;
     is_child(&letter, &failed)?;
+    let log = consumer.process().log_since_start();
+    let line = log.lines().find(|line| line.contains("event unreadable")).context("no line about the letter")?;
+    let ids = format!("{{\"trace_id\":\"{}\",\"span_id\":\"{}\",", failed.trace_id, failed.span_id);
+    ensure!(line.starts_with(&ids), "{line}");
 
     let producer = world.traced(world.stack.producer()).env("DEAD_LETTER_REPLAY", "true").start().await?;
     let api = Api::new(&producer)?;
@@ -337,5 +361,37 @@ async fn an_order_that_is_not_sampled_leaves_no_span() -> Result<()> {
     world.span(CLIENT.0, "put receipt").await?;
     let others: Vec<_> = world.collector.spans()?.into_iter().filter(|span| span.trace_id != CLIENT.0).collect();
     ensure!(others.is_empty(), "{others:?}");
+    Ok(())
+}
+
+/// A value that cannot work ends the program with the name of its variable, and shows no password.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_of_traces_that_cannot_work_is_named() -> Result<()> {
+    let stack = Stack::shared().await?;
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318");
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://id:gl-secret@collector.test"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.test?token=gl-secret"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/ca.crt"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/no/such/key"),
+        ("OTEL_TRACES_SAMPLER", "sometimes"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+    ] {
+        for (program, settings) in [("orderflow-producer", stack.env()), ("orderflow-consumer", stack.env())] {
+            let log = folder::log(folder::for_test_process()?, &format!("refused-{program}-{name}"))?;
+            let launch = Launch::new("refused", tools::product_binary(program)?, log);
+            let given = [endpoint, (name, value), ("PORT", "0"), ("ADMIN_PORT", "0")];
+            let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let launch =
+                settings.into_iter().chain(given).fold(launch, |launch, (name, value)| launch.env(name, value));
+            let process = Process::start(launch)?;
+            let status = process.wait_for_exit(PATIENCE).await?;
+            let log = process.log_since_start();
+            ensure!(!status.success() && log.contains(name) && !log.contains("gl-secret"), "{program} {name}: {log}");
+        }
+    }
     Ok(())
 }
