@@ -93,6 +93,7 @@ const ABOUT: &[About] = &[
             ("order_id", "the order"),
             ("attempts", "tries so far"),
             ("available_at", "time from which a worker may claim the job; a claim moves it ahead by the lease"),
+            ("traceparent", "W3C trace context of the request, if it is recorded"),
         ],
     ),
     (

@@ -84,6 +84,7 @@ async fn a_part_that_is_switched_off_stays_off_until_it_is_switched_on() -> Resu
     let up = Up::start(folder).await?;
     let first = up.placed("alice").await?;
     up.receipt_stored(&first).await?;
+    up.is_scraped().await?;
 
     up.switch("shard1", false).await?;
     ensure!(up.status_of(folder, "postgres1").await?.ends_with("stopped by a person"), "status does not report it");

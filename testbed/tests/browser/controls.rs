@@ -25,6 +25,7 @@ async fn a_part_stopped_on_the_page_is_named_and_its_work_done_once_later() -> R
         off_and_on(&page, "kafka", "alice", 1).await?;
         off_and_on(&page, "consumer", "nora", 2).await?;
         notified(&up, 2).await?;
+        up.is_scraped().await?;
         // While Kafka is stopped, dead letters cannot be read.
         page.expect_clean_console(Failures::Provoked).await
     };
