@@ -281,10 +281,16 @@ fn a_document_is_read_with_its_headings_links_and_code() {
 #[test]
 fn every_entry_of_the_runbook_that_an_alert_names_exists() {
     const RULES: &str = "charts/orderflow-monitoring/files/rules.yaml";
-    let anchors = Document::read(&common::read("docs/runbook.md")).anchors;
+    let runbook = common::read("docs/runbook.md");
+    let anchors = Document::read(&runbook).anchors;
     let (mut alerts, mut links, mut problems) = (0, 0, Vec::new());
     for line in common::read(RULES).lines().map(str::trim) {
-        alerts += usize::from(line.starts_with("- alert: "));
+        if let Some(alert) = line.strip_prefix("- alert: ") {
+            alerts += 1;
+            if !runbook.contains(&format!("`{alert}`")) {
+                problems.push(format!("docs/runbook.md does not name {alert}"));
+            }
+        }
         let Some(link) = line.strip_prefix("runbook_url: ") else { continue };
         links += 1;
         let anchor = link.split_once("/runbook.html#").map_or("", |(_, anchor)| anchor);

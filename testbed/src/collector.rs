@@ -18,6 +18,7 @@ use serde_json::{Deserializer, Value, json};
 use tokio::net::TcpStream;
 
 use crate::{
+    certificates::Pair,
     folder, http, port,
     process::{Launch, Process},
     service::{Service, wait_until_answered},
@@ -43,27 +44,46 @@ pub struct Collector {
     http_port: u16,
     grpc_port: u16,
     file: PathBuf,
+    is_secured: bool,
 }
 
 impl Collector {
     /// Starts `name` below `folder` on free ports.
     pub async fn start(folder: &Path, name: &str) -> Result<Self> {
+        Self::start_with(folder, name, None).await
+    }
+
+    /// Starts a collector that takes OTLP over HTTP with TLS only, of clients with a certificate of the same authority.
+    pub async fn start_secured(folder: &Path, name: &str, identity: &Pair) -> Result<Self> {
+        Self::start_with(folder, name, Some(identity)).await
+    }
+
+    async fn start_with(folder: &Path, name: &str, identity: Option<&Pair>) -> Result<Self> {
         let files = folder::data(folder, name)?;
         folder::create(&files)?;
         let (http_port, grpc_port, file) = (port::free()?, port::free()?, files.join("traces.jsonl"));
         let settings = files.join("collector.yaml");
-        std::fs::write(&settings, configuration(http_port, grpc_port, &file))
+        let mut tls = Value::Null;
+        if let Some(identity) = identity {
+            let [certificate, key, authority] = ["server.pem", "server.key", "ca.pem"].map(|name| files.join(name));
+            identity.write(&certificate, &key)?;
+            folder::write_private(&authority, &identity.authority)?;
+            tls = json!({ "cert_file": certificate, "key_file": key, "client_ca_file": authority });
+        }
+        std::fs::write(&settings, configuration(http_port, grpc_port, &file, &tls))
             .with_context(|| format!("write {}", settings.display()))?;
         let launch =
             Launch::new(name, tools::collector()?, folder::log(folder, name)?).argument("--config").argument(settings);
-        let collector = Self { process: Process::start(launch)?, http_port, grpc_port, file };
+        let collector =
+            Self { process: Process::start(launch)?, http_port, grpc_port, file, is_secured: identity.is_some() };
         collector.wait_until_up().await?;
         Ok(collector)
     }
 
     /// Returns the endpoint for OTLP over HTTP, without a path.
     pub fn http_endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
+        let scheme = if self.is_secured { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.http_port)
     }
 
     /// Returns the endpoint for OTLP over gRPC.
@@ -86,6 +106,10 @@ impl Service for Collector {
 
     fn wait_until_up(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(wait_until_answered(&self.process, "accept traces", START_DEADLINE, || async {
+            if self.is_secured {
+                TcpStream::connect(("127.0.0.1", self.http_port)).await.context("connect")?;
+                return Ok(());
+            }
             // A request without spans leaves nothing in the file.
             let request = http::client().post(format!("{}/v1/traces", self.http_endpoint())).json(&json!({}));
             request.send().await.context("send no spans")?.error_for_status().context("send no spans")?;
@@ -147,8 +171,8 @@ impl From<u8> for Kind {
 }
 
 /// Returns the collector's configuration. It is JSON, which is YAML as well, so that any path is quoted correctly.
-fn configuration(http_port: u16, grpc_port: u16, file: &Path) -> String {
-    let configuration = json!({
+fn configuration(http_port: u16, grpc_port: u16, file: &Path, tls: &Value) -> String {
+    let mut configuration = json!({
         "receivers": { "otlp": { "protocols": {
             "http": { "endpoint": format!("127.0.0.1:{http_port}") },
             "grpc": { "endpoint": format!("127.0.0.1:{grpc_port}") },
@@ -161,6 +185,9 @@ fn configuration(http_port: u16, grpc_port: u16, file: &Path) -> String {
         } },
         "service": { "pipelines": { "traces": { "receivers": ["otlp"], "exporters": ["file"] } } },
     });
+    if !tls.is_null() {
+        configuration["receivers"]["otlp"]["protocols"]["http"]["tls"] = tls.clone();
+    }
     format!("{configuration:#}\n")
 }
 

@@ -153,7 +153,10 @@ async fn the_page_gets_the_limits_and_may_request_only_the_controls() -> Result<
         "user_id": 100, "product_name": 255, "quantity": 2_147_483_647, "price_cents": 9_999_999_999_i64,
         "total_cents": 1_000_000_000_000_000_i64,
     });
-    assert_eq!(config, json!({"controls_url": null, "dead_letter_replay": false, "limits": limits}));
+    let expected = json!({
+        "controls_url": null, "trace_url_template": null, "dead_letter_replay": false, "limits": limits,
+    });
+    assert_eq!(config, expected);
     let page = api.get("/").await?;
     let policy = page.header("content-security-policy").unwrap_or_default().to_owned();
     assert!(policy.contains("connect-src 'self';"), "{policy}");

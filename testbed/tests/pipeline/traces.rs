@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use orderflow_testbed::{
-    Collector, Consumer, Isolation, Launch, Process, Producer, Record, Service, Stack,
+    Authority, Collector, Consumer, Isolation, Launch, Process, Producer, Record, Service, Stack,
     api::{Acked, Api},
     collector::{Kind, Span},
     eventually, folder, http,
@@ -394,4 +394,28 @@ async fn a_setting_of_traces_that_cannot_work_is_named() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_reach_a_collector_that_requires_tls_and_a_certificate() -> Result<()> {
+    let folder = folder::for_test_process()?;
+    let authority = Authority::new("a company")?;
+    let collector = Collector::start_secured(folder, "collector-tls", &authority.loopback("collector")?).await?;
+    let world = World { stack: Stack::shared().await?, collector };
+    let own = authority.client("client", None)?;
+    let [certificate, key, ca] = ["client.pem", "client.key", "collector-ca.pem"].map(|name| folder.join(name));
+    own.write(&certificate, &key)?;
+    std::fs::write(&ca, authority.pem())?;
+    let file = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let secured = |builder: Builder<Producer>| {
+        world
+            .traced(builder)
+            .env("OTEL_EXPORTER_OTLP_CERTIFICATE", file(&ca))
+            .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", file(&certificate))
+            .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", file(&key))
+            .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    };
+    let producer = secured(world.stack.producer()).start().await?;
+    place(&Api::new(&producer)?, "alice", &traceparent(CLIENT)).await?;
+    world.span(CLIENT.0, "POST /api/orders").await.map(drop)
 }
