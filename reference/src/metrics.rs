@@ -41,8 +41,8 @@ pub fn page(programs: &[Program]) -> String {
          (`ADMIN_PORT`), as OpenMetrics text. [Observe OrderFlow](../how-to/observe.md) has the alerts.",
     );
     text.push_str(
-        "\nA histogram has the suffixes `_bucket`, `_sum` and `_count`. Times are in seconds. A counter with a \
-         label other than `shard` appears with its first count, so `increase` misses that one.\n",
+        "\nA histogram has the suffixes `_bucket`, `_sum` and `_count`. Times are in seconds. A counter may \
+         get the series of a label only with its first count, which `increase` then misses.\n",
     );
     let metrics: Vec<Vec<Metric>> = programs.iter().map(|program| parse(&program.text)).collect();
     let shared = |metric: &Metric| metrics.iter().all(|others| others.contains(metric));

@@ -130,6 +130,10 @@ const USUAL: [Code; 5] =
     [Code::AllBrokersDown, Code::Authentication, Code::BrokerTransportFailure, Code::Resolve, Code::SSL];
 
 fn count(error: &KafkaError) {
+    // The end of a partition is no error.
+    if error.rdkafka_error_code() == Some(Code::PartitionEOF) {
+        return;
+    }
     let code = error.rdkafka_error_code().map_or_else(|| "other".to_owned(), |code| format!("{code:?}"));
     *COUNTS.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
 }
