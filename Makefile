@@ -29,7 +29,7 @@ help: ## Show this list
 # `exec`, so that Ctrl-C reaches orderflow-dev once, from the terminal, and make gets its exit code.
 .PHONY: up
 up: ## Build and run everything on this machine; Ctrl-C stops it and keeps the data [MONITORING=1: with Prometheus]
-	@[ -x $(DEV) ] || echo "make up: fetching Postgres, Kafka and S3, and compiling: about 6 minutes on two cores, once"
+	@[ -x $(DEV) ] || echo "make up: fetching Postgres, Kafka and S3, and compiling, once: this takes minutes"
 	@scripts/prepare build services $(if $(MONITORING),prometheus)
 	@$(LAPTOP)
 	@exec $(DEV) up

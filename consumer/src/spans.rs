@@ -17,7 +17,7 @@ use rdkafka::Message;
 #[derive(Default)]
 pub struct Spans {
     batch: Option<Span>,
-    /// By position in the batch.
+    /// The spans of each recorded event, by its position in the batch.
     events: HashMap<usize, Event>,
 }
 

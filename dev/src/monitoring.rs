@@ -14,14 +14,15 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 const RULES: &str = include_str!("../../charts/orderflow-monitoring/files/rules.yaml");
 
-/// Starts it below `folder`, with the two programs at these addresses as its targets.
-pub(super) async fn start(folder: &Path, port: u16, admin_urls: [&str; 2]) -> Result<Prometheus> {
+/// Starts it below `folder`, with the two programs, each a name and its admin port, as its targets.
+pub(super) async fn start(folder: &Path, port: u16, programs: [(&str, &str); 2]) -> Result<Prometheus> {
     let rules = folder.join("data").join("rules.yaml");
     std::fs::write(&rules, RULES).with_context(|| format!("write {}", rules.display()))?;
-    let target = |url: &str| {
+    let target = |(name, url): (&str, &str)| {
         let address = url.trim_start_matches("http://").to_owned();
-        Target::new("orderflow", address).label("namespace", "laptop").label("pipeline", "laptop")
+        // The labels that the rules need.
+        Target::new("orderflow", address).label("namespace", "laptop").label("pipeline", "laptop").label("pod", name)
     };
-    let scrape = Scrape { interval: INTERVAL, targets: admin_urls.map(target).into(), rules: vec![rules] };
+    let scrape = Scrape { interval: INTERVAL, targets: programs.map(target).into(), rules: vec![rules] };
     Prometheus::start_on(folder, "prometheus", port, &scrape).await
 }

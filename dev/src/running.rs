@@ -38,7 +38,7 @@ pub(super) struct Running {
     pub(super) localstack: Arc<LocalStack>,
     pub(super) producer: Arc<Producer>,
     pub(super) consumer: Arc<Consumer>,
-    /// With `MONITORING=1`.
+    /// Prometheus, which runs with `MONITORING=1`.
     pub(super) prometheus: Option<Arc<Prometheus>>,
     pub(super) addresses: Addresses,
     controls: [Arc<Control>; 5],
@@ -121,8 +121,9 @@ impl Running {
             controls: controls::url(ports),
         };
         let prometheus = if ports.monitoring {
-            let admin_urls = [addresses.producer_admin.as_str(), addresses.consumer_admin.as_str()];
-            let start = monitoring::start(folder, ports.prometheus_port, admin_urls);
+            let programs =
+                [("producer", addresses.producer_admin.as_str()), ("consumer", addresses.consumer_admin.as_str())];
+            let start = monitoring::start(folder, ports.prometheus_port, programs);
             Some(Arc::new(progress.part("Prometheus", start).await?))
         } else {
             None

@@ -17,7 +17,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 pub use opentelemetry::{
-    Context, ContextGuard, Key, KeyValue,
+    Context, Key, KeyValue,
     trace::{FutureExt, SpanContext, SpanKind},
 };
 use opentelemetry::{

@@ -42,7 +42,6 @@ const ERROR: u8 = 2;
 pub struct Collector {
     process: Process,
     http_port: u16,
-    grpc_port: u16,
     file: PathBuf,
     is_secured: bool,
 }
@@ -61,7 +60,7 @@ impl Collector {
     async fn start_with(folder: &Path, name: &str, identity: Option<&Pair>) -> Result<Self> {
         let files = folder::data(folder, name)?;
         folder::create(&files)?;
-        let (http_port, grpc_port, file) = (port::free()?, port::free()?, files.join("traces.jsonl"));
+        let (http_port, file) = (port::free()?, files.join("traces.jsonl"));
         let settings = files.join("collector.yaml");
         let mut tls = Value::Null;
         if let Some(identity) = identity {
@@ -70,12 +69,11 @@ impl Collector {
             folder::write_private(&authority, &identity.authority)?;
             tls = json!({ "cert_file": certificate, "key_file": key, "client_ca_file": authority });
         }
-        std::fs::write(&settings, configuration(http_port, grpc_port, &file, &tls))
+        std::fs::write(&settings, configuration(http_port, &file, &tls))
             .with_context(|| format!("write {}", settings.display()))?;
         let launch =
             Launch::new(name, tools::collector()?, folder::log(folder, name)?).argument("--config").argument(settings);
-        let collector =
-            Self { process: Process::start(launch)?, http_port, grpc_port, file, is_secured: identity.is_some() };
+        let collector = Self { process: Process::start(launch)?, http_port, file, is_secured: identity.is_some() };
         collector.wait_until_up().await?;
         Ok(collector)
     }
@@ -84,11 +82,6 @@ impl Collector {
     pub fn http_endpoint(&self) -> String {
         let scheme = if self.is_secured { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}", self.http_port)
-    }
-
-    /// Returns the endpoint for OTLP over gRPC.
-    pub fn grpc_endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.grpc_port)
     }
 
     /// Returns the spans in the file, in the order in which they arrived.
@@ -113,7 +106,6 @@ impl Service for Collector {
             // A request without spans leaves nothing in the file.
             let request = http::client().post(format!("{}/v1/traces", self.http_endpoint())).json(&json!({}));
             request.send().await.context("send no spans")?.error_for_status().context("send no spans")?;
-            TcpStream::connect(("127.0.0.1", self.grpc_port)).await.context("connect over gRPC")?;
             Ok(())
         }))
     }
@@ -171,11 +163,10 @@ impl From<u8> for Kind {
 }
 
 /// Returns the collector's configuration. It is JSON, which is YAML as well, so that any path is quoted correctly.
-fn configuration(http_port: u16, grpc_port: u16, file: &Path, tls: &Value) -> String {
+fn configuration(http_port: u16, file: &Path, tls: &Value) -> String {
     let mut configuration = json!({
         "receivers": { "otlp": { "protocols": {
             "http": { "endpoint": format!("127.0.0.1:{http_port}") },
-            "grpc": { "endpoint": format!("127.0.0.1:{grpc_port}") },
         } } },
         "exporters": { "file": {
             "path": file,

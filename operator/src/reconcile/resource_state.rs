@@ -29,7 +29,7 @@ pub struct ResourceState {
     pub removal: Option<Removal>,
 }
 
-/// When this process began to remove the data of a deleted resource.
+/// The time at which this process began to remove the data of a deleted resource.
 #[derive(Clone, Copy, Debug)]
 pub struct Removal {
     pub began: Instant,

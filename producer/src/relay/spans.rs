@@ -14,7 +14,7 @@ use super::outbox::OutboxRow;
 #[derive(Default)]
 pub struct Spans {
     batch: Option<Span>,
-    /// By position in the batch.
+    /// The span of each recorded order, by its position in the batch.
     orders: HashMap<usize, Span>,
 }
 

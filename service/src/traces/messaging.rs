@@ -9,7 +9,7 @@ use opentelemetry::KeyValue;
 /// The schema of all attributes.
 pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.38.0";
 
-/// What a span does with records of a topic.
+/// The operation of a span on records of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Makes the record of one order.

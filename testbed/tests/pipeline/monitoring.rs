@@ -93,7 +93,7 @@ async fn rules_are_evaluated(prometheus: &Prometheus) -> Result<()> {
     Ok(())
 }
 
-/// With transactions the offsets of a group that has handled everything still differ from the ends of the logs.
+/// The offsets of a group that has handled everything still differ from the ends of the logs, by transaction markers.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lag_counts_events_and_is_zero_when_all_are_notified() -> Result<()> {
     let stack = Stack::shared().await?;
