@@ -17,7 +17,9 @@ const RULES: &str = include_str!("../../charts/orderflow-monitoring/files/rules.
 /// Starts it below `folder`, with the two programs, each a name and its admin port, as its targets.
 pub(super) async fn start(folder: &Path, port: u16, programs: [(&str, &str); 2]) -> Result<Prometheus> {
     let rules = folder.join("data").join("rules.yaml");
-    std::fs::write(&rules, RULES).with_context(|| format!("write {}", rules.display()))?;
+    // The runbook of this checkout.
+    let text = RULES.replace("https://orderflow.dev/runbook.html", "docs/runbook.md");
+    std::fs::write(&rules, text).with_context(|| format!("write {}", rules.display()))?;
     let target = |(name, url): (&str, &str)| {
         let address = url.trim_start_matches("http://").to_owned();
         // The labels that the rules need.

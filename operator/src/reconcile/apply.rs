@@ -166,13 +166,16 @@ impl Applier<'_> {
         if live.is_none() {
             wanted.meta_mut().uid = self.create(&name, &wanted).await?.uid();
         }
-        let applied = self.hold_by_apply_alone(&name, self.patch(&name, &wanted).await?).await?;
-        tracing::info!(kind = K::KIND, name, created = live.is_none(), "applied");
+        let child = self.patch(&name, &wanted).await?;
+        // Of the answer to the apply: later answers may contain the change of another client.
         let applied = Applied {
             wanted: wanted_hash,
-            ours: fingerprint_of_ours(applied.meta()),
-            version: Version::from_meta(applied.meta()),
+            ours: fingerprint_of_ours(child.meta()),
+            version: Version::from_meta(child.meta()),
         };
+        failpoint::held_up("operator::after-apply").await;
+        self.hold_by_apply_alone(&name, child).await?;
+        tracing::info!(kind = K::KIND, name, created = live.is_none(), "applied");
         self.state.applied.insert((K::KIND, name), applied);
         Ok(())
     }
@@ -200,7 +203,7 @@ impl Applier<'_> {
 
     /// Releases the fields that were created or patched rather than applied. To the API server those belong to another
     /// manager, so it would not remove them when they are no longer applied.
-    async fn hold_by_apply_alone<K: Child>(&self, name: &str, mut child: K) -> Part<K> {
+    async fn hold_by_apply_alone<K: Child>(&self, name: &str, mut child: K) -> Part<()> {
         let is_update = |entry: &ManagedFieldsEntry| {
             entry.manager.as_deref() == Some(FIELD_MANAGER)
                 && entry.operation.as_deref() == Some("Update")
@@ -208,7 +211,7 @@ impl Applier<'_> {
         };
         let api = self.api::<K>();
         for _ in 0..MAX_ATTEMPTS {
-            let Some(index) = child.managed_fields().iter().position(is_update) else { return Ok(child) };
+            let Some(index) = child.managed_fields().iter().position(is_update) else { break };
             let path = format!("/metadata/managedFields/{index}");
             let patch = json!([
                 { "op": "test", "path": "/metadata/uid", "value": child.uid() },
@@ -224,7 +227,7 @@ impl Applier<'_> {
             };
             child = released.map_err(|error| problem::<K>(name, &error))?;
         }
-        Ok(child)
+        Ok(())
     }
 
     async fn patch<K: Child>(&self, name: &str, wanted: &K) -> Part<K> {

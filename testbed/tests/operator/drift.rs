@@ -311,6 +311,32 @@ async fn an_object_that_another_client_creates_first_is_not_taken_over() -> Resu
     Ok(())
 }
 
+/// The operator is delayed between its apply and the requests that follow it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_right_after_an_apply_is_reverted() -> Result<()> {
+    let world = World::new().await?;
+    let operator = world.operator_with(&[("FAILPOINTS", "operator::after-apply=return")]).await?;
+    world.create(world.orderflow()).await?;
+    let label = "/metadata/labels/app.kubernetes.io~1managed-by";
+    eventually("the operator to apply the NetworkPolicy", PATIENCE, async || {
+        let requests = world.requests()?;
+        let applied = requests.iter().any(|request| request.starts_with("patch networkpolicies/main-producer "));
+        ensure!(applied, "{requests:?}");
+        Ok(())
+    })
+    .await?;
+    change(&world, "NetworkPolicy", "main-producer", label, &Value::Null).await?;
+    let failpoint = format!("{}/failpoints/operator::after-apply", operator.admin_url()?);
+    http::client().put(failpoint).body("off").send().await?.error_for_status()?;
+    eventually("the label to be put right", PATIENCE, async || {
+        let now = field_of(&world, "NetworkPolicy", "main-producer", label).await?;
+        ensure!(now == "orderflow-operator", "{now}");
+        Ok(())
+    })
+    .await?;
+    world.settled(&operator).await
+}
+
 /// A field that is no longer applied disappears only if no other manager, such as the one of the creation, owns it too.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_owns_created_fields_by_apply_alone() -> Result<()> {
