@@ -18,7 +18,7 @@ use rdkafka::{
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer},
 };
-use sqlx::{Connection, FromRow};
+use sqlx::{Connection, FromRow, Row, postgres::PgRow};
 use tokio::time::sleep;
 use uuid::Uuid;
 
@@ -46,13 +46,25 @@ const PROGRESS: &str = "bench.progress";
 const BUCKET: &str = "bench";
 
 /// The columns that a relay reads.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone)]
 struct Event {
     seq: i64,
     event_id: Uuid,
     user_id: String,
     payload: Vec<u8>,
     traceparent: String,
+}
+
+impl FromRow<'_, PgRow> for Event {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            event_id: row.try_get("event_id")?,
+            user_id: row.try_get("user_id")?,
+            payload: row.try_get("payload")?,
+            traceparent: row.try_get("traceparent")?,
+        })
+    }
 }
 
 pub async fn measure(backing: &Backing, effort: Effort, report: &mut Report) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use md5::{Digest, Md5};
 use orderflow_core::{Notification, OrderCreated};
 use orderflow_testbed::{Isolation, Record, Stack, postgres, read_topic};
-use sqlx::FromRow;
+use sqlx::{Row as _, postgres::PgRow};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
@@ -44,10 +44,9 @@ pub struct Observation {
 }
 
 /// An order's row.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone)]
 pub struct Row {
     /// The number of the shard, from 1.
-    #[sqlx(skip)]
     pub shard: usize,
     pub id: Uuid,
     pub user_id: String,
@@ -57,6 +56,22 @@ pub struct Row {
     pub status: String,
     pub receipt_s3_key: String,
     pub created_at: OffsetDateTime,
+}
+
+impl Row {
+    fn new(shard: usize, row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            shard,
+            id: row.try_get("id")?,
+            user_id: row.try_get("user_id")?,
+            product_name: row.try_get("product_name")?,
+            quantity: row.try_get("quantity")?,
+            cents: row.try_get("cents")?,
+            status: row.try_get("status")?,
+            receipt_s3_key: row.try_get("receipt_s3_key")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -131,8 +146,10 @@ impl Sites {
             const ROWS: &str = "SELECT id, user_id, product_name, quantity, (price * 100)::bigint AS cents, status, \
                                 receipt_s3_key, created_at FROM orders";
             let mut connection = postgres::connect(dsn).await?;
-            let rows: Vec<Row> = sqlx::query_as(ROWS).fetch_all(&mut connection).await.context("read the orders")?;
-            seen.rows.extend(rows.into_iter().map(|row| Row { shard: index + 1, ..row }));
+            let rows = sqlx::query(ROWS).fetch_all(&mut connection).await.context("read the orders")?;
+            for row in &rows {
+                seen.rows.push(Row::new(index + 1, row)?);
+            }
             let dead: Vec<Uuid> = sqlx::query_scalar("SELECT event_id FROM outbox_dead")
                 .fetch_all(&mut connection)
                 .await

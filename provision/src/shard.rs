@@ -5,6 +5,7 @@
 mod database;
 mod durability;
 mod error;
+mod migrations;
 
 use std::{fmt, time::Duration};
 

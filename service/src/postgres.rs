@@ -22,6 +22,19 @@ use crate::{plain, secret};
 pub use pool::{AskError, Pool};
 pub use refusal::{Refusal, is_stale_plan, sqlstate};
 
+/// Implements [`sqlx::FromRow`] for a struct whose fields are named like the columns. sqlx's derive would compile the
+/// whole Postgres driver a second time, for the compiler.
+#[macro_export]
+macro_rules! from_row {
+    ($type:ident { $($field:ident),+ $(,)? }) => {
+        impl<'row> sqlx::FromRow<'row, sqlx::postgres::PgRow> for $type {
+            fn from_row(row: &'row sqlx::postgres::PgRow) -> Result<Self, sqlx::Error> {
+                Ok(Self { $($field: sqlx::Row::try_get(row, stringify!($field))?),+ })
+            }
+        }
+    };
+}
+
 /// The longest wait for a connection: TCP, TLS and login together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 /// An event that waits for its publication.
-#[derive(Debug, sqlx::FromRow)]
+#[derive(Debug)]
 pub struct OutboxRow {
     pub seq: i64,
     pub event_id: Uuid,
@@ -11,3 +11,5 @@ pub struct OutboxRow {
     pub payload: Vec<u8>,
     pub traceparent: Option<String>,
 }
+
+orderflow_service::from_row!(OutboxRow { seq, event_id, user_id, payload, traceparent });

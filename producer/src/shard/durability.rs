@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
 use crate::metrics::{UnsafeSettings, WATCHED_SETTINGS};
 
@@ -18,13 +18,14 @@ const REQUIRE: &str = "SELECT \
         SELECT FROM pg_stat_replication WHERE pid NOT IN (\
             SELECT active_pid FROM pg_replication_slots WHERE slot_type = 'logical' AND active_pid IS NOT NULL)) AS standbys";
 
-#[derive(FromRow)]
 struct Answer {
     raised: Option<String>,
     fsync: bool,
     full_page_writes: bool,
     standbys: bool,
 }
+
+orderflow_service::from_row!(Answer { raised, fsync, full_page_writes, standbys });
 
 /// Makes each commit of this session wait until it survives a crash, and reports what the server's settings put at
 /// risk: as a metric, and once as a warning.

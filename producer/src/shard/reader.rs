@@ -3,7 +3,7 @@
 use std::{collections::HashSet, pin::Pin, sync::atomic::Ordering, time::Duration};
 
 use orderflow_core::{OrderId, Timestamp, UserId};
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
@@ -42,7 +42,7 @@ impl ReadError {
 }
 
 /// The figures of a shard and its backlog. Counts stop at [`MOST_COUNTED`]; ages are in seconds, by the shard's clock.
-#[derive(Clone, Copy, Debug, PartialEq, FromRow)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Figures {
     /// Number of orders; [`MOST_COUNTED`] + 1 stands for any larger number.
     pub orders_counted: i64,
@@ -58,8 +58,20 @@ pub struct Figures {
     pub refused_events: i64,
 }
 
+orderflow_service::from_row!(Figures {
+    orders_counted,
+    orders_estimate,
+    outbox,
+    outbox_age,
+    outbox_oldest,
+    oldest_write,
+    receipt_jobs,
+    receipt_jobs_age,
+    refused_events
+});
+
 /// The work that a shard still has to do for one order.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queued {
     /// Tries so far to write its receipt; `None` if it is written.
     pub receipt_attempts: Option<i32>,
@@ -69,6 +81,8 @@ pub struct Queued {
     /// The trace context of its request; `None` if it is in none of the tables any more.
     pub traceparent: Option<String>,
 }
+
+orderflow_service::from_row!(Queued { receipt_attempts, in_outbox, refused_since, traceparent });
 
 /// The result of a search for the events of some orders in the shard's queue tables.
 #[derive(Clone, Debug)]

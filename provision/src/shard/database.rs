@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use orderflow_service::postgres;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::Instant;
 
-use super::{Error, Identity, durability::Durability};
+use super::{Error, Identity, durability::Durability, migrations};
 
 /// The longest wait for other runs on the same database.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -158,7 +158,7 @@ impl Database {
     /// Applies the missing migrations and returns the newest version in the database, which may be newer than ours.
     pub(super) async fn migrate(&mut self) -> Result<i64, Error> {
         // Like `run`, but its future is `Send`, which the generic one is not.
-        migrations().run_direct(None, &mut self.connection, false).await?;
+        migrations::all().run_direct(None, &mut self.connection, false).await?;
         Ok(sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut self.connection).await?)
     }
 
@@ -206,7 +206,7 @@ impl Database {
             .fetch_one(&mut *transaction)
             .await?;
         if noted {
-            let ours: Vec<i64> = migrations().iter().map(|migration| migration.version).collect();
+            let ours: Vec<i64> = migrations::all().iter().map(|migration| migration.version).collect();
             sqlx::query(FORGET).bind(ours).execute(&mut *transaction).await?;
             let others: bool = sqlx::query_scalar(OTHERS).fetch_one(&mut *transaction).await?;
             if !others {
@@ -222,38 +222,14 @@ impl Database {
     }
 }
 
-fn migrations() -> Migrator {
-    #[cfg(not(feature = "next-schema"))]
-    let mut migrations = sqlx::migrate!("./migrations");
-    #[cfg(feature = "next-schema")]
-    let mut migrations = sqlx::migrate!("./tests/next-schema");
-    // A newer build may have added migrations, which only expand.
-    migrations.set_ignore_missing(true);
-    // Our own lock covers the reads before and the marking after as well, which the migrator's would not.
-    migrations.set_locking(false);
-    migrations
-}
-
 #[cfg(test)]
 mod tests {
-    use orderflow_core::schema;
-
     use super::*;
 
-    #[test]
-    fn the_newest_migration_is_the_version_that_the_code_expects() {
-        assert_eq!(migrations().iter().map(|migration| migration.version).max(), Some(schema::VERSION));
-    }
-
-    #[test]
-    fn migrations_are_numbered_without_gaps() {
-        let versions: Vec<i64> = migrations().iter().map(|migration| migration.version).collect();
-        assert_eq!(versions, (1..=schema::VERSION).collect::<Vec<_>>());
-    }
     /// Ensures that a removal leaves no table behind.
     #[test]
     fn the_list_of_tables_matches_the_migrations() {
-        let migrations = migrations();
+        let migrations = migrations::all();
         let lines = migrations.iter().flat_map(|migration| migration.sql.as_str().lines());
         let code: Vec<&str> = lines.filter(|line| !line.trim_start().starts_with("--")).collect();
         let code = code.join("\n");
