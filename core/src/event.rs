@@ -66,7 +66,7 @@ impl OrderCreated {
             quantity: order.quantity,
             total: order.total(),
             status: order.status.to_string(),
-            shard: shard.index.number(),
+            shard: shard.number.get(),
             timestamp: order.created_at,
         }
     }

@@ -4,6 +4,7 @@
 import { backoff, shardMap } from './api.js';
 
 let shards = [];
+let ranges = [];
 let asking = false;
 const listeners = [];
 
@@ -17,23 +18,30 @@ export function onKnown(listener) {
 async function ask(tries) {
   asking = true;
   try {
-    ({ shards } = await shardMap());
+    ({ shards, ranges } = await shardMap());
     for (const listener of listeners.splice(0)) listener();
   } catch {
     setTimeout(ask, backoff(tries), tries + 1);
   }
 }
 
-/** Returns the first shard whose range has the first character, ASCII-upper-cased; users outside all ranges are on the last. */
+/** Returns the shard of the last range that does not begin after the user's id, whose ASCII letters are upper-cased. */
 export function shardOf(user) {
-  const [first = ''] = user;
-  const letter = first.replace(/[a-z]/, (small) => small.toUpperCase());
-  const home = shards.find(({ users }) => first && users[0] <= letter && letter <= users.at(-1));
-  return home ?? shards.at(-1);
+  const folded = user.replace(/[a-z]/g, (small) => small.toUpperCase());
+  const home = ranges.findLast(({ from }) => compare(from, folded) <= 0);
+  return shards.find(({ name }) => name === home?.shard);
+}
+
+/** Compares by code points; `<` would compare by UTF-16 units. */
+function compare(one, other) {
+  const [a, b] = [[...one], [...other]];
+  const different = a.findIndex((character, at) => character !== b[at]);
+  if (different < 0) return a.length - b.length;
+  return different < b.length ? a[different].codePointAt(0) - b[different].codePointAt(0) : 1;
 }
 
 /** `A–M`, as people write a range. */
-export const range = (users) => users.replace('-', '–');
+export const range = (users) => users.replace(/(^|\+)([A-Z0-9]+)-/g, '$1$2–');
 
 /** `shard1 (A–M)`, or just the name while the ranges are not known. */
 export function titleOf(name) {

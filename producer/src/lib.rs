@@ -42,7 +42,7 @@ use crate::{
     quota::Quota,
     receipts::Receipts,
     relay::Relay,
-    shard::{Doorbells, Shard, meta::Expected},
+    shard::{Doorbells, Shard, maps::Maps, meta::Expected},
     stats::{GroupProgress, Sources, Stats},
     trail::Trails,
 };
@@ -74,6 +74,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (observing, writing) = (supervisor.stage(), supervisor.stage());
     let (working, administering) = (supervisor.stage(), supervisor.stage());
 
+    let maps = Maps::default();
     let mut shards = Vec::new();
     for (shard, dsn) in settings.shards.iter().zip(dsns) {
         let variable = postgres::dsn_variable(shard);
@@ -99,6 +100,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         working.run(named("relay"), move |stop| done(relay.clone().run(stop)));
         let receipts = Receipts {
             shard: shard.clone(),
+            maps: maps.clone(),
             pool: handle.pool().clone(),
             client: client.clone(),
             bucket: settings.s3.s3_bucket.clone(),

@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use futures_util::{StreamExt, stream};
-use orderflow_core::{Order, OrderId, receipt};
+use orderflow_core::{MapEpoch, Order, OrderId, receipt};
 use orderflow_service::{
     Backoff, Dependency,
     failpoint::{self, defect},
@@ -33,7 +33,7 @@ use tokio::{
 
 use crate::{
     metrics::ShardMetrics,
-    shard::{StoredOrder, order_columns},
+    shard::{StoredOrder, maps::Maps, order_columns},
 };
 
 /// Most PUTs in flight.
@@ -94,6 +94,7 @@ impl Window {
 #[derive(Clone)]
 pub struct Receipts {
     pub shard: orderflow_core::Shard,
+    pub maps: Maps,
     pub pool: Pool,
     pub client: Client,
     pub bucket: String,
@@ -241,7 +242,8 @@ impl Receipts {
 
     async fn put(&self, job: &Job) -> Result<(), String> {
         fail::fail_point!("receipts::before-put", |_| std::process::abort());
-        let text = receipt::text(&job.order, &self.shard);
+        let text = self.maps.of(job.map_epoch, |map| receipt::text(&job.order, map.shard_of(&job.order.user_id)));
+        let text = text.ok_or_else(|| format!("the shard map of epoch {} is not known", job.map_epoch))?;
         let put = self
             .client
             .put_object()
@@ -298,7 +300,10 @@ impl Receipts {
         );
         let lease = self.lease.as_secs_f64();
         self.ask(async |connection| {
-            sqlx::query_as(CLAIM_JOBS).bind(most as i64).bind(lease).fetch_all(connection).await
+            let query = sqlx::query_as(CLAIM_JOBS).bind(most as i64).bind(lease);
+            let jobs: Vec<Job> = query.fetch_all(&mut *connection).await?;
+            self.maps.know(connection, jobs.iter().map(|job| job.map_epoch)).await?;
+            Ok(jobs)
         })
         .await
     }
@@ -341,6 +346,7 @@ impl Receipts {
 
 struct Job {
     order: Order,
+    map_epoch: MapEpoch,
     attempts: i32,
     traceparent: Option<String>,
 }
@@ -348,10 +354,7 @@ struct Job {
 impl FromRow<'_, PgRow> for Job {
     /// Reads the columns of [`StoredOrder`], and after them those of the job.
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            order: StoredOrder::from_row(row)?.order,
-            attempts: row.try_get("attempts")?,
-            traceparent: row.try_get("traceparent")?,
-        })
+        let StoredOrder { order, map_epoch, .. } = StoredOrder::from_row(row)?;
+        Ok(Self { order, map_epoch, attempts: row.try_get("attempts")?, traceparent: row.try_get("traceparent")? })
     }
 }

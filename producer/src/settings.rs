@@ -61,7 +61,8 @@ pub struct Settings {
     #[arg(long, env = "TRACE_URL_TEMPLATE", value_name = "URL", help_heading = "Dashboard")]
     pub trace_url_template: Option<String>,
 
-    /// The shards and the first letters of their users; users outside all ranges go to the last shard
+    /// The shards and their users, as in shard1=A-M+@zoe,shard2=N-Z+*; the inner of two spans counts, and without * all
+    /// other users go to the last shard
     #[arg(long, env = "SHARDS", default_value = "shard1=A-M,shard2=N-Z", help_heading = "Shards")]
     pub shards: ShardMap,
 

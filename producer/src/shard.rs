@@ -3,6 +3,7 @@
 
 mod bisect;
 pub(crate) mod durability;
+pub(crate) mod maps;
 pub(crate) mod meta;
 mod order_row;
 mod queue;

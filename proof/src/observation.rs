@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use md5::{Digest, Md5};
-use orderflow_core::{Notification, OrderCreated};
+use orderflow_core::{MapEpoch, Notification, OrderCreated, ShardMaps};
 use orderflow_testbed::{Isolation, Record, Stack, postgres, read_topic};
 use sqlx::{Row as _, postgres::PgRow};
 use time::OffsetDateTime;
@@ -30,6 +30,8 @@ pub struct Sites {
 
 #[derive(Debug, Default)]
 pub struct Observation {
+    /// The shard maps of all epochs.
+    pub maps: ShardMaps,
     pub rows: Vec<Row>,
     /// Receipts by key.
     pub receipts: BTreeMap<String, Receipt>,
@@ -56,6 +58,8 @@ pub struct Row {
     pub status: String,
     pub receipt_s3_key: String,
     pub created_at: OffsetDateTime,
+    /// The epoch of the shard map under which it was placed.
+    pub map_epoch: MapEpoch,
 }
 
 impl Row {
@@ -70,6 +74,7 @@ impl Row {
             status: row.try_get("status")?,
             receipt_s3_key: row.try_get("receipt_s3_key")?,
             created_at: row.try_get("created_at")?,
+            map_epoch: row.try_get("map_epoch")?,
         })
     }
 }
@@ -144,11 +149,16 @@ impl Sites {
         let mut seen = Observation::default();
         for (index, dsn) in self.dsns.iter().enumerate() {
             const ROWS: &str = "SELECT id, user_id, product_name, quantity, (price * 100)::bigint AS cents, status, \
-                                receipt_s3_key, created_at FROM orders";
+                                receipt_s3_key, created_at, map_epoch FROM orders";
             let mut connection = postgres::connect(dsn).await?;
             let rows = sqlx::query(ROWS).fetch_all(&mut connection).await.context("read the orders")?;
             for row in &rows {
                 seen.rows.push(Row::new(index + 1, row)?);
+            }
+            const MAPS: &str = "SELECT epoch, shards FROM orderflow_map";
+            let maps: Vec<(MapEpoch, String)> = sqlx::query_as(MAPS).fetch_all(&mut connection).await?;
+            for (epoch, text) in maps {
+                seen.maps.insert(epoch, text.parse()?);
             }
             let dead: Vec<Uuid> = sqlx::query_scalar("SELECT event_id FROM outbox_dead")
                 .fetch_all(&mut connection)

@@ -111,7 +111,7 @@ async fn run_topics(settings: &Settings) -> Vec<Line> {
     let wanted = Wanted {
         topics: Topics::named(&settings.kafka.kafka_topic),
         partitions: settings.partitions,
-        shards: settings.shards.len() as i32,
+        shards: settings.shards.greatest_number().get() as i32,
         replication_factor: settings.replication_factor,
         retention: topics::RETENTION,
         owner: settings.owner.clone(),

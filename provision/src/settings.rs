@@ -18,8 +18,8 @@ use crate::Adopt;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "orderflow-provision", version)]
 pub struct Settings {
-    /// Shards and the first letters of their users, NAME=X-Y[,NAME=X-Y…]; users outside every range belong to the last
-    /// one
+    /// The shards and their users, as in shard1=A-M+@zoe,shard2=N-Z+*; the inner of two spans counts, and without * all
+    /// other users go to the last shard
     #[arg(long, env = "SHARDS", default_value = "shard1=A-M,shard2=N-Z")]
     pub shards: ShardMap,
 

@@ -222,7 +222,11 @@ impl Claim<'_> {
         let shard = self.map.get(self.index);
         Marking {
             owner: self.owner.to_owned(),
-            identity: Identity { name: shard.name.clone(), index: shard.index.get() as i32, map: self.map.to_string() },
+            identity: Identity {
+                name: shard.name.clone(),
+                index: shard.number.get() as i32 - 1,
+                map: self.map.to_string(),
+            },
             topic: Some(self.topic.to_owned()),
             bucket: Some(self.bucket.to_owned()),
         }

@@ -46,6 +46,7 @@ const ABOUT: &[About] = &[
             ("receipt_s3_key", "key of the receipt in the bucket"),
             ("created_at", "time of acceptance, by the producer's clock"),
             ("updated_at", "the same as `created_at`"),
+            ("map_epoch", "the shard map under which it was placed, in `orderflow_map`"),
         ],
     ),
     (
@@ -103,12 +104,21 @@ const ABOUT: &[About] = &[
             ("singleton", "keeps a second row out"),
             ("owner", "`NAMESPACE/NAME` of the OrderFlow"),
             ("shard_name", "the shard whose orders are here"),
-            ("shard_index", "its position in the shard map, from 0"),
+            ("shard_index", "its number, less 1"),
             ("shard_map", "the shard map, as in `SHARDS`"),
             ("topic", "the events' topic"),
             ("bucket", "the bucket of the receipts"),
             ("schema_version", "number of the newest migration that was applied"),
             ("updated_at", "time of the last change of this row"),
+        ],
+    ),
+    (
+        "orderflow_map",
+        "The shard maps that this database has been part of.",
+        &[
+            ("epoch", "number of the map, from 1"),
+            ("shards", "the map, as in `SHARDS`"),
+            ("written_at", "time at which it was written here"),
         ],
     ),
 ];

@@ -57,13 +57,13 @@ pub enum Ca {
 
 /// Returns the environment variable with the DSN of a shard, such as `PG_SHARD1_DSN`.
 pub fn dsn_variable(shard: &Shard) -> String {
-    format!("PG_SHARD{}_DSN", shard.index.number())
+    format!("PG_SHARD{}_DSN", shard.number.get())
 }
 
 /// Returns the environment variable with the path of the PEM file that verifies a shard's server, such as
 /// `PG_SHARD1_CA_FILE`.
 pub fn ca_variable(shard: &Shard) -> String {
-    format!("PG_SHARD{}_CA_FILE", shard.index.number())
+    format!("PG_SHARD{}_CA_FILE", shard.number.get())
 }
 
 /// Reads the DSN of each shard, or the file that `PG_SHARD1_DSN_FILE` names, and the optional path of the CA file from

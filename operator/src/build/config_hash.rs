@@ -17,9 +17,12 @@ impl Key {
 
 /// Hashes everything that the producer gets from Secrets.
 pub fn producer(key: &Key, pipeline: &Pipeline) -> String {
-    let shards = pipeline.shards.iter().filter_map(|shard| Some((shard.index, shard.access.as_ref().ok()?)));
-    let shards = shards.flat_map(|(index, access)| {
-        access.secret_values.iter().map(move |value| (format!("shard {}", index.number()), value.as_slice()))
+    let shards = pipeline
+        .shards
+        .iter()
+        .filter_map(|shard| Some((pipeline.map.get(shard.index).number, shard.access.as_ref().ok()?)));
+    let shards = shards.flat_map(|(number, access)| {
+        access.secret_values.iter().map(move |value| (format!("shard {}", number.get()), value.as_slice()))
     });
     let bucket = pipeline.bucket.access.iter().flat_map(|access| &access.secret_values);
     let bucket = bucket.map(|value| ("bucket".to_owned(), value.as_slice()));

@@ -82,7 +82,7 @@ impl Environment {
         self.secret(&postgres::dsn_variable(in_map), &shard.dsn);
         if let Some(ca) = &shard.ca {
             // By number, because a volume's name has a shorter limit than a shard's.
-            self.file(&postgres::ca_variable(in_map), &format!("postgres-shard{}", shard.index.number()), ca);
+            self.file(&postgres::ca_variable(in_map), &format!("postgres-shard{}", in_map.number.get()), ca);
         }
     }
 

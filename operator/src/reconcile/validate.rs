@@ -375,8 +375,8 @@ mod tests {
             json!({ "shards": shards })
         };
         for (changes, named) in [
-            (shards(["A-M", "M-Z"]), "both name the letter M"),
-            (shards(["A-M", "Z-N"]), "X to Y"),
+            (shards(["A-M", "M-Z"]), "the users M-Z of postgres-shard2 overlap those of postgres-shard1"),
+            (shards(["A-M", "Z-N"]), "is not NAME=USERS"),
             (json!({ "consumer": { "replicas": 7 } }), "consumer.replicas"),
             (json!({ "producer": { "autoscaling": { "min": 1, "max": 2 } } }), "producer"),
             (json!({ "bucket": { "endpoint": "nowhere" } }), "bucket.endpoint"),

@@ -99,7 +99,7 @@ pub async fn list_orders(
         match answer {
             Ok(orders) => found.extend(orders),
             Err(error) => {
-                missing |= 1 << shard.shard().index.get();
+                missing |= shard.shard().number.bit();
                 errors.push(error);
             }
         }
@@ -113,7 +113,7 @@ pub async fn list_orders(
     found.truncate(limit as usize);
     let last = found.last().map(|stored| Position { created_at: stored.order.created_at, id: stored.order.id });
     let next_cursor = last.filter(|_| more).map(|after| Cursor { after, missing }.encode());
-    let is_missing = |shard: &&Shard| missing & (1 << shard.shard().index.get()) != 0;
+    let is_missing = |shard: &&Shard| missing & shard.shard().number.bit() != 0;
     let progress = if parameters.progress { progress::determine(&app, &found).await } else { HashMap::new() };
     let view = |stored: StoredOrder| {
         let progress = progress.get(&stored.order.id).copied();

@@ -1,6 +1,7 @@
 //! `GET /api/shards` and `GET /api/stats`: the shards, and the state of all parts.
 
 use axum::{Json, extract::State};
+use orderflow_core::Shard;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -13,15 +14,27 @@ use crate::stats::{self, Snapshot};
 #[derive(Serialize, ToSchema)]
 pub struct ShardList {
     shards: Vec<ShardView>,
+    /// Ranges of user ids, in order: an id with upper-case ASCII letters is in the last range whose `from` is not
+    /// greater, by code points
+    ranges: Vec<RangeView>,
 }
 
 #[derive(Serialize, ToSchema)]
 pub struct ShardView {
     #[schema(example = "shard1")]
     name: String,
-    /// First letters of its users; users outside all ranges are on the last shard
+    /// Its users: spans of first characters, single users such as `@alice`, and `*` for all others, joined by `+`. The
+    /// inner of two spans counts. Without `*`, all others are on the last shard
     #[schema(example = "A-M")]
     users: String,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct RangeView {
+    #[schema(example = "A")]
+    from: String,
+    #[schema(example = "shard1")]
+    shard: String,
 }
 
 declare_responses!(ListShardsProblems:);
@@ -36,7 +49,8 @@ declare_responses!(ListShardsProblems:);
 )]
 pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
     let shards = app.map.iter().map(|shard| ShardView { name: shard.name.clone(), users: shard.users() }).collect();
-    Json(ShardList { shards })
+    let range = |(from, shard): (&str, &Shard)| RangeView { from: from.to_owned(), shard: shard.name.clone() };
+    Json(ShardList { shards, ranges: app.map.ranges().map(range).collect() })
 }
 
 declare_responses!(GetStatsProblems:);

@@ -47,7 +47,7 @@ impl Progress {
 
     fn read_last_with(reader: &Reader, topics: &Topics, shard: &Shard) -> anyhow::Result<Option<Self>> {
         let deadline = || Deadline::At(Instant::now() + TIMEOUT);
-        let (topic, partition) = (topics.relay.as_str(), shard.index.relay_partition());
+        let (topic, partition) = (topics.relay.as_str(), shard.number.relay_partition());
         // Up to the high-water mark, not to the end of a poll: a record that is missed there lists events that are
         // already published.
         let (low, high) = reader.extent(topic, partition, deadline())?;

@@ -136,7 +136,7 @@ impl Publisher {
         }
         let progress = serde_json::to_vec(&Progress::new(batch)).expect("a list of ids is JSON");
         let record = BaseRecord::with_opaque_to(&self.topics.relay, PROGRESS)
-            .partition(self.shard.index.relay_partition())
+            .partition(self.shard.number.relay_partition())
             .key(self.shard.name.as_str())
             .payload(progress.as_slice());
         self.send(record, deadline).map_err(|error| (PROGRESS, error))

@@ -16,8 +16,9 @@ claimed AS (
     RETURNING order_id
 ),
 stored AS (
-    INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at)
-    SELECT id, user_id, product_name, quantity, cents * 0.01, 'created', receipt_s3_key, created_at, created_at
+    INSERT INTO orders (id, user_id, product_name, quantity, price, status, receipt_s3_key, created_at, updated_at,
+                        map_epoch)
+    SELECT id, user_id, product_name, quantity, cents * 0.01, 'created', receipt_s3_key, created_at, created_at, $12
     FROM input
     WHERE key IS NULL OR id IN (SELECT order_id FROM claimed)
     ON CONFLICT (id) DO NOTHING

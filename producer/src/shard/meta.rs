@@ -33,7 +33,7 @@ impl MetaError {
 
 impl Expected {
     pub fn new(shard: &orderflow_core::Shard, map: &ShardMap) -> Self {
-        Self { shard_name: shard.name.clone(), shard_index: shard.index.get() as i32, shard_map: map.to_string() }
+        Self { shard_name: shard.name.clone(), shard_index: shard.number.get() as i32 - 1, shard_map: map.to_string() }
     }
 
     pub fn shard_name(&self) -> &str {

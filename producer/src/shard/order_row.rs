@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use orderflow_core::{Money, Order, ProductName, Quantity, UserId};
+use orderflow_core::{MapEpoch, Money, Order, ProductName, Quantity, UserId};
 use sqlx::{FromRow, Row, postgres::PgRow};
 use time::OffsetDateTime;
 
@@ -12,7 +12,8 @@ macro_rules! order_columns {
     () => {
         "orders.id, orders.user_id, orders.product_name, orders.quantity, (orders.price * 100)::bigint AS cents, \
          orders.status, orders.receipt_s3_key, orders.created_at, orders.updated_at, \
-         (SELECT true FROM receipt_jobs WHERE receipt_jobs.order_id = orders.id) IS NOT NULL AS receipt_pending"
+         (SELECT true FROM receipt_jobs WHERE receipt_jobs.order_id = orders.id) IS NOT NULL AS receipt_pending, \
+         orders.map_epoch"
     };
 }
 pub(crate) use order_columns;
@@ -22,6 +23,8 @@ pub(crate) use order_columns;
 pub struct StoredOrder {
     pub order: Order,
     pub receipt_pending: bool,
+    /// The epoch of the shard map under which the order was placed.
+    pub map_epoch: MapEpoch,
 }
 
 /// Reads by position, so these columns come first: by name each would be a search in a hash table, hundreds for a page.
@@ -43,6 +46,6 @@ impl FromRow<'_, PgRow> for StoredOrder {
             created_at: row.try_get::<OffsetDateTime, _>(7)?.into(),
             updated_at: row.try_get::<OffsetDateTime, _>(8)?.into(),
         };
-        Ok(Self { order, receipt_pending: row.try_get(9)? })
+        Ok(Self { order, receipt_pending: row.try_get(9)?, map_epoch: row.try_get(10)? })
     }
 }

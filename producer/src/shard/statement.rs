@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use orderflow_core::OrderId;
+use orderflow_core::{FIRST_EPOCH, OrderId};
 use orderflow_service::postgres::{Refusal, is_stale_plan};
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use time::OffsetDateTime;
@@ -119,6 +119,7 @@ async fn insert(connection: &mut PgConnection, batch: &[&Submission]) -> Result<
         .bind(column!(|submission| submission.key.is_some().then(|| submission.fingerprint.as_bytes())))
         .bind(column!(|submission| submission.payload.as_slice()))
         .bind(column!(|submission| submission.traceparent.as_str()))
+        .bind(FIRST_EPOCH)
         .fetch_all(connection)
         .await?;
     Ok(ids.into_iter().collect())

@@ -74,8 +74,7 @@ pub async fn run(
 async fn queue_events(shard: &mut Session, ids: &[OrderId]) -> anyhow::Result<u64> {
     let mut inserted = 0;
     for ids in ids.chunks(BATCH) {
-        let orders = shard.orders(ids).await?;
-        let events: Vec<OrderCreated> = orders.iter().map(|order| OrderCreated::new(order, &shard.shard)).collect();
+        let events = shard.events(ids).await?;
         let query = sqlx::query(INSERT_EVENTS)
             .bind(events.iter().map(OrderCreated::event_id).collect::<Vec<_>>())
             .bind(events.iter().map(|event| event.user_id.as_str()).collect::<Vec<_>>())

@@ -4,7 +4,7 @@ use std::{collections::HashMap, future::Future, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use futures_util::TryStreamExt;
-use orderflow_core::{Order, OrderId, Timestamp, receipt};
+use orderflow_core::{MapEpoch, OrderCreated, OrderId, ShardMap, Timestamp, receipt};
 use orderflow_service::postgres::{self, Dsn};
 use sqlx::{FromRow, PgConnection, Row};
 use time::OffsetDateTime;
@@ -13,7 +13,7 @@ use super::finding::{Place, Receipt};
 use crate::{
     Settings,
     shard::{
-        StoredOrder,
+        StoredOrder, maps,
         meta::{Expected, MetaError},
         order_columns,
     },
@@ -61,6 +61,22 @@ pub enum Queued {
     Refused,
     /// The relay has published it.
     No,
+}
+
+impl Accepted {
+    fn new(shard: usize, stored: StoredOrder, queued: Queued, map: &ShardMap) -> Self {
+        let StoredOrder { order, receipt_pending, .. } = stored;
+        Self {
+            shard,
+            created_at: order.created_at,
+            receipt_length: receipt::text(&order, map.shard_of(&order.user_id)).len(),
+            receipt_key: order.receipt_s3_key,
+            receipt: receipt_pending.then_some(Receipt::Pending),
+            queued,
+            events: Vec::new(),
+            notifications: Vec::new(),
+        }
+    }
 }
 
 /// Finds the end of the slice that begins with `from`, so that it has no more than [`SLICE`] orders; `None` if it has
@@ -164,35 +180,40 @@ impl Session {
              LEFT JOIN outbox_dead ON outbox_dead.event_id = orders.id \
              WHERE orders.created_at >= $1 AND orders.created_at < $2"
         );
-        let shard = self.shard.clone();
+        let known = self.ask(maps::read).await?;
+        let index = self.shard.index.get();
+        // Orders of a map that was written after the maps were read.
+        let mut newer = Vec::new();
         let to = slice.to.unwrap_or(Timestamp::MAX);
         let query = sqlx::query(SELECT).bind(OffsetDateTime::from(slice.from)).bind(OffsetDateTime::from(to));
         self.ask(async |connection| {
             let mut rows = query.fetch(connection);
             while let Some(row) = rows.try_next().await? {
-                let StoredOrder { order, receipt_pending } = StoredOrder::from_row(&row)?;
+                let stored = StoredOrder::from_row(&row)?;
                 let queued = match (row.try_get("waiting")?, row.try_get("refused")?) {
                     (true, _) => Queued::Waiting,
                     (false, true) => Queued::Refused,
                     (false, false) => Queued::No,
                 };
-                slice.orders.insert(
-                    order.id,
-                    Accepted {
-                        shard: shard.index.get(),
-                        created_at: order.created_at,
-                        receipt_length: receipt::text(&order, &shard).len(),
-                        receipt_key: order.receipt_s3_key,
-                        receipt: receipt_pending.then_some(Receipt::Pending),
-                        queued,
-                        events: Vec::new(),
-                        notifications: Vec::new(),
-                    },
-                );
+                match known.of(stored.map_epoch) {
+                    Some(map) => {
+                        slice.orders.insert(stored.order.id, Accepted::new(index, stored, queued, map));
+                    }
+                    None => newer.push((stored, queued)),
+                }
             }
             Ok(())
         })
-        .await
+        .await?;
+        if newer.is_empty() {
+            return Ok(());
+        }
+        let known = self.ask(maps::read).await?;
+        for (stored, queued) in newer {
+            let map = known.of(stored.map_epoch).ok_or_else(|| unknown_epoch(stored.map_epoch))?;
+            slice.orders.insert(stored.order.id, Accepted::new(index, stored, queued, map));
+        }
+        Ok(())
     }
 
     /// Returns those of `ids` that are orders of this shard now.
@@ -201,12 +222,18 @@ impl Session {
         self.ask(async |connection| query.fetch_all(connection).await).await
     }
 
-    pub async fn orders(&mut self, ids: &[OrderId]) -> anyhow::Result<Vec<Order>> {
+    /// Makes the events of these orders again.
+    pub async fn events(&mut self, ids: &[OrderId]) -> anyhow::Result<Vec<OrderCreated>> {
         const SELECT: &str =
             concat!("SELECT ", order_columns!(), " FROM orders WHERE id = ANY($1) ORDER BY created_at, id");
         let query = sqlx::query_as(SELECT).bind(ids);
         let orders: Vec<StoredOrder> = self.ask(async |connection| query.fetch_all(connection).await).await?;
-        Ok(orders.into_iter().map(|stored| stored.order).collect())
+        let maps = self.ask(maps::read).await?;
+        let event = |StoredOrder { order, map_epoch, .. }: &StoredOrder| {
+            let map = maps.of(*map_epoch).ok_or_else(|| unknown_epoch(*map_epoch))?;
+            Ok(OrderCreated::new(order, map.shard_of(&order.user_id)))
+        };
+        orders.iter().map(event).collect()
     }
 
     pub async fn ask<T>(
@@ -216,6 +243,10 @@ impl Session {
         let name = &self.shard.name;
         answer(query(&mut self.connection)).await.with_context(|| name.clone())
     }
+}
+
+fn unknown_epoch(epoch: MapEpoch) -> sqlx::Error {
+    sqlx::Error::Decode(format!("orderflow_map has no epoch {epoch}").into())
 }
 
 async fn answer<T>(query: impl Future<Output = Result<T, sqlx::Error>>) -> anyhow::Result<T> {

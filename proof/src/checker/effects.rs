@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use orderflow_core::{
-    Money, Notification, Order, OrderCreated, ProductName, Quantity, ShardMap, Timestamp, UserId, receipt, receipt_key,
+    Money, Notification, Order, OrderCreated, ProductName, Quantity, Timestamp, UserId, receipt, receipt_key,
 };
 use uuid::Uuid;
 
@@ -15,7 +15,6 @@ use crate::{
 };
 
 pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, verdict: &mut Verdict) {
-    let map: ShardMap = "shard1=A-M,shard2=N-Z".parse().expect("this is a shard map");
     let events = by_order(&seen.events, |event| event.order_id);
     let notifications = by_order(&seen.notifications, |notification| notification.order_id);
     let mut receipts: HashSet<&str> = HashSet::new();
@@ -26,6 +25,10 @@ pub(super) fn check(owners: &HashMap<Uuid, &Attempt<'_>>, seen: &Observation, ve
 
         // Compared with the values that were ordered, not with those of the row.
         let order = as_ordered(owner, row);
+        let Some(map) = seen.maps.of(row.map_epoch) else {
+            find(Kind::Different, format!("it was placed under map {}, which no shard has", row.map_epoch));
+            continue;
+        };
         let shard = map.shard_of(&order.user_id);
         receipts.insert(&row.receipt_s3_key);
         if row.receipt_s3_key != receipt_key::key(&order.user_id, row.id) {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use orderflow_core::{Notification, Order, OrderCreated, ShardMap, Timestamp, UserId, receipt, receipt_key};
+use orderflow_core::{
+    FIRST_EPOCH, Notification, Order, OrderCreated, ShardMap, Timestamp, UserId, receipt, receipt_key,
+};
 use time::OffsetDateTime;
 
 use super::*;
@@ -65,7 +67,9 @@ fn place(seen: &mut Observation, plan: &Plan, id: Uuid) {
         status: "created".to_owned(),
         receipt_s3_key: order.receipt_s3_key.clone(),
         created_at: OffsetDateTime::from(order.created_at),
+        map_epoch: FIRST_EPOCH,
     });
+    seen.maps.insert(FIRST_EPOCH, map.clone());
     seen.receipts
         .insert(order.receipt_s3_key.clone(), Receipt { tag: tag_of(&receipt::text(&order, shard)), stored: 0 });
     let offset = seen.events.len() as i64;
@@ -117,7 +121,9 @@ fn orders_that_arrived_everywhere_once_pass() {
 #[test]
 fn each_missing_part_of_an_acked_order_is_a_loss() {
     let breaks: [fn(&mut Observation); 4] = [
-        |seen| *seen = Observation { rows: vec![seen.rows.remove(0)], ..Observation::default() },
+        |seen| {
+            *seen = Observation { rows: vec![seen.rows.remove(0)], maps: seen.maps.clone(), ..Observation::default() }
+        },
         |seen| _ = seen.receipts.pop_first(),
         |seen| _ = seen.events.remove(0),
         |seen| _ = seen.notifications.remove(0),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use orderflow_core::FIRST_EPOCH;
 use orderflow_service::postgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::Instant;
@@ -18,7 +19,8 @@ const LOCK_KEY: i64 = 0x6f72_6465_7270_726f;
 const OLDEST_SERVER: i32 = 14;
 
 /// The tables that the migrations create. Their indexes and sequences belong to them.
-const TABLES: [&str; 6] = ["orders", "idempotency_keys", "outbox", "outbox_dead", "receipt_jobs", "orderflow_meta"];
+const TABLES: [&str; 7] =
+    ["orders", "idempotency_keys", "outbox", "outbox_dead", "receipt_jobs", "orderflow_meta", "orderflow_map"];
 
 /// A connection that one run uses.
 pub(super) struct Database {
@@ -165,6 +167,9 @@ impl Database {
     /// Writes the marking, unless it is there already. An older build never lowers the version.
     pub(super) async fn mark(&mut self, marking: &Marking, version: i64) -> Result<(), Error> {
         const STATEMENT: &str = "
+            WITH first AS (
+                INSERT INTO orderflow_map (epoch, shards) VALUES ($8, $4) ON CONFLICT DO NOTHING
+            )
             INSERT INTO orderflow_meta AS meta
                 (owner, shard_name, shard_index, shard_map, topic, bucket, schema_version)
             VALUES ($1, $2, $3, $4, $5, $6, $7)
@@ -181,6 +186,7 @@ impl Database {
             .bind(&marking.topic)
             .bind(&marking.bucket)
             .bind(version)
+            .bind(FIRST_EPOCH)
             .execute(&mut self.connection)
             .await?;
         Ok(())
@@ -237,7 +243,11 @@ mod tests {
         for statement in code.split(';') {
             match statement.split_whitespace().collect::<Vec<_>>()[..] {
                 ["CREATE", "TABLE", name, ..] => made.push(name),
-                [] | ["CREATE", "INDEX", ..] | ["CREATE", "UNIQUE", "INDEX", ..] | ["ALTER", "TABLE", ..] => {}
+                []
+                | ["INSERT", "INTO", ..]
+                | ["CREATE", "INDEX", ..]
+                | ["CREATE", "UNIQUE", "INDEX", ..]
+                | ["ALTER", "TABLE", ..] => {}
                 _ => panic!("a removal may not cover this statement: {statement}"),
             }
         }

@@ -18,8 +18,9 @@ macro_rules! migration {
 const ALL: &[(&str, &str)] = &[
     migration!("migrations", "0001_orders"),
     migration!("migrations", "0002_receipt_trace"),
+    migration!("migrations", "0003_map_epoch"),
     #[cfg(feature = "next-schema")]
-    migration!("tests/next-schema", "0003_gift_note"),
+    migration!("tests/next-schema", "0004_gift_note"),
 ];
 
 /// The first line of a migration that runs outside a transaction, such as `CREATE INDEX CONCURRENTLY`.

@@ -13,6 +13,7 @@ mod dead_letters_api;
 mod durability;
 mod feed;
 mod hostile;
+mod map_epochs;
 mod monitoring;
 mod outages;
 mod plans;

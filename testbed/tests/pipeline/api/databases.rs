@@ -81,7 +81,7 @@ async fn a_schema_that_is_too_old_is_served_once_it_is_migrated() -> Result<()> 
     let reply = Api::new(&producer)?.place("zara", None).await?;
     ensure!(reply.status == StatusCode::CREATED, "the other shard's users suffer: {reply:?}");
 
-    sqlx::query("UPDATE orderflow_meta SET schema_version = 2").execute(&mut shard1).await?;
+    sqlx::query("UPDATE orderflow_meta SET schema_version = 3").execute(&mut shard1).await?;
     becomes_ready_and_serves(&producer).await
 }
 
