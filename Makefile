@@ -6,7 +6,7 @@ export CARGO_TARGET_DIR
 # A failed test prints its reason. A backtrace through the test's futures would hide it.
 export RUST_LIB_BACKTRACE ?= 0
 # Tests wait for services more than they compute, so more of them run at once than the two cores that they are made for.
-export RUST_TEST_THREADS ?= 3
+export RUST_TEST_THREADS ?= 5
 
 DEV := $(CARGO_TARGET_DIR)/laptop/orderflow-dev
 # Tests stop and kill the programs at failpoints, which exist only in builds with this feature.
