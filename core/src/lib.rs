@@ -22,6 +22,6 @@ pub use field::{OrderId, ProductName, Quantity, UserId};
 pub use idempotency::{Fingerprint, IdempotencyKey};
 pub use money::Money;
 pub use order::{NewOrder, Order, Violation};
-pub use shard::{FIRST_EPOCH, MapEpoch, Shard, ShardIndex, ShardMap, ShardMaps, ShardNumber};
+pub use shard::{FIRST_EPOCH, MapEpoch, RangeId, Routes, Shard, ShardIndex, ShardMap, ShardMaps, ShardNumber};
 pub use timestamp::Timestamp;
 pub use topic::Topics;

@@ -2,4 +2,4 @@
 
 /// The newest migration of `provision/migrations`. Migrations only add to the schema, so a producer works with this
 /// version or any newer one, and is unready with an older one.
-pub const VERSION: i64 = if cfg!(feature = "next-schema") { 4 } else { 3 };
+pub const VERSION: i64 = if cfg!(feature = "next-schema") { 5 } else { 4 };

@@ -1,5 +1,6 @@
 //! The shards, and the rule that assigns users to them. No other module may implement this rule.
 
+mod routes;
 mod term;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -7,6 +8,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::UserId;
+pub use routes::{InvalidRoutes, RangeId, Routes};
 use term::Interval;
 pub use term::Term;
 
@@ -23,7 +25,8 @@ impl ShardIndex {
 
 /// The number of a shard, from 1, as in `PG_SHARD1_DSN` and in the `shard` of an event. A shard has it for good: when
 /// it is removed, no other shard may have its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ShardNumber(u8);
 
 impl ShardNumber {
@@ -88,6 +91,8 @@ pub struct ShardMap {
 struct Segment {
     lower: String,
     shard: ShardIndex,
+    /// False for users that no term names.
+    is_named: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -133,8 +138,15 @@ impl ShardMap {
     }
 
     /// Returns the ranges of all folded ids: where each begins, and its shard. It ends where the next one begins.
-    pub fn ranges(&self) -> impl Iterator<Item = (&str, &Shard)> {
-        self.segments.iter().map(|segment| (segment.lower.as_str(), self.get(segment.shard)))
+    pub fn ranges(&self) -> Vec<(&str, &Shard)> {
+        let mut ranges: Vec<_> =
+            self.segments.iter().map(|segment| (segment.lower.as_str(), self.get(segment.shard))).collect();
+        ranges.dedup_by_key(|(_, shard)| shard.index);
+        ranges
+    }
+
+    pub fn numbered(&self, number: ShardNumber) -> Option<&Shard> {
+        self.shards.iter().find(|shard| shard.number == number)
     }
 
     /// Returns the greatest number, which is the number of partitions that the relays need.
@@ -166,6 +178,15 @@ impl ShardMaps {
 impl FromIterator<(MapEpoch, ShardMap)> for ShardMaps {
     fn from_iter<T: IntoIterator<Item = (MapEpoch, ShardMap)>>(maps: T) -> Self {
         Self(maps.into_iter().collect())
+    }
+}
+
+impl IntoIterator for ShardMaps {
+    type Item = (MapEpoch, ShardMap);
+    type IntoIter = std::collections::btree_map::IntoIter<MapEpoch, ShardMap>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
@@ -265,11 +286,14 @@ fn segments(shards: &[Shard]) -> Result<Vec<Segment>, ParseError> {
     let shard_at = |bound: &str| {
         let inner =
             named.iter().find(|(interval, ..)| interval.lower.as_str() <= bound && bound < interval.upper.as_str());
-        inner.map_or(others, |(_, shard, _)| shard.index)
+        inner.map_or((others, false), |(_, shard, _)| (shard.index, true))
     };
-    let mut segments: Vec<Segment> =
-        bounds.into_iter().map(|bound| Segment { lower: bound.to_owned(), shard: shard_at(bound) }).collect();
-    segments.dedup_by_key(|segment| segment.shard);
+    let segment = |bound: &str| {
+        let (shard, is_named) = shard_at(bound);
+        Segment { lower: bound.to_owned(), shard, is_named }
+    };
+    let mut segments: Vec<Segment> = bounds.into_iter().map(segment).collect();
+    segments.dedup_by_key(|segment| (segment.shard, segment.is_named));
     Ok(segments)
 }
 

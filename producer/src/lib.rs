@@ -30,6 +30,7 @@ use orderflow_dead_letters::DeadLetters;
 use orderflow_service::{
     Dependencies, Need, Supervisor, admin, postgres, prometheus::registry::Registry, s3, shutdown::CancellationToken,
 };
+use tokio::sync::mpsc;
 
 pub use cli::{Cli, Command};
 pub use http::{PROBLEM_KINDS, ProblemKind, openapi, public_openapi};
@@ -42,7 +43,7 @@ use crate::{
     quota::Quota,
     receipts::Receipts,
     relay::Relay,
-    shard::{Doorbells, Shard, maps::Maps, meta::Expected},
+    shard::{Doorbells, Moves, Router, Shard, Shards, maps::Maps, meta::Expected},
     stats::{GroupProgress, Sources, Stats},
     trail::Trails,
 };
@@ -74,7 +75,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (observing, writing) = (supervisor.stage(), supervisor.stage());
     let (working, administering) = (supervisor.stage(), supervisor.stage());
 
-    let maps = Maps::default();
+    let maps = Maps::new(settings.shards.clone());
+    let (refused, moved) = mpsc::unbounded_channel();
+    let moves = Moves { maps: maps.clone(), refused };
     let mut shards = Vec::new();
     for (shard, dsn) in settings.shards.iter().zip(dsns) {
         let variable = postgres::dsn_variable(shard);
@@ -82,7 +85,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         let doorbells = Doorbells::default();
         let dependency = dependencies.register(&shard.name, Need::AnyOf);
         let (handle, writers) =
-            Shard::new(shard.clone(), &settings.shards, &options, dependency, &doorbells, &metrics, &settings);
+            Shard::new(shard.clone(), &options, dependency, &doorbells, &metrics, &settings, &moves);
         let named = |task: &str| format!("{task} {}", shard.name);
         for (number, writer) in writers.into_iter().enumerate() {
             writing.run(named(&format!("writer {}", number + 1)), move |stop| done(writer.clone().run(stop)));
@@ -123,6 +126,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (s3, name) = (client.clone(), settings.s3.s3_bucket.clone());
     observing.run("probe s3", move |stop| done(probe::bucket(s3.clone(), name.clone(), bucket.clone(), stop)));
 
+    let shards = Shards::new(shards);
+    drop(moves);
+    let router = Router::new(shards.clone(), maps.clone(), moved);
+    observing.run("router", move |stop| done(router.clone().run(stop)));
+
     let feed = Feed::new(settings.shards.clone());
     let (tailed, kafka_settings, notifications) = (feed.clone(), settings.kafka.clone(), topics.notifications.clone());
     observing.run_blocking("feed", move |stop| {
@@ -130,7 +138,6 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         Ok(())
     });
 
-    let shards: Arc<[Shard]> = shards.into();
     let bucket: Arc<str> = settings.s3.s3_bucket.as_str().into();
     let letters = DeadLetters::new(&settings.kafka, &settings.kafka_group_id);
     let share = settings.address_share;
@@ -155,7 +162,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     });
     let trails = Trails::new(feed.clone(), &settings.kafka, topics.clone(), share);
     let app = Arc::new(http::App {
-        map: settings.shards.clone(),
+        maps,
         shards,
         s3: client,
         bucket,

@@ -8,11 +8,13 @@ pub(crate) mod meta;
 mod order_row;
 mod queue;
 mod reader;
+mod router;
 mod spans;
 mod statement;
 mod writer;
 
 use std::{
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,7 +22,9 @@ use std::{
     time::Duration,
 };
 
-use orderflow_core::{Fingerprint, IdempotencyKey, NewOrder, Order, OrderCreated, OrderId, ShardMap, Timestamp};
+use orderflow_core::{
+    Fingerprint, IdempotencyKey, MapEpoch, NewOrder, Order, OrderCreated, OrderId, Routes, ShardNumber, Timestamp,
+};
 use orderflow_service::{Dependency, postgres::Pool, prometheus::metrics::gauge::Gauge};
 use sqlx::postgres::PgConnectOptions;
 use tokio::{
@@ -32,10 +36,11 @@ use uuid::Uuid;
 pub use order_row::StoredOrder;
 pub(crate) use order_row::order_columns;
 pub use reader::{Figures, MOST_COUNTED, Position, Queued, QueuedEvents, ReadError};
+pub use router::{Moved, Moves, Router};
 pub use writer::Writer;
 
 use crate::metrics::Metrics;
-use queue::{Submission, Ticket};
+use queue::{Route, Submission, Ticket};
 
 /// A handle of a shard; clones share its queue and its pool.
 #[derive(Clone)]
@@ -43,9 +48,33 @@ pub struct Shard {
     inner: Arc<Inner>,
 }
 
+/// All shards of the settings, in their order.
+#[derive(Clone)]
+pub struct Shards(Arc<[Shard]>);
+
+impl Shards {
+    pub fn new(shards: Vec<Shard>) -> Self {
+        Self(shards.into())
+    }
+
+    pub fn numbered(&self, number: ShardNumber) -> Option<&Shard> {
+        self.0.iter().find(|shard| shard.shard().number == number)
+    }
+}
+
+impl Deref for Shards {
+    type Target = [Shard];
+
+    fn deref(&self) -> &[Shard] {
+        &self.0
+    }
+}
+
 struct Inner {
     shard: orderflow_core::Shard,
     queue: mpsc::Sender<Submission>,
+    /// The queue of orders that another shard did not take.
+    moved: mpsc::UnboundedSender<Submission>,
     order_timeout: Duration,
     health: Health,
     pool: Pool,
@@ -72,12 +101,12 @@ pub struct Doorbells {
     pub receipts: Arc<Notify>,
 }
 
-/// The result of placing an order.
+/// The result of placing an order, with the epoch of the shard map under which it was placed.
 #[derive(Clone, Debug)]
 pub enum Placed {
-    Created(Order),
+    Created(Order, MapEpoch),
     /// The equal order that was stored with the same key before.
-    Replayed(Order),
+    Replayed(Order, MapEpoch),
 }
 
 /// The reason why an order did not get a 201.
@@ -92,6 +121,9 @@ pub enum PlaceError {
     /// Indefinite: the database did not answer, so the order may be stored.
     #[error("the shard did not answer in time; the order {0} may have been stored")]
     OutcomeUnknown(OrderId),
+    /// Definite: the shard does not store the orders of this user, or not now. The router looks for the shard that does.
+    #[error("its users are moving to another shard")]
+    Moved,
     /// The key had been used for other fields.
     #[error("the Idempotency-Key was used for another order")]
     KeyReused,
@@ -104,17 +136,17 @@ impl Shard {
     /// Creates the handle, and the writers to run beside it.
     pub fn new(
         shard: orderflow_core::Shard,
-        map: &ShardMap,
         options: &PgConnectOptions,
         dependency: Dependency,
         doorbells: &Doorbells,
         metrics: &Metrics,
         settings: &crate::Settings,
+        moves: &Moves,
     ) -> (Self, Vec<Writer>) {
-        let (queue, submissions) = queue::bounded(settings.shard_queue);
+        let ((queue, moved), submissions) = queue::bounded(settings.shard_queue);
         // Until a writer has tried to connect, orders wait rather than being refused.
         let health = Health { dependency, connected: Arc::default(), reachable: Arc::new(AtomicBool::new(true)) };
-        let expected = meta::Expected::new(&shard, map);
+        let expected = meta::Expected::new(&shard, &settings.shards);
         // The relay's listener uses one connection. At least two remain: one for requests, one for receipts and purge.
         let connections = (settings.shard_readers - 1).max(2);
         let pool = pool(connections, options, &expected);
@@ -125,6 +157,7 @@ impl Shard {
                 Writer::new(
                     options.clone(),
                     expected.clone(),
+                    moves.clone(),
                     submissions.clone(),
                     health.clone(),
                     doorbells.clone(),
@@ -134,7 +167,7 @@ impl Shard {
             .collect();
         let order_timeout = settings.order_timeout();
         let (metrics, write_queue) = (metrics.clone(), metrics.shard(&shard.name).write_queue);
-        let inner = Inner { shard, queue, order_timeout, health, pool, readers, metrics, write_queue };
+        let inner = Inner { shard, queue, moved, order_timeout, health, pool, readers, metrics, write_queue };
         (Self { inner: Arc::new(inner) }, writers)
     }
 
@@ -151,12 +184,18 @@ impl Shard {
         &self.inner.pool
     }
 
-    /// Stores an order, within the order timeout.
+    /// Queues an order that another shard did not take. Returns it if there are no writers any more.
+    fn requeue(&self, submission: Submission) -> Result<(), Submission> {
+        self.inner.moved.send(submission).map_err(|returned| returned.0)
+    }
+
+    /// Stores an order, within the order timeout. `routes` lead its user here.
     pub async fn place(
         &self,
         new: NewOrder,
         key: Option<IdempotencyKey>,
         traceparent: Option<String>,
+        routes: &Routes,
     ) -> Result<Placed, PlaceError> {
         let inner = &*self.inner;
         // During an outage the answer is immediate: requests must not queue for a shard that is down.
@@ -166,7 +205,8 @@ impl Shard {
         let fingerprint = Fingerprint::new(&new);
         let id = Uuid::now_v7();
         let order = new.into_order(id, Timestamp::now());
-        let event = OrderCreated::new(&order, &inner.shard);
+        let (range, shard) = routes.of(&order.user_id);
+        let event = OrderCreated::new(&order, shard);
         let (payload, traceparent) = (event.encode(), traceparent.unwrap_or_else(|| event.traceparent()));
         let queued = Instant::now();
         let deadline = queued + inner.order_timeout;
@@ -174,6 +214,8 @@ impl Shard {
         let ticket = Ticket::default();
         let submission = Submission {
             order,
+            route: Route { epoch: routes.epoch, range },
+            is_unknown: false,
             key,
             fingerprint,
             payload,
@@ -207,7 +249,7 @@ fn pool(most: usize, options: &PgConnectOptions, expected: &meta::Expected) -> P
     let expected = Arc::new(expected.clone());
     Pool::new(most, options.clone(), move |connection| {
         let expected = expected.clone();
-        Box::pin(async move { expected.check(connection).await.map_err(meta::MetaError::into_sqlx) })
+        Box::pin(async move { expected.check(connection).await.map(drop).map_err(meta::MetaError::into_sqlx) })
     })
 }
 

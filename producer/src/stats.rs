@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::{
     dead_letters,
     feed::Feed,
-    shard::{Figures, MOST_COUNTED, ReadError, Shard},
+    shard::{Figures, MOST_COUNTED, ReadError, Shard, Shards},
 };
 use group::Reach;
 pub use group::{Answer, GroupProgress, Unhandled};
@@ -60,7 +60,7 @@ pub struct Stats {
 
 /// The sources that a round queries.
 pub struct Sources {
-    pub shards: Arc<[Shard]>,
+    pub shards: Shards,
     pub feed: Feed,
     pub s3: aws_sdk_s3::Client,
     pub bucket: Arc<str>,

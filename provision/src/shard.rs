@@ -9,7 +9,7 @@ mod migrations;
 
 use std::{fmt, time::Duration};
 
-use orderflow_core::{ShardIndex, ShardMap, schema};
+use orderflow_core::{RangeId, Routes, ShardIndex, ShardMap, schema};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::Adopt;
@@ -98,7 +98,7 @@ pub async fn ensure(options: &PgConnectOptions, claim: &Claim<'_>) -> Result<Out
         let before = database.state().await?;
         require_claimable(&before, claim)?;
         let version = database.migrate().await?;
-        database.mark(&claim.marking(), version).await?;
+        database.mark(&claim.marking(), &claim.ranges(), version).await?;
         database.close().await;
         Ok(outcome(before, claim, version))
     };
@@ -218,6 +218,10 @@ fn outcome(before: State, claim: &Claim<'_>, version: i64) -> Outcome {
 }
 
 impl Claim<'_> {
+    fn ranges(&self) -> Vec<RangeId> {
+        Routes::first(self.map.clone()).ranges_of(self.map.get(self.index).number)
+    }
+
     fn marking(&self) -> Marking {
         let shard = self.map.get(self.index);
         Marking {

@@ -118,7 +118,18 @@ const ABOUT: &[About] = &[
         &[
             ("epoch", "number of the map, from 1"),
             ("shards", "the map, as in `SHARDS`"),
+            ("ranges", "its ranges of users; absent in the first"),
             ("written_at", "time at which it was written here"),
+        ],
+    ),
+    (
+        "orderflow_gate",
+        "The ranges of users that this database may store, in 64 equal rows. Each statement that stores orders locks one.",
+        &[
+            ("slot", "the rest of the backend's process id divided by 64"),
+            ("owned", "the ranges that may be stored"),
+            ("fenced", "ranges that may be stored again from `fenced_until` on"),
+            ("fenced_until", "the end of the fence"),
         ],
     ),
 ];

@@ -2,19 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use orderflow_core::ShardMap;
 use orderflow_service::shutdown::CancellationToken;
 
 use super::{known_names::KnownNames, memory::Memory, page_config::Config};
-use crate::{dead_letters, feed::Feed, metrics::Metrics, quota::Quota, shard::Shard, stats::Stats, trail::Trails};
+use crate::{
+    dead_letters,
+    feed::Feed,
+    metrics::Metrics,
+    quota::Quota,
+    shard::{Shards, maps::Maps},
+    stats::Stats,
+    trail::Trails,
+};
 
 /// The shared state. One pointer: axum clones it several times for each request.
 pub type Shared = Arc<App>;
 
 pub struct App {
-    pub map: ShardMap,
-    /// The shards, in the order of the map.
-    pub shards: Arc<[Shard]>,
+    pub maps: Maps,
+    pub shards: Shards,
     pub s3: aws_sdk_s3::Client,
     pub bucket: Arc<str>,
     pub dead_letters: dead_letters::Handle,

@@ -1,12 +1,13 @@
 //! `GET /api/orders` and `GET /api/orders/{id}`: all shards are queried concurrently, and a shard that is down is
 //! named.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{Extension, Json, extract::State, response::Response};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use orderflow_core::{OrderId, UserId};
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 use utoipa::ToSchema;
 
 use super::{
@@ -86,13 +87,19 @@ pub async fn list_orders(
     };
 
     let memory = app.memory.reserve(limit as usize * MOST_BYTES, peer).await?;
-    let queried: Vec<&Shard> = match &user {
-        Some(user) => vec![&app.shards[app.map.shard_of(user).index.get()]],
-        None => app.shards.iter().collect(),
-    };
     // One more than the page, to know whether there is a next one.
     let before = cursor.map(|cursor| cursor.after);
-    let answers = join_all(queried.iter().map(|shard| shard.orders(user.as_ref(), before, limit + 1))).await;
+    let (queried, answers): (Vec<&Shard>, Vec<_>) = match &user {
+        Some(user) => {
+            let (shard, answer) = of_user(&app, user, before, limit + 1).await?;
+            (vec![shard], vec![answer])
+        }
+        None => {
+            let queried: Vec<&Shard> = app.shards.iter().collect();
+            let answers = join_all(queried.iter().map(|shard| shard.orders(before, limit + 1))).await;
+            (queried, answers)
+        }
+    };
     let mut missing = cursor.map_or(0, |cursor| cursor.missing);
     let (mut found, mut errors): (Vec<StoredOrder>, Vec<ReadError>) = (Vec::new(), Vec::new());
     for (shard, answer) in queried.iter().zip(answers) {
@@ -128,6 +135,12 @@ pub async fn list_orders(
     })))
 }
 
+/// The longest wait for the shard of a user who is moving.
+const LONGEST_MOVE: Duration = Duration::from_secs(1);
+
+/// Time between two looks for it.
+const MOVE_INTERVAL: Duration = Duration::from_millis(5);
+
 declare_responses!(GetOrderProblems: NOT_FOUND, SHARD_UNAVAILABLE);
 
 /// Get one order
@@ -151,6 +164,40 @@ pub async fn get_order(
     let found = std::slice::from_ref(&stored);
     let progress = if parameters.progress { progress::determine(&app, found).await.remove(&id) } else { None };
     Ok(Json(OrderView::new(stored.order, receipt_status(stored.receipt_pending)).with(progress)))
+}
+
+/// Reads the orders of a user from the shard that stores them, wherever they move meanwhile.
+async fn of_user<'a>(
+    app: &'a App,
+    user: &UserId,
+    before: Option<Position>,
+    limit: i64,
+) -> Result<(&'a Shard, Result<Vec<StoredOrder>, ReadError>), Problem> {
+    let deadline = Instant::now() + LONGEST_MOVE;
+    loop {
+        let routes = app.maps.routes();
+        let (range, shard) = routes.of(user);
+        let unavailable = |reason: &str| ReadError {
+            shard: shard.name.clone(),
+            reason: reason.to_owned(),
+            is_down: false,
+            is_crowded: false,
+        };
+        let Some(handle) = app.shards.numbered(shard.number) else {
+            return Err(Problem::shards_unavailable(&[unavailable(
+                "it is in a newer shard map, and not in SHARDS here",
+            )]));
+        };
+        match handle.orders_of(user, range, before, limit).await {
+            Ok(Some(orders)) => return Ok((handle, Ok(orders))),
+            Err(error) => return Ok((handle, Err(error))),
+            Ok(None) if Instant::now() < deadline => {
+                handle.read_maps(&app.maps).await;
+                sleep(MOVE_INTERVAL).await;
+            }
+            Ok(None) => return Ok((handle, Err(unavailable("the user is moving to another shard")))),
+        }
+    }
 }
 
 /// Finds an order and its shard. The first shard that has the order ends the search: only orders that no other shard

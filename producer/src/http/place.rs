@@ -7,13 +7,13 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
 };
-use orderflow_core::{IdempotencyKey, NewOrder, Order};
+use orderflow_core::{IdempotencyKey, MapEpoch, NewOrder, Order, Shard};
 use orderflow_service::{failpoint, traces};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    app::Shared,
+    app::{App, Shared},
     body,
     connection::Peer,
     problem::{Problem, declare_responses},
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     metrics::{OrderOutcome, OutcomeLabel},
-    shard::{PlaceError, Placed, Shard},
+    shard::{PlaceError, Placed},
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -100,21 +100,26 @@ pub async fn place_order(
     };
     let (new, key) = read.await.inspect_err(|_| count(OrderOutcome::invalid))?;
     failpoint::panics("http::place", new.user_id.as_str());
-    let shard = &app.shards[app.map.shard_of(&new.user_id).index.get()];
-    match shard.place(new, key, traceparent(&headers)).await {
-        Ok(Placed::Created(order)) => {
+    let routes = app.maps.routes();
+    let shard = routes.shard_of(&new.user_id);
+    let placed = match app.shards.numbered(shard.number) {
+        Some(shard) => shard.place(new, key, traceparent(&headers), &routes).await,
+        None => Err(PlaceError::NotAccepted(format!("{} is in a newer shard map, and not in SHARDS here", shard.name))),
+    };
+    match placed {
+        Ok(Placed::Created(order, epoch)) => {
             count(OrderOutcome::created);
-            Ok(created(order, shard).into_response())
+            Ok(created(&app, order, epoch).into_response())
         }
-        Ok(Placed::Replayed(order)) => {
+        Ok(Placed::Replayed(order, epoch)) => {
             count(OrderOutcome::replayed);
-            let mut response = created(order, shard).into_response();
+            let mut response = created(&app, order, epoch).into_response();
             response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
             Ok(response)
         }
         Err(error) => {
             count(match &error {
-                PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => OrderOutcome::not_accepted,
+                PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) | PlaceError::Moved => OrderOutcome::not_accepted,
                 PlaceError::OutcomeUnknown(_) => OrderOutcome::outcome_unknown,
                 PlaceError::KeyReused => OrderOutcome::key_reused,
                 PlaceError::Refused(_) => OrderOutcome::refused,
@@ -124,14 +129,14 @@ pub async fn place_order(
     }
 }
 
-/// Returns the first reply, also when it is repeated: at that time the receipt was still to be written.
-fn created(order: Order, shard: &Shard) -> (StatusCode, Json<PlacedOrder>) {
-    let reply = PlacedOrder {
-        shard: shard.name().to_owned(),
-        shard_info: shard.shard().info(),
-        receipt: order.receipt_s3_key.clone(),
-        order: OrderView::new(order, PENDING),
-    };
+/// Returns the first reply, also when it is repeated: at that time the receipt was still to be written, and the user's
+/// shard was that of the order's epoch.
+fn created(app: &App, order: Order, epoch: MapEpoch) -> (StatusCode, Json<PlacedOrder>) {
+    let describe = |shard: &Shard| (shard.name.clone(), shard.info());
+    let shard = app.maps.of(epoch, |map| describe(map.shard_of(&order.user_id)));
+    let (shard, shard_info) = shard.unwrap_or_else(|| describe(app.maps.routes().shard_of(&order.user_id)));
+    let reply =
+        PlacedOrder { shard, shard_info, receipt: order.receipt_s3_key.clone(), order: OrderView::new(order, PENDING) };
     (StatusCode::CREATED, Json(reply))
 }
 

@@ -275,7 +275,7 @@ impl From<dead_letters::Error> for Problem {
 impl From<PlaceError> for Problem {
     fn from(error: PlaceError) -> Self {
         match error {
-            PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) => Self {
+            PlaceError::NotAccepted(_) | PlaceError::QueueFull(_) | PlaceError::Moved => Self {
                 is_by_clients: matches!(error, PlaceError::QueueFull(_)),
                 ..Self::new(&kind::NOT_ACCEPTED, format!("{error}; nothing was stored, so the order can be sent again"))
             },

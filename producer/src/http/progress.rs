@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use futures_util::future::join_all;
-use orderflow_core::{OrderId, Timestamp, partition};
+use orderflow_core::{OrderId, ShardNumber, Timestamp, partition};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -43,11 +43,13 @@ pub enum NotifiedState {
 /// Returns the progress of each order in `found`. Read `found` first: only then an event that is in no queue has been
 /// published.
 pub async fn determine(app: &App, found: &[StoredOrder]) -> HashMap<OrderId, Progress> {
-    let mut of_shard: HashMap<usize, Vec<&StoredOrder>> = HashMap::new();
+    let routes = app.maps.routes();
+    let mut of_shard: HashMap<ShardNumber, Vec<&StoredOrder>> = HashMap::new();
     for stored in found {
-        of_shard.entry(app.map.shard_of(&stored.order.user_id).index.get()).or_default().push(stored);
+        of_shard.entry(routes.shard_of(&stored.order.user_id).number).or_default().push(stored);
     }
-    let of_shard: Vec<_> = of_shard.into_iter().map(|(index, orders)| (&app.shards[index], orders)).collect();
+    let of_shard: Vec<_> =
+        of_shard.into_iter().filter_map(|(number, orders)| Some((app.shards.numbered(number)?, orders))).collect();
     let queued = join_all(of_shard.iter().map(|(shard, orders)| {
         let ids: Vec<OrderId> = orders.iter().map(|stored| stored.order.id).collect();
         let shard = Shard::clone(shard);

@@ -48,9 +48,10 @@ declare_responses!(ListShardsProblems:);
     )
 )]
 pub async fn list_shards(State(app): State<Shared>) -> Json<ShardList> {
-    let shards = app.map.iter().map(|shard| ShardView { name: shard.name.clone(), users: shard.users() }).collect();
+    let routes = app.maps.routes();
+    let shards = routes.map.iter().map(|shard| ShardView { name: shard.name.clone(), users: shard.users() }).collect();
     let range = |(from, shard): (&str, &Shard)| RangeView { from: from.to_owned(), shard: shard.name.clone() };
-    Json(ShardList { shards, ranges: app.map.ranges().map(range).collect() })
+    Json(ShardList { shards, ranges: routes.map.ranges().into_iter().map(range).collect() })
 }
 
 declare_responses!(GetStatsProblems:);

@@ -54,7 +54,7 @@ impl LeaderSession {
             options.clone().application_name("orderflow-relay").options([("idle_session_timeout", IDLE_TIMEOUT)]);
         let mut connection = postgres::connect(&options).await?;
         // A relay that published another shard's events would not fence that shard's relay.
-        answer(async { expected.check(&mut connection).await.map_err(MetaError::into_sqlx) }).await?;
+        answer(async { expected.check(&mut connection).await.map(drop).map_err(MetaError::into_sqlx) }).await?;
         // A crash that undoes deletes brings back events, and only the last batch is known to be published.
         answer(durability::require(&mut connection, expected.shard_name(), unsafe_settings)).await?;
         Ok(Self { connection })

@@ -2,12 +2,12 @@
 //! refused order is alone. Several such refusals show whether the orders or the server are the reason.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     fmt,
     time::Duration,
 };
 
-use orderflow_core::{ProductName, UserId};
+use orderflow_core::{ProductName, RangeId, UserId};
 use orderflow_service::postgres::{self, Refusal};
 use sqlx::PgConnection;
 use tokio::time::Instant;
@@ -56,10 +56,21 @@ pub async fn store(
         } else {
             let orders: Vec<&Submission> = part.iter().map(|position| &batch[*position]).collect();
             match store_part(connection, &orders, limits.sent_before).await? {
-                Ok(stored) => {
+                Ok(Some(stored)) => {
                     findings.answered = true;
                     stored
                 }
+                // The database may store some ranges of the part and not others.
+                Ok(None) => match by_range(&part, batch) {
+                    of_ranges if of_ranges.len() > 1 => {
+                        of_ranges.into_iter().rev().for_each(|of_range| parts.push_front(of_range));
+                        continue;
+                    }
+                    _ => {
+                        findings.answered = true;
+                        vec![Some(Err(PlaceError::Moved)); part.len()]
+                    }
+                },
                 Err((Refusal::Server, error)) => {
                     findings.server = Some(no_orders(&error));
                     none_stored(NO_ORDERS)
@@ -100,16 +111,18 @@ async fn store_part(
     connection: &mut PgConnection,
     part: &[&Submission],
     sent_before: bool,
-) -> Result<Result<Outcomes, (Refusal, sqlx::Error)>, sqlx::Error> {
+) -> Result<Result<Option<Outcomes>, (Refusal, sqlx::Error)>, sqlx::Error> {
     fail::fail_point!("writer::before-commit", |_| std::process::abort());
     let (mut tries, mut committed) = (0, false);
     loop {
         tries += 1;
         let StoreError { refusal, error } = match statement::store(connection, part, sent_before || tries > 1).await {
-            Ok(outcomes) if outcomes.iter().any(Option::is_none) && tries < 3 => {
+            Ok(Some(outcomes)) if outcomes.iter().any(Option::is_none) && tries < 3 => {
                 committed = true;
                 continue;
             }
+            // A try that has committed may have stored some of them.
+            Ok(None) if committed => return Err(sqlx::Error::Protocol("its users have moved meanwhile".to_owned())),
             Ok(outcomes) => {
                 fail::fail_point!("writer::after-commit", |_| std::process::abort());
                 return Ok(Ok(outcomes));
@@ -123,6 +136,15 @@ async fn store_part(
             _ => return Err(error),
         }
     }
+}
+
+/// Divides a part of a batch by the ranges of the orders' users. The order within a range stays.
+fn by_range(part: &[usize], batch: &[Submission]) -> Vec<Vec<usize>> {
+    let mut ranges: BTreeMap<RangeId, Vec<usize>> = BTreeMap::new();
+    for position in part {
+        ranges.entry(batch[*position].route.range).or_default().push(*position);
+    }
+    ranges.into_values().collect()
 }
 
 /// Limits of storing one batch.

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicU8, Ordering},
 };
 
-use orderflow_core::{Fingerprint, IdempotencyKey, Order};
+use orderflow_core::{Fingerprint, IdempotencyKey, MapEpoch, Order, RangeId};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     time::Instant,
@@ -14,9 +14,20 @@ use tokio::{
 
 use super::{PlaceError, Placed};
 
+/// The place of an order in the shard map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub epoch: MapEpoch,
+    pub range: RangeId,
+}
+
 /// An order on its way to the database.
 pub struct Submission {
     pub order: Order,
+    /// The route for which its event is encoded.
+    pub route: Route,
+    /// True after a try with an unknown outcome: a later refusal proves nothing, because that try may have stored it.
+    pub is_unknown: bool,
     pub key: Option<IdempotencyKey>,
     pub fingerprint: Fingerprint,
     /// The event, encoded.
@@ -31,12 +42,46 @@ pub struct Submission {
     pub reply: oneshot::Sender<Result<Placed, PlaceError>>,
 }
 
-/// The receiving end, shared by the writers of a shard.
-pub type Submissions = Arc<Mutex<mpsc::Receiver<Submission>>>;
+/// The receiving ends, shared by the writers of a shard.
+pub struct Submissions {
+    new: mpsc::Receiver<Submission>,
+    /// Orders that another shard did not take. They come first, and beyond the bound: it held when they were new.
+    moved: mpsc::UnboundedReceiver<Submission>,
+}
 
-pub fn bounded(capacity: usize) -> (mpsc::Sender<Submission>, Submissions) {
-    let (sender, receiver) = mpsc::channel(capacity);
-    (sender, Arc::new(Mutex::new(receiver)))
+/// The sending ends: for new orders, and for moved ones.
+pub type Senders = (mpsc::Sender<Submission>, mpsc::UnboundedSender<Submission>);
+
+pub fn bounded(capacity: usize) -> (Senders, Arc<Mutex<Submissions>>) {
+    let (new_sender, new) = mpsc::channel(capacity);
+    let (moved_sender, moved) = mpsc::unbounded_channel();
+    ((new_sender, moved_sender), Arc::new(Mutex::new(Submissions { new, moved })))
+}
+
+impl Submissions {
+    /// Waits for orders, and takes at most `most`. Returns 0 when no new ones can come and the others are taken.
+    pub async fn receive(&mut self, batch: &mut Vec<Submission>, most: usize) -> usize {
+        while batch.len() < most {
+            let Ok(moved) = self.moved.try_recv() else { break };
+            batch.push(moved);
+        }
+        if !batch.is_empty() {
+            return batch.len();
+        }
+        tokio::select! {
+            biased;
+            Some(moved) = self.moved.recv() => {
+                batch.push(moved);
+                1
+            }
+            count = self.new.recv_many(batch, most) => count,
+        }
+    }
+
+    /// Returns the number of new orders that wait.
+    pub fn len(&self) -> usize {
+        self.new.len()
+    }
 }
 
 const WAITING: u8 = 0;
@@ -48,9 +93,9 @@ const WITHDRAWN: u8 = 2;
 pub struct Ticket(Arc<AtomicU8>);
 
 impl Ticket {
-    /// Takes the order, for a writer. Returns false if the request has withdrawn it.
+    /// Takes the order, for a writer. Returns false if the request has withdrawn it. A moved order stays taken.
     pub fn take(&self) -> bool {
-        self.leave_waiting(TAKEN)
+        self.leave_waiting(TAKEN) || self.0.load(Ordering::Acquire) == TAKEN
     }
 
     pub fn withdraw_on_drop(self) -> Withdrawal {

@@ -2,13 +2,14 @@
 
 use std::{collections::HashSet, pin::Pin, sync::atomic::Ordering, time::Duration};
 
-use orderflow_core::{OrderId, Timestamp, UserId};
-use sqlx::PgConnection;
+use orderflow_core::{OrderId, RangeId, Timestamp, UserId};
+use sqlx::{FromRow, PgConnection, Row, postgres::PgRow};
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
     Shard,
+    maps::Maps,
     order_row::{StoredOrder, order_columns},
 };
 
@@ -105,33 +106,65 @@ impl Shard {
     }
 
     /// Returns at most `limit` orders older than `before`, newest first.
-    pub async fn orders(
-        &self,
-        user: Option<&UserId>,
-        before: Option<Position>,
-        limit: i64,
-    ) -> Result<Vec<StoredOrder>, ReadError> {
+    pub async fn orders(&self, before: Option<Position>, limit: i64) -> Result<Vec<StoredOrder>, ReadError> {
         // A row comparison is one range of the index; no position at all is a position after every order.
         const ALL: &str = concat!(
             "SELECT ",
             order_columns!(),
             " FROM orders WHERE (created_at, id) < ($1, $2) ORDER BY created_at DESC, id DESC LIMIT $3"
         );
-        const OF_USER: &str = concat!(
-            "SELECT ",
-            order_columns!(),
-            " FROM orders WHERE user_id = $4 AND (created_at, id) < ($1, $2) ORDER BY created_at DESC, id DESC LIMIT $3"
-        );
-        let (user, before) = (user.cloned(), before.unwrap_or(Position::NEWEST));
+        let before = before.unwrap_or(Position::NEWEST);
         self.read(move |connection| {
-            let query = sqlx::query_as(if user.is_some() { OF_USER } else { ALL })
-                .bind(OffsetDateTime::from(before.created_at))
-                .bind(before.id)
-                .bind(limit);
-            let query = if let Some(user) = user { query.bind(user.as_str().to_owned()) } else { query };
+            let query = sqlx::query_as(ALL).bind(OffsetDateTime::from(before.created_at)).bind(before.id).bind(limit);
             Box::pin(query.fetch_all(connection))
         })
         .await
+    }
+
+    /// Returns at most `limit` orders of a user older than `before`, newest first, or `None` if this database does not
+    /// store the user's range any more. Both are read in one snapshot, so that an order which was answered before the
+    /// read began is seen.
+    pub async fn orders_of(
+        &self,
+        user: &UserId,
+        range: RangeId,
+        before: Option<Position>,
+        limit: i64,
+    ) -> Result<Option<Vec<StoredOrder>>, ReadError> {
+        const OF_USER: &str = concat!(
+            "SELECT ",
+            order_columns!(),
+            ", gate.is_here FROM (SELECT owned || fenced @> ARRAY[$5::int] AS is_here FROM orderflow_gate WHERE slot = 0) AS gate \
+             LEFT JOIN LATERAL (SELECT * FROM orders WHERE gate.is_here AND user_id = $4 AND (created_at, id) < ($1, $2) \
+               ORDER BY created_at DESC, id DESC LIMIT $3) AS orders ON true"
+        );
+        let (user, before) = (user.as_str().to_owned(), before.unwrap_or(Position::NEWEST));
+        self.read(move |connection| {
+            Box::pin(async move {
+                let query = sqlx::query(OF_USER)
+                    .bind(OffsetDateTime::from(before.created_at))
+                    .bind(before.id)
+                    .bind(limit)
+                    .bind(user)
+                    .bind(range);
+                let rows = query.fetch_all(connection).await?;
+                let is_here = rows.first().is_some_and(|row| row.try_get("is_here").unwrap_or(false));
+                // A user without orders is one row without an id.
+                let has_order = |row: &&PgRow| row.try_get::<Option<OrderId>, _>(0).is_ok_and(|id| id.is_some());
+                let orders = rows.iter().filter(has_order).map(StoredOrder::from_row);
+                is_here.then(|| orders.collect()).transpose()
+            })
+        })
+        .await
+    }
+
+    /// Reads the shard maps from this shard. An error changes nothing.
+    pub async fn read_maps(&self, maps: &Maps) {
+        let known = maps.clone();
+        let read = self.read(move |connection| Box::pin(async move { known.read_from(connection).await }));
+        if let Err(error) = read.await {
+            tracing::debug!(shard = self.name(), reason = error.reason, "the shard maps cannot be read");
+        }
     }
 
     pub async fn queued(&self, id: OrderId) -> Result<Queued, ReadError> {

@@ -1,8 +1,8 @@
 //! The statement that stores a batch, and the statement that reads which order won an idempotency key.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use orderflow_core::{FIRST_EPOCH, OrderId};
+use orderflow_core::{OrderId, RangeId};
 use orderflow_service::postgres::{Refusal, is_stale_plan};
 use sqlx::{Connection, FromRow, PgConnection, Row};
 use time::OffsetDateTime;
@@ -34,6 +34,13 @@ pub struct StoreError {
     pub error: sqlx::Error,
 }
 
+/// The result of the statement.
+enum Inserted {
+    Ids(HashSet<OrderId>),
+    /// The database may not store all ranges of the batch, and has stored nothing.
+    NotOwned,
+}
+
 /// Sorts a batch as [`store`] requires.
 pub fn sort(batch: &mut [Submission]) {
     let key = |submission: &Submission| submission.key.as_ref().map(|key| key.as_str().to_owned());
@@ -42,12 +49,13 @@ pub fn sort(batch: &mut [Submission]) {
 
 /// Stores a sorted batch in one transaction, and in another reads the orders that its known keys stand for.
 ///
-/// `sent_before`: an earlier try may have stored some of it.
+/// `sent_before`: an earlier try may have stored some of it. `Ok(None)`: the database may not store all ranges of the
+/// batch, and has stored nothing.
 pub async fn store(
     connection: &mut PgConnection,
     batch: &[&Submission],
     sent_before: bool,
-) -> Result<Outcomes, StoreError> {
+) -> Result<Option<Outcomes>, StoreError> {
     let refused = |error| StoreError {
         refusal: Refusal::from_error(&error).filter(|refusal| *refusal != Refusal::Connection),
         error,
@@ -61,12 +69,13 @@ pub async fn store(
         }
         stored => stored.map_err(refused)?,
     };
+    let Inserted::Ids(stored) = stored else { return Ok(None) };
     let earlier = stored_earlier(connection, batch, &stored, sent_before).await.map_err(unknown)?;
     let mut winners = winners(connection, batch, &stored).await.map_err(unknown)?;
     let outcome = |(position, submission): (usize, &&Submission)| {
         let order = &submission.order;
         if stored.contains(&order.id) || earlier.contains(&order.id) {
-            return Some(Ok(Placed::Created(order.clone())));
+            return Some(Ok(Placed::Created(order.clone(), submission.route.epoch)));
         }
         if submission.key.is_none() {
             return Some(Err(PlaceError::Refused(
@@ -74,15 +83,15 @@ pub async fn store(
             )));
         }
         let (fingerprint, winner) = winners.remove(&position)?;
-        Some(if winner.id == order.id {
-            Ok(Placed::Created(winner))
+        Some(if winner.order.id == order.id {
+            Ok(Placed::Created(winner.order, winner.map_epoch))
         } else if fingerprint == submission.fingerprint.as_bytes() {
-            Ok(Placed::Replayed(winner))
+            Ok(Placed::Replayed(winner.order, winner.map_epoch))
         } else {
             Err(PlaceError::KeyReused)
         })
     };
-    Ok(batch.iter().enumerate().map(outcome).collect())
+    Ok(Some(batch.iter().enumerate().map(outcome).collect()))
 }
 
 /// Returns the orders without a key that an earlier try of this batch has stored.
@@ -101,13 +110,14 @@ async fn stored_earlier(
     Ok(found.into_iter().collect())
 }
 
-async fn insert(connection: &mut PgConnection, batch: &[&Submission]) -> Result<HashSet<OrderId>, sqlx::Error> {
+async fn insert(connection: &mut PgConnection, batch: &[&Submission]) -> Result<Inserted, sqlx::Error> {
     macro_rules! column {
         ($of:expr) => {
             batch.iter().map($of).collect::<Vec<_>>()
         };
     }
-    let ids: Vec<OrderId> = sqlx::query_scalar(INSERT_BATCH)
+    let ranges: BTreeSet<RangeId> = batch.iter().map(|submission| submission.route.range).collect();
+    let ids: Vec<Option<OrderId>> = sqlx::query_scalar(INSERT_BATCH)
         .bind(column!(|submission| submission.order.id))
         .bind(column!(|submission| submission.order.user_id.as_str()))
         .bind(column!(|submission| submission.order.product_name.as_str()))
@@ -119,10 +129,13 @@ async fn insert(connection: &mut PgConnection, batch: &[&Submission]) -> Result<
         .bind(column!(|submission| submission.key.is_some().then(|| submission.fingerprint.as_bytes())))
         .bind(column!(|submission| submission.payload.as_slice()))
         .bind(column!(|submission| submission.traceparent.as_str()))
-        .bind(FIRST_EPOCH)
+        .bind(column!(|submission| submission.route.epoch))
+        .bind(ranges.into_iter().collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
-    Ok(ids.into_iter().collect())
+    // One NULL stands for a closed gate.
+    let ids: Option<HashSet<OrderId>> = ids.into_iter().collect();
+    Ok(ids.map_or(Inserted::NotOwned, Inserted::Ids))
 }
 
 /// Returns, by position in the batch, the fingerprint and the order that a key stands for.
@@ -130,7 +143,7 @@ async fn winners(
     connection: &mut PgConnection,
     batch: &[&Submission],
     stored: &HashSet<OrderId>,
-) -> Result<HashMap<usize, (Vec<u8>, orderflow_core::Order)>, sqlx::Error> {
+) -> Result<HashMap<usize, (Vec<u8>, StoredOrder)>, sqlx::Error> {
     let (mut positions, mut users, mut keys) = (Vec::new(), Vec::new(), Vec::new());
     for (position, submission) in batch.iter().enumerate() {
         if let Some(key) = &submission.key
@@ -149,7 +162,7 @@ async fn winners(
         .map(|row| {
             let position: i32 = row.try_get("position")?;
             let fingerprint: Vec<u8> = row.try_get("fingerprint")?;
-            Ok((position as usize, (fingerprint, StoredOrder::from_row(row)?.order)))
+            Ok((position as usize, (fingerprint, StoredOrder::from_row(row)?)))
         })
         .collect()
 }

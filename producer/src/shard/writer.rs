@@ -1,18 +1,18 @@
 //! A writer owns one connection. It takes the queued orders, stores them with one statement, answers the waiting
 //! requests, and repeats. It needs no timer: the next batch gathers while a commit syncs.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use orderflow_service::{Backoff, failpoint::defect, postgres, shutdown::CancellationToken, traces::Span};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use tokio::{
-    sync::oneshot,
+    sync::{Mutex, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 use uuid::Uuid;
 
 use super::{
-    ConnectionProblem, Doorbells, Health, PlaceError, Placed, Presence,
+    ConnectionProblem, Doorbells, Health, Moved, Moves, PlaceError, Placed, Presence,
     bisect::{self, Findings, LONGEST_SEARCH, Limits, Refused},
     durability,
     meta::{Expected, MetaError},
@@ -38,7 +38,8 @@ const SERVED_WELL: Duration = Duration::from_secs(5);
 pub struct Writer {
     options: PgConnectOptions,
     expected: Expected,
-    submissions: Submissions,
+    moves: Moves,
+    submissions: Arc<Mutex<Submissions>>,
     health: Health,
     doorbells: Doorbells,
     metrics: ShardMetrics,
@@ -69,12 +70,13 @@ impl Writer {
     pub(super) fn new(
         options: PgConnectOptions,
         expected: Expected,
-        submissions: Submissions,
+        moves: Moves,
+        submissions: Arc<Mutex<Submissions>>,
         health: Health,
         doorbells: Doorbells,
         metrics: ShardMetrics,
     ) -> Self {
-        Self { options, expected, submissions, health, doorbells, metrics }
+        Self { options, expected, moves, submissions, health, doorbells, metrics }
     }
 
     /// Runs until the queue is closed and empty, or, while the database is down, until `stop`.
@@ -132,7 +134,11 @@ impl Writer {
 
     /// Checks that the database answers and is the expected one.
     async fn check(&self, postgres: &mut PgConnection) -> Result<(), ConnectionProblem> {
-        match timeout(CHECK_TIMEOUT, self.expected.check(postgres)).await {
+        let check = async {
+            let epoch = self.expected.check(postgres).await?;
+            self.moves.maps.know(postgres, [epoch]).await.map_err(MetaError::from)
+        };
+        match timeout(CHECK_TIMEOUT, check).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(MetaError::Unusable(reason))) => Err(ConnectionProblem::Unusable(reason)),
             Ok(Err(MetaError::Database(error))) => {
@@ -179,7 +185,7 @@ impl Writer {
         let mut batch = Vec::new();
         let receive = async {
             let mut submissions = self.submissions.lock().await;
-            let count = submissions.recv_many(&mut batch, BATCH).await;
+            let count = submissions.receive(&mut batch, BATCH).await;
             self.metrics.write_queue.set(submissions.len() as i64);
             count
         };
@@ -214,11 +220,15 @@ impl Writer {
         let deadline = batch.iter().map(|submission| submission.deadline).max().expect("a batch is not empty");
         // After one unknown outcome a later refusal proves nothing: the first try may have been stored.
         let mut unknown = false;
+        let was_sent = batch.iter().any(|submission| submission.is_unknown);
         loop {
             if let Some(open) = connection {
                 let mut findings = Findings::default();
                 let now = Instant::now();
-                let limits = Limits { until: now + ((deadline - now) / 2).min(LONGEST_SEARCH), sent_before: unknown };
+                let limits = Limits {
+                    until: now + ((deadline - now) / 2).min(LONGEST_SEARCH),
+                    sent_before: unknown || was_sent,
+                };
                 let stored = bisect::store(&mut open.postgres, &batch, limits, &mut findings);
                 match timeout_at(deadline, stored).await {
                     Ok(Ok(mut outcomes)) => {
@@ -268,10 +278,17 @@ impl Writer {
     fn answer(&self, batch: Vec<Submission>, outcomes: Outcomes, unknown: bool) {
         self.doorbells.relay.notify_one();
         self.doorbells.receipts.notify_one();
-        for (submission, outcome) in batch.into_iter().zip(outcomes) {
+        for (mut submission, outcome) in batch.into_iter().zip(outcomes) {
+            submission.is_unknown |= unknown;
             let purged = || Err(PlaceError::NotAccepted("its Idempotency-Key is just being purged".to_owned()));
             let outcome = match outcome.unwrap_or_else(purged) {
-                Err(PlaceError::NotAccepted(_) | PlaceError::Refused(_)) if unknown => {
+                Err(PlaceError::Moved) => {
+                    let moved = Moved { submission, refused_by: self.expected.shard_number() };
+                    // At the end of the process nobody takes it: its request is answered as the reply is dropped.
+                    let _ = self.moves.refused.send(moved);
+                    continue;
+                }
+                Err(PlaceError::NotAccepted(_) | PlaceError::Refused(_)) if submission.is_unknown => {
                     Err(outcome_unknown(&submission))
                 }
                 outcome => outcome,
@@ -292,7 +309,7 @@ fn fail(span: &mut Option<Span>, kind: &'static str, reason: &str) {
 fn answer_early(batch: &mut [Submission]) {
     for submission in batch {
         let unused = oneshot::channel().0;
-        let created = Placed::Created(submission.order.clone());
+        let created = Placed::Created(submission.order.clone(), submission.route.epoch);
         let _ = std::mem::replace(&mut submission.reply, unused).send(Ok(created));
     }
 }

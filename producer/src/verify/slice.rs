@@ -134,7 +134,9 @@ impl Session {
         let connection = postgres::connect(&options).await.with_context(|| shard.name.clone())?;
         let mut session = Self { shard: shard.clone(), connection };
         let expected = Expected::new(shard, &settings.shards);
-        session.ask(async |connection| expected.check(connection).await.map_err(MetaError::into_sqlx)).await?;
+        session
+            .ask(async |connection| expected.check(connection).await.map(drop).map_err(MetaError::into_sqlx))
+            .await?;
 
         const NAMES: &str = "SELECT topic, bucket FROM orderflow_meta";
         let (topic, bucket): (Option<String>, Option<String>) =

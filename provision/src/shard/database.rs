@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use orderflow_core::FIRST_EPOCH;
+use orderflow_core::{FIRST_EPOCH, RangeId};
 use orderflow_service::postgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use tokio::time::Instant;
@@ -19,8 +19,16 @@ const LOCK_KEY: i64 = 0x6f72_6465_7270_726f;
 const OLDEST_SERVER: i32 = 14;
 
 /// The tables that the migrations create. Their indexes and sequences belong to them.
-const TABLES: [&str; 7] =
-    ["orders", "idempotency_keys", "outbox", "outbox_dead", "receipt_jobs", "orderflow_meta", "orderflow_map"];
+const TABLES: [&str; 8] = [
+    "orders",
+    "idempotency_keys",
+    "outbox",
+    "outbox_dead",
+    "receipt_jobs",
+    "orderflow_meta",
+    "orderflow_map",
+    "orderflow_gate",
+];
 
 /// A connection that one run uses.
 pub(super) struct Database {
@@ -164,11 +172,15 @@ impl Database {
         Ok(sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(&mut self.connection).await?)
     }
 
-    /// Writes the marking, unless it is there already. An older build never lowers the version.
-    pub(super) async fn mark(&mut self, marking: &Marking, version: i64) -> Result<(), Error> {
+    /// Writes the marking, unless it is there already. An older build never lowers the version. `ranges` are those of the
+    /// shard in the first epoch; they are written only once, because moves change them.
+    pub(super) async fn mark(&mut self, marking: &Marking, ranges: &[RangeId], version: i64) -> Result<(), Error> {
         const STATEMENT: &str = "
             WITH first AS (
                 INSERT INTO orderflow_map (epoch, shards) VALUES ($8, $4) ON CONFLICT DO NOTHING
+            ), gate AS (
+                INSERT INTO orderflow_gate (slot, owned) SELECT slot, $9 FROM generate_series(0, 63) AS slot
+                ON CONFLICT DO NOTHING
             )
             INSERT INTO orderflow_meta AS meta
                 (owner, shard_name, shard_index, shard_map, topic, bucket, schema_version)
@@ -187,6 +199,7 @@ impl Database {
             .bind(&marking.bucket)
             .bind(version)
             .bind(FIRST_EPOCH)
+            .bind(ranges)
             .execute(&mut self.connection)
             .await?;
         Ok(())

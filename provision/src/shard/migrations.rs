@@ -19,8 +19,9 @@ const ALL: &[(&str, &str)] = &[
     migration!("migrations", "0001_orders"),
     migration!("migrations", "0002_receipt_trace"),
     migration!("migrations", "0003_map_epoch"),
+    migration!("migrations", "0004_gate"),
     #[cfg(feature = "next-schema")]
-    migration!("tests/next-schema", "0004_gift_note"),
+    migration!("tests/next-schema", "0005_gift_note"),
 ];
 
 /// The first line of a migration that runs outside a transaction, such as `CREATE INDEX CONCURRENTLY`.

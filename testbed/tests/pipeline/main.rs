@@ -12,6 +12,7 @@ mod dead_letters;
 mod dead_letters_api;
 mod durability;
 mod feed;
+mod gate;
 mod hostile;
 mod map_epochs;
 mod monitoring;

@@ -38,7 +38,7 @@ const ASKED: [&str; 7] = [
     "DELETE FROM outbox",
     "UPDATE receipt_jobs",
     "DELETE FROM receipt_jobs",
-    "FROM orders WHERE user_id",
+    "AND user_id = ",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

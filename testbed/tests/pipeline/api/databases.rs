@@ -81,7 +81,7 @@ async fn a_schema_that_is_too_old_is_served_once_it_is_migrated() -> Result<()> 
     let reply = Api::new(&producer)?.place("zara", None).await?;
     ensure!(reply.status == StatusCode::CREATED, "the other shard's users suffer: {reply:?}");
 
-    sqlx::query("UPDATE orderflow_meta SET schema_version = 3").execute(&mut shard1).await?;
+    sqlx::query("UPDATE orderflow_meta SET schema_version = 4").execute(&mut shard1).await?;
     becomes_ready_and_serves(&producer).await
 }
 
@@ -108,8 +108,9 @@ async fn swapped_databases_are_refused_until_they_are_corrected() -> Result<()> 
     // A list with orders of the wrong shard, or an order found there, would be wrong as well.
     Api::new(&producer)?.get("/api/orders").await?.expect_problem(503, "shard-unavailable")?;
 
-    for (shard, values) in [(1, "('shard2', 1)"), (2, "('shard1', 0)")] {
-        let statement = AssertSqlSafe(format!("{BECOME}{values}"));
+    for (shard, values, ranges) in [(1, "('shard2', 1)", "0,2"), (2, "('shard1', 0)", "1")] {
+        let gate = format!("UPDATE orderflow_gate SET owned = '{{{ranges}}}'");
+        let statement = AssertSqlSafe(format!("{BECOME}{values}; {gate}"));
         sqlx::raw_sql(statement).execute(&mut stack.shard(shard).await?).await?;
     }
     becomes_ready_and_serves(&producer).await

@@ -201,7 +201,7 @@ async fn readiness_names_each_dependency() -> Result<()> {
     assert_eq!((&ready["ready"], &ready["reasons"], &ready["dependencies"]), (&json!(true), &json!([]), &dependencies));
     let running = json!({"status": "running", "restarts": 0});
     let tasks = ready["tasks"].as_object().context("no tasks")?;
-    assert!(tasks.len() == 15 && tasks.values().all(|task| *task == running), "{tasks:?}");
+    assert!(tasks.len() == 16 && tasks.values().all(|task| *task == running), "{tasks:?}");
     // Clients of the API must not reach these paths.
     let api = Api::new(&producer)?;
     for path in ["/readyz", "/livez", "/metrics"] {
