@@ -6,14 +6,21 @@ use std::{fmt::Write, time::Instant};
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 use orderflow_testbed::postgres;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Effort, backing::Backing, report::Report, series::Series};
+use crate::{Effort, backing::Backing, report::Report, series::Series, usage};
 
 /// The producer's own statement.
 const STATEMENT: &str = include_str!("../../producer/src/shard/insert_batch.sql");
+/// The parts of the statement that check the gate, and what stands in their place without them.
+const GATE: [(&str, &str, &str); 3] = [
+    ("WITH gate AS", "),\ninput AS", "WITH input AS"),
+    ("FROM gate, unnest", "", "FROM unnest"),
+    ("UNION ALL\nSELECT NULL", "FROM gate)", ""),
+];
+
 /// Orders in one statement, and connections to each shard: the producer's maximum and its default.
 const BATCH: usize = 512;
 const WRITERS: usize = 1;
@@ -39,20 +46,33 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     report.section(
         "The writer alone",
         "The statement that stores 512 orders, each with key, outbox row and receipt job, over one connection to each of two shards, one \
-         transaction after the other; beside COPY of the same rows into the same tables, a single one for each table, connection and run.",
+         transaction after the other; beside the same statement without the gate, and COPY of the same rows into the same tables, a single \
+         one for each table, connection and run.",
     );
-    let (mut ours, mut copied) = <(Series, Series)>::default();
+    let (mut ours, mut ungated, mut copied) = <(Series, Series, Series)>::default();
+    let (mut cpu, mut ungated_cpu) = <(Series, Series)>::default();
+    let without_gate = without_gate()?;
     let rows = (backing.dsns().len() * WRITERS * BATCHES * BATCH) as f64;
     for _ in 0..effort.rounds {
-        backing.empty().await?;
-        let batches: Vec<_> = (0..WRITERS * 2).map(batches).collect();
-        let connections = connect(backing).await?;
-        let began = Instant::now();
-        try_join_all(connections.into_iter().zip(&batches).map(|(connection, batches)| store(connection, batches)))
-            .await?;
-        ours.push(rows / began.elapsed().as_secs_f64());
+        for (statement, rate, used) in
+            [(without_gate.as_str(), &mut ungated, &mut ungated_cpu), (STATEMENT, &mut ours, &mut cpu)]
+        {
+            backing.empty().await?;
+            let batches: Vec<_> = (0..WRITERS * 2).map(batches).collect();
+            let connections = connect(backing).await?;
+            let began = Instant::now();
+            let stored = connections.into_iter().zip(&batches).enumerate().map(|(writer, (connection, batches))| {
+                let shard = writer / WRITERS;
+                let range = (statement == STATEMENT).then_some(shard as i32 + 1);
+                store(connection, statement, batches, range)
+            });
+            let seconds: f64 = try_join_all(stored).await?.into_iter().sum();
+            rate.push(rows / began.elapsed().as_secs_f64());
+            used.push(seconds * 1e6 / rows);
+        }
 
         backing.empty().await?;
+        let batches: Vec<_> = (0..WRITERS * 2).map(batches).collect();
         let texts: Vec<[String; 4]> = batches.iter().map(|batches| texts(batches)).collect();
         let connections = connect(backing).await?;
         let began = Instant::now();
@@ -62,7 +82,11 @@ pub async fn compare(backing: &Backing, effort: Effort, report: &mut Report) -> 
     backing.empty().await?;
     report.head(&["", "orders per second", "the writer over it"]);
     report.row(["**the writer's statement**".to_owned(), ours.to_string(), String::new()]);
+    report.row(["without the gate".to_owned(), ungated.to_string(), ours.over(&ungated).to_string()]);
     report.row(["COPY".to_owned(), copied.to_string(), ours.over(&copied).to_string()]);
+    report.head(&["CPU of Postgres's backend per order", "µs", "with the gate over it"]);
+    report.row(["with the gate".to_owned(), cpu.to_string(), String::new()]);
+    report.row(["without the gate".to_owned(), ungated_cpu.to_string(), cpu.over(&ungated_cpu).to_string()]);
     Ok(())
 }
 
@@ -94,7 +118,23 @@ fn row_of(writer: usize, number: usize) -> Row {
 const FINGERPRINT: [u8; 32] = [7; 32];
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-async fn store(mut connection: PgConnection, batches: &[Vec<Row>]) -> Result<()> {
+/// Returns the statement without what [`GATE`] lists, so that it has no parameter 13.
+fn without_gate() -> Result<String> {
+    let mut statement = STATEMENT.to_owned();
+    for (start, end, replacement) in GATE {
+        let from = statement.find(start).with_context(|| format!("the statement has no {start:?}"))?;
+        let after =
+            statement[from + start.len()..].find(end).with_context(|| format!("the statement has no {end:?}"))?;
+        statement.replace_range(from..from + start.len() + after + end.len(), replacement);
+    }
+    Ok(statement)
+}
+
+/// Stores the batches, and returns the CPU seconds of the backend. `range` is that of the shard; without it the statement
+/// has no gate.
+async fn store(mut connection: PgConnection, statement: &str, batches: &[Vec<Row>], range: Option<i32>) -> Result<f64> {
+    let backend: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+    let before = usage::cpu(backend as u32)?;
     macro_rules! column {
         ($batch:ident, $of:expr) => {
             $batch.iter().map($of).collect::<Vec<_>>()
@@ -102,7 +142,7 @@ async fn store(mut connection: PgConnection, batches: &[Vec<Row>]) -> Result<()>
     }
     let now = OffsetDateTime::now_utc();
     for batch in batches {
-        let stored: Vec<Uuid> = sqlx::query_scalar(STATEMENT)
+        let query = sqlx::query_scalar(AssertSqlSafe(statement.to_owned()))
             .bind(column!(batch, |row| row.id))
             .bind(column!(batch, |row| row.user_id.as_str()))
             .bind(vec!["Wireless Mouse"; batch.len()])
@@ -114,12 +154,17 @@ async fn store(mut connection: PgConnection, batches: &[Vec<Row>]) -> Result<()>
             .bind(vec![FINGERPRINT.as_slice(); batch.len()])
             .bind(column!(batch, |row| row.payload.as_bytes()))
             .bind(vec![TRACEPARENT; batch.len()])
-            .fetch_all(&mut connection)
-            .await
-            .context("store a batch")?;
+            .bind(vec![1_i32; batch.len()]);
+        let query = match range {
+            Some(range) => query.bind(vec![range]),
+            None => query,
+        };
+        let stored: Vec<Uuid> = query.fetch_all(&mut connection).await.context("store a batch")?;
         ensure!(stored.len() == batch.len(), "{} of {} were stored", stored.len(), batch.len());
     }
-    Ok(connection.close().await?)
+    let used = usage::cpu(backend as u32)? - before;
+    connection.close().await?;
+    Ok(used)
 }
 
 /// Returns the input of COPY for each of [`TABLES`].

@@ -2,6 +2,7 @@
 //! producer knows.
 
 use anyhow::{Context, Result, ensure};
+use orderflow_core::{ShardMap, UserId};
 use orderflow_testbed::{
     Isolation, Record, Stack,
     api::{Acked, Reply},
@@ -149,6 +150,35 @@ async fn a_list_is_read_from_the_shard_of_a_newer_map() -> Result<()> {
     ensure!(list["count"] == 0, "read from the former shard: {list}");
     own(&mut stack.shard(2).await?, "0,2").await?;
     api.get("/api/orders?user_id=alice").await?.expect_problem(503, "shard-unavailable").map(drop)
+}
+
+/// A move finds its users by an expression of Postgres, which must agree with the routes of the producers.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_finds_the_range_of_a_user_as_the_producers_do() -> Result<()> {
+    const RANGE: &str = "SELECT (SELECT count(*) FROM unnest($2::text[]) AS range_from \
+                         WHERE range_from COLLATE \"C\" <= upper(user_id COLLATE \"C\")) \
+                         FROM unnest($1::text[]) WITH ORDINALITY AS input(user_id, position) ORDER BY position";
+    const CHARACTERS: [char; 24] = [
+        'a', 'A', 'g', 'G', 'm', 'M', 'n', 'z', 'Z', '0', '9', '_', '-', '@', '[', '{', '`', ' ', 'é', 'É', 'ſ', 'ａ',
+        'ß', '😀',
+    ];
+    let map: ShardMap = "one=A-M+@%C3%A9A,two=GA-GM+0-9,three=N-Z+ZZ-ZZ+*".parse()?;
+    let ranges = map.ranges();
+    let froms: Vec<&str> = ranges.iter().map(|(from, _)| *from).collect();
+    let mut random = fastrand::Rng::with_seed(1);
+    let user = |random: &mut fastrand::Rng| -> String {
+        (0..random.usize(1..=5)).map(|_| CHARACTERS[random.usize(..CHARACTERS.len())]).collect()
+    };
+    let users: Vec<String> = (0..20_000).map(|_| user(&mut random)).collect();
+    let stack = Stack::shared().await?;
+    let found: Vec<i64> =
+        sqlx::query_scalar(RANGE).bind(&users).bind(&froms).fetch_all(&mut stack.shard(1).await?).await?;
+    for (user, position) in users.iter().zip(found) {
+        let (_, by_postgres) = ranges[position as usize - 1];
+        let by_producer = map.shard_of(&UserId::parse(user.clone()).map_err(anyhow::Error::msg)?);
+        ensure!(by_producer == by_postgres, "{user:?}: {by_producer:?}, in Postgres {by_postgres:?}");
+    }
+    Ok(())
 }
 
 /// Checks rows, receipts and events; nobody notifies.
