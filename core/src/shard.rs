@@ -64,9 +64,12 @@ impl Shard {
         terms.join("+")
     }
 
-    /// Returns the text that the API shows: `shard1 (A-M)`.
+    /// Returns the text of the API and of receipts: `shard1 (A-M)`. It leaves out single users, whom other users must not
+    /// see.
     pub fn info(&self) -> String {
-        format!("{} ({})", self.name, self.users())
+        let terms: Vec<String> =
+            self.terms.iter().filter(|term| !matches!(term, Term::User(_))).map(Term::to_string).collect();
+        format!("{} ({})", self.name, terms.join("+"))
     }
 
     fn numbered_by_position(&self) -> bool {
@@ -417,6 +420,8 @@ mod tests {
         let numbers: Vec<_> = map.iter().map(|shard| shard.number.get()).collect();
         assert_eq!((numbers.as_slice(), map.greatest_number().relay_partition()), (&[1, 3][..], 2));
         assert_eq!("one:1=A-Z".parse::<ShardMap>().unwrap().to_string(), "one=A-Z");
+        let single: ShardMap = "one=A-M+@zoe+*".parse().unwrap();
+        assert_eq!(single.iter().next().unwrap().info(), "one (A-M+*)");
     }
 
     proptest! {

@@ -126,7 +126,7 @@ const ABOUT: &[About] = &[
         "orderflow_gate",
         "The ranges of users that this database may store, in 64 equal rows. Each statement that stores orders locks one.",
         &[
-            ("slot", "the rest of the backend's process id divided by 64"),
+            ("slot", "the backend's process id modulo 64"),
             ("owned", "the ranges that may be stored"),
             ("fenced", "ranges that may be stored again from `fenced_until` on"),
             ("fenced_until", "the end of the fence"),

@@ -138,7 +138,7 @@ pub async fn list_orders(
 /// The longest wait for the shard of a user who is moving.
 const LONGEST_MOVE: Duration = Duration::from_secs(1);
 
-/// Time between two looks for it.
+/// Time between two checks for it.
 const MOVE_INTERVAL: Duration = Duration::from_millis(5);
 
 declare_responses!(GetOrderProblems: NOT_FOUND, SHARD_UNAVAILABLE);

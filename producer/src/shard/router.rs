@@ -1,5 +1,5 @@
-//! Takes the orders that a shard did not store because their range is not its own any more, or just now, and hands them
-//! to the shard that stores the range, with the same ids. An order waits here while no shard does, at most until its
+//! Takes the orders that a shard did not store because it no longer owns their range, or because the range is fenced, and
+//! hands them to the shard that owns the range, with the same ids. An order waits here while no shard does, at most until its
 //! request gives up, and no other order waits behind it.
 
 use std::{
@@ -23,7 +23,7 @@ use super::{
     queue::{Route, Submission},
 };
 
-/// Time between two looks for the shard of a waiting order.
+/// Time between two checks for the shard of a waiting order.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Longest wait for an answer of a database: a frozen one must not hold up the orders of others for long.
