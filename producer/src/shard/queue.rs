@@ -93,7 +93,13 @@ const WITHDRAWN: u8 = 2;
 pub struct Ticket(Arc<AtomicU8>);
 
 impl Ticket {
-    /// Takes the order, for a writer. Returns false if the request has withdrawn it. A moved order stays taken.
+    /// Lets the request withdraw the order again, because no database has stored it.
+    pub fn give_back(&self) {
+        self.0.store(WAITING, Ordering::Release);
+    }
+
+    /// Takes the order, for a writer. Returns false if the request has withdrawn it. A moved order that may be stored
+    /// stays taken.
     pub fn take(&self) -> bool {
         self.leave_waiting(TAKEN) || self.0.load(Ordering::Acquire) == TAKEN
     }

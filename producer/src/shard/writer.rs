@@ -283,6 +283,9 @@ impl Writer {
             let purged = || Err(PlaceError::NotAccepted("its Idempotency-Key is just being purged".to_owned()));
             let outcome = match outcome.unwrap_or_else(purged) {
                 Err(PlaceError::Moved) => {
+                    if !submission.is_unknown {
+                        submission.ticket.give_back();
+                    }
                     let moved = Moved { submission, refused_by: self.expected.shard_number() };
                     // At the end of the process nobody takes it: its request is answered as the reply is dropped.
                     let _ = self.moves.refused.send(moved);
