@@ -49,7 +49,8 @@ impl Expected {
     pub async fn check(&self, connection: &mut PgConnection) -> Result<MapEpoch, MetaError> {
         const VERSION: &str = "SELECT schema_version FROM orderflow_meta";
         const SELECT: &str = "SELECT shard_name, shard_index + 1, shard_map, \
-                              (SELECT coalesce(max(epoch), 1) FROM orderflow_map) FROM orderflow_meta";
+                              (SELECT coalesce(max(epoch), 1) FROM orderflow_map), \
+                              (SELECT shards FROM orderflow_map WHERE epoch = 1) FROM orderflow_meta";
         let needed = schema::VERSION;
         let unprovisioned =
             || MetaError::Unusable(format!("has no schema, needs version {needed}: run orderflow-provision"));
@@ -65,10 +66,11 @@ impl Expected {
                 "its schema has version {version}, this build needs {needed}: run orderflow-provision"
             )));
         }
-        let row: Option<(String, i32, String, MapEpoch)> = sqlx::query_as(SELECT).fetch_optional(connection).await?;
-        let (name, number, map, epoch) = row.ok_or_else(unprovisioned)?;
+        let row: Option<(String, i32, String, MapEpoch, Option<String>)> =
+            sqlx::query_as(SELECT).fetch_optional(connection).await?;
+        let (name, number, map, epoch, first) = row.ok_or_else(unprovisioned)?;
         let own = i64::from(self.shard_number.get());
-        let is_own_map = epoch > FIRST_EPOCH || map == self.shard_map;
+        let is_own_map = first.as_ref() == Some(&self.shard_map) && (epoch > FIRST_EPOCH || map == self.shard_map);
         if (&name, i64::from(number)) != (&self.shard_name, own) || !is_own_map {
             return Err(MetaError::Unusable(format!(
                 "this database is {name} (number {number}) of {map}, not {} (number {own}) of {}: is the DSN of another \

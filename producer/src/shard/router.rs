@@ -1,6 +1,6 @@
 //! Takes the orders that a shard did not store because it no longer owns their range, or because the range is fenced, and
 //! hands them to the shard that owns the range, with the same ids. An order waits here while no shard does, at most until its
-//! request gives up, and no other order waits behind it.
+//! request gives up. Orders that were not refused wait for none of these.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -116,15 +116,15 @@ impl Router {
             let (range, shard) = routes.of(&moved.submission.order.user_id);
             let target = self.shards.numbered(shard.number);
             let is_owned = owned.get(&shard.number).is_some_and(|owned| owned.contains(&range));
-            if let Some(target) = target.filter(|_| is_owned) {
+            if now + AHEAD >= moved.submission.deadline {
+                give_up(moved);
+            } else if let Some(target) = target.filter(|_| is_owned) {
                 let submission = &mut moved.submission;
                 submission.route = Route { epoch: routes.epoch, range };
                 submission.payload = OrderCreated::new(&submission.order, shard).encode();
                 if let Err(submission) = target.requeue(moved.submission) {
                     give_up(Moved { submission, refused_by: moved.refused_by });
                 }
-            } else if now + AHEAD >= moved.submission.deadline {
-                give_up(moved);
             } else {
                 orders.push(moved);
             }

@@ -198,7 +198,9 @@ impl Writer {
             }
             Ok(0) => Gathered::Closed,
             Ok(_) => {
-                batch.retain(|submission| submission.ticket.take());
+                // A request that has given up needs no batch, whose deadline would be over as well.
+                let now = Instant::now();
+                batch.retain(|submission| submission.deadline > now && submission.ticket.take());
                 for submission in &batch {
                     self.metrics.write_queue_seconds.observe(submission.queued.elapsed().as_secs_f64());
                 }

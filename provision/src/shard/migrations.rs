@@ -71,9 +71,13 @@ mod tests {
 
     /// Databases keep the name and the checksum of each applied migration, and refuse another one.
     #[test]
-    fn the_first_migration_is_that_of_the_first_release() {
-        let first = &all().migrations[0];
-        let beginning = [0xc8, 0xc2, 0x17, 0xa3, 0x05, 0xd9, 0x27, 0x7c];
-        assert_eq!((first.description.as_ref(), &first.checksum[..8]), ("orders", &beginning[..]));
+    fn applied_migrations_are_those_of_earlier_releases() {
+        for (migration, description, beginning) in [
+            (0, "orders", [0xc8, 0xc2, 0x17, 0xa3, 0x05, 0xd9, 0x27, 0x7c]),
+            (1, "receipt trace", [0x51, 0x2a, 0x25, 0x62, 0x62, 0xc1, 0xce, 0x5d]),
+        ] {
+            let migration = &all().migrations[migration];
+            assert_eq!((migration.description.as_ref(), &migration.checksum[..8]), (description, &beginning[..]));
+        }
     }
 }

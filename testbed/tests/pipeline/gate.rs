@@ -41,7 +41,7 @@ fn created(reply: &Reply) -> Result<Acked> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_of_a_range_that_no_gate_lists_is_refused_and_no_other() -> Result<()> {
+async fn an_order_of_a_range_that_no_gate_lists_is_refused_alone() -> Result<()> {
     let stack = Stack::shared().await?;
     let (_producer, api) = serving(&stack).await?;
     let mut shard = stack.shard(2).await?;
